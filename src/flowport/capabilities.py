@@ -1,0 +1,193 @@
+"""What can be derived from what: the one place that knows which compositions have a score, an SDE, a reward tilt.
+
+| the path's noise                   | holds iff                                         | a score             |
+|------------------------------------|---------------------------------------------------|---------------------|
+| the source is the noise (γ = 0)    | source N(0, I), joint and coupling independent    | −E[x0 | x]/α        |
+| none (γ = 0)                       | anything else                                     | none                |
+| bridge (γ > 0), blind to x0        | any source and coupling                           | −E[z | x]/γ, 2 heads |
+| bridge (γ > 0), field sees x0      | any source and coupling                           | of p_t(· | x0)      |
+
+Fields, translator and fine-tuners ask the role; a composition that breaks the table is refused when a run is built.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from flowport.conditioning import Conditioning
+from flowport.coupling.base import Coupling
+from flowport.distribution.base import Distribution
+from flowport.errors import Refusal
+from flowport.joint import Joint
+from flowport.path.base import Coefficients, Path
+from flowport.prediction.base import Hub, Prediction, endpoints
+
+
+class NoiseRole(ABC):
+    """Which variable of the path is Gaussian noise given the rest, and what follows from it.
+
+    name: as the table calls it. tilt: what reward fine-tuning by adjoint matching reaches; empty where refused.
+    """
+
+    name: ClassVar[str]
+    tilt: ClassVar[str] = ""
+
+    @abstractmethod
+    def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
+        """(n, ṅ), each (B,): the weight of the noise in x_t. Raises Refusal where there is none."""
+
+    @abstractmethod
+    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
+        """E[noise | x_t = x], so that the score is −noise/n. Raises Refusal where it is undefined."""
+
+    @abstractmethod
+    def refuse_tilt(self) -> None:
+        """Raise Refusal, naming what is possible instead, where adjoint matching has no guarantee."""
+
+
+class SourceIsNoise(NoiseRole):
+    """x_t = α ε + β x1 with ε ~ N(0, I) independent of x1."""
+
+    name = "the source is the noise"
+    tilt = "marginal tilt p1 e^r"
+
+    def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
+        return c.alpha, c.dalpha
+
+    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
+        return endpoints(hub, c, start)[0]
+
+    def refuse_tilt(self) -> None:
+        return
+
+
+class NoNoise(NoiseRole):
+    """γ = 0 and the source is not independent standard Gaussian noise: velocities only."""
+
+    name = "none"
+
+    def _refuse(self) -> Refusal:
+        return Refusal(
+            "this flow has no score: its path adds no noise and its source is not independent standard Gaussian noise; "
+            "use an ODE solver with volatility=zero, or path=smooth_bridge with prediction=bridge, or a bridge with "
+            "conditioning=source"
+        )
+
+    def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
+        raise self._refuse()
+
+    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
+        raise self._refuse()
+
+    def refuse_tilt(self) -> None:
+        raise Refusal(
+            "adjoint matching needs a score, which a path without noise has only for an independent standard Gaussian "
+            "source: use tilt or reweighted matching for an independent coupling, or the bridge variant of this "
+            "experiment (a bridge path with conditioning=source)"
+        )
+
+
+class BlindBridge(NoiseRole):
+    """γ > 0 and the field does not see x0."""
+
+    name = "bridge, field blind to its start"
+
+    def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
+        assert c.gamma is not None and c.dgamma is not None
+        return c.gamma, c.dgamma
+
+    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
+        if hub.noise is None:
+            raise Refusal(
+                "one velocity head on a bridge has no score: use prediction=bridge (a second head) or "
+                "conditioning=source, or an ODE solver with volatility=zero"
+            )
+        return hub.noise
+
+    def refuse_tilt(self) -> None:
+        raise Refusal(
+            "adjoint matching on a bridge that does not see its start tilts the sampler's own kernel and not the "
+            "training coupling: train the bridge with conditioning=source"
+        )
+
+
+class BridgeGivenSource(NoiseRole):
+    """γ > 0 and the field is a function of x0: all of the Gaussian theory holds given x0."""
+
+    name = "bridge, field conditioned on its start"
+    tilt = "tilt per start p(x1 | x0) e^r(x1)"
+
+    def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
+        assert c.gamma is not None and c.dgamma is not None
+        return c.gamma, c.dgamma
+
+    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
+        noise = endpoints(hub, c, start)[2] if hub.noise is None else hub.noise
+        assert noise is not None
+        return noise
+
+    def refuse_tilt(self) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a composition can do: ``role`` of the noise; ``score``: whether the field has one, hence SDE samplers."""
+
+    role: NoiseRole
+    score: bool
+
+    def require_score(self, who: str) -> None:
+        """Raise Refusal, in the words of ``who`` asks, where the field has no score."""
+        if not self.score:
+            raise Refusal(
+                f"{who} needs a score, which this flow does not have (its path's noise: {self.role.name}): use an ODE "
+                "solver with volatility=zero, prediction=bridge on a bridge path, or a bridge with conditioning=source"
+            )
+
+
+def capabilities(source: Distribution, joint: Joint, coupling: Coupling, path: Path, conditioning: Conditioning,
+                 prediction: Prediction) -> Capabilities:  # fmt: skip
+    """The row of the table for a composition. Raises Refusal where its parts contradict each other."""
+    if coupling.needs_matched_classes and not joint.matched_classes:
+        raise Refusal("coupling=class_conditional needs equal class counts on both sides: write joint=class_matched")
+    if not joint.independent and not joint.matched_classes and not coupling.independent:
+        raise Refusal(
+            f"{type(coupling).__name__} over a paired joint would destroy the pairs: use coupling=independent, "
+            "which leaves them as they are, or joint=product"
+        )
+    independent = joint.independent and coupling.independent
+    role: NoiseRole
+    if path.bridge:
+        role = BridgeGivenSource() if conditioning.sees_source else BlindBridge()
+    elif source.standard_gaussian and independent and not conditioning.sees_source:
+        role = SourceIsNoise()
+    else:
+        role = NoNoise()
+    _refuse_undefined(prediction, path, role)
+    blind_but_one_head = isinstance(role, BlindBridge) and prediction.heads == 1
+    return Capabilities(role, score=not isinstance(role, NoNoise) and not blind_but_one_head)
+
+
+def _refuse_undefined(prediction: Prediction, path: Path, role: NoiseRole) -> None:
+    """Every prediction whose regression target or hub does not exist on this path."""
+    name = type(prediction).__name__.lower()
+    if prediction.needs_bridge and not path.bridge:
+        raise Refusal(
+            f"prediction={name} needs a path with noise: use path=brownian_bridge or path=smooth_bridge, or "
+            "prediction=velocity"
+        )
+    if isinstance(role, BlindBridge) and not prediction.resolves_blind_bridge:
+        raise Refusal(
+            f"prediction={name} is undefined on a bridge whose field does not see its start: use prediction=bridge or "
+            "prediction=velocity, or conditioning=source"
+        )
+    if prediction.needs_unknown_source and isinstance(role, BridgeGivenSource):
+        raise Refusal(f"prediction={name} is pointless where the field sees its start: use prediction=target")
+    if prediction.is_score and isinstance(role, NoNoise):
+        raise Refusal(
+            f"prediction={name} needs a score, which a path without noise has only for an independent standard "
+            "Gaussian source: use prediction=velocity, or a bridge path with conditioning=source"
+        )

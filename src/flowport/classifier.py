@@ -1,0 +1,189 @@
+"""The judge: a classifier trained once per dataset and size, the same in every run that asks for it.
+
+Metrics, feature costs and rewards read its 64 features or its logits, so it must not depend on the run: its seed is
+fixed, it is trained on the CPU, the caller's random state is not touched, and the result is kept under a name that is
+a hash of all that made it.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from math import pi
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
+
+from flowport.distribution.base import Stored
+from flowport.errors import Refusal
+from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
+from flowport.shapes import EventShape
+
+CLASSIFIERS: dict[int, type[ImageClassifier] | type[PointClassifier]] = {1: PointClassifier, 3: ImageClassifier}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained; a part of its hash.
+
+    AdamW with a one-cycle rate on cross-entropy. Images are augmented: shift as a share of the half width, rotation in
+    half turns, scale and shear as shares, all normal; then Gaussian noise (images live in [−1, 1] or have unit scale).
+    """
+
+    version: int = 1
+    seed: int = 20_240_607
+    steps: int = 1000
+    batch: int = 64
+    rate: float = 4e-3
+    decay: float = 0.02
+    shift: float = 0.04
+    turn: float = 0.035
+    stretch: float = 0.06
+    noise: float = 0.1
+
+
+def trained_classifier(
+    train: Stored, test: Stored, folder: Path, recipe: Recipe | None = None
+) -> tuple[Classifier, dict[str, float | str]]:
+    """The classifier of ``train``, loaded from ``folder``/<hash>.safetensors or trained and kept there.
+
+    Returns (frozen classifier in eval mode on the CPU, {"accuracy": share right on ``test``, "hash": its name}).
+    Safe where several processes ask at once: one trains, the others wait and load. A damaged file is trained anew.
+    Raises Refusal for data without class labels and for points that are neither vectors nor images.
+    """
+    recipe, train, test = recipe or Recipe(), train.to("cpu"), test.to("cpu")
+    model = _untrained(train, test, recipe)
+    name = content_hash(train, test, recipe)
+    path = Path(folder) / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        accuracy = _loaded(model, path)
+        if accuracy is None:
+            model, accuracy = _train(train, test, recipe)
+            _keep(model, accuracy, path)
+    return model.eval().requires_grad_(False), {"accuracy": accuracy, "hash": name}
+
+
+def content_hash(train: Stored, test: Stored, recipe: Recipe) -> str:
+    """16 hex digits over raw items, labels, recipe and how the items are encoded (shape, mean and spread).
+
+    The encoded points are not hashed bit by bit: another CPU may round their resizing or their spectra differently.
+    """
+    digest = blake2b(repr((sorted(asdict(recipe).items()), train.event_shape, train.classes)).encode(), digest_size=8)
+    for part in (train, test):
+        for tensor in (part.raw[part.index], _labels(part)):
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    some = train.draw(torch.arange(min(256, len(train.index))), None).x.double()
+    digest.update(f"{some.mean():.3f} {some.std():.3f}".encode())
+    return digest.hexdigest()
+
+
+def _labels(part: Stored) -> Tensor:
+    if part.labels is None or part.labels.ndim != 1 or part.classes < 2:
+        raise Refusal(f"a classifier needs class labels, but {part.name} has none: choose another judge or no judge")
+    return part.labels[part.index]
+
+
+def _untrained(train: Stored, test: Stored, recipe: Recipe) -> Classifier:
+    """The classifier at its fixed initial values."""
+    shape: EventShape = train.event_shape
+    _labels(train), _labels(test)
+    if len(shape) not in CLASSIFIERS or test.event_shape != shape:
+        raise Refusal(
+            f"a classifier needs vectors (d,) or images (C, H, W), equal in training and test, but {train.name} has "
+            f"points of shape {shape} and {test.event_shape}"
+        )
+    # fork_rng restores the caller's state; torch.manual_seed would also seed every GPU, which it would not restore.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        return CLASSIFIERS[len(shape)](shape, train.classes)
+
+
+def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Images under a small random affine map (border repeated) and noise; vectors under noise alone."""
+    if x.ndim == 4:
+        n = len(x)
+        angle, shear = recipe.turn * pi * torch.randn(n, generator=generator), torch.randn(n, generator=generator)
+        scale = 1 + recipe.stretch * torch.randn(n, 2, generator=generator)
+        cos, sin, lean = angle.cos(), angle.sin(), recipe.stretch * shear
+        linear = torch.stack([scale[:, 0] * cos, lean - sin, lean + sin, scale[:, 1] * cos], 1).view(n, 2, 2)
+        move = recipe.shift * torch.randn(n, 2, 1, generator=generator)
+        grid = affine_grid(torch.cat([linear, move], 2), list(x.shape), align_corners=False)
+        x = grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return x + recipe.noise * torch.randn(x.shape, generator=generator)
+
+
+# A caller may be inside validation: inference tensors cannot be trained, and autocast would round.
+@torch.inference_mode(False)
+@torch.enable_grad()
+@torch.autocast("cpu", enabled=False)
+def _train(train: Stored, test: Stored, recipe: Recipe) -> tuple[Classifier, float]:
+    """A trained classifier and its accuracy on ``test``."""
+    model, generator = _untrained(train, test, recipe), torch.Generator().manual_seed(recipe.seed)
+    points, labels = _encoded(train), _labels(train).clone()
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=recipe.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps)
+    loss = nn.CrossEntropyLoss()
+    order = torch.empty(0, dtype=torch.long)
+    console = Console(stderr=True)
+    title = f"training the classifier of {train.name}"
+    for _ in track(range(recipe.steps), title, console=console, transient=True, disable=not console.is_terminal):
+        while len(order) < recipe.batch:
+            order = torch.cat([order, torch.randperm(len(points), generator=generator)])
+        rows, order = order[: recipe.batch], order[recipe.batch :]
+        optimizer.zero_grad()
+        loss(model(_augmented(points[rows], recipe, generator)), labels[rows]).backward()
+        optimizer.step()
+        schedule.step()
+    return model, _accuracy(model.eval(), _encoded(test), _labels(test))
+
+
+def _encoded(part: Stored) -> Tensor:
+    """All items of a split as float32 points, encoded in pieces."""
+    pieces = torch.arange(len(part.index)).split(512)
+    return torch.cat([part.draw(piece, None).x for piece in pieces]).float()
+
+
+@torch.no_grad()
+def _accuracy(model: Classifier, points: Tensor, labels: Tensor) -> float:
+    guesses = torch.cat([model(piece).argmax(1) for piece in points.split(512)])
+    return (guesses == labels).double().mean().item()
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """A checksum of weights: safetensors itself does not notice a flipped bit."""
+    digest = blake2b(digest_size=8)
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _keep(model: Classifier, accuracy: float, path: Path) -> None:
+    """Written beside and moved into place, so that no reader ever sees half a file."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    written = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(weights, written, metadata={"accuracy": repr(accuracy), "digest": _digest(weights)})
+    os.replace(written, path)
+
+
+def _loaded(model: Classifier, path: Path) -> float | None:
+    """Fill the model from the file and return its accuracy; None where there is no file or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if facts["digest"] != _digest(weights):
+            return None
+        model.load_state_dict(weights)
+        return float(facts["accuracy"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return None

@@ -1,0 +1,42 @@
+"""Who goes with whom. A coupling returns indices, so labels, masks and ids stay with their points.
+
+Hard requirement (THEORY of minibatch couplings, Pooladian et al. 2023, Tong et al. 2023): unless it declares
+``keeps_marginals = False``, a coupling changes neither marginal in expectation, otherwise the flow learns wrong ends.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowport.shapes import Pair
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Pair row i[k] of the source with row j[k] of the target.
+
+    i, j: (k,) int64 on the device of the pair, k = B for a batch of B and B; for a batch of n and m points k is a
+    common multiple, so that every source point stands k/n times and every target point k/m times.
+    facts: numbers worth logging (lost mass, plan entropy, iterations), by name.
+    """
+
+    i: Tensor
+    j: Tensor
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+class Coupling(ABC):
+    """independent: the pairs stay independent draws. keeps_marginals: see above.
+    needs_matched_classes: both sides must hold equal class counts (joint=class_matched)."""
+
+    independent: ClassVar[bool] = False
+    keeps_marginals: ClassVar[bool] = True
+    needs_matched_classes: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
+        """Match the rows of a pair. Costs are float32 or float64 whatever the autocast. Raises Refusal where the
+        problem has no finite cost or a solver does not converge: never a silent uniform plan."""

@@ -1,0 +1,189 @@
+"""Distributions: where points live, analytic or measured, through one door.
+
+``items(start, n, randomness)`` is an endless stream: a pure function of its arguments, so that a resumed run draws
+what an unbroken one would have drawn. Analytic laws draw fresh points; stored data walk a new permutation each epoch.
+"""
+
+from abc import ABC, abstractmethod
+from copy import copy
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from flowport.errors import Refusal
+from flowport.modality.base import Modality
+from flowport.randomness import Randomness
+from flowport.shapes import EventShape, Sample
+
+
+class Distribution(ABC):
+    """event_shape: shape D of one encoded point. classes: number of labels, 0 without. label_width: width of a
+    continuous label, 0 without. size: number of stored items, None for an analytic law."""
+
+    event_shape: EventShape
+    modality: Modality
+    classes: int = 0
+    label_width: int = 0
+    size: int | None = None
+    standard_gaussian: bool = False
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        """n independent draws (stored data: with replacement)."""
+
+    @abstractmethod
+    def items(self, start: int, n: int, randomness: Randomness) -> Sample:
+        """Items start … start+n−1 of the endless training stream."""
+
+    @abstractmethod
+    def every(self, n: int, randomness: Randomness) -> Sample:
+        """For evaluation: stored data once each and in order (at most n), analytic laws n draws; never augmented."""
+
+    def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
+        """Stored items by number. Raises Refusal for an analytic law, which has none."""
+        raise Refusal(f"{type(self).__name__} is a law, not a set of stored items; draw fresh points from it instead")
+
+    def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
+        """One item of each wanted class. Raises Refusal for a law that cannot choose the class."""
+        raise Refusal(f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data")
+
+    @abstractmethod
+    def split(self, name: str) -> Self:
+        """The part called train, validation or test; an analytic law is all of them."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The same distribution with its tensors on a device."""
+
+
+class Analytic(Distribution):
+    """A law that can be sampled without end. Members write ``sample`` only; with tensors of their own also ``to``."""
+
+    device: torch.device = torch.device("cpu")
+
+    def items(self, start: int, n: int, randomness: Randomness) -> Sample:
+        return self.sample(n, randomness.generator("items", start, self.device))
+
+    def every(self, n: int, randomness: Randomness) -> Sample:
+        return self.sample(n, randomness.generator("every", 0, self.device))
+
+    def split(self, name: str) -> Self:
+        return self
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = copy(self)
+        moved.device = torch.device(device)
+        return moved
+
+
+class Density(Analytic):
+    """A law whose density is known in closed form."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats: (n, *D) -> (n,)."""
+
+    @abstractmethod
+    def score(self, x: Tensor) -> Tensor:
+        """∇ log p(x): (n, *D) -> (n, *D)."""
+
+
+class Stored(Distribution):
+    """Raw items in memory, encoded by their modality when they are drawn. Members only say where raw data come from.
+
+    raw: (N, …) tensor; labels: (N,) int64 classes, (N, k) float values or None.
+    splits: name -> (n,) indices of raw. Raises Refusal where a split is unknown or empty, labels and items differ in
+    number, or data are not finite.
+    """
+
+    size: int
+
+    def __init__(self, name: str, raw: Tensor, labels: Tensor | None, modality: Modality, splits: dict[str, Tensor],
+                 part: str = "train", classes: int = 0) -> None:  # fmt: skip
+        if labels is not None and len(labels) != len(raw):
+            raise Refusal(f"{name} has {len(raw)} items but {len(labels)} labels; every item needs one label")
+        refuse_non_finite(name, raw)
+        self.name, self.raw, self.labels, self.modality, self.splits = name, raw, labels, modality, splits
+        self.classes = classes
+        self.label_width = labels.shape[1] if labels is not None and labels.ndim == 2 else 0
+        self._choose(part)
+        self.event_shape = tuple(modality.encode(raw[:1], None).shape[1:])
+
+    def _choose(self, part: str) -> None:
+        if part not in self.splits:
+            raise Refusal(f"{self.name} has no split called {part!r}; it has {', '.join(self.splits)}")
+        if len(self.splits[part]) == 0:
+            raise Refusal(f"the {part} split of {self.name} is empty: {len(self.raw)} items are too few")
+        self.part, self.index = part, self.splits[part]
+        self.size = len(self.index)
+
+    def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
+        """Items of this split by number, (n,) int64, which becomes their id; augmented iff a generator is given."""
+        index = index.to(self.index.device)
+        at = self.index[index]
+        labels = None if self.labels is None else self.labels[at]
+        return Sample(self.modality.encode(self.raw[at], generator), labels, None, index)
+
+    def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
+        """For each wanted class in labels (n,), an item of that class; within a class every item is used equally
+        often, up to one. Raises Refusal where a class has no item."""
+        if self.labels is None or self.classes == 0:
+            raise Refusal(f"{self.name} has no class labels, so classes cannot be matched")
+        own, chosen = self.labels[self.index].cpu(), torch.empty(len(labels), dtype=torch.long)
+        for c in labels.cpu().unique():
+            slots, items = (labels.cpu() == c).nonzero().squeeze(1), (own == c).nonzero().squeeze(1)
+            if len(items) == 0:
+                raise Refusal(f"the {self.part} split of {self.name} has no item of class {int(c)}")
+            rounds = -(-len(slots) // len(items))
+            order = torch.cat(
+                [
+                    items[torch.randperm(len(items), generator=generator, device=generator.device).cpu()]
+                    for _ in range(rounds)
+                ]
+            )
+            chosen[slots] = order[: len(slots)]
+        return self.draw(chosen, None)
+
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        index = torch.randint(len(self.index), (n,), generator=generator, device=generator.device)
+        return self.draw(index, None)
+
+    def positions(self, start: int, n: int, randomness: Randomness) -> Tensor:
+        """(n,) item numbers at stream positions start…: a fresh permutation of the split for every epoch."""
+        size, pieces, at = len(self.index), [], start
+        while at < start + n:
+            epoch, offset = divmod(at, size)
+            order = torch.randperm(size, generator=randomness.generator("order", epoch))
+            pieces.append(order[offset : offset + start + n - at])
+            at += len(pieces[-1])
+        return torch.cat(pieces)
+
+    def items(self, start: int, n: int, randomness: Randomness) -> Sample:
+        generator = randomness.generator("augmentation", start, self.raw.device)
+        return self.draw(self.positions(start, n, randomness), generator)
+
+    def every(self, n: int, randomness: Randomness) -> Sample:
+        return self.draw(torch.arange(min(n, len(self.index))), None)
+
+    def split(self, name: str) -> Self:
+        other = copy(self)
+        other._choose(name)
+        return other
+
+    def to(self, device: torch.device | str) -> Self:
+        other = copy(self)
+        other.raw = self.raw.to(device)
+        other.labels = None if self.labels is None else self.labels.to(device)
+        other.splits = {name: index.to(device) for name, index in self.splits.items()}
+        other._choose(self.part)
+        return other
+
+
+def refuse_non_finite(name: str, raw: Tensor) -> None:
+    """Raises Refusal where raw (N, …) holds NaN or infinity: says how many and the first row."""
+    bad = ~raw.isfinite().flatten(1).all(1) if raw.is_floating_point() else torch.zeros(1, dtype=torch.bool)
+    if bad.any():
+        values = int((~raw.isfinite()).sum())
+        raise Refusal(f"{name} holds {values} NaN or infinite values in {int(bad.sum())} of {len(raw)} rows, the first "
+                      f"in row {int(bad.nonzero()[0])}; every value must be finite")  # fmt: skip

@@ -1,0 +1,54 @@
+"""A field in motion: dX = (v ± g²/2 · s) dt + g dW has the field's marginals p_t for every volatility g(t) ≥ 0.
+
+Sign + forwards in time, − backwards (Anderson 1982; Albergo et al. 2023). g = 0 is the ODE.
+"""
+
+import torch
+from torch import Tensor
+
+from flowport.broadcast import over
+from flowport.field.base import Field
+from flowport.shapes import Condition
+from flowport.volatility import Volatility
+
+
+class Dynamics:
+    """drift(x, t) and diffusion(t) of a field under one condition; ``evaluations`` counts calls of the field.
+
+    Raises Refusal where a volatility is wanted that the field's score cannot serve.
+    """
+
+    def __init__(self, field: Field, condition: Condition, volatility: Volatility, backward: bool = False) -> None:
+        if volatility.stochastic:
+            field.able.require_score(f"volatility={type(volatility).__name__.lower()}")
+        self.field, self.condition, self.volatility = field, condition, volatility
+        self.sign = -1.0 if backward else 1.0
+        self.stochastic = volatility.stochastic
+        self.evaluations = 0
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """v(x, t), the drift of the ODE. x (B, *D), t (B,)."""
+        self.evaluations += 1
+        return self.field.velocity(x, t, self.condition)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """v ± g²/2 · s, from one call of the field."""
+        if not self.stochastic:
+            return self.velocity(x, t)
+        self.evaluations += 1
+        velocity, score = self.field.velocity_and_score(x, t, self.condition)
+        g = over(self.diffusion(t), x)
+        return velocity + self.sign * 0.5 * g**2 * score
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g(t), (B,)."""
+        return self.volatility(t, self.field.path, self.field.able.role)
+
+    def endpoints(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """E[x0 | x], E[x1 | x], E[z | x]."""
+        self.evaluations += 1
+        return self.field.endpoints(x, t, self.condition)
+
+    def times(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """One time for every row of x."""
+        return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])

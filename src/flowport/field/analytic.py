@@ -1,0 +1,116 @@
+"""Exact fields of Gaussians and Gaussian mixtures: the oracle that obeys the protocol.
+
+Component k of a joint mixture has means m0, m1, covariances S0, S1 and cross covariance C = Cov(x0, x1). On the path
+x_t = a x0 + b x1 + g z it is Gaussian with
+
+    μ = a m0 + b m1,   Σ = a²S0 + b²S1 + ab(C + Cᵀ) + g²I,
+    Γ = Cov(ẋ, x) = ȧa S0 + ḃb S1 + ȧb C + ḃa Cᵀ + ġg I,
+    E[ẋ | x] = μ̇ + Γ Σ⁻¹(x − μ),   E[z | x] = g Σ⁻¹(x − μ),
+
+and a mixture averages over components with weights ρ_k ∝ w_k N(x; μ_k, Σ_k). A field that sees x0 uses the same with
+m0 = x0, S0 = 0 and the conditional law of x1 given x0 (Albergo et al. 2023; Gaussian conditioning).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowport.capabilities import Capabilities
+from flowport.conditioning import Conditioning
+from flowport.field.base import Field
+from flowport.path.base import Path
+from flowport.prediction.base import Hub, Prediction
+from flowport.shapes import Condition
+
+
+@dataclass(frozen=True)
+class JointMixture:
+    """log_weights (K,); means m0, m1 (K, d); covariances s0, s1 and cross = Cov(x0, x1) (K, d, d); or with a leading
+    batch dimension (B, K, …) once x0 is known."""
+
+    log_weights: Tensor
+    m0: Tensor
+    m1: Tensor
+    s0: Tensor
+    s1: Tensor
+    cross: Tensor
+
+    @classmethod
+    def gaussian(cls, m0: Tensor, s0: Tensor, m1: Tensor, s1: Tensor, cross: Tensor | None = None) -> "JointMixture":
+        """Two Gaussians with any cross covariance (default: independent)."""
+        cross = torch.zeros_like(s0) if cross is None else cross
+        return cls(m0.new_zeros(1), m0[None], m1[None], s0[None], s1[None], cross[None])
+
+    @classmethod
+    def product(cls, weights0: Tensor, means0: Tensor, covariances0: Tensor, weights1: Tensor, means1: Tensor,
+                covariances1: Tensor) -> "JointMixture":  # fmt: skip
+        """Independent mixtures of K0 and K1 components: one joint component for every pair of them."""
+        n, m = len(weights0), len(weights1)
+        i, j = torch.arange(n).repeat_interleave(m), torch.arange(m).repeat(n)
+        log_weights = weights0.log()[i] + weights1.log()[j]
+        zero = torch.zeros_like(covariances0[i])
+        return cls(log_weights, means0[i], means1[j], covariances0[i], covariances1[j], zero)
+
+    def given(self, x0: Tensor) -> "JointMixture":
+        """The joint law with the source fixed at x0 (B, d): a batch of mixtures with S0 = C = 0."""
+        rest = x0[:, None] - self.m0
+        gain = torch.linalg.solve(self.s0, self.cross)  # S0⁻¹ C, (K, d, d)
+        m1 = self.m1 + torch.einsum("kij,bki->bkj", gain, rest)
+        s1 = self.s1 - self.cross.mT @ gain
+        zero = torch.zeros_like(self.s0)
+        log_weights = self.log_weights + _log_normal(rest, self.s0)
+        return JointMixture(log_weights, x0[:, None].expand_as(m1), m1, zero, s1, zero)
+
+
+def _log_normal(rest: Tensor, covariance: Tensor) -> Tensor:
+    """log N(rest; 0, covariance): rest (B, K, d), covariance (K, d, d) or (B, K, d, d) -> (B, K)."""
+    factor = torch.linalg.cholesky(covariance)
+    white = torch.linalg.solve_triangular(factor, rest[..., None], upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * white.square().sum(-1) - log_det - 0.5 * rest.shape[-1] * torch.log(torch.tensor(2 * torch.pi))
+
+
+class Analytic(Field):
+    """The exact field of a joint Gaussian mixture on any path: no parameters, no training, any prediction.
+
+    joint: in the dtype wanted (float64 for laws). Points may have any event shape with d elements.
+    """
+
+    def __init__(self, joint: JointMixture, path: Path, prediction: Prediction, conditioning: Conditioning,
+                 able: Capabilities) -> None:  # fmt: skip
+        super().__init__(path, prediction, conditioning, able)
+        self.joint = joint
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        start = condition.source if self.conditioning.sees_source else None
+        joint = self.joint if start is None else self.joint.given(start.flatten(1))
+        coefficients = self.path.coefficients(t)
+        flat, one = x.flatten(1), torch.ones_like(t)
+        g, dg = coefficients.gamma, coefficients.dgamma
+        g, dg = (0 * one, 0 * one) if g is None or dg is None else (g, dg)
+        a, b, da, db = coefficients.alpha, coefficients.beta, coefficients.dalpha, coefficients.dbeta
+
+        def row(c: Tensor, like: Tensor) -> Tensor:
+            return c.view(-1, *(1,) * (3 if like is joint.s0 else 2))
+
+        identity = torch.eye(flat.shape[1], dtype=x.dtype, device=x.device)
+        cross, crossed = joint.cross, joint.cross.mT
+        mean = row(a, joint.m0) * joint.m0 + row(b, joint.m0) * joint.m1
+        drift = row(da, joint.m0) * joint.m0 + row(db, joint.m0) * joint.m1
+        s = joint.s0
+        covariance = (
+            row(a * a, s) * joint.s0 + row(b * b, s) * joint.s1 + row(a * b, s) * (cross + crossed)
+            + row(g * g, s) * identity
+        )  # fmt: skip
+        slope = (
+            row(da * a, s) * joint.s0 + row(db * b, s) * joint.s1 + row(da * b, s) * cross + row(db * a, s) * crossed
+            + row(dg * g, s) * identity
+        )  # fmt: skip
+        rest = flat[:, None] - mean
+        pull = torch.linalg.solve(covariance, rest[..., None])[..., 0]
+        share = torch.softmax(joint.log_weights + _log_normal(rest, covariance), 1)[..., None]
+        velocity = (share * (drift + (slope @ pull[..., None])[..., 0])).sum(1)
+        noise = (share * pull).sum(1) * g[:, None]
+        hub = Hub(x, velocity.view_as(x), noise.view_as(x) if self.path.bridge else None)
+        return self.prediction.output(hub, coefficients, self.start(condition))

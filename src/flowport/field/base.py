@@ -1,0 +1,55 @@
+"""A field: a function of (x, t, condition) whose output has a meaning on a path."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from flowport.capabilities import Capabilities
+from flowport.conditioning import Conditioning
+from flowport.path.base import Path
+from flowport.prediction.base import MARGIN, Hub, Prediction, endpoints
+from flowport.shapes import Condition
+
+
+class Field(nn.Module, ABC):
+    """Members write ``forward``, the output in the terms of ``prediction``; everything else follows by the algebra.
+
+    Times outside the path's interval are moved to its edge, so every end of [0, 1] gives finite numbers.
+    """
+
+    def __init__(self, path: Path, prediction: Prediction, conditioning: Conditioning, able: Capabilities) -> None:
+        super().__init__()
+        self.path, self.prediction, self.conditioning, self.able = path, prediction, conditioning, able
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x (B, *D), t (B,) -> output (B, heads·C, …) in the terms of ``prediction``."""
+
+    def start(self, condition: Condition) -> Tensor | None:
+        """x0 where the algebra knows it: a bridge whose field sees its start."""
+        return condition.source if self.path.bridge and self.conditioning.sees_source else None
+
+    def hub(self, x: Tensor, t: Tensor, condition: Condition) -> Hub:
+        """(x, velocity, noise) at (x, t); t must lie in the path's interval."""
+        output = self(x, t, condition)
+        return self.prediction.hub(output, x, self.path.coefficients(t), self.start(condition))
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """v(x, t) = E[ẋ_t | x_t = x], (B, *D)."""
+        return self.hub(x, self.prediction.clamp(self.path, t), condition).velocity
+
+    def score(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """∇ log p_t(x), (B, *D), or that of p_t(· | x0) for a bridge that sees x0. Raises Refusal without a score."""
+        return self.velocity_and_score(x, t, condition)[1]
+
+    def velocity_and_score(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """v and ∇ log p_t from one evaluation of the network."""
+        t = self.path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        hub, c = self.hub(x, t, condition), self.path.coefficients(t)
+        noise = self.able.role.noise(hub, c, self.start(condition))
+        return hub.velocity, -noise / self.able.role.amplitude(c.over(x))[0]
+
+    def endpoints(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Tensor | None]:
+        """E[x0 | x], E[x1 | x] and E[z | x] (None without bridge noise)."""
+        t = self.path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        return endpoints(self.hub(x, t, condition), self.path.coefficients(t), self.start(condition))

@@ -1,0 +1,22 @@
+"""The field a network learns."""
+
+from torch import Tensor, nn
+
+from flowport.capabilities import Capabilities
+from flowport.conditioning import Conditioning
+from flowport.field.base import Field
+from flowport.path.base import Path
+from flowport.prediction.base import Prediction
+from flowport.shapes import Condition
+
+
+class Learned(Field):
+    """network(x, t, condition) read in the terms of a prediction on a path."""
+
+    def __init__(self, network: nn.Module, path: Path, prediction: Prediction, conditioning: Conditioning,
+                 able: Capabilities) -> None:  # fmt: skip
+        super().__init__(path, prediction, conditioning, able)
+        self.network = network
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.network(x, t, condition)

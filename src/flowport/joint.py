@@ -1,0 +1,114 @@
+"""How source and target arrive together, before any coupling."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from flowport.distribution.base import Distribution
+from flowport.errors import Refusal
+from flowport.randomness import Randomness
+from flowport.shapes import Pair
+
+
+class Joint(ABC):
+    """independent: source and target are drawn independently of each other (a coupling may re-pair them).
+    matched_classes: both sides of every batch hold the same number of points of each class."""
+
+    independent: ClassVar[bool]
+    matched_classes: ClassVar[bool] = False
+
+    def __init__(self, source: Distribution, target: Distribution) -> None:
+        if source.event_shape != target.event_shape:
+            raise Refusal(
+                f"source and target must have one shape, but a source point is {source.event_shape} and a target "
+                f"point is {target.event_shape}: choose distributions (or a size) that agree"
+            )
+        self.source, self.target = source, target
+
+    @abstractmethod
+    def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
+        """n pairs from position ``start`` of the endless training stream: a pure function of its arguments."""
+
+    @abstractmethod
+    def whole(self, randomness: Randomness) -> Pair:
+        """The whole stored training set, unaugmented, for a coupling that is solved once and kept."""
+
+    def split(self, name: str) -> "Joint":
+        return type(self)(self.source.split(name), self.target.split(name))
+
+    def _stored(self) -> tuple[int, int]:
+        sizes = self.source.size, self.target.size
+        if sizes[0] is None or sizes[1] is None:
+            raise Refusal("data.pool=all solves the coupling over stored items, but source or target is an analytic "
+                          "law without end: write a number of minibatches instead, for instance data.pool=8")  # fmt: skip
+        return sizes[0], sizes[1]
+
+
+class Product(Joint):
+    """p(x0, x1) = p0(x0) p1(x1)."""
+
+    independent = True
+
+    def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
+        return Pair(
+            self.source.items(start, n, randomness.under("source")),
+            self.target.items(start, n, randomness.under("target")),
+        )
+
+    def whole(self, randomness: Randomness) -> Pair:
+        n, m = self._stored()
+        return Pair(self.source.every(n, randomness.under("source")), self.target.every(m, randomness.under("target")))
+
+
+class ClassMatched(Joint):
+    """p(x0, x1) = Σ_y p1(y) p0(x0 | y) p1(x1 | y): the classes follow the target, the source is drawn to match.
+
+    Where the class shares of the two sides differ, the source is reweighted by p1(y) / p0(y).
+    """
+
+    independent = False
+    matched_classes = True
+
+    def __init__(self, source: Distribution, target: Distribution) -> None:
+        super().__init__(source, target)
+        if source.classes != target.classes or source.classes == 0:
+            raise Refusal(
+                f"joint=class_matched needs the same classes on both sides, but the source has {source.classes} "
+                f"and the target {target.classes}: use joint=product"
+            )
+
+    def _match(self, pair_target: "Pair", start: int, randomness: Randomness) -> Pair:
+        labels = pair_target.target.label
+        assert labels is not None
+        return Pair(self.source.of_class(labels, randomness.generator("matched source", start)), pair_target.target)
+
+    def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
+        target = self.target.items(start, n, randomness.under("target"))
+        return self._match(Pair(target, target), start, randomness)
+
+    def whole(self, randomness: Randomness) -> Pair:
+        _, m = self._stored()
+        target = self.target.every(m, randomness.under("target"))
+        return self._match(Pair(target, target), 0, randomness)
+
+
+class Paired(Joint):
+    """Item k of the source belongs to item k of the target; a coupling must leave them together."""
+
+    independent = False
+
+    def __init__(self, source: Distribution, target: Distribution) -> None:
+        super().__init__(source, target)
+        if source.size is None or source.size != target.size:
+            raise Refusal(
+                f"joint=paired needs stored data of equal length, but the source has {source.size} items and the "
+                f"target {target.size}: use joint=product"
+            )
+
+    def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
+        target = self.target.items(start, n, randomness.under("target"))
+        assert target.id is not None
+        return Pair(self.source.draw(target.id, randomness.generator("paired source", start)), target)
+
+    def whole(self, randomness: Randomness) -> Pair:
+        n, m = self._stored()
+        return Pair(self.source.every(n, randomness), self.target.every(m, randomness))

@@ -1,0 +1,44 @@
+"""Metrics: pure functions with a thin torchmetrics state on top."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric as TorchMetric
+
+from flowport.shapes import Sample
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One evaluation: what was translated, into what, and what it is measured against.
+
+    source: (n, *D) held-out source points; result: (n, *D) their translations; target: (m, *D) held-out target points;
+    floor: (n, *D) further real target points disjoint from ``target``, as many as there are translations where the
+    data allow, so that ``metric(floor, target)`` is what a perfect translation would score.
+    times: (K+1,) and states: (K+1, n, *D) of the trajectory, as far as kept.
+    velocity: (x, t) -> velocity of the field under the condition of these n sources, for path energies.
+    reference_cost: W2² between large fixed draws of source and target (one number a pair of distributions), or None.
+    randomness for subsets and projections: ``generator``.
+    """
+
+    source: Sample
+    result: Tensor
+    target: Sample
+    floor: Sample
+    times: Tensor
+    states: Tensor
+    generator: torch.Generator
+    velocity: Callable[[Tensor, Tensor], Tensor] | None = None
+    reference_cost: float | None = None
+
+
+class Metric(TorchMetric):
+    """update(outcome) any number of times (batches, ranks), then compute() -> {name: number}.
+
+    A metric with a floor returns both ``name`` and ``name_floor``; where doing nothing is meaningful also
+    ``name_untranslated``.
+    """
+
+    full_state_update = False

@@ -1,0 +1,22 @@
+"""A modality says what x is: how raw data become points, how points become raw data again, how they are shown."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Modality(ABC):
+    """encode and decode are batched and run on the device of their input."""
+
+    @abstractmethod
+    def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Raw (n, …) to points (n, *D), float32. With a generator: augmented; without: exactly reproducible."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """Points (n, *D) to raw data (n, …); decode(encode(raw, None)) = raw."""
+
+    @abstractmethod
+    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+        """Draw named rows of points as one picture, write it to ``path`` (png), return it as (3, H, W) uint8."""

@@ -1,0 +1,49 @@
+"""What is minimised."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field as dataclass_field
+
+import torch
+from torch import Tensor
+
+from flowport.field.base import Field
+from flowport.shapes import Pair
+from flowport.time_sampler import TimeSampler
+from flowport.weighting import Weighting
+
+
+@dataclass(frozen=True)
+class Loss:
+    """per_sample: (B,); parts: further (B,) tensors to log, by name."""
+
+    per_sample: Tensor
+    parts: dict[str, Tensor] = dataclass_field(default_factory=dict)
+
+
+class Objective(ABC):
+    @abstractmethod
+    def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
+        """The loss of re-paired points; all randomness comes from the generator, on the device of the points."""
+
+
+class FlowMatching(Objective):
+    """E_{t, (x0, x1), z} w(t) |field(x_t, t) − y|²,   x_t = α x0 + β x1 + γ z.
+
+    y is what the field's prediction asks for: the velocity ẋ_t (flow matching, Lipman et al. 2022, Albergo &
+    Vanden-Eijnden 2022, Liu et al. 2022), the target x1, the source x0, the score, or velocity and noise by two heads.
+    The minimiser is E[y | x_t], for any source, target and coupling. |·|² is the mean over the event.
+    """
+
+    def __init__(self, time_sampler: TimeSampler, weighting: Weighting) -> None:
+        self.time_sampler, self.weighting = time_sampler, weighting
+
+    def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
+        x0, path = pair.source.x, field.path
+        low, high = path.interval
+        t = low + (high - low) * self.time_sampler(len(x0), generator).to(x0)
+        z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
+        sample = path.sample(pair, t, z)
+        condition = field.conditioning.training(pair, generator)
+        error = field(sample.x, t, condition) - field.prediction.target(sample)
+        weight = self.weighting(t, sample.coefficients)
+        return Loss(weight * error.float().square().flatten(1).mean(1))

@@ -1,0 +1,40 @@
+"""The straight path."""
+
+import torch
+from torch import Tensor
+
+from flowport.errors import Refusal
+from flowport.path.base import Coefficients, Path
+from flowport.shapes import Time
+
+
+class Linear(Path):
+    """α = 1 − (1 − sigma_min) t,  β = t,  γ = noise (constant).
+
+    With noise > 0 this is torchcfm's conditional flow matching (Tong et al. 2023): soft ends p0 * N(0, noise²) and
+    p1 * N(0, noise²). With sigma_min > 0 it is Lipman et al. (2022): x_1 = x1 + sigma_min x0.
+    Raises Refusal for a negative noise or a sigma_min outside [0, 1).
+    """
+
+    def __init__(self, noise: float = 0.0, sigma_min: float = 0.0) -> None:
+        if noise < 0 or not 0 <= sigma_min < 1:
+            raise Refusal(
+                f"path=linear needs noise ≥ 0 and 0 ≤ sigma_min < 1, not noise={noise}, sigma_min={sigma_min}"
+            )
+        self.noise, self.sigma_min = noise, sigma_min
+        self.bridge = noise > 0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - (1 - self.sigma_min) * t
+
+    def beta(self, t: Tensor) -> Tensor:
+        return t
+
+    def gamma(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.noise)
+
+    def coefficients(self, t: Time) -> Coefficients:
+        # Written out because every training step of the default path passes here.
+        one = torch.ones_like(t)
+        noise = (self.gamma(t), torch.zeros_like(t)) if self.bridge else (None, None)
+        return Coefficients(self.alpha(t), t, (self.sigma_min - 1) * one, one, *noise)

@@ -1,0 +1,81 @@
+"""What travels through the package: points, pairs of points, conditions, and the names of their shapes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Time = Float[Tensor, "b"]
+Points = Float[Tensor, "b *d"]
+Index = Int[Tensor, "b"]
+EventShape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """n points with what belongs to them.
+
+    x: (n, *D) points; label: (n,) classes or (n, k) continuous values; mask: (n, *D) validity; id: (n,) item numbers.
+    """
+
+    x: Tensor
+    label: Tensor | None = None
+    mask: Tensor | None = None
+    id: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Sample":
+        """The sample with ``change`` applied to every tensor that is present."""
+        return Sample(*(None if v is None else change(v) for v in (self.x, self.label, self.mask, self.id)))  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Tensor | slice) -> "Sample":
+        return self.each(lambda v: v[index])
+
+    def to(self, device: torch.device | str) -> "Sample":
+        return self.each(lambda v: v.to(device, non_blocking=True))
+
+    def with_x(self, x: Tensor) -> "Sample":
+        """The same items at other points."""
+        return replace(self, x=x)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Source points and target points; row k of one goes with row k of the other."""
+
+    source: Sample
+    target: Sample
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, i: Tensor | slice, j: Tensor | slice) -> "Pair":
+        """Re-pair: source row i[k] with target row j[k], with labels, masks and ids."""
+        return Pair(self.source[i], self.target[j])
+
+    def to(self, device: torch.device | str) -> "Pair":
+        return Pair(self.source.to(device), self.target.to(device))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is told beside x and t. label: (B,) classes (−1: dropped) or (B, k) values; source: (B, *D)."""
+
+    label: Tensor | None = None
+    source: Tensor | None = None
+
+    def __getitem__(self, index: Tensor | slice) -> "Condition":
+        return Condition(*(None if v is None else v[index] for v in (self.label, self.source)))
+
+
+@dataclass(frozen=True)
+class ConditionShape:
+    """What a network must be built to accept: class count, width of a continuous label, whether it sees x0."""
+
+    classes: int = 0
+    values: int = 0
+    source: bool = False

@@ -1,0 +1,70 @@
+"""Translation: forward, backward, cycle and trajectory of a trained field, with evaluations counted."""
+
+import torch
+from torch import Tensor
+
+from flowport.dynamics import Dynamics
+from flowport.errors import Refusal
+from flowport.field.base import Field
+from flowport.grid import Grid
+from flowport.shapes import Condition, Sample
+from flowport.solver.base import Solver, Trajectory
+from flowport.volatility import Volatility
+
+
+class Translator:
+    """Carries source points to target points (forward) or back.
+
+    chunk: rows integrated at once. Raises Refusal where the field cannot serve the volatility or the solver.
+    """
+
+    def __init__(self, field: Field, solver: Solver, grid: Grid, volatility: Volatility, chunk: int = 4096) -> None:
+        self.field, self.solver, self.grid, self.volatility, self.chunk = field, solver, grid, volatility, chunk
+        if volatility.stochastic:
+            field.able.require_score(f"volatility={type(volatility).__name__.lower()}")
+        if solver.needs_score:
+            field.able.require_score(f"solver={type(solver).__name__.lower()}")
+        if volatility.stochastic and not solver.stochastic:
+            raise Refusal(
+                f"solver={type(solver).__name__.lower()} solves ODEs and cannot serve a volatility above zero: use "
+                "volatility=zero, or solver=euler_maruyama or solver=stochastic_heun"
+            )
+
+    def forward(self, source: Sample, generator: torch.Generator, label: Tensor | None = None,
+                keep: bool = False) -> Trajectory:  # fmt: skip
+        """From the path's declared start law over source points (n, *D) to the target. label (n,): the wished target
+        label, for fields that see it. keep: return every state, (K+1, n, *D)."""
+        condition = self.field.conditioning.sampling(source, label)
+        z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
+        start = self.field.path.start(source.x, z)
+        return self._run(start, condition, generator, keep, backward=False)
+
+    def backward(self, target: Sample, generator: torch.Generator, source: Sample | None = None,
+                 keep: bool = False) -> Trajectory:  # fmt: skip
+        """From target points to the source. ``source``: whose label the field was told, where it sees source labels.
+        Raises Refusal for a field that sees its start: the start is what is asked for."""
+        if self.field.conditioning.sees_source:
+            raise Refusal("direction=backward is impossible for a flow that sees its start (conditioning=source)")
+        condition = self.field.conditioning.sampling(source or target, target.label)
+        return self._run(target.x, condition, generator, keep, backward=True)
+
+    def cycle(self, source: Sample, generator: torch.Generator) -> Trajectory:
+        """Forward and back again; ``end`` is compared with the source. An ODE returns up to solver error."""
+        there = self.forward(source, generator)
+        back = self.backward(source.with_x(there.end), generator, source)
+        return Trajectory(back.times, back.states, there.nfe + back.nfe)
+
+    @torch.no_grad()
+    def _run(self, x: Tensor, condition: Condition, generator: torch.Generator, keep: bool,
+             backward: bool) -> Trajectory:  # fmt: skip
+        times = self.grid.times(self.field.path).to(x)
+        times = times.flip(0) if backward else times
+        was_training = self.field.training
+        self.field.eval()
+        pieces = []
+        for begin in range(0, len(x), self.chunk):
+            rows = slice(begin, begin + self.chunk)
+            dynamics = Dynamics(self.field, condition[rows], self.volatility, backward)
+            pieces.append(self.solver.solve(dynamics, x[rows], times, generator, keep))
+        self.field.train(was_training)
+        return Trajectory(pieces[0].times, torch.cat([p.states for p in pieces], 1), pieces[0].nfe)
