@@ -48,6 +48,10 @@ class Recipe:
     noise: float = 0.1
 
 
+# A caller may be inside validation: inference tensors cannot be trained or give gradients, and autocast would round.
+@torch.inference_mode(False)
+@torch.enable_grad()
+@torch.autocast("cpu", enabled=False)
 def trained_classifier(
     train: Stored, test: Stored, folder: Path, recipe: Recipe | None = None
 ) -> tuple[Classifier, dict[str, float | str]]:
@@ -120,10 +124,6 @@ def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     return x + recipe.noise * torch.randn(x.shape, generator=generator)
 
 
-# A caller may be inside validation: inference tensors cannot be trained, and autocast would round.
-@torch.inference_mode(False)
-@torch.enable_grad()
-@torch.autocast("cpu", enabled=False)
 def _train(train: Stored, test: Stored, recipe: Recipe) -> tuple[Classifier, float]:
     """A trained classifier and its accuracy on ``test``."""
     model, generator = _untrained(train, test, recipe), torch.Generator().manual_seed(recipe.seed)

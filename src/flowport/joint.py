@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
+
 from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
 from flowport.randomness import Randomness
@@ -34,6 +36,9 @@ class Joint(ABC):
 
     def split(self, name: str) -> "Joint":
         return type(self)(self.source.split(name), self.target.split(name))
+
+    def to(self, device: torch.device | str) -> "Joint":
+        return type(self)(self.source.to(device), self.target.to(device))
 
     def _stored(self) -> tuple[int, int]:
         sizes = self.source.size, self.target.size

@@ -6,7 +6,6 @@ what an unbroken one would have drawn. Analytic laws draw fresh points; stored d
 
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,11 +48,11 @@ class Distribution(ABC):
         raise Refusal(f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data")
 
     @abstractmethod
-    def split(self, name: str) -> Self:
+    def split(self, name: str) -> "Distribution":
         """The part called train, validation or test; an analytic law is all of them."""
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Distribution":
         """The same distribution with its tensors on a device."""
 
 
@@ -68,10 +67,10 @@ class Analytic(Distribution):
     def every(self, n: int, randomness: Randomness) -> Sample:
         return self.sample(n, randomness.generator("every", 0, self.device))
 
-    def split(self, name: str) -> Self:
+    def split(self, name: str) -> "Analytic":
         return self
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Analytic":
         moved = copy(self)
         moved.device = torch.device(device)
         return moved
@@ -166,12 +165,12 @@ class Stored(Distribution):
     def every(self, n: int, randomness: Randomness) -> Sample:
         return self.draw(torch.arange(min(n, len(self.index))), None)
 
-    def split(self, name: str) -> Self:
+    def split(self, name: str) -> "Stored":
         other = copy(self)
         other._choose(name)
         return other
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Stored":
         other = copy(self)
         other.raw = self.raw.to(device)
         other.labels = None if self.labels is None else self.labels.to(device)

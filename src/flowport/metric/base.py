@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ class Metric(TorchMetric):
     """update(outcome) any number of times (batches, ranks), then compute() -> {name: number}.
 
     A metric with a floor returns both ``name`` and ``name_floor``; where doing nothing is meaningful also
-    ``name_untranslated``.
+    ``name_untranslated``. needs_reference_cost: whether ``outcome.reference_cost`` must be there.
     """
 
     full_state_update = False
+    needs_reference_cost: ClassVar[bool] = False

@@ -1,0 +1,27 @@
+"""Measure a trained run again, with any solver, grid, volatility or metrics, into a new folder.
+
+    python launch/evaluate.py run=<folder> metric=[wasserstein,normalised_path_energy] solver=heun grid.steps=10
+"""
+
+from pathlib import Path
+
+from flowport.command import launch
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def evaluate(config):  # noqa: ANN001, ANN201  (Hydra's task)
+    """test/<metric> of a run into a folder that records whose numbers they are."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from flowport import experiment
+    from flowport.report import table
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    numbers = experiment.evaluate_again(Path(config.run), config, folder)
+    print(table(numbers, title=str(folder)))
+    return None if config.optimise is None else numbers[config.optimise]
+
+
+if __name__ == "__main__":
+    launch(evaluate, CONFIGS, "evaluate")

@@ -1,0 +1,43 @@
+"""Train a flow, resume one (run=<folder>), or sweep (-m sweep=<name>).
+
+    python launch/train.py experiment=eight_gaussians_to_moons path=trigonometric trainer.max_steps=5000
+    python launch/train.py run=outputs/train/digits_to_mnist/<time>
+    python launch/train.py -m sweep=two_dimensions hydra/launcher=joblib
+"""
+
+import sys
+from pathlib import Path
+
+from flowport.command import launch, refusals_told
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def train(config):  # noqa: ANN001, ANN201  (Hydra's task)
+    """One run in the folder that Hydra made for it; returns the metric that a sweeper minimises."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from flowport import experiment
+    from flowport.report import table
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    numbers = experiment.train(config, folder)
+    print(table(numbers, title=str(folder)))
+    return None if config.optimise is None else numbers[config.optimise]
+
+
+def resume(folder: Path, words: list[str]) -> None:
+    """Continue a run in place."""
+    from flowport import experiment
+    from flowport.report import table
+
+    print(table(experiment.resume(folder, words), title=str(folder)))
+
+
+if __name__ == "__main__":
+    runs = [word for word in sys.argv[1:] if word.startswith("run=")]
+    if runs and runs[-1] != "run=null":
+        with refusals_told():
+            resume(Path(runs[-1].removeprefix("run=")), [word for word in sys.argv[1:] if word not in runs])
+    else:
+        launch(train, CONFIGS, "train")

@@ -1,0 +1,25 @@
+"""Translate points with a trained run: forward, backward or there and back (cycle).
+
+    python launch/translate.py run=<folder> direction=forward input=mine.npy solver=heun grid.steps=10
+"""
+
+from pathlib import Path
+
+from flowport.command import launch
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def translate(config):  # noqa: ANN001, ANN201  (Hydra's task)
+    """Write translated.npy, trajectory.npy and gallery.png into a new folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from flowport import experiment
+    from flowport.report import table
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    print(table(experiment.translate(Path(config.run), config, folder), title=str(folder)))
+
+
+if __name__ == "__main__":
+    launch(translate, CONFIGS, "translate")

@@ -1,0 +1,8 @@
+"""Everything that is not the training step."""
+
+from flowport.callback.checkpoint import AtomicCheckpointIO
+from flowport.callback.ema import EMA
+from flowport.callback.guard import Guard
+from flowport.callback.watch import Watch
+
+__all__ = ["EMA", "AtomicCheckpointIO", "Guard", "Watch"]

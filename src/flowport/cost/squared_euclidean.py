@@ -1,0 +1,53 @@
+"""c(x0, x1) = |x0 − x1|² by one matrix product, exact for near pairs."""
+
+import torch
+from torch import Tensor
+
+from flowport.cost.base import Cost
+from flowport.shapes import Sample
+
+# Up to this many dimensions a product in float64 costs nothing worth saving.
+FEW = 64
+# A float32 product errs by about 1e-6 of the lengths: below this share of them a distance is computed again.
+NEAR = 1e-2
+# Numbers held at once while near pairs are computed again.
+CHUNK = 2**24
+
+
+def _again(distances: Tensor, near: Tensor, a: Tensor, b: Tensor) -> None:
+    """Overwrite the near pairs by Σ (a − b)², without cancellation."""
+    i, j = near.nonzero(as_tuple=True)
+    step = max(1, CHUNK // a.shape[1])
+    for rows, columns in zip(i.split(step), j.split(step), strict=True):
+        distances[rows, columns] = (a[rows] - b[columns]).double().square_().sum(1)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """(n, m) float64 squared distances between the rows of a (n, *D) and b (m, *D), which may be of any precision.
+
+    |a − b|² = |a|² + |b|² − 2 a·b after the mean of b was taken off both. A float32 product alone errs by 0.03 on a
+    distance of 0.003 in 3072 dimensions, so it is used only in many dimensions, and near pairs are subtracted first
+    and squared then. bfloat16 and float16, whose sums would overflow, are cast up. Infinite or NaN input gives NaN.
+    """
+    with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
+        a, b = a.flatten(1), b.flatten(1)
+        exact = a.dtype == torch.float64 or b.dtype == torch.float64 or a.shape[1] <= FEW
+        a, b = (x.to(torch.float64 if exact else torch.float32) for x in (a, b))
+        centre = b.mean(0)
+        a, b = a - centre, b - centre
+        lengths = [torch.linalg.vector_norm(x, dim=1).double().square_() for x in (a, b)]
+        total = lengths[0].unsqueeze(1) + lengths[1]
+        if exact:
+            return torch.addmm(total, a, b.T, alpha=-2).clamp_(min=0)
+        distances = torch.sub(total, a @ b.T, alpha=2)
+        near = distances < NEAR * total
+        if bool(near.any()):
+            _again(distances, near, a, b)
+        return distances
+
+
+class SquaredEuclidean(Cost):
+    """c(x0, x1) = |x0 − x1|², the cost of the 2-Wasserstein distance. Squared units of the points."""
+
+    def __call__(self, source: Sample, target: Sample) -> Tensor:
+        return squared_distances(source.x, target.x)

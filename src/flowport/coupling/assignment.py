@@ -1,0 +1,101 @@
+"""The exact solvers that couplings share: an assignment for n and n points, a transport vertex for n and m."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ot.lp.emd_wrap import emd_c
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from flowport.errors import Refusal
+
+# Longest list of pairs that a batch of n and m points may become.
+LONGEST = 2**24
+# Distinct nearest targets per source, below which the network simplex is the faster solver (see `permutation`).
+CROWDED = 0.2
+# POT's code for "optimal"
+OPTIMAL = 1
+
+
+def pair_count(n: int, m: int) -> int:
+    """lcm(n, m): the shortest list of pairs that holds every source and every target equally often."""
+    length = math.lcm(n, m)
+    if length > LONGEST:
+        raise Refusal(
+            f"{n} source and {m} target points would need {length} pairs for equal shares, more than {LONGEST}: choose "
+            f"sizes with a common factor"
+        )
+    return length
+
+
+def finite(cost: Tensor) -> Tensor:
+    """The cost, or a Refusal where it is not finite."""
+    if not bool(torch.isfinite(cost).all()):
+        bad = int((~torch.isfinite(cost)).sum())
+        raise Refusal(f"the cost matrix has {bad} NaN or infinite entries: only finite points can be coupled")
+    return cost
+
+
+def _centred(cost: Tensor) -> Tensor:
+    """C − column means − row means: the same optimum, and both solvers start close to it.
+
+    For squared Euclidean distances this leaves −2 (x0 − x̄0)·(x1 − x̄1). Measured: the assignment solver becomes up
+    to 4 times faster, the network simplex 1.4 times.
+    """
+    reduced = cost.detach().double()
+    reduced = reduced - reduced.mean(0)
+    reduced -= reduced.mean(1, keepdim=True)
+    return finite(reduced)
+
+
+def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A vertex of the transportation polytope with whole-numbered marginals a and b, by POT's network simplex.
+
+    The entry point below ``ot.emd``, which copies and checks. Whole numbers stay exact in its sums.
+    """
+    plan, _, _, _, code = emd_c(a, b, reduced, 100_000_000, 1, None, None)
+    if code != OPTIMAL:
+        raise Refusal(f"the network simplex did not converge on {len(a)} and {len(b)} points (POT's code {code})")
+    if not (np.array_equal(plan.sum(1), a) and np.array_equal(plan.sum(0), b) and np.array_equal(plan, np.rint(plan))):
+        raise Refusal(f"the transport plan of {len(a)} and {len(b)} points lost mass: rescale the data")
+    return plan
+
+
+def permutation(cost: Tensor) -> Tensor:
+    """argmin over permutations τ of Σ_i C[i, τ(i)], read off, never sampled. cost: (n, n) → (n,) int64 on its device.
+
+    Two solvers reach the optimum: scipy's shortest augmenting paths where most sources have a nearest target of their
+    own (many dimensions), POT's network simplex where many compete for few (2-D). Measured at n = 1024: 25 ms against
+    65 ms in 3072 dimensions, 290 against 95 in two; they meet where a fifth of the nearest targets are distinct.
+    Raises Refusal for a cost that is not finite and a solver that does not converge.
+    """
+    reduced = _centred(cost)
+    n = len(reduced)
+    distinct = len(reduced.argmin(1).unique())
+    matrix = np.ascontiguousarray(reduced.cpu().numpy())
+    if distinct >= CROWDED * n:
+        _, columns = linear_sum_assignment(matrix)
+    else:
+        ones = np.ones(n)
+        columns = _simplex(matrix, ones, ones).argmax(1)
+    return torch.from_numpy(columns.astype(np.int64)).to(cost.device)
+
+
+def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """(i, j), L = lcm(n, m) optimal pairs: source i stands exactly L/n times, target j exactly L/m times.
+
+    min ⟨P, C⟩ over P 1 = L/n, Pᵀ 1 = L/m; a vertex of this polytope is whole-numbered, so the list has the marginals
+    exactly. cost: (n, m). Raises Refusal as :func:`permutation`, and for L > 2²⁴.
+    """
+    n, m = cost.shape
+    if n == m:
+        return torch.arange(n, device=cost.device), permutation(cost)
+    length = pair_count(n, m)
+    matrix = np.ascontiguousarray(_centred(cost).cpu().numpy())
+    plan = _simplex(matrix, np.full(n, float(length // n)), np.full(m, float(length // m)))
+    rows, columns = plan.nonzero()
+    copies = plan[rows, columns].astype(np.int64)
+    i, j = (torch.from_numpy(np.repeat(index, copies)).to(cost.device) for index in (rows, columns))
+    return i, j

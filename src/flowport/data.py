@@ -1,0 +1,149 @@
+"""Pairs for training: drawn, coupled and indexed by step, resident on the device.
+
+Batch ``step`` is a pure function of (randomness, step): a resumed run draws what an unbroken one would have drawn,
+also from the middle of a pool and with batches prefetched.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from flowport.coupling.base import Coupling, Matching
+from flowport.errors import Refusal
+from flowport.joint import Joint
+from flowport.randomness import Randomness
+from flowport.shapes import Pair
+
+
+class PairStream:
+    """The training batches of a joint under a coupling, by step.
+
+    batch: pairs in a batch. pool: minibatches coupled at once; "all" solves the coupling once over the whole stored
+    training set, keeps the pairs, and walks a new permutation of them every epoch. An independent coupling needs no
+    pool. facts: what the last coupling had to say (lost mass, plan entropy).
+    """
+
+    def __init__(self, joint: Joint, coupling: Coupling, randomness: Randomness, batch: int,
+                 pool: int | Literal["all"] = 1) -> None:  # fmt: skip
+        if batch < 1 or (pool != "all" and pool < 1):
+            raise Refusal(f"data.batch and data.pool must be at least 1 (or pool=all), not {batch} and {pool}")
+        self.joint, self.coupling, self.randomness = joint, coupling, randomness
+        self.batch = batch
+        self.pool = 1 if coupling.independent and joint.independent else pool
+        self.facts: dict[str, float] = {}
+        self._kept: tuple[int, Pair] | None = None
+
+    def at(self, step: int) -> Pair:
+        """The re-paired batch of a step."""
+        if self.pool == "all":
+            return self._from_whole(step)
+        number, offset = divmod(step, self.pool)
+        if self._kept is None or self._kept[0] != number:
+            self._kept = (number, self._coupled(number * self.pool, self.pool * self.batch))
+        return self._kept[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
+
+    def _coupled(self, first: int, n: int) -> Pair:
+        pair = self.joint.pairs(first * self.batch, n, self.randomness.under("joint"))
+        if self.coupling.independent:
+            return pair
+        matching = self.coupling(pair, self.randomness.generator("coupling", first, pair.source.x.device))
+        self.facts = matching.facts
+        if n == self.batch:
+            return pair.take(matching.i, matching.j)
+        order = torch.randperm(n, generator=self.randomness.generator("pool order", first)).to(matching.i.device)
+        return pair.take(matching.i[order], matching.j[order])
+
+    @cached_property
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Item numbers (i, j) of all pairs of the training set, solved once."""
+        pair = self.joint.whole(self.randomness.under("whole"))
+        matching: Matching = self.coupling(pair, self.randomness.generator("coupling of the whole set"))
+        self.facts = matching.facts
+        assert pair.source.id is not None and pair.target.id is not None
+        return pair.source.id[matching.i], pair.target.id[matching.j]
+
+    def _from_whole(self, step: int) -> Pair:
+        i, j = self.whole
+        rows, at = [], step * self.batch
+        while at < (step + 1) * self.batch:
+            epoch, offset = divmod(at, len(i))
+            order = torch.randperm(len(i), generator=self.randomness.generator("order of pairs", epoch))
+            rows.append(order[offset : offset + (step + 1) * self.batch - at])
+            at += len(rows[-1])
+        row = torch.cat(rows).to(i.device)
+        noise = self.randomness.under("augmentation")
+        device = i.device
+        return Pair(
+            self.joint.source.draw(i[row], noise.under("source").generator("draw", step, device)),
+            self.joint.target.draw(j[row], noise.under("target").generator("draw", step, device)),
+        )
+
+
+class _Batches(IterableDataset):
+    """Batches from a step on, ``ahead`` of them prepared in a background thread."""
+
+    def __init__(self, stream: PairStream, first: Callable[[], int], ahead: int) -> None:
+        self.stream, self.first, self.ahead = stream, first, ahead
+
+    def __iter__(self) -> Iterator[Pair]:
+        step = self.first()
+        if self.ahead == 0:
+            while True:
+                yield self.stream.at(step)
+                step += 1
+        with ThreadPoolExecutor(1, "coupling") as worker:
+            queue: list[Future[Pair]] = [worker.submit(self.stream.at, step + k) for k in range(self.ahead)]
+            try:
+                while True:
+                    queue.append(worker.submit(self.stream.at, step + self.ahead))
+                    yield queue.pop(0).result()
+                    step += 1
+            finally:
+                for future in queue:
+                    future.cancel()
+
+
+class PairDataModule(LightningDataModule):
+    """Resident data: both distributions live on the training device; nothing is copied in a step.
+
+    joint: of the whole distributions; training uses its train split and validation its validation split.
+    prefetch: batches coupled ahead in a background thread (0: none). validation_items: pairs of the validation loss.
+    """
+
+    def __init__(self, joint: Joint, coupling: Coupling, randomness: Randomness, batch: int = 256,
+                 pool: int | Literal["all"] = 1, prefetch: int = 0, validation_items: int = 1024) -> None:  # fmt: skip
+        super().__init__()
+        self.joint, self.coupling, self.randomness = joint, coupling, randomness
+        self.batch, self.pool, self.prefetch, self.validation_items = batch, pool, prefetch, validation_items
+        self.train = PairStream(joint.split("train"), coupling, randomness.under("train"), batch, pool)
+
+    def setup(self, stage: str) -> None:
+        if self.trainer is None or stage != "fit":
+            return
+        device = self.trainer.strategy.root_device
+        joint, randomness = self.joint.to(device), self.randomness
+        if self.trainer.global_rank > 0:
+            randomness = Randomness(randomness.seed, self.trainer.global_rank, randomness.scope)
+        self.train = PairStream(joint.split("train"), self.coupling, randomness.under("train"), self.batch, self.pool)
+        held_out = joint.split("validation")
+        self.held_out = PairStream(held_out, self.coupling, randomness.under("validation"), self.batch)
+
+    def _first_step(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def train_dataloader(self) -> DataLoader[Pair]:
+        return DataLoader(_Batches(self.train, self._first_step, self.prefetch), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Pair]:
+        batches = max(1, self.validation_items // self.batch)
+        return DataLoader([self.held_out.at(k) for k in range(batches)], batch_size=None)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Pair, device: torch.device, dataloader_idx: int) -> Pair:
+        return batch.to(device)

@@ -1,0 +1,30 @@
+"""Where points live: analytic laws, the user's own tensors, datasets inside installed packages."""
+
+from flowport.distribution.base import Analytic, Density, Distribution, Stored
+from flowport.distribution.checkerboard import Checkerboard
+from flowport.distribution.digits import Digits
+from flowport.distribution.gaussian import Gaussian
+from flowport.distribution.mixture import Components, EightGaussians, Mixture
+from flowport.distribution.mnist import MNIST
+from flowport.distribution.moons import Moons
+from flowport.distribution.s_curve import SCurve
+from flowport.distribution.silhouettes import Silhouettes
+from flowport.distribution.tensor import TensorFile
+
+__all__ = [
+    "MNIST",
+    "Analytic",
+    "Checkerboard",
+    "Components",
+    "Density",
+    "Digits",
+    "Distribution",
+    "EightGaussians",
+    "Gaussian",
+    "Mixture",
+    "Moons",
+    "SCurve",
+    "Silhouettes",
+    "Stored",
+    "TensorFile",
+]

@@ -1,0 +1,39 @@
+"""The handwritten digits inside scikit-learn."""
+
+from functools import lru_cache
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowport.distribution.base import Stored
+from flowport.distribution.packaged import file_of, fitted
+from flowport.distribution.parts import divide
+from flowport.modality import Image, Modality
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[Tensor, Tensor]:
+    table = torch.from_numpy(np.loadtxt(file_of("scikit-learn", "digits.csv.gz", "digits"), delimiter=","))
+    return table[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8), table[:, -1].long()
+
+
+@lru_cache(maxsize=8)
+def _fitted(size: int, pad: int) -> Tensor:
+    return fitted("digits", _load()[0], size, 0, pad)
+
+
+@final
+class Digits(Stored):
+    """1797 digits of 8 x 8 pixels in 17 greys, 10 classes: 1400 train, 100 validation, 297 test, stratified.
+
+    size: of the encoded image (1, size, size); pad: black pixels around it, inside size (size=28, pad=4 as for MNIST).
+    modality: Image(), or one with augmentation. Source: Alpaydin and Kaynak (1998), UCI; in scikit-learn.
+    Raises Refusal for an impossible size or pad, or an unknown part.
+    """
+
+    def __init__(self, size: int = 8, pad: int = 0, modality: Modality | None = None, part: str = "train") -> None:
+        labels = _load()[1]
+        splits = divide(len(labels), 100, 297, labels)
+        super().__init__("digits", _fitted(size, pad), labels, modality or Image(), splits, part, classes=10)

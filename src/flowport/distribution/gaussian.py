@@ -1,0 +1,71 @@
+"""One Gaussian of any shape."""
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowport.distribution.base import Density
+from flowport.distribution.covariance import covariance as read_covariance
+from flowport.distribution.mixture import Components
+from flowport.distribution.parameter import Numbers, event, numbers, precision
+from flowport.errors import Refusal
+from flowport.modality import Image, Modality, Plane
+from flowport.shapes import EventShape, Sample
+
+MODALITIES: dict[int, type[Modality]] = {3: Image}
+
+
+@final
+class Gaussian(Density):
+    """N(m, S): log p(x) = −½ (x − m)ᵀ S⁻¹ (x − m) − ½ log det S − d/2 log 2π, score −S⁻¹ (x − m).
+
+    mean: a number, or d = prod(event_shape) numbers in any shape. covariance: a number (the variance of every
+    coordinate), d variances, or a (d, d) matrix. event_shape: a list, or the dimension d. dtype: float32 or float64.
+    modality: how points are shown; without it shapes (C, H, W) are images and all others points of the plane.
+    standard_gaussian holds exactly when m = 0 and S = I.
+    Raises Refusal where sizes disagree or S is not symmetric positive definite.
+    """
+
+    def __init__(self, mean: Numbers = 0.0, covariance: Numbers = 1.0, event_shape: int | Sequence[int] = (2,),
+                 dtype: str | torch.dtype = "float32", modality: Modality | None = None) -> None:  # fmt: skip
+        self.event_shape: EventShape = event(event_shape)
+        self.dtype, d = precision(dtype), math.prod(self.event_shape)
+        values = numbers("mean", mean, self.dtype).flatten()
+        if values.numel() not in (1, d):
+            raise Refusal(
+                f"mean has {values.numel()} numbers; for event_shape {self.event_shape} it must have 1 or {d}"
+            )
+        self.mean, self.spread = values.expand(d).clone(), read_covariance(covariance, d, self.dtype)
+        self.standard_gaussian = bool((self.mean == 0).all()) and self.spread.is_identity()
+        self.modality = modality or MODALITIES.get(len(self.event_shape), Plane)()
+
+    @property
+    def covariance(self) -> Tensor:
+        """S as a dense matrix, (d, d)."""
+        return self.spread.matrix()
+
+    @property
+    def components(self) -> Components:
+        """The same law as a mixture of one component, for oracles."""
+        return Components.of([1.0], self.mean[None], self.covariance[None], self.dtype)
+
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        z = torch.randn(n, len(self.mean), generator=generator, device=generator.device, dtype=self.dtype)
+        return Sample((self.mean + self.spread.colour(z.to(self.device))).view(n, *self.event_shape))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        gap = x.flatten(1) - self.mean
+        squared = (gap * self.spread.precise(gap)).sum(1)
+        return -0.5 * (squared + self.spread.logdet() + gap.shape[1] * math.log(2 * math.pi))
+
+    def score(self, x: Tensor) -> Tensor:
+        return -self.spread.precise(x.flatten(1) - self.mean).view(x.shape)
+
+    def to(self, device: torch.device | str) -> "Gaussian":
+        moved = copy(self)
+        moved.device, moved.mean, moved.spread = torch.device(device), self.mean.to(device), self.spread.to(device)
+        return moved

@@ -1,0 +1,162 @@
+"""Mixtures of Gaussians, with density and score: the laws with which everything else is tested."""
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowport.distribution.base import Density
+from flowport.distribution.covariance import cholesky
+from flowport.distribution.parameter import Numbers, numbers, positive, precision
+from flowport.errors import Refusal
+from flowport.modality import Plane
+from flowport.shapes import Sample
+
+
+@dataclass(frozen=True)
+class Components:
+    """Σ_k w_k N(m_k, S_k): weights (K,) summing to 1, means (K, d), covariances (K, d, d), factors (K, d, d) their
+    Cholesky factors."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    factors: Tensor
+
+    @classmethod
+    def of(cls, weights: Numbers, means: Numbers, covariances: Numbers, dtype: torch.dtype) -> "Components":
+        """weights (K,), in proportion; means (K, d); covariances: one variance, (K,), (K, d) or (K, d, d).
+
+        Raises Refusal where sizes disagree, a weight is negative or a covariance is not positive definite.
+        """
+        m, w = numbers("means", means, dtype), numbers("weights", weights, dtype)
+        if m.ndim != 2:
+            raise Refusal(f"means has the shape {tuple(m.shape)}; it must list K points, each a list of d numbers")
+        if w.shape != m.shape[:1] or not (w >= 0).all() or not w.sum() > 0:
+            raise Refusal(f"weights is {w.tolist()}; it must hold {len(m)} numbers, none negative and not all zero")
+        s = _matrices(numbers("covariances", covariances, dtype), *m.shape)
+        return cls(w / w.sum(), m, s, cholesky("covariances", s))
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n points (n, d) and the component of each, (n,) int64."""
+        d = self.means.shape[1]
+        place = generator.device
+        label = torch.multinomial(self.weights.to(place), n, replacement=True, generator=generator).to(
+            self.means.device
+        )
+        z = torch.randn(n, d, generator=generator, device=place, dtype=self.means.dtype).to(self.means.device)
+        return self.means[label] + (self.factors[label] @ z[:, :, None])[:, :, 0], label
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_k N(x; m_k, S_k), (n, K), and −S_k⁻¹ (x − m_k), (n, K, d)."""
+        kind = torch.promote_types(x.dtype, self.means.dtype)
+        gap = (x[:, None] - self.means).to(kind)
+        factors = self.factors.to(kind)
+        pull = torch.cholesky_solve(gap.permute(1, 2, 0), factors).permute(2, 0, 1)
+        logdet = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        squared = (gap * pull).sum(-1)
+        log = self.weights.to(kind).log() - 0.5 * (squared + logdet + x.shape[1] * math.log(2 * math.pi))
+        return log, -pull
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log Σ_k w_k N(x; m_k, S_k): (n, d) -> (n,)."""
+        return self.posterior(x)[0].logsumexp(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Σ_k ρ_k(x) (−S_k⁻¹ (x − m_k)), ρ_k ∝ w_k N(x; m_k, S_k): (n, d) -> (n, d)."""
+        log, pull = self.posterior(x)
+        return (log.softmax(1)[:, :, None] * pull).sum(1)
+
+    def mean(self) -> Tensor:
+        """E x = Σ_k w_k m_k, (d,)."""
+        return self.weights @ self.means
+
+    def covariance(self) -> Tensor:
+        """Cov x = Σ_k w_k (S_k + m_k m_kᵀ) − E x E xᵀ, (d, d)."""
+        second = self.covariances + self.means[:, :, None] * self.means[:, None, :]
+        return torch.einsum("k,kij->ij", self.weights, second) - torch.outer(self.mean(), self.mean())
+
+    def to(self, device: torch.device | str) -> "Components":
+        return Components(*(v.to(device) for v in (self.weights, self.means, self.covariances, self.factors)))
+
+
+def _matrices(s: Tensor, k: int, d: int) -> Tensor:
+    eye = torch.eye(d, dtype=s.dtype, device=s.device)
+    if s.ndim == 2 and tuple(s.shape) == (k, d):
+        return torch.diag_embed(s)
+    if s.numel() == 1 or tuple(s.shape) == (k,):
+        return s.reshape(-1, 1, 1).expand(k, 1, 1) * eye
+    if tuple(s.shape) != (k, d, d):
+        raise Refusal(
+            f"covariances has the shape {tuple(s.shape)}; for {k} components in {d} dimensions it must be one number, "
+            f"({k},), ({k}, {d}) or ({k}, {d}, {d})"
+        )
+    return s
+
+
+@final
+class Mixture(Density):
+    """p(x) = Σ_k w_k N(x; m_k, S_k) in R^d; the label is the component.
+
+    weights: K numbers in proportion. means: K lists of d numbers. covariances: one variance for all, K variances,
+    K lists of d variances, or K matrices. dtype: float32 or float64. Raises Refusal as Components.of does.
+    """
+
+    def __init__(self, weights: Numbers, means: Numbers, covariances: Numbers,
+                 dtype: str | torch.dtype = "float32") -> None:  # fmt: skip
+        self.components = Components.of(weights, means, covariances, precision(dtype))
+        self.classes, d = self.components.means.shape
+        self.event_shape, self.modality = (d,), Plane()
+
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        return Sample(*self.components.draw(n, generator))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.components.log_prob(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.components.score(x)
+
+    def to(self, device: torch.device | str) -> "Mixture":
+        moved = copy(self)
+        moved.device, moved.components = torch.device(device), self.components.to(device)
+        return moved
+
+
+def _circle() -> Sequence[tuple[float, float]]:
+    r = math.sqrt(0.5)
+    return (1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0), (r, r), (r, -r), (-r, r), (-r, -r)
+
+
+@final
+class EightGaussians(Density):
+    """⅛ Σ_k N(scale · u_k, variance · I), u_k eight unit vectors 45° apart, in torchcfm's order; the label is k.
+
+    torchcfm's sample_8gaussians says var=0.1, but hands sqrt(0.1) · I to torch as a *covariance*: every coordinate has
+    the variance sqrt(0.1) ≈ 0.316 (deviation 0.562), and so it has here. Source: torchcfm.utils.eight_normal_sample.
+    """
+
+    def __init__(
+        self, scale: float = 5.0, variance: float = math.sqrt(0.1), dtype: str | torch.dtype = "float32"
+    ) -> None:
+        means = [[positive("scale", scale) * c for c in centre] for centre in _circle()]
+        self.components = Components.of([1.0] * 8, means, positive("variance", variance), precision(dtype))
+        self.classes, self.event_shape, self.modality = 8, (2,), Plane()
+
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        return Sample(*self.components.draw(n, generator))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.components.log_prob(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.components.score(x)
+
+    def to(self, device: torch.device | str) -> "EightGaussians":
+        moved = copy(self)
+        moved.device, moved.components = torch.device(device), self.components.to(device)
+        return moved

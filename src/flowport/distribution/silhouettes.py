@@ -1,0 +1,74 @@
+"""10,000 animal silhouettes inside the package animal-shape-mnist."""
+
+import gzip
+import pickle
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowport.distribution.base import Stored
+from flowport.distribution.packaged import file_of, fitted
+from flowport.distribution.parts import divide
+from flowport.errors import Refusal
+from flowport.modality import Image, Modality
+
+ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
+    (f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")
+}
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads numpy arrays and nothing else, so that a file cannot run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise Refusal(f"the silhouettes' file asks for {module}.{name}; only numpy arrays are read from it")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def arrays(path: Path) -> np.ndarray:
+    """The numpy array in a gzip'd pickle. Raises Refusal where anything else stands in it."""
+    with gzip.open(path, "rb") as file:
+        return np.asarray(_Arrays(file).load())
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[Tensor, Tensor, Tensor]:
+    paths = [file_of("animal-shape-mnist", f"animal_{kind}_version_3.gz", "silhouettes") for kind in ("data", "label")]
+    images = arrays(paths[0]).reshape(-1, 28 * 28)
+    _, groups = np.unique(images.view(f"V{28 * 28}").squeeze(1), return_inverse=True)
+    raw = torch.from_numpy(images.astype(np.uint8)).view(-1, 1, 28, 28)
+    return raw, torch.from_numpy(arrays(paths[1]).astype(np.int64)).flatten(), torch.from_numpy(groups.flatten())
+
+
+@lru_cache(maxsize=8)
+def _fitted(size: int, crop: int, pad: int) -> Tensor:
+    return fitted("silhouettes", _load()[0], size, crop, pad)
+
+
+@lru_cache(maxsize=1)
+def _splits() -> dict[str, Tensor]:
+    raw, labels, groups = _load()
+    return divide(len(raw), 500, 1500, labels, groups)
+
+
+@final
+class Silhouettes(Stored):
+    """10,000 animal silhouettes of 28 x 28 pixels, 10 classes of 1000: about 8000 train, 500 validation, 1500 test.
+
+    Stratified; 284 images are copies of others, and copies always lie in one part (hence "about"). size: of the encoded
+    image (1, size, size); crop: pixels cut from every edge first; pad: black pixels around, inside size.
+    modality: Image(), or one with augmentation. Source: the package animal-shape-mnist, MIT.
+    Raises Refusal where the package is not installed, for an impossible size, crop or pad, or an unknown part.
+    """
+
+    def __init__(self, size: int = 28, crop: int = 0, pad: int = 0, modality: Modality | None = None,
+                 part: str = "train") -> None:  # fmt: skip
+        labels = _load()[1]
+        super().__init__(
+            "silhouettes", _fitted(size, crop, pad), labels, modality or Image(), _splits(), part, classes=10
+        )

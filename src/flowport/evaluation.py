@@ -1,0 +1,98 @@
+"""An evaluation: translate held-out points, measure the result, draw it. Training, evaluate and translate share it."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import ot
+import torch
+from torch import Tensor
+
+from flowport.distribution.base import Distribution
+from flowport.field.base import Field
+from flowport.grid import Grid
+from flowport.metric.base import Metric, Outcome
+from flowport.modality.base import Modality
+from flowport.randomness import Randomness
+from flowport.solver.base import Solver
+from flowport.translator import Translator
+from flowport.volatility import Volatility
+
+
+class Evaluation:
+    """How a field is sampled and what is measured.
+
+    items: source points translated (stored data: at most all of the split). metrics: by name, measured on one outcome.
+    """
+
+    def __init__(self, solver: Solver, grid: Grid, volatility: Volatility, metrics: dict[str, Metric],
+                 items: int = 4096) -> None:  # fmt: skip
+        self.solver, self.grid, self.volatility, self.metrics, self.items = solver, grid, volatility, metrics, items
+
+    def translator(self, field: Field) -> Translator:
+        """The translator of a field; raises Refusal where the field cannot serve solver and volatility."""
+        return Translator(field, self.solver, self.grid, self.volatility)
+
+    def outcome(self, field: Field, source: Distribution, target: Distribution, randomness: Randomness,
+                part: str = "test") -> Outcome:  # fmt: skip
+        """Translate the held-out ``part`` of source; the floor is real target points from outside that part."""
+        randomness = randomness.under(part)
+        start = source.split(part).every(self.items, randomness.under("source"))
+        goal = target.split(part).every(self.items, randomness.under("target"))
+        floor = target.split("train").sample(len(start), randomness.under("floor").generator("draw", 0, goal.x.device))
+        generator = randomness.generator("translation", 0, start.x.device)
+        label = None
+        if goal.label is not None:
+            drawn = torch.randint(len(goal), (len(start),), generator=generator, device=generator.device)
+            label = goal.label[drawn.to(goal.label.device)]
+        trajectory = self.translator(field).forward(start, generator, label, keep=True)
+        condition = field.conditioning.sampling(start, label)
+
+        @torch.no_grad()
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            return field.velocity(x, t.to(x).expand(len(x)), condition)
+
+        needs_cost = any(m.needs_reference_cost for m in self.metrics.values())
+        return Outcome(
+            source=start,
+            result=trajectory.end,
+            target=goal,
+            floor=floor,
+            times=trajectory.times,
+            states=trajectory.states,
+            generator=randomness.generator("metrics"),
+            velocity=velocity,
+            reference_cost=reference_cost(source, target) if needs_cost else None,
+        )
+
+    def measure(self, outcome: Outcome) -> dict[str, float]:
+        """All metrics of an outcome, flat."""
+        numbers: dict[str, float] = {}
+        for metric in self.metrics.values():
+            metric.to(outcome.result.device)
+            metric.reset()
+            metric.update(outcome)
+            numbers.update({k: float(v) for k, v in metric.compute().items()})
+        return numbers
+
+
+@lru_cache(maxsize=8)
+def reference_cost(source: Distribution, target: Distribution, points: int = 4096) -> float:
+    """W2² between fixed draws of the true source and the true target: one number for a pair of distributions,
+    whatever the run's seed, by exact optimal transport."""
+    draw = Randomness(0, 0, "/reference cost")
+    x = source.split("test").every(points, draw.under("source")).x.flatten(1).double().cpu().numpy()
+    y = target.split("test").every(points, draw.under("target")).x.flatten(1).double().cpu().numpy()
+    return float(ot.emd2([], [], ot.dist(x, y), numItermax=10_000_000))
+
+
+def gallery(outcome: Outcome, modality: Modality, path: Path, columns: int = 16) -> Tensor:
+    """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8."""
+    last = len(outcome.states) - 1
+    rows = {"source": outcome.source.x[:columns]}
+    for share in (0.25, 0.5, 0.75):
+        k = round(share * last)
+        if 0 < k < last:
+            rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][:columns]
+    rows["translation"] = outcome.result[:columns]
+    rows["real target"] = outcome.target.x[:columns]
+    return modality.render({k: v.cpu() for k, v in rows.items()}, str(path))

@@ -1,0 +1,35 @@
+"""Pictures as tensors: a matplotlib figure drawn without a display, written to a png file, returned as (3, H, W)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from flowport.errors import Refusal
+
+DPI = 100
+
+
+def blank(width: int, height: int) -> tuple[Figure, FigureCanvasAgg]:
+    """A white figure of width × height pixels and its canvas (no global matplotlib state is touched)."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    return figure, FigureCanvasAgg(figure)
+
+
+def finish(canvas: FigureCanvasAgg, path: str) -> Tensor:
+    """Draw, write ``path`` (folders are made) and return the picture, (3, H, W) uint8."""
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    canvas.print_png(path)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def presentable(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rows detached, on the CPU, float32. Raises Refusal where there is nothing to draw."""
+    if not rows or any(len(row) == 0 for row in rows.values()):
+        raise Refusal(f"a picture needs at least one row with at least one point, but the rows are {list(rows)}")
+    return {name: row.detach().cpu().float() for name, row in rows.items()}

@@ -1,0 +1,61 @@
+"""Points in R^d, drawn as scatter panels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from flowport.modality.base import Modality
+from flowport.modality.picture import blank, finish, presentable
+
+COLOURS = ("#3b6fb6", "#c8553d", "#2f8f6b", "#8a5fb0", "#b8862b", "#4f5b66")
+
+
+class Plane(Modality):
+    """x = raw: points (n, *D) in R^d, d the last axis. Pictures show the first two coordinates; where d = 1, each value
+    against its rank, which is the empirical distribution function.
+
+    columns: panels side by side before a new line. points: at most so many are drawn in a panel.
+    """
+
+    def __init__(self, columns: int = 6, points: int = 4000) -> None:
+        self.columns, self.points = columns, points
+
+    def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The same points in float32; points are never augmented."""
+        return raw.to(torch.float32)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x
+
+    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+        """One panel for each row, all with the same limits and equal axes."""
+        panels = {name: _flat(row) for name, row in presentable(rows).items()}
+        whole = torch.cat(list(panels.values()))
+        whole = whole[whole.isfinite().all(1)]
+        whole = whole if len(whole) else torch.zeros(1, 2)
+        low, high = whole.amin(0), whole.amax(0)
+        centre, half = (low + high) / 2, max(float((high - low).max()) * 0.54, 1e-3)
+        across = min(len(panels), self.columns)
+        down = math.ceil(len(panels) / across)
+        figure, canvas = blank(260 * across, 290 * down)
+        for k, (name, points) in enumerate(panels.items()):
+            axes = figure.add_subplot(down, across, k + 1)
+            shown = points[: self.points]
+            size = min(12.0, max(1.5, 4000 / max(len(shown), 1)))
+            axes.scatter(shown[:, 0], shown[:, 1], s=size, c=COLOURS[k % len(COLOURS)], alpha=0.55, linewidths=0)
+            axes.set_title(f"{name}  (n={len(points)})", fontsize=9)
+            axes.set_xlim(float(centre[0]) - half, float(centre[0]) + half)
+            axes.set_ylim(float(centre[1]) - half, float(centre[1]) + half)
+            axes.set_aspect("equal")
+            axes.tick_params(labelsize=7, length=2)
+            axes.grid(alpha=0.2, linewidth=0.5)
+        figure.tight_layout()
+        return finish(canvas, path)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(n, *D) to (m, 2): the first two coordinates, or value and rank."""
+    x = x.reshape(-1, x.shape[-1])
+    rank = x.argsort(0).argsort(0).to(x.dtype) / max(len(x) - 1, 1)
+    return torch.cat([x, rank], 1)[:, :2] if x.shape[1] == 1 else x[:, :2]

@@ -1,0 +1,80 @@
+"""The LightningModule: a field, what it minimises, and its moving average. Nothing else lives here."""
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from flowport.distribution.base import Distribution
+from flowport.field.base import Field
+from flowport.objective import Objective
+from flowport.randomness import Randomness
+from flowport.shapes import Pair
+
+
+class FlowModule(LightningModule):
+    """A flow from ``source`` to ``target``.
+
+    field: trained; ema: its exponential moving average in float32, never optimised and never swapped; callbacks,
+    translation and evaluation read it. batches: training batches seen, from which all noise is seeded. ema_decay d: ema ← d_k ema + (1 − d_k) field, d_k = min(d, (1+k)/(10+k)).
+    optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every training step.
+    A non-finite loss is flagged on the device with its step (no synchronisation); ``refuse_flagged`` reads the flag.
+    """
+
+    flagged_step: Tensor
+
+    def __init__(
+        self,
+        source: Distribution,
+        target: Distribution,
+        field: Field,
+        objective: Objective,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
+        randomness: Randomness,
+        ema_decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.field, self.objective = field, objective
+        self.ema: Field = deepcopy(field).float().requires_grad_(False).eval()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.randomness, self.ema_decay = randomness, ema_decay
+        self.register_buffer("flagged_step", torch.tensor(-1), persistent=False)
+
+    def on_train_start(self) -> None:
+        self.batches = self.global_step * self.trainer.accumulate_grad_batches
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        torch.manual_seed(self.randomness.number("network", self.batches))  # dropout resumes exactly too
+        generator = self.randomness.generator("objective", self.batches, self.device)
+        loss = self.objective.loss(self.field, pair, generator).per_sample.mean()
+        bad = ~torch.isfinite(loss.detach()) & (self.flagged_step < 0)
+        self.flagged_step = torch.where(bad, self.global_step, self.flagged_step)
+        if self.batches % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
+        self.batches += 1
+        return loss
+
+    def validation_step(self, pair: Pair, batch_idx: int) -> None:
+        generator = self.randomness.generator("validation", batch_idx, self.device)
+        loss = self.objective.loss(self.ema, pair, generator).per_sample.mean()
+        self.log("val/loss", loss, batch_size=len(pair))
+
+    def update_ema(self) -> None:
+        """One step of the moving average; called by the EMA callback after every optimiser step."""
+        step = self.global_step
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        average, current = list(self.ema.parameters()), [p.detach().float() for p in self.field.parameters()]
+        get_ema_multi_avg_fn(decay)(average, current, step)
+        for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own type is a union of a dozen shapes)
+        optimizer = self.make_optimizer(self.field.parameters())
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

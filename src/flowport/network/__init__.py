@@ -1,0 +1,10 @@
+"""Networks: functions of (x, t, condition), and the classifiers that judge."""
+
+from flowport.network.base import Network
+from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
+from flowport.network.dit import DiT
+from flowport.network.mlp import MLP
+from flowport.network.patch_unet import PatchUNet
+from flowport.network.unet import UNet
+
+__all__ = ["MLP", "Classifier", "DiT", "ImageClassifier", "Network", "PatchUNet", "PointClassifier", "UNet"]

@@ -1,0 +1,67 @@
+"""torchcfm's U-Net, the one of its image examples, behind the contract of this family."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowport.errors import Refusal
+from flowport.network.base import Network, image_shape
+from flowport.shapes import Condition, ConditionShape, EventShape
+
+
+def _unet_model() -> type[nn.Module]:
+    """torchcfm's class. Raises Refusal where torchcfm is not installed."""
+    try:
+        from torchcfm.models.unet.unet import UNetModel
+    except ImportError as problem:
+        raise Refusal(
+            "network=unet needs torchcfm, which is not installed: run `pip install --no-deps torchcfm`, "
+            "or use network=patch_unet"
+        ) from problem
+    return UNetModel
+
+
+class UNet(Network):
+    """UNetModel of OpenAI's guided-diffusion as shipped by torchcfm (Dhariwal and Nichol, 2021).
+
+    (B, C, H, W) -> (B, heads·C, H, W), H and W divisible by 2^(levels − 1), every level's channels by 32.
+    attention: the image heights at which it attends. time_scale multiplies t before the embedding: torchcfm gives it
+    t in [0, 1] as it is (1, the default), guided-diffusion's embedding was made for 0 … 1000. Class c is its label
+    c + 1; label 0 is 'no label'. The output starts at exactly 0.
+    Raises Refusal for points that are not images, other sizes, continuous labels, and without torchcfm.
+    """
+
+    def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *, width: int = 32,
+                 multipliers: Sequence[int] = (1, 2), residual_blocks: int = 1, attention: Sequence[int] = (8,),
+                 attention_heads: int = 4, dropout: float = 0.0, time_scale: float = 1.0) -> None:  # fmt: skip
+        super().__init__(event_shape, condition, heads)
+        if condition.values:
+            raise Refusal("torchcfm's UNet takes class labels only, not continuous ones: use network=patch_unet")
+        if min(width, *multipliers, residual_blocks, attention_heads) < 1:
+            raise Refusal("width, multipliers, residual_blocks and attention_heads of the UNet must be at least 1")
+        if wrong := [width * m for m in multipliers if width * m % 32]:
+            raise Refusal(f"torchcfm's UNet normalises in 32 groups, so {wrong[0]} channels do not work: use width=32")
+        divisor = 2 ** (len(multipliers) - 1)
+        _, height, _ = image_shape(self.event_shape, (divisor, divisor), "UNet")
+        heights = [height // 2**level for level in range(len(multipliers))]
+        if wrong := [a for a in attention if a not in heights]:
+            raise Refusal(f"the UNet has no level of height {wrong[0]} to attend at; it has {heights}")
+        self.time_scale = time_scale
+        self.net = _unet_model()(
+            image_size=height, in_channels=self.channels_in, model_channels=width, out_channels=self.channels_out,
+            num_res_blocks=residual_blocks, attention_resolutions=tuple(height // a for a in attention),
+            dropout=dropout, channel_mult=tuple(multipliers), num_heads=attention_heads,
+            num_classes=condition.classes + 1 if condition.classes else None,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.net(t * self.time_scale, self.with_source(x, condition), self._label(len(x), x.device, condition))
+
+    def _label(self, n: int, device: torch.device, condition: Condition) -> Tensor | None:
+        """What UNetModel calls y: (n,) with 0 for 'no label', or None where it was built without labels."""
+        if self.condition.classes == 0:
+            if condition.label is not None:
+                raise Refusal("this UNet was built without labels but is given some")
+            return None
+        return torch.zeros(n, dtype=torch.long, device=device) if condition.label is None else condition.label + 1

@@ -1,0 +1,100 @@
+"""A stranger's run folder runs no code: what may be instantiated from a config that was found, not written here."""
+
+import contextlib
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchmetrics
+from omegaconf import DictConfig, OmegaConf
+
+from flowport.callback.checkpoint import AtomicCheckpointIO
+from flowport.conditioning import Conditioning
+from flowport.cost.base import Cost
+from flowport.coupling.base import Coupling
+from flowport.distribution.base import Distribution
+from flowport.errors import Refusal
+from flowport.field.base import Field
+from flowport.grid import Grid
+from flowport.joint import Joint
+from flowport.modality.base import Modality
+from flowport.objective import Objective
+from flowport.path.base import Path as ProbabilityPath
+from flowport.prediction.base import Prediction
+from flowport.solver.base import Solver
+from flowport.time_sampler import TimeSampler
+from flowport.volatility import Volatility
+from flowport.weighting import Weighting
+
+PACKAGES = ("flowport", "torch", "lightning", "torchmetrics")
+
+BASES: tuple[type, ...] = (
+    torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, lightning.LightningModule,
+    lightning.LightningDataModule, lightning.Callback, lightning.Trainer, torchmetrics.Metric, AtomicCheckpointIO,
+    Conditioning, Cost, Coupling, Distribution, Field, Grid, Joint, Modality, Objective, Prediction, ProbabilityPath,
+    Solver, TimeSampler, Volatility, Weighting,
+)  # fmt: skip
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The saved config of a run, checked. Raises Refusal where it is missing, unreadable or asks for code."""
+    path = folder / ".hydra" / "config.yaml"
+    if not folder.is_dir():
+        raise Refusal(f"run={folder} is not a folder: give the folder that a training run wrote")
+    if not path.is_file():
+        raise Refusal(f"run={folder} has no .hydra/config.yaml: give the folder that a training run wrote")
+    try:
+        config = OmegaConf.load(path)
+    except Exception as error:
+        raise Refusal(f"{path} is not a readable config: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, DictConfig):
+        raise Refusal(f"{path} is not a run's config")
+    _check(OmegaConf.to_container(config, resolve=False), str(path), "")
+    return config
+
+
+def _check(node: Any, path: str, key: str) -> None:  # noqa: ANN401
+    if isinstance(node, dict):
+        if "_target_" in node:
+            _check_target(node["_target_"], path, key)
+        for name, value in node.items():
+            _check(value, path, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            _check(value, path, f"{key}[{number}]")
+    elif isinstance(node, str) and "${" in node and ":" in node[node.index("${") :]:
+        raise Refusal(f"{path} asks for a resolver at {key} ({node}): a restored run may only refer to its own keys")
+
+
+def _check_target(target: Any, path: str, key: str) -> None:  # noqa: ANN401
+    """A restored ``_target_`` must be a class of a known base, in a package that may be imported: importing alone can
+    run code (``idlelib.idle``, ``pip.__main__``), so nothing else is even looked at."""
+    if not isinstance(target, str):
+        raise Refusal(f"{path} has no class name at {key}._target_: {target!r}")
+    module, _, name = target.rpartition(".")
+    root = module.partition(".")[0]
+    trusted = {*PACKAGES, *os.environ.get("FLOWPORT_TRUST", "").split(",")} - {""}
+    found = None
+    if root in trusted and "__main__" not in module:
+        with contextlib.suppress(ImportError, AttributeError):
+            found = getattr(importlib.import_module(module), name)
+    if not (isinstance(found, type) and issubclass(found, BASES)):
+        raise Refusal(
+            f"{path} wants to build {target} at {key}, which is not a class of flowport, torch.nn, torch.optim or "
+            "Lightning: a restored run may build nothing else, unless you trust its package (FLOWPORT_TRUST=package)"
+        )
+
+
+def read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The last checkpoint of a run as tensors only. Raises Refusal where there is none or it is damaged."""
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise Refusal(f"run={folder} has no checkpoint (checkpoints/last.ckpt): its training saved none yet")
+    try:
+        return path, torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise Refusal(f"{path} cannot be loaded as plain tensors ({reason}): it is damaged or not a checkpoint") from None

@@ -1,0 +1,55 @@
+"""Evaluations to measure: an outcome from clouds, its batches, and exact-moment Gaussian samples."""
+
+import torch
+from torch import Tensor
+
+from flowport.metric import Outcome
+from flowport.shapes import Sample
+
+
+def draw(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **changes: object) -> Outcome:
+    """Source, result, target and floor of n points each, labels 0-2, and a straight trajectory."""
+    source, result, target, floor = (
+        draw(n, d, seed, dtype) + shift for seed, shift in ((1, 3.0), (2, 1.0), (3, 0), (4, 0))
+    )
+    label = torch.arange(n) % 3
+    times = torch.linspace(0, 1, 5, dtype=torch.float64)
+    states = torch.stack([(1 - t) * source + t * result for t in times.to(dtype)])
+    given = {
+        "source": Sample(source, label=label),
+        "result": result,
+        "target": Sample(target, label=label),
+        "floor": Sample(floor, label=label),
+        "times": times,
+        "states": states,
+        "generator": torch.Generator().manual_seed(0),
+        "velocity": lambda x, t: (1 + t)[:, None].to(x.dtype) * x,
+        "reference_cost": 2.0,
+    }
+    return Outcome(**(given | changes))  # type: ignore[arg-type]
+
+
+def part(outcome: Outcome, where: slice) -> Outcome:
+    return Outcome(
+        source=outcome.source[where],
+        result=outcome.result[where],
+        target=outcome.target[where],
+        floor=outcome.floor[where],
+        times=outcome.times,
+        states=outcome.states[:, where],
+        generator=outcome.generator,
+        velocity=outcome.velocity,
+        reference_cost=outcome.reference_cost,
+    )
+
+
+def exact_gaussian(n: int, mean: Tensor, root: Tensor, seed: int) -> Tensor:
+    """n points whose empirical mean is ``mean`` and whose unbiased covariance is root rootᵀ, to rounding."""
+    x = draw(n, len(mean), seed)
+    x = x - x.mean(dim=0)
+    white = torch.linalg.qr(x).Q * (n - 1) ** 0.5
+    return white @ root.T + mean

@@ -1,0 +1,186 @@
+"""Every metric as a state: batches, ranks, floors, precision, keys."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.metric.outcomes import draw, outcome_of, part
+from torch import Tensor, nn
+
+from flowport.errors import Refusal
+from flowport.metric import (
+    MMD,
+    ClassPreservation,
+    EnergyDistance,
+    FrechetDistance,
+    KernelDistance,
+    Metric,
+    NormalisedPathEnergy,
+    SlicedWasserstein,
+    Straightness,
+    TransportCost,
+    Wasserstein,
+    frechet_distance,
+    wasserstein_2,
+)
+from flowport.metric.preservation import chance, matched_agreement
+from flowport.shapes import Sample
+
+
+class Thirds(nn.Module):
+    """Features are the coordinates doubled; the class of a point is its first coordinate, rounded into 0, 1, 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.dropout = nn.Dropout(0.5)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.dropout(self.scale * x.flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x.flatten(1)[:, :1] - torch.arange(3, device=x.device)).abs()
+
+
+MEMBERS: list[Callable[[], Metric]] = [
+    lambda: Wasserstein(points=50),
+    lambda: SlicedWasserstein(projections=8),
+    EnergyDistance,
+    lambda: MMD(points=40),
+    NormalisedPathEnergy,
+    Straightness,
+    TransportCost,
+    lambda: FrechetDistance(classifier=Thirds(), name="thirds"),
+    lambda: KernelDistance(classifier=Thirds(), name="thirds", subsets=5),
+    lambda: ClassPreservation(classifier=Thirds(), name="thirds"),
+]
+everywhere = pytest.mark.parametrize("member", MEMBERS, ids=lambda m: type(m()).__name__)
+WITH_FLOOR = {"w2", "sliced_w2", "energy", "mmd", "fd_thirds", "kid_thirds"}
+
+
+def fed(member: Callable[[], Metric], *outcomes) -> Metric:
+    metric = member()
+    for outcome in outcomes:
+        metric.update(outcome)
+    return metric
+
+
+@everywhere
+def test_three_batches_are_one_and_ranks_merge(member: Callable[[], Metric]):
+    whole = outcome_of()
+    batches = [part(whole, where) for where in (slice(0, 7), slice(7, 40), slice(40, 60))]
+    want = fed(member, whole).compute()
+    torch.testing.assert_close(fed(member, *batches).compute(), want, rtol=1e-12, atol=1e-12)
+    first, second = fed(member, batches[0]), fed(member, *batches[1:])
+    second.merge_state(first)  # puts the incoming state first
+    torch.testing.assert_close(second.compute(), want, rtol=1e-12, atol=1e-12)
+    assert any(abs(float(want[k]) - float(v)) > 1e-6 for k, v in fed(member, batches[1]).compute().items())
+
+
+@everywhere
+def test_values_are_finite_scalars_and_say_their_n(member: Callable[[], Metric]):
+    found = fed(member, outcome_of()).compute()
+    assert all(v.ndim == 0 and bool(v.isfinite()) for v in found.values())
+    assert sum(key.endswith("_n") for key in found) == 1
+    for name in WITH_FLOOR & found.keys():
+        assert {f"{name}_floor", f"{name}_untranslated"} <= found.keys()
+        # target and floor are N(0, I), the result is N(1, I), the source N(3, I)
+        assert found[f"{name}_floor"] < found[name] < found[f"{name}_untranslated"]
+
+
+def test_every_distance_has_a_floor():
+    names = {key for member in MEMBERS for key in fed(member, outcome_of()).compute()}
+    assert names >= WITH_FLOOR
+
+
+@everywhere
+def test_bfloat16_points_under_autocast_are_measured_in_float64(member: Callable[[], Metric]):
+    low = outcome_of(dtype=torch.bfloat16)
+    # the same numbers, stored in float64
+    high = outcome_of(
+        source=low.source.with_x(low.source.x.double()),
+        result=low.result.double(),
+        target=low.target.with_x(low.target.x.double()),
+        floor=low.floor.with_x(low.floor.x.double()),
+        states=low.states.double(),
+        velocity=lambda x, t: low.velocity(x.bfloat16(), t).double(),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fed(member, low).compute()
+    assert all(v.dtype == torch.float64 for key, v in found.items() if not key.endswith("_n"))
+    torch.testing.assert_close(found, fed(member, high).compute(), rtol=1e-9, atol=1e-12)
+
+
+@everywhere
+def test_a_metric_that_saw_nothing_refuses(member: Callable[[], Metric]):
+    with pytest.raises(Refusal), pytest.warns(UserWarning, match="before the ``update``"):
+        member().compute()
+
+
+@everywhere
+def test_reset_forgets(member: Callable[[], Metric]):
+    metric = fed(member, part(outcome_of(), slice(0, 20)))
+    metric.reset()
+    metric.update(outcome_of())
+    torch.testing.assert_close(metric.compute(), fed(member, outcome_of()).compute())
+
+
+def test_result_and_floor_are_measured_on_as_many_points():
+    outcome = outcome_of()
+    found = fed(Wasserstein, outcome_of(floor=outcome.floor[:25])).compute()
+    assert int(found["w2_n"]) == 25
+    torch.testing.assert_close(found["w2_floor"], wasserstein_2(outcome.floor.x[:25], outcome.target.x))
+    none = fed(Wasserstein, outcome_of(floor=outcome.floor[:0])).compute()
+    assert "w2_floor" not in none
+    torch.testing.assert_close(none["w2"], wasserstein_2(outcome.result, outcome.target.x))
+
+
+def test_idle_translation_is_left_out_between_shapes():
+    other = Sample(draw(60, 5, 0), label=torch.arange(60) % 3)
+    found = fed(lambda: FrechetDistance(classifier=Thirds(), name="a"), outcome_of(source=other)).compute()
+    assert found.keys() == {"fd_a", "fd_a_floor", "fd_a_n"}
+    found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome_of(source=other)).compute()
+    assert "class_preservation_untranslated" not in found
+
+
+def test_frechet_ratios_and_evaluation_mode():
+    classifier = Thirds().train()
+    outcome = outcome_of()
+    found = fed(lambda: FrechetDistance(classifier=classifier, name="a"), outcome).compute()
+    want = frechet_distance(2 * outcome.result.float(), 2 * outcome.target.x.float())  # no dropout
+    torch.testing.assert_close(found["fd_a"], want)
+    torch.testing.assert_close(found["fd_a_ratio"], found["fd_a"] / found["fd_a_untranslated"])
+    torch.testing.assert_close(found["fd_a_floor_ratio"], found["fd_a_floor"] / found["fd_a_untranslated"])
+
+
+def test_class_preservation_counted_by_hand():
+    points = lambda *first: torch.tensor([[float(f), 9.0] for f in first])
+    outcome = outcome_of(
+        source=Sample(points(0, 1, 2, 2), label=torch.tensor([0, 1, 2, 0])),
+        result=points(0, 1, 1, 1),
+        target=Sample(points(0, 1, 2, 1), label=torch.tensor([0, 1, 2, 2])),
+    )
+    found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome).compute()
+    assert {key.removeprefix("class_preservation"): float(value) for key, value in found.items()} == {
+        "": 0.5,  # 0 and 1 kept
+        "_untranslated": 0.75,
+        "_ceiling": 0.75,
+        "_chance": 0.5 * 0.25 + 0.25 * 0.5 + 0.25 * 0.25,
+        "_matched": 0.5,
+        "_n": 4,
+    }
+
+
+def test_a_renaming_of_classes_is_found_and_chance_is_what_a_shuffle_gives():
+    label = torch.arange(300) % 3
+    renamed = torch.tensor([1, 2, 0])[label]  # a 3-cycle, so that its inverse is not itself
+    renamed[:30] = 0
+    assert float(matched_agreement(label, renamed)) == pytest.approx(280 / 300)
+    assert float(chance(label, renamed)) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("label", [None, torch.zeros(60, 2), torch.zeros(60)])
+def test_class_preservation_needs_classes(label: Tensor | None):
+    outcome = outcome_of(source=Sample(draw(60, 2, 0), label=label))
+    with pytest.raises(Refusal, match="classifier digits"):
+        fed(lambda: ClassPreservation(classifier=Thirds(), name="digits"), outcome)

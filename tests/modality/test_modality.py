@@ -1,0 +1,143 @@
+"""Encode and decode, augmentation against exact maps, and pictures."""
+
+import pytest
+import torch
+
+from flowport.errors import Refusal
+from flowport.modality import FloatImage, Image, Plane
+from flowport.randomness import Randomness
+
+R = Randomness(11)
+ALL = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+RAW = torch.cat([ALL, torch.randint(256, (5, 1, 16, 16), generator=R.generator("raw"), dtype=torch.uint8)])
+
+
+def test_image_is_exact_both_ways():
+    x = Image().encode(RAW, None)
+    assert x.dtype == torch.float32
+    assert (float(x.min()), float(x.max())) == (-1, 1)
+    assert torch.equal(Image().decode(x), RAW)
+    assert torch.equal(Image().decode(x + 0.4 / 127.5), RAW)
+    assert torch.equal(Image().decode(torch.tensor([-3.0, 3.0])), torch.tensor([0, 255], dtype=torch.uint8))
+
+
+def test_plane_and_float_image_keep_their_values():
+    x = torch.randn(9, 2, generator=R.generator("x"), dtype=torch.float64)
+    assert torch.equal(Plane().encode(x, R.generator("a")), x.float())
+    assert torch.equal(Plane().decode(x), x)
+    image = torch.randn(4, 2, 3, 3)
+    assert torch.equal(FloatImage().decode(FloatImage().encode(image, None)), image)
+
+
+def test_augmentation_off_is_the_identity():
+    assert torch.equal(Image().encode(RAW, R.generator("a")), Image().encode(RAW, None))
+    busy = Image(1.0, 10.0, 0.1, 0.1, True)
+    assert torch.equal(busy.encode(RAW, None), Image().encode(RAW, None))
+
+
+@pytest.mark.parametrize("option", [{"shift": 1.0}, {"rotation": 20.0}, {"scale": 0.2}, {"shear": 0.2}, {"flip": True}])
+def test_augmentation_differs_by_seed_only(option):
+    image = Image(**option)
+    a, again, b = (image.encode(RAW, R.generator(p)) for p in ("a", "a", "b"))
+    assert torch.equal(a, again)
+    assert not torch.equal(a, b)
+    assert a.shape == RAW.shape
+    assert a.abs().max() <= 1 + 1e-5
+
+
+def ramp(n, height, width):
+    """Images whose value is linear in the pixel's place, one channel along y and one along x."""
+    y = torch.arange(height).float().sub((height - 1) / 2)[:, None].expand(height, width)
+    x = torch.arange(width).float().sub((width - 1) / 2)[None].expand(height, width)
+    return torch.stack([y, x]).expand(n, 2, height, width)
+
+
+def jacobian(image, n=400, height=12, width=20):
+    """Affine map of the augmentation, read off linear ramps in the middle: (n, 2, 3) as (∂, offset), rows (y, x)."""
+    out = image._augment(ramp(n, height, width), R.generator("map"))
+    h, w = height // 2, width // 2
+    dy = out[:, :, h, w] - out[:, :, h - 1, w]
+    dx = out[:, :, h, w] - out[:, :, h, w - 1]
+    middle = out[:, :, h - 1 : h + 1, w - 1 : w + 1].mean((2, 3))
+    return torch.stack([dy, dx, middle], 2)
+
+
+def test_rotation_keeps_angles_and_lengths_in_pixels():
+    maps = jacobian(Image(rotation=15.0))
+    linear = maps[:, :, :2]
+    eye = torch.eye(2).expand(400, 2, 2)
+    torch.testing.assert_close(linear @ linear.mT, eye, atol=1e-4, rtol=0)
+    angle = torch.rad2deg(torch.atan2(linear[:, 1, 0], linear[:, 0, 0]))
+    assert 13 < float(angle.abs().max()) <= 15.01
+    assert abs(float(angle.mean())) < 4.5 * 15 / (3 * 400) ** 0.5
+    torch.testing.assert_close(maps[:, :, 2], torch.zeros(400, 2), atol=1e-4, rtol=0)
+
+
+def test_shift_is_in_pixels_of_both_axes():
+    maps = jacobian(Image(shift=2.0))
+    torch.testing.assert_close(maps[:, :, :2], torch.eye(2).expand(400, 2, 2), atol=1e-4, rtol=0)
+    for k in range(2):
+        assert 1.9 < float(maps[:, k, 2].abs().max()) <= 2.001
+        assert abs(float(maps[:, k, 2].mean())) < 4.5 * 2 / (3 * 400) ** 0.5
+
+
+def test_scale_shear_and_flip():
+    zoom = jacobian(Image(scale=0.2))
+    s = 1 / zoom[:, 0, 0]
+    torch.testing.assert_close(zoom[:, :, :2], torch.eye(2) / s[:, None, None], atol=1e-4, rtol=0)
+    assert 0.8 <= float(s.min()) < 0.83
+    assert 1.17 < float(s.max()) <= 1.2001
+    sheared = jacobian(Image(shear=0.3))
+    torch.testing.assert_close(sheared[:, 0, :2], torch.tensor([1.0, 0.0]).expand(400, 2), atol=1e-4, rtol=0)
+    assert 0.28 < float(sheared[:, 1, 0].abs().max()) <= 0.301
+    raw = RAW[:1].expand(400, 1, 16, 16)
+    plain, flipped = Image().encode(raw, None), Image(flip=True).encode(raw, R.generator("f"))
+    same = (flipped - plain).abs().amax((1, 2, 3)) < 1e-4
+    mirrored = (flipped - plain.flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    assert (same ^ mirrored).all()
+    assert 150 < int(same.sum()) < 250
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Image(shift=-1.0), "modality.shift is -1"),
+        (lambda: Image(scale=1.0), "below 1.0"),
+        (lambda: Image(rotation=float("nan")), "modality.rotation"),
+        (lambda: Image(outside="black"), "border, zeros or reflection"),
+        (lambda: Image().encode(torch.zeros(2, 1, 4, 4), None), "uint8"),
+        (lambda: FloatImage(1.0, 1.0), "modality.high"),
+        (lambda: Plane().render({}, "unused.png"), "at least one row"),
+    ],
+)
+def test_refusals(make, words):
+    with pytest.raises(Refusal, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("modality", "rows"),
+    [
+        (Plane(), {"source": torch.randn(50, 2), "a longer name": torch.randn(70, 2)}),
+        (Plane(), {"cloud": torch.randn(3, 10, 3), "line": torch.randn(20, 1), "lost": torch.full((4, 2), torch.nan)}),
+        (Image(), {"grey": torch.rand(3, 1, 8, 8), "colour": torch.rand(40, 3, 28, 28)}),
+        (FloatImage(0.0, 5.0), {"two channels": torch.rand(3, 2, 8, 6), "nan": torch.full((2, 1, 8, 8), torch.nan)}),
+    ],
+)
+def test_pictures_are_written_and_returned(tmp_path, modality, rows):
+    import matplotlib.image
+
+    path = str(tmp_path / "folder" / "picture.png")
+    picture = modality.render(rows, path)
+    assert picture.dtype == torch.uint8
+    assert picture.shape[0] == 3
+    stored = torch.from_numpy(matplotlib.image.imread(path))[..., :3].mul(255).round().to(torch.uint8)
+    assert torch.equal(stored.permute(2, 0, 1), picture)
+
+
+def test_pixels_stay_crisp(tmp_path):
+    x = Image().encode(RAW[:1], None)
+    picture = Image().render({"a": x}, str(tmp_path / "a.png"))
+    block = picture[:, 10:, picture.shape[2] - 10 - 64 :][:, :64, :64]
+    expected = RAW[0].repeat_interleave(4, 1).repeat_interleave(4, 2).expand(3, 64, 64)
+    assert (block.int() - expected.int()).abs().max() <= 1
