@@ -1,6 +1,6 @@
 """Measure a trained run again, with any solver, grid, volatility or metrics, into a new folder.
 
-    python launch/evaluate.py run=<folder> metric=[wasserstein,normalised_path_energy] solver=heun grid.steps=10
+python launch/evaluate.py run=<folder> metric=[wasserstein,normalised_path_energy] solver=heun grid.steps=10
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from flowport.command import launch
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def evaluate(config):  # noqa: ANN001, ANN201  (Hydra's task)
+def evaluate(config):  # noqa: ANN201  (Hydra's task)
     """test/<metric> of a run into a folder that records whose numbers they are."""
     from hydra.core.hydra_config import HydraConfig
 

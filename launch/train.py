@@ -1,8 +1,8 @@
 """Train a flow, resume one (run=<folder>), or sweep (-m sweep=<name>).
 
-    python launch/train.py experiment=eight_gaussians_to_moons path=trigonometric trainer.max_steps=5000
-    python launch/train.py run=outputs/train/digits_to_mnist/<time>
-    python launch/train.py -m sweep=two_dimensions hydra/launcher=joblib
+python launch/train.py experiment=eight_gaussians_to_moons path=trigonometric trainer.max_steps=5000
+python launch/train.py run=outputs/train/digits_to_mnist/<time>
+python launch/train.py -m sweep=two_dimensions hydra/launcher=joblib
 """
 
 import sys
@@ -13,7 +13,7 @@ from flowport.command import launch, refusals_told
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def train(config):  # noqa: ANN001, ANN201  (Hydra's task)
+def train(config):  # noqa: ANN201  (Hydra's task)
     """One run in the folder that Hydra made for it; returns the metric that a sweeper minimises."""
     from hydra.core.hydra_config import HydraConfig
 

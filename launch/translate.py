@@ -1,6 +1,6 @@
 """Translate points with a trained run: forward, backward or there and back (cycle).
 
-    python launch/translate.py run=<folder> direction=forward input=mine.npy solver=heun grid.steps=10
+python launch/translate.py run=<folder> direction=forward input=mine.npy solver=heun grid.steps=10
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from flowport.command import launch
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def translate(config):  # noqa: ANN001, ANN201  (Hydra's task)
+def translate(config):  # noqa: ANN201  (Hydra's task)
     """Write translated.npy, trajectory.npy and gallery.png into a new folder."""
     from hydra.core.hydra_config import HydraConfig
 

@@ -35,6 +35,14 @@ class NoiseRole(ABC):
     tilt: ClassVar[str] = ""
 
     @abstractmethod
+    def scored(self, prediction: Prediction) -> bool:
+        """Whether a field with this prediction has a score."""
+
+    @abstractmethod
+    def accept(self, prediction: Prediction) -> None:
+        """Raise Refusal for a prediction whose regression target or hub does not exist in this role."""
+
+    @abstractmethod
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         """(n, ṅ), each (B,): the weight of the noise in x_t. Raises Refusal where there is none."""
 
@@ -53,6 +61,12 @@ class SourceIsNoise(NoiseRole):
     name = "the source is the noise"
     tilt = "marginal tilt p1 e^r"
 
+    def scored(self, prediction: Prediction) -> bool:
+        return True
+
+    def accept(self, prediction: Prediction) -> None:
+        _refuse_bridge_head(prediction)
+
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         return c.alpha, c.dalpha
 
@@ -67,6 +81,17 @@ class NoNoise(NoiseRole):
     """γ = 0 and the source is not independent standard Gaussian noise: velocities only."""
 
     name = "none"
+
+    def scored(self, prediction: Prediction) -> bool:
+        return False
+
+    def accept(self, prediction: Prediction) -> None:
+        _refuse_bridge_head(prediction)
+        if prediction.is_score:
+            raise Refusal(
+                "prediction=score needs a score, which a path without noise has only for an independent standard "
+                "Gaussian source: use prediction=velocity, or a bridge path with conditioning=source"
+            )
 
     def _refuse(self) -> Refusal:
         return Refusal(
@@ -94,6 +119,16 @@ class BlindBridge(NoiseRole):
 
     name = "bridge, field blind to its start"
 
+    def scored(self, prediction: Prediction) -> bool:
+        return prediction.heads > 1
+
+    def accept(self, prediction: Prediction) -> None:
+        if not prediction.resolves_blind_bridge:
+            raise Refusal(
+                f"prediction={type(prediction).__name__.lower()} is undefined on a bridge whose field does not see its "
+                "start: use prediction=bridge or prediction=velocity, or conditioning=source"
+            )
+
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         assert c.gamma is not None and c.dgamma is not None
         return c.gamma, c.dgamma
@@ -119,6 +154,13 @@ class BridgeGivenSource(NoiseRole):
     name = "bridge, field conditioned on its start"
     tilt = "tilt per start p(x1 | x0) e^r(x1)"
 
+    def scored(self, prediction: Prediction) -> bool:
+        return True
+
+    def accept(self, prediction: Prediction) -> None:
+        if prediction.needs_unknown_source:
+            raise Refusal("prediction=source is pointless where the field sees its start: use prediction=target")
+
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         assert c.gamma is not None and c.dgamma is not None
         return c.gamma, c.dgamma
@@ -132,6 +174,14 @@ class BridgeGivenSource(NoiseRole):
         return
 
 
+def _refuse_bridge_head(prediction: Prediction) -> None:
+    if prediction.needs_bridge:
+        raise Refusal(
+            "prediction=bridge needs a path with noise: use path=brownian_bridge or path=smooth_bridge, or "
+            "prediction=velocity"
+        )
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a composition can do: ``role`` of the noise; ``score``: whether the field has one, hence SDE samplers."""
@@ -140,7 +190,7 @@ class Capabilities:
     score: bool
 
     def require_score(self, who: str) -> None:
-        """Raise Refusal, in the words of ``who`` asks, where the field has no score."""
+        """Raise Refusal, naming ``who`` asks, where the field has no score."""
         if not self.score:
             raise Refusal(
                 f"{who} needs a score, which this flow does not have (its path's noise: {self.role.name}): use an ODE "
@@ -153,7 +203,7 @@ def capabilities(source: Distribution, joint: Joint, coupling: Coupling, path: P
     """The row of the table for a composition. Raises Refusal where its parts contradict each other."""
     if coupling.needs_matched_classes and not joint.matched_classes:
         raise Refusal("coupling=class_conditional needs equal class counts on both sides: write joint=class_matched")
-    if not joint.independent and not joint.matched_classes and not coupling.independent:
+    if joint.paired and not coupling.independent:
         raise Refusal(
             f"{type(coupling).__name__} over a paired joint would destroy the pairs: use coupling=independent, "
             "which leaves them as they are, or joint=product"
@@ -166,28 +216,5 @@ def capabilities(source: Distribution, joint: Joint, coupling: Coupling, path: P
         role = SourceIsNoise()
     else:
         role = NoNoise()
-    _refuse_undefined(prediction, path, role)
-    blind_but_one_head = isinstance(role, BlindBridge) and prediction.heads == 1
-    return Capabilities(role, score=not isinstance(role, NoNoise) and not blind_but_one_head)
-
-
-def _refuse_undefined(prediction: Prediction, path: Path, role: NoiseRole) -> None:
-    """Every prediction whose regression target or hub does not exist on this path."""
-    name = type(prediction).__name__.lower()
-    if prediction.needs_bridge and not path.bridge:
-        raise Refusal(
-            f"prediction={name} needs a path with noise: use path=brownian_bridge or path=smooth_bridge, or "
-            "prediction=velocity"
-        )
-    if isinstance(role, BlindBridge) and not prediction.resolves_blind_bridge:
-        raise Refusal(
-            f"prediction={name} is undefined on a bridge whose field does not see its start: use prediction=bridge or "
-            "prediction=velocity, or conditioning=source"
-        )
-    if prediction.needs_unknown_source and isinstance(role, BridgeGivenSource):
-        raise Refusal(f"prediction={name} is pointless where the field sees its start: use prediction=target")
-    if prediction.is_score and isinstance(role, NoNoise):
-        raise Refusal(
-            f"prediction={name} needs a score, which a path without noise has only for an independent standard "
-            "Gaussian source: use prediction=velocity, or a bridge path with conditioning=source"
-        )
+    role.accept(prediction)
+    return Capabilities(role, role.scored(prediction))

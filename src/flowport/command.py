@@ -32,7 +32,7 @@ def launch(task: Callable[[DictConfig], Any], configs: Path, name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(task)()
 
 
-class refusals_told:  # noqa: N801  (reads as a phrase: with refusals_told())
+class refusals_told:
     """Context in which a Refusal, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
 
     def __enter__(self) -> None:

@@ -35,7 +35,7 @@ class PairStream:
             raise Refusal(f"data.batch and data.pool must be at least 1 (or pool=all), not {batch} and {pool}")
         self.joint, self.coupling, self.randomness = joint, coupling, randomness
         self.batch = batch
-        self.pool = 1 if coupling.independent and joint.independent else pool
+        self.pool = 1 if coupling.independent else pool
         self.facts: dict[str, float] = {}
         self._kept: tuple[int, Pair] | None = None
 

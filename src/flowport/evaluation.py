@@ -59,7 +59,6 @@ class Evaluation:
             floor=floor,
             times=trajectory.times,
             states=trajectory.states,
-            generator=randomness.generator("metrics"),
             velocity=velocity,
             reference_cost=reference_cost(source, target) if needs_cost else None,
         )
@@ -85,14 +84,14 @@ def reference_cost(source: Distribution, target: Distribution, points: int = 409
     return float(ot.emd2([], [], ot.dist(x, y), numItermax=10_000_000))
 
 
-def gallery(outcome: Outcome, modality: Modality, path: Path, columns: int = 16) -> Tensor:
+def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
     """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8."""
-    last = len(outcome.states) - 1
+    last, columns = len(outcome.states) - 1, modality.shown
     rows = {"source": outcome.source.x[:columns]}
     for share in (0.25, 0.5, 0.75):
         k = round(share * last)
         if 0 < k < last:
             rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][:columns]
     rows["translation"] = outcome.result[:columns]
-    rows["real target"] = outcome.target.x[:columns]
+    rows["real target"] = outcome.floor.x[:columns]
     return modality.render({k: v.cpu() for k, v in rows.items()}, str(path))

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -11,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.callback import EMA, AtomicCheckpointIO, Guard, Watch
+from flowport.callback import EMA, AtomicCheckpointIO, Guard, Progress, Watch
 from flowport.capabilities import capabilities
 from flowport.classifier import trained_classifier
 from flowport.data import PairDataModule
 from flowport.distribution.base import Distribution, Stored
+from flowport.distribution.reading import read
 from flowport.errors import Refusal
 from flowport.evaluation import Evaluation, gallery
 from flowport.field import Learned
@@ -30,6 +33,7 @@ from flowport.module import FlowModule
 from flowport.objective import Objective
 from flowport.randomness import Randomness
 from flowport.restore import read_config, read_weights
+from flowport.shapes import Sample
 
 logger = logging.getLogger(__name__)
 CLASSIFIERS = Path("data/classifiers")
@@ -103,9 +107,13 @@ def classifier_of(target: Distribution) -> tuple[torch.nn.Module, dict[str, Any]
 def build_trainer(config: DictConfig, folder: Path, evaluation: Evaluation) -> lightning.Trainer:
     """Lightning's Trainer with the run's callbacks, logger and crash-proof checkpoints."""
     steps, every = config.trainer.max_steps, config.checkpoint_every
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode.*")  # the moving average, on purpose
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")  # torch's note to Lightning
     callbacks: list[lightning.Callback] = [
         EMA(),
         Guard(),
+        Progress(),
         Watch(evaluation, folder),
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=every, enable_version_counter=False),
     ]
@@ -190,7 +198,8 @@ def check_fits(module: FlowModule, checkpoint: dict[str, Any], path: Path) -> No
             raise Refusal(f"{path} does not fit this run: it has no weight called {name}")
         if state[name].shape != value.shape:
             raise Refusal(
-                f"{path} does not fit this run: {name} is {tuple(state[name].shape)} there and {tuple(value.shape)} here"
+                f"{path} does not fit this run: {name} is {tuple(state[name].shape)} there and "
+                f"{tuple(value.shape)} here"
             )
 
 
@@ -211,3 +220,49 @@ def write_json(path: Path, numbers: dict[str, Any]) -> None:
     partial_path = path.with_suffix(f".partial-{os.getpid()}")
     partial_path.write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n")
     os.replace(partial_path, path)
+
+
+def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
+    """Carry points along a trained run: writes translated.npy (encoded points) and gallery.png into ``out``.
+
+    Raises Refusal for an unknown direction, points of another shape, and a sampler that the field cannot serve.
+    """
+    run, facts = _restored(folder, wishes)
+    module, randomness = run.module, run.module.randomness.under("translate")
+    forward = wishes.direction != "backward"
+    side = module.source if forward else module.target
+    points = _points(wishes.input, side, wishes.items, randomness)
+    translator = run.evaluation.translator(module.ema)
+    ways = {
+        "forward": lambda: translator.forward(
+            points, randomness.generator("noise"), _wished(wishes.label, points), True
+        ),
+        "backward": lambda: translator.backward(points, randomness.generator("noise"), keep=True),
+        "cycle": lambda: translator.cycle(points, randomness.generator("noise")),
+    }
+    if wishes.direction not in ways:
+        raise Refusal(f"direction={wishes.direction} is unknown: use direction=forward, backward or cycle")
+    trajectory = ways[wishes.direction]()
+    np.save(out / "translated.npy", trajectory.end.cpu().numpy())
+    side.modality.render({"input": points.x[: side.modality.shown], "output": trajectory.end[: side.modality.shown]},
+                         str(out / "gallery.png"))  # fmt: skip
+    moved = (trajectory.end - points.x).square().flatten(1).sum(1).mean()
+    facts |= {"items": len(points), "nfe": trajectory.nfe, "mean_squared_distance": float(moved)}
+    write_json(out / "metrics.json", facts)
+    return facts
+
+
+def _points(path: str | None, side: Distribution, items: int, randomness: Randomness) -> Sample:
+    if path is None:
+        return side.split("test").every(items, randomness)
+    raw, labels = read(path, None, None)
+    x = side.modality.encode(raw, None) if raw.dtype == torch.uint8 else raw.float()
+    if tuple(x.shape[1:]) != tuple(side.event_shape):
+        raise Refusal(f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {side.event_shape}")
+    if not bool(x.isfinite().all()):
+        raise Refusal(f"input={path} holds NaN or infinite values; every point must be finite")
+    return Sample(x, labels)[:items]
+
+
+def _wished(label: int | None, points: Sample) -> torch.Tensor | None:
+    return None if label is None else torch.full((len(points),), label)

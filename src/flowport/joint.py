@@ -8,14 +8,16 @@ import torch
 from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
 from flowport.randomness import Randomness
-from flowport.shapes import Pair
+from flowport.shapes import Pair, Sample
 
 
 class Joint(ABC):
     """independent: source and target are drawn independently of each other (a coupling may re-pair them).
-    matched_classes: both sides of every batch hold the same number of points of each class."""
+    matched_classes: both sides of every batch hold the same number of points of each class.
+    paired: the pairs themselves are the data, and no coupling may part them."""
 
     independent: ClassVar[bool]
+    paired: ClassVar[bool] = False
     matched_classes: ClassVar[bool] = False
 
     def __init__(self, source: Distribution, target: Distribution) -> None:
@@ -43,8 +45,10 @@ class Joint(ABC):
     def _stored(self) -> tuple[int, int]:
         sizes = self.source.size, self.target.size
         if sizes[0] is None or sizes[1] is None:
-            raise Refusal("data.pool=all solves the coupling over stored items, but source or target is an analytic "
-                          "law without end: write a number of minibatches instead, for instance data.pool=8")  # fmt: skip
+            raise Refusal(
+                "data.pool=all solves the coupling over stored items, but source or target is an analytic law without "
+                "end: write a number of minibatches instead, for instance data.pool=8"
+            )
         return sizes[0], sizes[1]
 
 
@@ -81,25 +85,28 @@ class ClassMatched(Joint):
                 f"and the target {target.classes}: use joint=product"
             )
 
-    def _match(self, pair_target: "Pair", start: int, randomness: Randomness) -> Pair:
-        labels = pair_target.target.label
-        assert labels is not None
-        return Pair(self.source.of_class(labels, randomness.generator("matched source", start)), pair_target.target)
+    def _matched(self, target: Sample, start: int, randomness: Randomness) -> Sample:
+        assert target.label is not None
+        return self.source.of_class(target.label, randomness.generator("matched source", start, target.label.device))
 
     def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
         target = self.target.items(start, n, randomness.under("target"))
-        return self._match(Pair(target, target), start, randomness)
+        matched = self._matched(target, start, randomness)
+        assert matched.id is not None  # drawn once more, this time augmented
+        augmentation = randomness.under("source").generator("augmentation", start, matched.x.device)
+        return Pair(self.source.draw(matched.id, augmentation), target)
 
     def whole(self, randomness: Randomness) -> Pair:
         _, m = self._stored()
         target = self.target.every(m, randomness.under("target"))
-        return self._match(Pair(target, target), 0, randomness)
+        return Pair(self._matched(target, 0, randomness), target)
 
 
 class Paired(Joint):
     """Item k of the source belongs to item k of the target; a coupling must leave them together."""
 
     independent = False
+    paired = True
 
     def __init__(self, source: Distribution, target: Distribution) -> None:
         super().__init__(source, target)

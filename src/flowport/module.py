@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -16,13 +16,19 @@ from flowport.randomness import Randomness
 from flowport.shapes import Pair
 
 
+def logs_now(trainer: Trainer) -> bool:
+    """Whether this optimiser step is one of those that are logged."""
+    return trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+
 class FlowModule(LightningModule):
     """A flow from ``source`` to ``target``.
 
     field: trained; ema: its exponential moving average in float32, never optimised and never swapped; callbacks,
-    translation and evaluation read it. batches: training batches seen, from which all noise is seeded. ema_decay d: ema ← d_k ema + (1 − d_k) field, d_k = min(d, (1+k)/(10+k)).
+    translation and evaluation read it. batches: training batches seen, from which all noise is seeded.
+    ema_decay d: ema ← d_k ema + (1 − d_k) field, d_k = min(d, (1+k)/(10+k)).
     optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every training step.
-    A non-finite loss is flagged on the device with its step (no synchronisation); ``refuse_flagged`` reads the flag.
+    A non-finite loss is flagged on the device with its step (no synchronisation); the Guard callback reads it.
     """
 
     flagged_step: Tensor
@@ -55,7 +61,7 @@ class FlowModule(LightningModule):
         loss = self.objective.loss(self.field, pair, generator).per_sample.mean()
         bad = ~torch.isfinite(loss.detach()) & (self.flagged_step < 0)
         self.flagged_step = torch.where(bad, self.global_step, self.flagged_step)
-        if self.batches % self.trainer.log_every_n_steps == 0:
+        if logs_now(self.trainer):
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
         self.batches += 1
         return loss
@@ -74,7 +80,7 @@ class FlowModule(LightningModule):
         for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
             kept.copy_(buffer)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own type is a union of a dozen shapes)
+    def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.field.parameters())
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

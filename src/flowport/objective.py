@@ -1,7 +1,8 @@
 """What is minimised."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import torch
 from torch import Tensor

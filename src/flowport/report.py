@@ -23,7 +23,7 @@ def table(numbers: Mapping[str, Any], title: str = "") -> str:
     return capture.get()
 
 
-def shown(value: Any) -> str:  # noqa: ANN401
+def shown(value: Any) -> str:
     """A number to four significant digits, nothing for None."""
     if value is None:
         return ""

@@ -56,7 +56,7 @@ def read_config(folder: Path) -> DictConfig:
     return config
 
 
-def _check(node: Any, path: str, key: str) -> None:  # noqa: ANN401
+def _check(node: Any, path: str, key: str) -> None:
     if isinstance(node, dict):
         if "_target_" in node:
             _check_target(node["_target_"], path, key)
@@ -69,7 +69,7 @@ def _check(node: Any, path: str, key: str) -> None:  # noqa: ANN401
         raise Refusal(f"{path} asks for a resolver at {key} ({node}): a restored run may only refer to its own keys")
 
 
-def _check_target(target: Any, path: str, key: str) -> None:  # noqa: ANN401
+def _check_target(target: Any, path: str, key: str) -> None:
     """A restored ``_target_`` must be a class of a known base, in a package that may be imported: importing alone can
     run code (``idlelib.idle``, ``pip.__main__``), so nothing else is even looked at."""
     if not isinstance(target, str):
@@ -97,4 +97,6 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
         return path, torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:160]
-        raise Refusal(f"{path} cannot be loaded as plain tensors ({reason}): it is damaged or not a checkpoint") from None
+        raise Refusal(
+            f"{path} cannot be loaded as plain tensors ({reason}): it is damaged or not a checkpoint"
+        ) from None

@@ -1,4 +1,7 @@
-"""The law of training times. With a weighting w(t) the loss is ∫ density(t) w(t) |error|² dt: only the product counts."""
+"""The law of training times.
+
+With a weighting w(t) the loss is ∫ density(t) w(t) |error|² dt: only the product counts.
+"""
 
 from abc import ABC, abstractmethod
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.cost import HOG, Features, Spectral, SquaredEuclidean, Sum
+from flowport.cost import HOG, Cosine, Features, Spectral, SquaredEuclidean, Standardised, Sum
 from flowport.errors import Refusal
 from flowport.shapes import Sample
 
@@ -66,12 +66,34 @@ def test_sum_puts_its_parts_on_one_scale():
     plain = SquaredEuclidean()(a, b)
     big = Features(nn.Linear(2, 2, bias=False))
     big.network.weight.data = 100 * torch.eye(2)
-    torch.testing.assert_close(Sum([big, SquaredEuclidean()], [1.0, 0.2])(a, b), 1.2 * plain / plain.mean())
-    for costs, weights in (([], []), ([big], [1.0, 2.0]), ([big], [-1.0])):
+    both = Sum({"big": big, "plain": SquaredEuclidean()}, {"plain": 0.2, "big": 1.0})
+    torch.testing.assert_close(both(a, b), 1.2 * plain / plain.mean())
+    far = Sum({"big": Cosine(), "plain": SquaredEuclidean()}, {"plain": 0.2, "big": 0.0})
+    torch.testing.assert_close(far(a, b), 0.2 * plain / plain.mean())
+    for costs, weights in (({}, {}), ({"a": big}, {"b": 1.0}), ({"a": big}, {"a": -1.0})):
         with pytest.raises(Refusal, match="one weight ≥ 0 for each cost"):
             Sum(costs, weights)
     same = Sample(torch.ones(3, 2))
-    assert float(Sum([SquaredEuclidean()], [1.0])(same, same).abs().max()) == 0
+    assert float(Sum({"a": SquaredEuclidean()}, {"a": 1.0})(same, same).abs().max()) == 0
+
+
+def test_cosine_of_embeddings_and_why_not_of_one_number():
+    a = Sample(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
+    expected = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(Cosine()(a, a), expected, atol=1e-7, rtol=0)
+    ages = Sample(torch.tensor([[1.0], [80.0]]))
+    assert float(Cosine()(ages, ages).max()) == pytest.approx(0, abs=1e-7)
+    assert float(Standardised()(ages, ages)[0, 1]) == pytest.approx(4)
+
+
+def test_standardised_forgets_units_column_by_column():
+    a, b = torch.randn(6, 3, generator=seeded()), torch.randn(5, 3, generator=seeded(1))
+    units = torch.tensor([1.0, 100.0, 0.01])
+    torch.testing.assert_close(
+        Standardised()(Sample(a), Sample(b)), Standardised()(Sample(a * units), Sample(b * units))
+    )
+    constant = Sample(torch.ones(4, 1))
+    assert float(Standardised()(Sample(torch.full((4, 1), 3.0)), constant)[0, 0]) == pytest.approx(4)
 
 
 def stroke(angle: float, shift: float = 0.0, slant: float = 0.0, size: float = 0.5) -> torch.Tensor:

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from tests.coupling.batches import optimum, seeded, squares
 
-from flowport.coupling import ClassConditional, ConditionAware, Exact, cosine, scaled_squares
+from flowport.cost import Standardised
+from flowport.coupling import ClassConditional, ConditionAware, Exact
 from flowport.coupling.condition_aware import weight_for
 from flowport.errors import Refusal
 from flowport.shapes import Pair, Sample
-from tests.coupling.batches import optimum, seeded, squares
+
+
+def scaled_squares(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return Standardised()(Sample(a), Sample(b))
 
 
 def labelled(n: int = 90, classes: int = 3, seed: int = 0) -> Pair:
@@ -40,7 +45,7 @@ def test_class_conditional_refusals():
         ClassConditional()(wrong, seeded())
     with pytest.raises(Refusal, match="source has no labels"):
         ClassConditional()(Pair(Sample(pair.source.x), pair.target), seeded())
-    with pytest.raises(Refusal, match="target has torch.float"):
+    with pytest.raises(Refusal, match="target has torch"):
         ClassConditional()(Pair(pair.source, Sample(pair.target.x, torch.rand(90, 2))), seeded())
 
 
@@ -129,15 +134,6 @@ def test_continuous_keeps_more_of_the_source_law_than_plain_transport():
     assert dependence(Exact()) > 0.9
     assert abs(dependence(ConditionAware(weight=1e6))) < 0.1
     assert dependence(ConditionAware(0.05)) < dependence(ConditionAware(0.2)) < dependence(Exact())
-
-
-def test_cosine_of_embeddings_and_why_not_of_one_number():
-    a = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
-    expected = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(cosine(a, a), expected, atol=1e-7, rtol=0)
-    ages = torch.tensor([[1.0], [80.0]])
-    assert float(cosine(ages, ages).max()) == pytest.approx(0, abs=1e-7)
-    assert float(scaled_squares(ages, ages)[0, 1]) == pytest.approx(4)
 
 
 def test_condition_aware_refusals():

@@ -6,12 +6,12 @@ import numpy as np
 import ot
 import pytest
 import torch
+from tests.coupling.batches import gaussians, seeded, squares
 
 from flowport.coupling import Partial, Sinkhorn, Unbalanced, drawing
 from flowport.coupling.entropic import sharpness, solve
 from flowport.errors import Refusal
 from flowport.shapes import Pair, Sample
-from tests.coupling.batches import gaussians, seeded, squares
 
 
 @pytest.mark.parametrize(("n", "m", "epsilon"), [(40, 40, 0.05), (30, 50, 0.3)])
@@ -93,7 +93,9 @@ def test_unbalanced_equals_pot(penalty):
     pair = gaussians(30, 40, 2)
     cost = squares(pair).numpy()
     mean = cost.mean()
-    truth = ot.unbalanced.sinkhorn_unbalanced(np.full(30, 1 / 30), np.full(40, 1 / 40), cost, 0.1 * mean, penalty * mean, numItermax=20000, stopThr=1e-14)  # fmt: skip
+    a, b = np.full(30, 1 / 30), np.full(40, 1 / 40)
+    settings = {"numItermax": 20000, "stopThr": 1e-14}
+    truth = ot.unbalanced.sinkhorn_unbalanced(a, b, cost, 0.1 * mean, penalty * mean, **settings)
     coupling = Unbalanced(penalty, 0.1, 20000, 1e-12)
     np.testing.assert_allclose(coupling.plan(pair).numpy(), truth, atol=1e-9)
     match = coupling(pair, seeded())

@@ -5,12 +5,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from tests.coupling.batches import gaussians, optimum, seeded, squares
 
 from flowport.coupling import Exact, Independent
 from flowport.coupling.assignment import permutation, transport
 from flowport.errors import Refusal
 from flowport.shapes import Pair, Sample
-from tests.coupling.batches import gaussians, optimum, seeded, squares
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7])
@@ -109,7 +109,10 @@ def test_non_finite_points_are_refused(value):
 def test_low_precision_points_and_autocast(dtype):
     g = seeded()
     # squared distances near 98 000 overflow float16
-    x0, x1 = (4 * torch.randn(24, 3, 32, 32, generator=g)).to(dtype), (4 * torch.randn(24, 3, 32, 32, generator=g)).to(dtype)
+    x0, x1 = (
+        (4 * torch.randn(24, 3, 32, 32, generator=g)).to(dtype),
+        (4 * torch.randn(24, 3, 32, 32, generator=g)).to(dtype),
+    )
     truth = torch.cdist(x0.double().flatten(1), x1.double().flatten(1)).square()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         match = Exact()(Pair(Sample(x0), Sample(x1)), seeded())

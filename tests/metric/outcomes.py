@@ -26,7 +26,6 @@ def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **ch
         "floor": Sample(floor, label=label),
         "times": times,
         "states": states,
-        "generator": torch.Generator().manual_seed(0),
         "velocity": lambda x, t: (1 + t)[:, None].to(x.dtype) * x,
         "reference_cost": 2.0,
     }
@@ -41,7 +40,6 @@ def part(outcome: Outcome, where: slice) -> Outcome:
         floor=outcome.floor[where],
         times=outcome.times,
         states=outcome.states[:, where],
-        generator=outcome.generator,
         velocity=outcome.velocity,
         reference_cost=outcome.reference_cost,
     )

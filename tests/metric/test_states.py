@@ -158,13 +158,13 @@ def test_class_preservation_counted_by_hand():
     outcome = outcome_of(
         source=Sample(points(0, 1, 2, 2), label=torch.tensor([0, 1, 2, 0])),
         result=points(0, 1, 1, 1),
-        target=Sample(points(0, 1, 2, 1), label=torch.tensor([0, 1, 2, 2])),
+        target=Sample(points(0, 1, 2, 1), label=torch.tensor([2, 1, 0, 2])),
     )
     found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome).compute()
     assert {key.removeprefix("class_preservation"): float(value) for key, value in found.items()} == {
         "": 0.5,  # 0 and 1 kept
         "_untranslated": 0.75,
-        "_ceiling": 0.75,
+        "_ceiling": 0.25,
         "_chance": 0.5 * 0.25 + 0.25 * 0.5 + 0.25 * 0.25,
         "_matched": 0.5,
         "_n": 4,

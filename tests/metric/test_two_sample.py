@@ -40,7 +40,7 @@ def test_w2_on_the_line_matches_sorted_points_and_scales():
 
 
 def test_w2_of_gaussian_quantiles_on_the_line():
-    q = torch.special.ndtri((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)[:, None]
+    q = torch.special.ndtri((torch.arange(400, dtype=torch.float64) + 0.5) / 400)[:, None]
     assert float(wasserstein_2(q, 1 + 0.7 * q)) ** 2 == pytest.approx(1.09, abs=2e-3)  # (1 − 0)² + (1 − 0.7)²
 
 
@@ -54,7 +54,7 @@ def test_unequal_sides_equal_their_repetition():
 
 
 def test_w2_keeps_near_points_in_many_dimensions_and_in_images():
-    x = draw(12, 300, 0).reshape(12, 3, 10, 10) + 50
+    x = draw(12, 300, 0).reshape(12, 3, 10, 10) + 5000
     step = 1e-3 * torch.ones_like(x) / math.sqrt(300)
     assert float(wasserstein_2(x, x + step)) == pytest.approx(1e-3, rel=1e-4)
 

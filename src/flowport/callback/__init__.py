@@ -3,6 +3,7 @@
 from flowport.callback.checkpoint import AtomicCheckpointIO
 from flowport.callback.ema import EMA
 from flowport.callback.guard import Guard
+from flowport.callback.progress import Progress
 from flowport.callback.watch import Watch
 
-__all__ = ["EMA", "AtomicCheckpointIO", "Guard", "Watch"]
+__all__ = ["EMA", "AtomicCheckpointIO", "Guard", "Progress", "Watch"]

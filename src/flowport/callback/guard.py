@@ -5,6 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from flowport.errors import Refusal
+from flowport.module import FlowModule, logs_now
 
 
 class Guard(Callback):
@@ -14,6 +15,7 @@ class Guard(Callback):
     """
 
     def _check(self, module: LightningModule) -> None:
+        assert isinstance(module, FlowModule)
         step = int(module.flagged_step)
         if step >= 0:
             raise Refusal(
@@ -21,9 +23,9 @@ class Guard(Callback):
                 "trainer.gradient_clip_val; the last checkpoint is from before that step"
             )
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any,  # noqa: ANN401
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:  # fmt: skip
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if logs_now(trainer):
             self._check(module)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
 """Costs c(x0, x1) of pairing two points, which couplings minimise."""
 
 from flowport.cost.base import Cost
+from flowport.cost.cosine import Cosine
 from flowport.cost.features import Features
 from flowport.cost.hog import HOG
 from flowport.cost.spectral import Spectral
 from flowport.cost.squared_euclidean import SquaredEuclidean
+from flowport.cost.standardised import Standardised
 from flowport.cost.sum import Sum
 
-__all__ = ["HOG", "Cost", "Features", "Spectral", "SquaredEuclidean", "Sum"]
+__all__ = ["HOG", "Cosine", "Cost", "Features", "Spectral", "SquaredEuclidean", "Standardised", "Sum"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, diags
+from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ class Spectral(Cost):
         self.descriptor = nn.Identity() if descriptor is None else descriptor.requires_grad_(False)
         self.within, self.across, self.dimensions, self.chunk = within, across, dimensions, chunk
 
-    def _graph(self, a: Tensor, b: Tensor) -> coo_matrix:
+    def _graph(self, a: Tensor, b: Tensor) -> csr_matrix:
         n, m = len(a), len(b)
         own_a, own_b = squared_distances(a, a).fill_diagonal_(torch.inf), squared_distances(b, b)
         own_b.fill_diagonal_(torch.inf)

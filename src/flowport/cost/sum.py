@@ -1,6 +1,6 @@
 """c = Σ w_k c_k / mean(c_k): several notions of closeness at once, on one scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,21 +13,21 @@ from flowport.shapes import Sample
 class Sum(Cost):
     """c = Σ_k w_k c_k / mean(c_k), the mean over all pairs of the batch; without unit.
 
-    costs: the members; weights: one number ≥ 0 for each. Raises Refusal where the two lists differ in length or a
-    weight is negative.
+    costs: the members by name; weights: a number ≥ 0 for each name. Raises Refusal where the names differ or a weight
+    is negative.
     """
 
-    def __init__(self, costs: Sequence[Cost], weights: Sequence[float]) -> None:
-        if len(costs) != len(weights) or not costs or min(weights) < 0:
+    def __init__(self, costs: Mapping[str, Cost], weights: Mapping[str, float]) -> None:
+        if not costs or set(costs) != set(weights) or min(weights.values()) < 0:
             raise Refusal(
-                f"a sum of costs needs one weight ≥ 0 for each cost, but {len(costs)} costs and the weights "
-                f"{list(weights)} were given"
+                f"a sum of costs needs one weight ≥ 0 for each cost, but the costs are {', '.join(costs) or 'none'} "
+                f"and the weights {dict(weights)}"
             )
-        self.costs, self.weights = list(costs), list(weights)
+        self.costs, self.weights = dict(costs), dict(weights)
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
-            parts = [cost(source, target) for cost in self.costs]
+            parts = {name: cost(source, target) for name, cost in self.costs.items()}
             # a cost that is zero everywhere prefers no pair, and stays zero
-            scaled = [w * c / c.mean().clamp(min=1e-30) for w, c in zip(self.weights, parts, strict=True)]
+            scaled = [self.weights[name] * c / c.mean().clamp(min=1e-30) for name, c in parts.items()]
             return torch.stack(scaled).sum(0)

@@ -2,7 +2,7 @@
 
 from flowport.coupling.base import Coupling, Matching
 from flowport.coupling.class_conditional import ClassConditional
-from flowport.coupling.condition_aware import ConditionAware, cosine, scaled_squares
+from flowport.coupling.condition_aware import ConditionAware
 from flowport.coupling.exact import Exact
 from flowport.coupling.independent import Independent
 from flowport.coupling.partial import Partial
@@ -19,6 +19,4 @@ __all__ = [
     "Partial",
     "Sinkhorn",
     "Unbalanced",
-    "cosine",
-    "scaled_squares",
 ]

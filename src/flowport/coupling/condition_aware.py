@@ -1,31 +1,16 @@
 """Optimal transport for a flow that is told the target's label, without spoiling the source's law given that label."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from flowport.cost.base import Cost
-from flowport.cost.squared_euclidean import SquaredEuclidean, squared_distances
+from flowport.cost.squared_euclidean import SquaredEuclidean
+from flowport.cost.standardised import Standardised
 from flowport.coupling.assignment import finite, permutation
 from flowport.coupling.base import Coupling, Matching
 from flowport.coupling.class_conditional import within_classes
 from flowport.errors import Refusal
-from flowport.shapes import Pair
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-
-
-def scaled_squares(a: Tensor, b: Tensor) -> Tensor:
-    """(n, m) Σ_k (a_ik − b_jk)² / var_k, each label column on the scale of its own spread in the batch."""
-    spread = b.double().std(0, correction=0).clamp(min=1e-12)
-    return squared_distances(a.double() / spread, b.double() / spread)
-
-
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """(n, m) 1 − cos ∠(a_i, b_j), for embeddings; in one dimension it only sees the sign."""
-    return 1 - F.normalize(a.double(), dim=1) @ F.normalize(b.double(), dim=1).T
+from flowport.shapes import Pair, Sample
 
 
 def weight_for(ratio: float, cost: Tensor, distance: Tensor) -> float:
@@ -57,19 +42,20 @@ class ConditionAware(Coupling):
 
     ratio: for continuous labels (n, k), w is chosen so that Pr[M_ij + w d_ij ≤ M_ii] = ratio, the share of
     re-pairings that would still be worth their change of label (.2 in the paper). weight: a fixed w instead, in units
-    of cost per distance. distance: ``scaled_squares`` or, for embeddings, ``cosine`` as in the paper; the cosine of
-    one-dimensional labels only compares signs, so it is not the default. cost: squared Euclidean where None.
+    of cost per distance. distance: a cost between labels, Standardised where None; the paper's Cosine suits
+    embeddings, but of one-dimensional labels it only compares signs. cost: squared Euclidean where None.
     facts: cost, weight. Raises Refusal for a target without labels, unequal sides and a ratio outside (0, 1].
     """
 
-    def __init__(self, ratio: float = 0.2, weight: float | None = None, distance: Distance = scaled_squares,
+    def __init__(self, ratio: float = 0.2, weight: float | None = None, distance: Cost | None = None,
                  cost: Cost | None = None) -> None:  # fmt: skip
         if not 0 < ratio <= 1:
             raise Refusal(f"coupling.ratio={ratio} is not in (0, 1]: it is the share of pairs that may change partners")
         if weight is not None and weight < 0:
             raise Refusal(f"coupling.weight={weight} is negative: it must be at least 0, or null to follow the ratio")
-        self.ratio, self.weight, self.distance = ratio, weight, distance
+        self.ratio, self.weight = ratio, weight
         self.cost = SquaredEuclidean() if cost is None else cost
+        self.distance = Standardised() if distance is None else distance
 
     def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
         label = pair.target.label
@@ -82,7 +68,7 @@ class ConditionAware(Coupling):
             )
         if label.ndim == 1 and not label.is_floating_point():
             return within_classes(self.cost, pair, label, label)
-        values = label.double().reshape(len(label), -1)
+        values = Sample(label.double().reshape(len(label), -1))
         cost = finite(self.cost(pair.source, pair.target))
         distance = finite(self.distance(values, values)).to(cost.dtype).fill_diagonal_(0)
         weight = weight_for(self.ratio, cost, distance) if self.weight is None else self.weight

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
@@ -21,7 +20,6 @@ class Outcome:
     times: (K+1,) and states: (K+1, n, *D) of the trajectory, as far as kept.
     velocity: (x, t) -> velocity of the field under the condition of these n sources, for path energies.
     reference_cost: W2² between large fixed draws of source and target (one number a pair of distributions), or None.
-    randomness for subsets and projections: ``generator``.
     """
 
     source: Sample
@@ -30,7 +28,6 @@ class Outcome:
     floor: Sample
     times: Tensor
     states: Tensor
-    generator: torch.Generator
     velocity: Callable[[Tensor, Tensor], Tensor] | None = None
     reference_cost: float | None = None
 

@@ -1,13 +1,16 @@
 """A modality says what x is: how raw data become points, how points become raw data again, how they are shown."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
 class Modality(ABC):
-    """encode and decode are batched and run on the device of their input."""
+    """encode and decode are batched and run on the device of their input. shown: points that a picture shows well."""
+
+    shown: ClassVar[int] = 16
 
     @abstractmethod
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -18,6 +18,8 @@ class Plane(Modality):
     columns: panels side by side before a new line. points: at most so many are drawn in a panel.
     """
 
+    shown = 2000
+
     def __init__(self, columns: int = 6, points: int = 4000) -> None:
         self.columns, self.points = columns, points
 
