@@ -14,11 +14,11 @@ def evaluate(config):  # noqa: ANN201  (Hydra's task)
     """test/<metric> of a run into a folder that records whose numbers they are."""
     from hydra.core.hydra_config import HydraConfig
 
-    from flowport import experiment
     from flowport.report import table
+    from flowport.reuse import evaluate_again
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = experiment.evaluate_again(Path(config.run), config, folder)
+    numbers = evaluate_again(Path(config.run), config, folder)
     print(table(numbers, title=str(folder)))
     return None if config.optimise is None else numbers[config.optimise]
 

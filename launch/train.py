@@ -16,22 +16,22 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def train(config):  # noqa: ANN201  (Hydra's task)
     """One run in the folder that Hydra made for it; returns the metric that a sweeper minimises."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
 
-    from flowport import experiment
     from flowport.report import table
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = experiment.train(config, folder)
+    numbers = instantiate(config.stage).run(config, folder)
     print(table(numbers, title=str(folder)))
     return None if config.optimise is None else numbers[config.optimise]
 
 
 def resume(folder: Path, words: list[str]) -> None:
     """Continue a run in place."""
-    from flowport import experiment
     from flowport.report import table
+    from flowport.stage import resume as go_on
 
-    print(table(experiment.resume(folder, words), title=str(folder)))
+    print(table(go_on(folder, words), title=str(folder)))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ def translate(config):  # noqa: ANN201  (Hydra's task)
     """Write translated.npy, trajectory.npy and gallery.png into a new folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from flowport import experiment
     from flowport.report import table
+    from flowport.reuse import translate as carry
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    print(table(experiment.translate(Path(config.run), config, folder), title=str(folder)))
+    print(table(carry(Path(config.run), config, folder), title=str(folder)))
 
 
 if __name__ == "__main__":

@@ -7,24 +7,21 @@ import time
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from flowport.callback import EMA, AtomicCheckpointIO, Guard, Progress, Watch
 from flowport.capabilities import capabilities
 from flowport.classifier import trained_classifier
 from flowport.data import PairDataModule
 from flowport.distribution.base import Distribution, Stored
-from flowport.distribution.reading import read
 from flowport.errors import Refusal
 from flowport.evaluation import Evaluation, gallery
 from flowport.field import Learned
@@ -33,12 +30,9 @@ from flowport.module import FlowModule
 from flowport.objective import Objective
 from flowport.randomness import Randomness
 from flowport.restore import read_config, read_weights
-from flowport.shapes import Sample
 
 logger = logging.getLogger(__name__)
 CLASSIFIERS = Path("data/classifiers")
-WISHES = ("solver", "grid", "volatility", "metric", "evaluation_items", "seed", "threads")
-"""Keys of evaluate and translate that replace the run's own."""
 
 
 @dataclass
@@ -50,6 +44,10 @@ class Run:
     data: PairDataModule
     evaluation: Evaluation
     facts: dict[str, Any]
+
+
+make = instantiate
+"""Build one node of a config."""
 
 
 def build(config: DictConfig) -> Run:
@@ -113,7 +111,7 @@ def build_trainer(config: DictConfig, folder: Path, evaluation: Evaluation) -> l
     callbacks: list[lightning.Callback] = [
         EMA(),
         Guard(),
-        Progress(),
+        *([Progress()] if config.trainer.get("enable_progress_bar", True) else []),
         Watch(evaluation, folder),
         ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=every, enable_version_counter=False),
     ]
@@ -171,25 +169,6 @@ def restore(folder: Path, changes: DictConfig | None = None) -> tuple[Run, Path]
     return run, path
 
 
-def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, Any]:
-    """Measure a trained run with other samplers or metrics; writes metrics.json and gallery.png into ``out``."""
-    run, numbers = _restored(folder, changes)
-    numbers.update(evaluate(run, out, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
-    write_json(out / "metrics.json", numbers)
-    return numbers
-
-
-def _restored(folder: Path, changes: DictConfig) -> tuple[Run, dict[str, Any]]:
-    """A run under the wishes of evaluate or translate, and the record of whose weights they are."""
-    if changes.weights not in ("ema", "raw"):
-        raise Refusal(f"weights={changes.weights} is unknown: use weights=ema or weights=raw")
-    kept = {k: v for k, v in changes.items() if v is not None and k in WISHES}
-    run, path = restore(folder, OmegaConf.create(kept))
-    if changes.weights == "raw":
-        run.module.ema = run.module.field
-    return run, {"base": str(folder), "base/checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
-
-
 def check_fits(module: FlowModule, checkpoint: dict[str, Any], path: Path) -> None:
     """Raise Refusal, naming the first difference, where weights are of another shape than the module."""
     state, own = checkpoint.get("state_dict", {}), module.state_dict()
@@ -203,66 +182,8 @@ def check_fits(module: FlowModule, checkpoint: dict[str, Any], path: Path) -> No
             )
 
 
-def resume(folder: Path, words: list[str]) -> dict[str, float]:
-    """Continue a run in place from its own config and last checkpoint; ``words`` are key=value changes of values."""
-    config = read_config(folder)
-    changes = OmegaConf.from_dotlist(words)
-    for word in words:
-        if OmegaConf.select(config, word.split("=")[0]) is None:
-            raise Refusal(f"{word} names no key of the run in {folder}: a resumed run keeps its own config")
-    config = OmegaConf.merge(config, changes)  # type: ignore[assignment]
-    path, _ = read_weights(folder)
-    return train(config, folder, resume=path)
-
-
 def write_json(path: Path, numbers: dict[str, Any]) -> None:
     """Write flat numbers so that a reader never sees half a file."""
     partial_path = path.with_suffix(f".partial-{os.getpid()}")
     partial_path.write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n")
     os.replace(partial_path, path)
-
-
-def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
-    """Carry points along a trained run: writes translated.npy (encoded points) and gallery.png into ``out``.
-
-    Raises Refusal for an unknown direction, points of another shape, and a sampler that the field cannot serve.
-    """
-    run, facts = _restored(folder, wishes)
-    module, randomness = run.module, run.module.randomness.under("translate")
-    forward = wishes.direction != "backward"
-    side = module.source if forward else module.target
-    points = _points(wishes.input, side, wishes.items, randomness)
-    translator = run.evaluation.translator(module.ema)
-    ways = {
-        "forward": lambda: translator.forward(
-            points, randomness.generator("noise"), _wished(wishes.label, points), True
-        ),
-        "backward": lambda: translator.backward(points, randomness.generator("noise"), keep=True),
-        "cycle": lambda: translator.cycle(points, randomness.generator("noise")),
-    }
-    if wishes.direction not in ways:
-        raise Refusal(f"direction={wishes.direction} is unknown: use direction=forward, backward or cycle")
-    trajectory = ways[wishes.direction]()
-    np.save(out / "translated.npy", trajectory.end.cpu().numpy())
-    side.modality.render({"input": points.x[: side.modality.shown], "output": trajectory.end[: side.modality.shown]},
-                         str(out / "gallery.png"))  # fmt: skip
-    moved = (trajectory.end - points.x).square().flatten(1).sum(1).mean()
-    facts |= {"items": len(points), "nfe": trajectory.nfe, "mean_squared_distance": float(moved)}
-    write_json(out / "metrics.json", facts)
-    return facts
-
-
-def _points(path: str | None, side: Distribution, items: int, randomness: Randomness) -> Sample:
-    if path is None:
-        return side.split("test").every(items, randomness)
-    raw, labels = read(path, None, None)
-    x = side.modality.encode(raw, None) if raw.dtype == torch.uint8 else raw.float()
-    if tuple(x.shape[1:]) != tuple(side.event_shape):
-        raise Refusal(f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {side.event_shape}")
-    if not bool(x.isfinite().all()):
-        raise Refusal(f"input={path} holds NaN or infinite values; every point must be finite")
-    return Sample(x, labels)[:items]
-
-
-def _wished(label: int | None, points: Sample) -> torch.Tensor | None:
-    return None if label is None else torch.full((len(points),), label)

@@ -32,7 +32,8 @@ class FlowMatching(Objective):
 
     y is what the field's prediction asks for: the velocity ẋ_t (flow matching, Lipman et al. 2022, Albergo &
     Vanden-Eijnden 2022, Liu et al. 2022), the target x1, the source x0, the score, or velocity and noise by two heads.
-    The minimiser is E[y | x_t], for any source, target and coupling. |·|² is the mean over the event.
+    The minimiser is E[y | x_t], for any source, target and coupling. |·|² is the mean over the event. Times are drawn
+    where the field is read (``prediction.clamp``): on all of [0, 1] the score's loss would be infinite.
     """
 
     def __init__(self, time_sampler: TimeSampler, weighting: Weighting) -> None:
@@ -40,7 +41,7 @@ class FlowMatching(Objective):
 
     def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
         x0, path = pair.source.x, field.path
-        low, high = path.interval
+        low, high = field.prediction.clamp(path, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
         t = low + (high - low) * self.time_sampler(len(x0), generator).to(x0)
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample = path.sample(pair, t, z)

@@ -11,32 +11,19 @@ import torch
 import torchmetrics
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.callback.checkpoint import AtomicCheckpointIO
-from flowport.conditioning import Conditioning
-from flowport.cost.base import Cost
-from flowport.coupling.base import Coupling
-from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
-from flowport.field.base import Field
-from flowport.grid import Grid
-from flowport.joint import Joint
-from flowport.modality.base import Modality
-from flowport.objective import Objective
-from flowport.path.base import Path as ProbabilityPath
-from flowport.prediction.base import Prediction
-from flowport.solver.base import Solver
-from flowport.time_sampler import TimeSampler
-from flowport.volatility import Volatility
-from flowport.weighting import Weighting
 
 PACKAGES = ("flowport", "torch", "lightning", "torchmetrics")
 
-BASES: tuple[type, ...] = (
-    torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, lightning.LightningModule,
-    lightning.LightningDataModule, lightning.Callback, lightning.Trainer, torchmetrics.Metric, AtomicCheckpointIO,
-    Conditioning, Cost, Coupling, Distribution, Field, Grid, Joint, Modality, Objective, Prediction, ProbabilityPath,
-    Solver, TimeSampler, Volatility, Weighting,
-)  # fmt: skip
+BASES = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torchmetrics.Metric,
+         lightning.LightningModule, lightning.LightningDataModule, lightning.Callback, lightning.Trainer)  # fmt: skip
+
+
+def _is_part(found: object) -> bool:
+    """Whether an object is a class of one of the known bases, or of a flowport family."""
+    if not isinstance(found, type):
+        return False
+    return issubclass(found, BASES) or any(base.__module__.startswith("flowport.") for base in found.__mro__)
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -81,7 +68,7 @@ def _check_target(target: Any, path: str, key: str) -> None:
     if root in trusted and "__main__" not in module:
         with contextlib.suppress(ImportError, AttributeError):
             found = getattr(importlib.import_module(module), name)
-    if not (isinstance(found, type) and issubclass(found, BASES)):
+    if not _is_part(found):
         raise Refusal(
             f"{path} wants to build {target} at {key}, which is not a class of flowport, torch.nn, torch.optim or "
             "Lightning: a restored run may build nothing else, unless you trust its package (FLOWPORT_TRUST=package)"

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.coupling.batches import optimum, seeded, squares
 
 from flowport.cost import Standardised
 from flowport.coupling import ClassConditional, ConditionAware, Exact
 from flowport.coupling.condition_aware import weight_for
 from flowport.errors import Refusal
 from flowport.shapes import Pair, Sample
+from tests.coupling.batches import optimum, seeded, squares
 
 
 def scaled_squares(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

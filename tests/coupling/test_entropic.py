@@ -6,12 +6,12 @@ import numpy as np
 import ot
 import pytest
 import torch
-from tests.coupling.batches import gaussians, seeded, squares
 
 from flowport.coupling import Partial, Sinkhorn, Unbalanced, drawing
 from flowport.coupling.entropic import sharpness, solve
 from flowport.errors import Refusal
 from flowport.shapes import Pair, Sample
+from tests.coupling.batches import gaussians, seeded, squares
 
 
 @pytest.mark.parametrize(("n", "m", "epsilon"), [(40, 40, 0.05), (30, 50, 0.3)])

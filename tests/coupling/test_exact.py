@@ -5,12 +5,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from tests.coupling.batches import gaussians, optimum, seeded, squares
 
 from flowport.coupling import Exact, Independent
 from flowport.coupling.assignment import permutation, transport
 from flowport.errors import Refusal
 from flowport.shapes import Pair, Sample
+from tests.coupling.batches import gaussians, optimum, seeded, squares
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7])

@@ -48,7 +48,7 @@ class HOG(nn.Module):
     """
 
     def __init__(self, cells: int = 5, orientations: int = 8, deskew: bool = True, size: int = 20,
-                 reach: float = 2.0) -> None:  # fmt: skip
+                 reach: float = 2.2) -> None:  # fmt: skip
         super().__init__()
         self.cells, self.orientations, self.deskew, self.size, self.reach = cells, orientations, deskew, size, reach
 

@@ -1,0 +1,30 @@
+# make train | test | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+PY ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: train test lint bench help
+help: ; @sed -n 1p Makefile
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PY) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps torchcfm==1.0.7  # its own tail breaks CPU machines
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -c "import lightning, torchcfm, hydra"  # fails at once where a CUDA torchvision got in
+	touch $@
+
+train: $(STAMP)
+	$(BIN)/python launch/train.py $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check src launch tests
+	$(BIN)/ruff check src launch tests
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks $(ARGS)

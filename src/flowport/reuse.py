@@ -1,0 +1,84 @@
+"""What is done with a trained run: measure it again, or carry points along it. The run's folder is only read."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from flowport import experiment
+from flowport.distribution.base import Distribution
+from flowport.distribution.reading import read
+from flowport.errors import Refusal
+from flowport.randomness import Randomness
+from flowport.shapes import Sample
+
+WISHES = ("solver", "grid", "volatility", "metric", "evaluation_items", "seed", "threads")
+"""Keys of evaluate and translate that replace the run's own."""
+
+
+def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, Any]:
+    """Measure a trained run with other samplers or metrics; writes metrics.json and gallery.png into ``out``."""
+    run, numbers = restored(folder, changes)
+    numbers.update(experiment.evaluate(run, out, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    experiment.write_json(out / "metrics.json", numbers)
+    return numbers
+
+
+def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[str, Any]]:
+    """A run under the wishes of evaluate or translate, and the record of whose weights they are."""
+    if changes.weights not in ("ema", "raw"):
+        raise Refusal(f"weights={changes.weights} is unknown: use weights=ema or weights=raw")
+    kept = {k: v for k, v in changes.items() if v is not None and k in WISHES}
+    run, path = experiment.restore(folder, OmegaConf.create(kept))
+    if changes.weights == "raw":
+        run.module.ema = run.module.field
+    return run, {"base": str(folder), "base/checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
+
+
+def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
+    """Carry points along a trained run: writes translated.npy (encoded points) and gallery.png into ``out``.
+
+    Raises Refusal for an unknown direction, points of another shape, and a sampler that the field cannot serve.
+    """
+    run, facts = restored(folder, wishes)
+    module, randomness = run.module, run.module.randomness.under("translate")
+    forward = wishes.direction != "backward"
+    side = module.source if forward else module.target
+    points = _points(wishes.input, side, wishes.points, randomness)
+    translator = run.evaluation.translator(module.ema)
+    ways = {
+        "forward": lambda: translator.forward(
+            points, randomness.generator("noise"), _wished(wishes.label, points), True
+        ),
+        "backward": lambda: translator.backward(points, randomness.generator("noise")),
+        "cycle": lambda: translator.cycle(points, randomness.generator("noise")),
+    }
+    if wishes.direction not in ways:
+        raise Refusal(f"direction={wishes.direction} is unknown: use direction=forward, backward or cycle")
+    trajectory = ways[wishes.direction]()
+    np.save(out / "translated.npy", trajectory.end.cpu().numpy())
+    side.modality.render({"input": points.x[: side.modality.shown], "output": trajectory.end[: side.modality.shown]},
+                         str(out / "gallery.png"))  # fmt: skip
+    moved = (trajectory.end - points.x).square().flatten(1).sum(1).mean()
+    facts |= {"points": len(points), "nfe": trajectory.nfe, "mean_squared_distance": float(moved)}
+    experiment.write_json(out / "metrics.json", facts)
+    return facts
+
+
+def _points(path: str | None, side: Distribution, items: int, randomness: Randomness) -> Sample:
+    if path is None:
+        return side.split("test").every(items, randomness)
+    raw, labels = read(path, None, None)
+    x = side.modality.encode(raw, None) if raw.dtype == torch.uint8 else raw.float()
+    if tuple(x.shape[1:]) != tuple(side.event_shape):
+        raise Refusal(f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {side.event_shape}")
+    if not bool(x.isfinite().all()):
+        raise Refusal(f"input={path} holds NaN or infinite values; every point must be finite")
+    return Sample(x, labels)[:items]
+
+
+def _wished(label: int | None, points: Sample) -> torch.Tensor | None:
+    return None if label is None else torch.full((len(points),), label)

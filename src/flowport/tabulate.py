@@ -1,0 +1,144 @@
+"""A sweep's runs as one table: a row for every setting, mean ± standard error over seeds."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from omegaconf import OmegaConf
+
+from flowport.errors import Refusal
+
+matplotlib.use("Agg")
+SEED = "seed"
+REFERENCES = ("untranslated", "floor")
+"""Suffixes under which a metric writes what doing nothing and what perfection would score."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over n runs and its standard error s/√n (0 for one run)."""
+
+    mean: float
+    error: float
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Cell":
+        mean, n = math.fsum(values) / len(values), len(values)
+        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else 0.0
+        return cls(mean, spread / math.sqrt(n), n)
+
+    def __str__(self) -> str:
+        digits = 3 if self.error == 0 else max(0, min(6, 1 - math.floor(math.log10(self.error))))
+        if self.error == 0 and self.mean != 0:
+            digits = max(0, 2 - math.floor(math.log10(abs(self.mean))))
+        return f"{self.mean:.{digits}f}" + (f" ± {self.error:.{digits}f}" if self.n > 1 else "")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """settings: names of what varies; rows: (setting values, {metric: Cell}); metrics: columns in order."""
+
+    settings: list[str]
+    metrics: list[str]
+    rows: list[tuple[tuple[str, ...], dict[str, Cell]]]
+
+    def lines(self) -> list[list[str]]:
+        """Header and rows as text."""
+        head = [*self.settings, "runs", *(m.removeprefix("test/") for m in self.metrics)]
+        body = [
+            [*values, str(max((c.n for c in cells.values()), default=0)),
+             *(str(cells[m]) if m in cells else "" for m in self.metrics)]
+            for values, cells in self.rows
+        ]  # fmt: skip
+        return [head, *body]
+
+    def markdown(self) -> str:
+        head, *body = self.lines()
+        rule = ["---"] * len(self.settings) + ["---:"] * (len(head) - len(self.settings))
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
+
+
+def read(folder: Path, metrics: list[str]) -> Sheet:
+    """All finished runs of a multirun folder. metrics: names with or without ``test/``; none: every test metric.
+
+    Reference rows (untranslated, floor) follow for each group of settings in which they were measured. Raises Refusal
+    for a folder without finished runs or a metric that no run has.
+    """
+    found: list[tuple[dict[str, str], dict[str, float]]] = []
+    for job in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+        words = OmegaConf.to_container(OmegaConf.load(job.parent / ".hydra" / "overrides.yaml"))
+        assert isinstance(words, list)
+        found.append((dict(str(w).lstrip("+").split("=", 1) for w in words), json.loads(job.read_text())))
+    if not found:
+        raise Refusal(f"{folder} holds no finished runs (<job>/metrics.json): give the folder that a sweep wrote")
+    keys = list(dict.fromkeys(key for words, _ in found for key in words if key != SEED))
+    varied = [key for key in keys if len({words.get(key) for words, _ in found}) > 1] or keys[:1]
+    wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(found)
+    for name in wanted:
+        if not any(name in numbers for _, numbers in found):
+            known = sorted({m for _, numbers in found for m in numbers if m.startswith("test/")})
+            raise Refusal(f"no run in {folder} has a metric {name}; they have {', '.join(known)}")
+    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for words, numbers in found:
+        groups.setdefault(tuple(words.get(key, "") for key in varied), []).append(numbers)
+    rows = [(setting, _cells(numbers, wanted, "")) for setting, numbers in groups.items()]
+    for reference in REFERENCES:
+        rows += _reference_rows(varied, groups, wanted, reference)
+    return Sheet(varied, wanted, rows)
+
+
+def _headline(found: list[tuple[dict[str, str], dict[str, float]]]) -> list[str]:
+    hidden = ("_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
+    names = dict.fromkeys(m for _, numbers in found for m in numbers if m.startswith("test/"))
+    return [m for m in names if not m.endswith(hidden)]
+
+
+def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict[str, Cell]:
+    values = {m: [r[m + suffix] for r in runs if m + suffix in r] for m in wanted}
+    return {m: Cell.of(v) for m, v in values.items() if v}
+
+
+def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str],
+                    reference: str) -> list[tuple[tuple[str, ...], dict[str, Cell]]]:  # fmt: skip
+    """References depend on the data alone, so there is one row for every value of the first setting."""
+    rows, seen = [], dict[str, list[dict[str, float]]]()
+    for setting, runs in groups.items():
+        seen.setdefault(setting[0], []).extend(runs)
+    for first, runs in seen.items():
+        cells = _cells(runs, wanted, f"_{reference}")
+        if cells:
+            rows.append(((first, *[reference] * (len(varied) - 1)), cells))
+    return rows
+
+
+def write(sheet: Sheet, folder: Path) -> None:
+    """table.csv, table.md and table.png into the sweep's folder."""
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(sheet.lines())
+    (folder / "table.md").write_text(sheet.markdown())
+    draw(sheet, folder / "table.png")
+
+
+def draw(sheet: Sheet, path: Path) -> None:
+    """One panel a metric: a dot and its standard error for every setting."""
+    from matplotlib import pyplot
+
+    names = [" · ".join(values) for values, _ in sheet.rows]
+    width, height = 3.2 * len(sheet.metrics) + 2.5, 0.32 * len(names) + 1.2
+    figure, axes = pyplot.subplots(1, len(sheet.metrics), figsize=(width, height), sharey=True, squeeze=False)
+    for axis, metric in zip(axes[0], sheet.metrics, strict=True):
+        for k, (values, cells) in enumerate(sheet.rows):
+            if metric in cells:
+                colour = "#8a929b" if any(v in REFERENCES for v in values) else "#3b6fb6"
+                axis.errorbar(cells[metric].mean, k, xerr=cells[metric].error, fmt="o", color=colour, capsize=3)
+        axis.set_title(metric.removeprefix("test/"), fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

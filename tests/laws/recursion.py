@@ -1,0 +1,60 @@
+"""Exact moments of a solver: on a Gaussian oracle every step is affine, x' = M x + N ξ + c, so means and covariances
+follow without sampling."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowport.dynamics import Dynamics
+from flowport.field import Field
+from flowport.shapes import Condition
+from flowport.solver import FixedStep
+from flowport.volatility import Volatility
+
+F64 = torch.float64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (d,), covariance (d, d), and memory (d, d): the covariance with the start."""
+
+    mean: Tensor
+    covariance: Tensor
+    memory: Tensor
+
+    @classmethod
+    def start(cls, mean: Tensor, covariance: Tensor) -> "Moments":
+        return cls(mean, covariance, covariance)
+
+    def correlation(self, start: "Moments") -> Tensor:
+        """Of every coordinate with its own start, (d,)."""
+        own, first = self.covariance.diagonal(), start.covariance.diagonal()
+        return self.memory.diagonal() / (own * first).sqrt()
+
+    def distance(self, mean: Tensor, covariance: Tensor) -> float:
+        return float((self.mean - mean).norm() + (self.covariance - covariance).norm())
+
+
+def affine(solver: FixedStep, dynamics: Dynamics, d: int, t: float, s: float, last: bool) -> tuple[Tensor, ...]:
+    """(M, N, c) of one step, read off at the origin and the unit vectors of x and of the noise."""
+    eye, zero = torch.eye(d, dtype=F64), torch.zeros(d, d, dtype=F64)
+    x = torch.cat([zero[:1], eye, zero])
+    noise = torch.cat([zero[:1], zero, eye])
+    out = solver.step(dynamics, x, t, s, noise, last)
+    return (out[1 : d + 1] - out[0]).T, (out[d + 1 :] - out[0]).T, out[0]
+
+
+def push(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor, start: Moments,
+         x0: Tensor | None = None, last: bool = True) -> list[Moments]:  # fmt: skip
+    """Moments at every time of the grid. x0 (d,): the start that the field sees. last: whether the grid's last step is
+    the solver's last one."""
+    d = len(start.mean)
+    condition = Condition(source=None if x0 is None else x0.expand(2 * d + 1, d))
+    dynamics = Dynamics(field, condition, volatility, backward=bool(times[-1] < times[0]))
+    states, grid = [start], times.tolist()
+    for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        m, n, c = affine(solver, dynamics, d, t, s, last and k == len(grid) - 2)
+        now = states[-1]
+        states.append(Moments(m @ now.mean + c, m @ now.covariance @ m.T + n @ n.T, m @ now.memory))
+    return states

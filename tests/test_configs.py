@@ -1,0 +1,78 @@
+"""Every yaml composes, instantiates, and belongs to the family whose name its folder bears."""
+
+import functools
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import flowport
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.glob("*/*.yaml"))
+# Groups that hold parts of other libraries, or whole sentences.
+FOREIGN = {"optimizer": "torch.optim", "trainer": "lightning", "scheduler": "flowport.schedule"}
+SENTENCES = {"experiment", "sweep"}
+KEYS = {
+    "distribution": "distribution@source", "cost": "cost@coupling.cost",
+    "time_sampler": "time_sampler@objective.time_sampler", "weighting": "weighting@objective.weighting",
+}  # fmt: skip
+NODES = {
+    "distribution": "source", "cost": "coupling.cost", "time_sampler": "objective.time_sampler",
+    "weighting": "objective.weighting",
+}  # fmt: skip
+NEEDED = {"source.path": "points.npy"}
+"""What a user must say, with an example."""
+
+
+def composed(*words: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", list(words))
+
+
+def parts() -> list[Any]:
+    return [pytest.param(p.parent.name, p.name, id=str(p)) for p in FILES if p.parent.name not in SENTENCES]
+
+
+@pytest.mark.parametrize(("group", "name"), parts())
+def test_every_part_composes_and_is_a_class_of_its_family(group: str, name: str) -> None:
+    words = [f"{KEYS.get(group, group)}={f'[{name}]' if group == 'metric' else name}"]
+    config = composed("experiment=eight_gaussians_to_moons", *words)
+    node = OmegaConf.select(config, f"metric.{name}" if group == "metric" else NODES.get(group, group))
+    family = FOREIGN.get(group, f"flowport.{group}")
+    target = node["_target_"]
+    assert target.startswith(family + "."), f"configs/{group}/{name}.yaml builds {target}, not a {family}"
+    missing = OmegaConf.missing_keys(node)
+    if missing:
+        assert all(isinstance(key, str) for key in missing)
+        return
+    made = instantiate(node)
+    made = made.func if isinstance(made, functools.partial) else type(made)
+    assert made.__name__ == target.rpartition(".")[2]
+
+
+def test_every_group_mirrors_a_family() -> None:
+    families = {module.name for module in pkgutil.iter_modules(flowport.__path__)}
+    groups = {p.parent.name for p in FILES} - SENTENCES - set(FOREIGN)
+    assert groups <= families, f"configs without a family: {groups - families}"
+
+
+@pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "experiment"])
+def test_every_experiment_composes_without_adding_keys(name: str) -> None:
+    config = composed(f"experiment={name}")
+    plain = composed("experiment=none")
+    assert set(config) == set(plain)
+    assert OmegaConf.missing_keys(config) == set()
+
+
+@pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "sweep"])
+def test_every_sweep_turns_multirun_on_and_names_what_exists(name: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"sweep={name}"], return_hydra_config=True)
+        assert config.hydra.mode.name == "MULTIRUN"
+        for key, values in config.hydra.sweeper.params.items():
+            for value in values.split(","):
+                compose("train", [f"{key}={value}"])

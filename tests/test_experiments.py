@@ -1,0 +1,32 @@
+"""Every experiment trains for two steps, is measured, and leaves a whole run folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf, open_dict
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_steps_of_every_experiment(name: str, tmp_path: Path) -> None:
+    words = [f"experiment={name}", "trainer.max_steps=2", "evaluation_items=24", "grid.steps=4", "threads=1",
+             "data.validation_items=32"]  # fmt: skip
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", words)
+    with open_dict(config):
+        config.trainer.enable_progress_bar = False
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    numbers = instantiate(config.stage).run(config, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == numbers
+    tested = {k: v for k, v in numbers.items() if k.startswith("test/")}
+    assert tested
+    assert all(v == v for v in tested.values()), "a metric is NaN"
+    if name != "classifier":
+        assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_size > 0
+        assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
+        assert numbers["train/steps"] == 2

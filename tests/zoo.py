@@ -1,0 +1,118 @@
+"""All members of all families as (id, factory): every law runs over a whole list.
+
+A new member is listed here on the day it is written; tests/laws/test_zoo.py fails until it is.
+"""
+
+import torch
+
+from flowport import conditioning, cost, coupling, distribution, grid, path, prediction, solver
+from flowport import time_sampler as times
+from flowport import volatility as volatilities
+from flowport import weighting as weights
+
+PATHS = [
+    ("linear", path.Linear),
+    ("linear_sigma_min", lambda: path.Linear(sigma_min=0.05)),
+    ("linear_noise", lambda: path.Linear(noise=0.4)),
+    ("trigonometric", path.Trigonometric),
+    ("polynomial", path.Polynomial),
+    ("polynomial_mixed", lambda: path.Polynomial(1.5, 3.0)),
+    ("variance_preserving", path.VariancePreserving),
+    ("variance_exploding", path.VarianceExploding),
+    ("brownian_bridge", path.BrownianBridge),
+    ("smooth_bridge", path.SmoothBridge),
+    ("functions", lambda: path.Functions(lambda t: 1 - t**2, torch.sin)),
+    (
+        "functions_bridge",
+        lambda: path.Functions(
+            lambda t: torch.cos(torch.pi / 2 * t), lambda t: t, lambda t: 0.7 * torch.sin(torch.pi * t), (1e-3, 1 - 1e-3)
+        ),
+    ),
+]
+
+PREDICTIONS = [
+    ("velocity", prediction.Velocity),
+    ("target", prediction.Target),
+    ("source", prediction.Source),
+    ("score", prediction.Score),
+    ("bridge", prediction.Bridge),
+]
+
+COUPLINGS = [
+    ("independent", coupling.Independent),
+    ("exact", coupling.Exact),
+    ("class_conditional", coupling.ClassConditional),
+    ("condition_aware", coupling.ConditionAware),
+    ("partial", coupling.Partial),
+    ("sinkhorn", coupling.Sinkhorn),
+    ("unbalanced", coupling.Unbalanced),
+]
+
+SOLVERS = [
+    ("euler", solver.Euler),
+    ("midpoint", solver.Midpoint),
+    ("heun", solver.Heun),
+    ("rk4", solver.RK4),
+    ("dopri5", solver.Adaptive),
+    ("euler_maruyama", solver.EulerMaruyama),
+    ("stochastic_heun", solver.StochasticHeun),
+    ("ancestral", solver.Ancestral),
+]
+
+GRIDS = [
+    ("uniform", grid.Uniform),
+    ("power", grid.Power),
+    ("power_early", lambda steps=50: grid.Power(steps, 0.6)),
+    ("log_snr", grid.LogSNR),
+]
+
+VOLATILITIES = [
+    ("zero", volatilities.Zero),
+    ("constant", volatilities.Constant),
+    ("sine", volatilities.Sine),
+    ("memoryless", volatilities.Memoryless),
+]
+
+TIME_SAMPLERS = [
+    ("uniform", times.Uniform),
+    ("stratified", times.Stratified),
+    ("logit_normal", times.LogitNormal),
+    ("power", times.Power),
+    ("beta", times.Beta),
+]
+
+WEIGHTINGS = [("uniform", weights.Uniform), ("signal_to_noise", weights.SignalToNoise)]
+
+# The densities. Laws without one and stored data have their tests in tests/distribution.
+DISTRIBUTIONS = [
+    ("gaussian", lambda: distribution.Gaussian([1.0, -0.5], [[1.0, 0.6], [0.6, 0.8]], dtype="float64")),
+    ("mixture", lambda: distribution.Mixture([1, 3], [[-1.5, 0], [1, 1]], [0.3, 0.2], dtype="float64")),
+    ("eight_gaussians", lambda: distribution.EightGaussians(dtype="float64")),
+    ("moons", distribution.Moons),
+    ("checkerboard", distribution.Checkerboard),
+    ("s_curve", distribution.SCurve),
+    ("digits", distribution.Digits),
+    ("mnist", distribution.MNIST),
+    ("silhouettes", distribution.Silhouettes),
+]
+
+COSTS = [
+    ("squared_euclidean", cost.SquaredEuclidean),
+    ("cosine", cost.Cosine),
+    ("standardised", cost.Standardised),
+    ("features", lambda: cost.Features(torch.nn.Flatten())),
+    ("spectral", lambda: cost.Spectral(torch.nn.Flatten())),
+    ("sum", lambda: cost.Sum({"squared": cost.SquaredEuclidean(), "cosine": cost.Cosine()}, {"squared": 1, "cosine": 2})),
+]
+
+CONDITIONINGS = [
+    ("none", conditioning.Unconditional),
+    ("source", conditioning.SourceItself),
+    ("source_label", conditioning.SourceLabel),
+    ("target_label", conditioning.TargetLabel),
+]
+
+
+def named(members: list) -> dict:
+    """Keywords of pytest.mark.parametrize for a list of the zoo."""
+    return {"argvalues": [make for _, make in members], "ids": [name for name, _ in members]}
