@@ -5,7 +5,7 @@ python launch/evaluate.py run=<folder> metric=[wasserstein,normalised_path_energ
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.command import launch, wanted
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -20,7 +20,7 @@ def evaluate(config):  # noqa: ANN201  (Hydra's task)
     folder = Path(HydraConfig.get().runtime.output_dir)
     numbers = evaluate_again(Path(config.run), config, folder)
     print(table(numbers, title=str(folder)))
-    return None if config.optimise is None else numbers[config.optimise]
+    return wanted(numbers, config.optimise)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ python launch/train.py -m sweep=two_dimensions hydra/launcher=joblib
 import sys
 from pathlib import Path
 
-from flowport.command import launch, refusals_told
+from flowport.command import launch, refusals_told, wanted
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -23,7 +23,7 @@ def train(config):  # noqa: ANN201  (Hydra's task)
     folder = Path(HydraConfig.get().runtime.output_dir)
     numbers = instantiate(config.stage).run(config, folder)
     print(table(numbers, title=str(folder)))
-    return None if config.optimise is None else numbers[config.optimise]
+    return wanted(numbers, config.optimise)
 
 
 def resume(folder: Path, words: list[str]) -> None:

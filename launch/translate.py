@@ -11,7 +11,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def translate(config):  # noqa: ANN201  (Hydra's task)
-    """Write translated.npy, trajectory.npy and gallery.png into a new folder."""
+    """Write translated.npy, metrics.json and gallery.png into a new folder."""
     from hydra.core.hydra_config import HydraConfig
 
     from flowport.report import table

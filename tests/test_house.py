@@ -8,7 +8,7 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "flowport").rglob("*.py"))
 LEVELS = [
-    {"errors", "shapes", "broadcast", "randomness"},
+    {"errors", "shapes", "broadcast", "randomness", "values"},
     {"modality"},
     {"distribution"},
     {"joint", "conditioning"},
@@ -22,7 +22,7 @@ LEVELS = [
     {"objective", "metric", "schedule", "report", "tabulate"},
     {"translator"},
     {"evaluation", "module", "data"},
-    {"callback", "restore"},
+    {"callback", "restore", "composition"},
     {"experiment"},
     {"reuse", "stage"},
     {"command"},

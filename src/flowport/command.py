@@ -3,22 +3,30 @@
 Light to import, so that --help answers at once: a launcher imports torch only when its task runs.
 """
 
+import functools
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowport.errors import Refusal
 
+logger = logging.getLogger(__name__)
 SIDES = re.compile(r"^(source|target)=(.+)$")
 GROUPS = re.compile(r"^(distribution|cost)=(.+)$")
+UNKNOWN = re.compile(r"Could not override '([^']+)'")
+UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
 def launch(task: Callable[[DictConfig], Any], configs: Path, name: str) -> None:
@@ -29,14 +37,28 @@ def launch(task: Callable[[DictConfig], Any], configs: Path, name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed as Hydra likes
     with refusals_told():
         _check_words(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(task)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()
+        except ConfigCompositionException as error:
+            unknown = UNKNOWN.search(str(error))
+            if unknown is None:
+                raise
+            raise Refusal(_unknown(unknown[1], configs, name)) from None
+
+
+def wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
+    """The number that a sweeper minimises, None where none is asked for. Raises Refusal for a name that is none."""
+    if name is not None and name not in numbers:
+        raise Refusal(f"optimise={name} is not measured in this run: choose one of {', '.join(sorted(numbers))}")
+    return None if name is None else numbers[name]
 
 
 class refusals_told:
     """Context in which a Refusal, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
 
     def __enter__(self) -> None:
-        return None
+        launchers = Path(sys.argv[0]).resolve().parent  # what lies there must not hide what others import: tabulate
+        sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         sentence = told(error)
@@ -52,13 +74,57 @@ def told(error: BaseException | None) -> str | None:
         if isinstance(cause, Refusal):
             return _one_line(str(cause))
         cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, member = error.missing_cfg_file.rpartition("/")
+        return f"{group}={member} does not exist: choose {', '.join(sorted(error.options))}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} needs a value: write {error.full_key}=…"
+    if isinstance(error, InstantiationException):
+        built = UNBUILT.search(str(error))
+        what = f"{built[2]} ({built[1]}) cannot be built: " if built else ""
+        return what + _one_line(str(error.__cause__ or error))
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _one_line(str(error))
     return None
 
 
+def _job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """The task, whose refusal ends a single run at once and is logged in its own job's log in a sweep."""
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:
+            sentence = told(error)
+            if sentence is None:
+                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
+                logger.error("flowport: %s", sentence)
+                raise
+            sys.stderr.write(f"flowport: {sentence}\n")
+            raise SystemExit(2) from None
+
+    return job
+
+
 def _one_line(message: str) -> str:
     return re.sub(r"\s*\n\s*", "; ", message.strip())
+
+
+def _unknown(key: str, configs: Path, name: str) -> str:
+    """The sentence for an option that does not exist, with those that do beside it."""
+    GlobalHydra.instance().clear()
+    words = [w for w in sys.argv[1:] if "=" in w and not w.lstrip("+~").startswith((f"{key}=", "hydra", "-"))]
+    parent, _, _ = key.rpartition(".")
+    try:
+        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+            config = hydra.compose(name, words)
+        beside = OmegaConf.select(config, parent) if parent else config
+        options = ", ".join(str(k) for k in beside if not str(k).startswith("_"))
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return f"{key} is no option: --help shows all of them"
+    return f"{key} is no option: {parent or 'this command'} has {options or 'none'}"
 
 
 def _check_words(words: list[str]) -> None:

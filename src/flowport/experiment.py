@@ -13,26 +13,37 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from flowport.callback import EMA, AtomicCheckpointIO, Guard, Progress, Watch
-from flowport.capabilities import capabilities
+from flowport.callback import EMA, AtomicCheckpointIO, Clock, Guard, Progress, Reopen, Watch
 from flowport.classifier import trained_classifier
+from flowport.composition import compose
 from flowport.data import PairDataModule
 from flowport.distribution.base import Distribution, Stored
 from flowport.errors import Refusal
 from flowport.evaluation import Evaluation, gallery
-from flowport.field import Learned
+from flowport.field import Field
 from flowport.metric.base import Metric
 from flowport.module import FlowModule
-from flowport.objective import Objective
-from flowport.randomness import Randomness
-from flowport.restore import read_config, read_weights
+from flowport.restore import check_fits, read_config, read_weights
+from flowport.translator import Translator
+from flowport.values import check_kind, check_values
 
 logger = logging.getLogger(__name__)
 CLASSIFIERS = Path("data/classifiers")
+OWN: dict[str, tuple[Any, float | None]] = {
+    "seed": (int, 0), "threads": (int | None, 1), "ema_decay": (float, 0), "evaluation_items": (int, 1),
+    "checkpoint_every": (int, 1), "trainer.max_steps": (int, 1),
+}  # fmt: skip
+"""The keys of a run that no class declares: type and least value."""
+QUIET = (".*module\\(s\\) in eval mode.*",  # the moving average, on purpose
+         ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's note to Lightning
+         ".*resuming from a checkpoint that ended before the epoch.*",  # batches are a function of the step
+         ".*smaller than the logging interval.*", ".*does not have many workers.*")  # fmt: skip
+"""Warnings of Lightning's that mislead here."""
 
 
 @dataclass
@@ -49,36 +60,43 @@ class Run:
 make = instantiate
 """Build one node of a config."""
 
+PARTS = ("joint", "coupling", "path", "prediction", "conditioning", "network", "objective", "optimizer", "scheduler",
+         "data")  # fmt: skip
+"""The nodes of a config that ``compose`` joins."""
+
 
 def build(config: DictConfig) -> Run:
     """Instantiate every part once and join them. Raises Refusal for parts that do not fit together."""
+    check(config)
     torch.set_float32_matmul_precision("high")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    randomness = Randomness(config.seed)
-    lightning.seed_everything(randomness.number("initial weights") % 2**32, verbose=False)
-    source: Distribution = instantiate(config.source)
-    target: Distribution = instantiate(config.target)
-    joint = instantiate(config.joint)(source=source, target=target)
-    coupling, path = instantiate(config.coupling), instantiate(config.path)
-    prediction, conditioning = instantiate(config.prediction), instantiate(config.conditioning)
-    able = capabilities(source, joint, coupling, path, conditioning, prediction)
-    network = instantiate(config.network)(
-        event_shape=source.event_shape, condition=conditioning.shape(source, target), heads=prediction.heads
+    source: Distribution = make(config.source)
+    target: Distribution = make(config.target)
+    module, data = compose(
+        source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
     )
-    field = Learned(network, path, prediction, conditioning, able)
-    objective: Objective = instantiate(config.objective)
     facts: dict[str, Any] = {}
-    evaluation = build_evaluation(config, target, facts)
-    evaluation.translator(field)  # refuses a sampler that this field cannot serve, before any training
-    module = FlowModule(source, target, field, objective, instantiate(config.optimizer), instantiate(config.scheduler),
-                        randomness, config.ema_decay)  # fmt: skip
-    data = instantiate(config.data)(joint=joint, coupling=coupling, randomness=randomness)
+    evaluation = build_evaluation(config, module.field, target, facts)
     return Run(config, module, data, evaluation, facts)
 
 
-def build_evaluation(config: DictConfig, target: Distribution, facts: dict[str, Any]) -> Evaluation:
-    """Solver, grid, volatility and metrics; a metric that is a partial gets the classifier of the target's dataset."""
+def check(config: DictConfig) -> None:
+    """Raise Refusal for an option that does not exist, or a value of the wrong kind or size."""
+    for key, (hint, least) in OWN.items():
+        check_kind(key, OmegaConf.select(config, key), hint, least)
+    if config.ema_decay >= 1:
+        raise Refusal(f"ema_decay={config.ema_decay} would never let the average move: it must be below 1")
+    check_values(config)
+
+
+def build_evaluation(config: DictConfig, field: Field, target: Distribution, facts: dict[str, Any]) -> Evaluation:
+    """Solver, grid, volatility and metrics; a metric that is a partial gets the classifier of the target's dataset.
+
+    Raises Refusal for a sampler that the field cannot serve, before a classifier is trained.
+    """
+    solver, grid, volatility = make(config.solver), make(config.grid), make(config.volatility)
+    Translator(field, solver, grid, volatility)
     metrics: dict[str, Metric] = {}
     for name, node in instantiate(config.metric).items():
         if isinstance(node, partial):
@@ -87,7 +105,6 @@ def build_evaluation(config: DictConfig, target: Distribution, facts: dict[str, 
             metrics[str(name)] = node(classifier=classifier, name=dataset)
         else:
             metrics[str(name)] = node
-    solver, grid, volatility = instantiate(config.solver), instantiate(config.grid), instantiate(config.volatility)
     return Evaluation(solver, grid, volatility, metrics, config.evaluation_items)
 
 
@@ -102,41 +119,47 @@ def classifier_of(target: Distribution) -> tuple[torch.nn.Module, dict[str, Any]
     return network, told, target.name
 
 
-def build_trainer(config: DictConfig, folder: Path, evaluation: Evaluation) -> lightning.Trainer:
-    """Lightning's Trainer with the run's callbacks, logger and crash-proof checkpoints."""
-    steps, every = config.trainer.max_steps, config.checkpoint_every
+def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """Lightning's Trainer with the run's callbacks, logger and crash-proof checkpoints.
+
+    Raises Refusal for options that Lightning refuses, for instance an accelerator that this machine does not have.
+    """
+    options = config.trainer
+    steps, batches = options.max_steps, options.get("accumulate_grad_batches", 1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode.*")  # the moving average, on purpose
-    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")  # torch's note to Lightning
-    callbacks: list[lightning.Callback] = [
-        EMA(),
-        Guard(),
-        *([Progress()] if config.trainer.get("enable_progress_bar", True) else []),
-        Watch(evaluation, folder),
-        ModelCheckpoint(folder / "checkpoints", "last", every_n_train_steps=every, enable_version_counter=False),
-    ]
-    return instantiate(config.trainer)(
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder,
-        # One epoch is the whole training, so that the progress bar knows its end.
-        limit_train_batches=steps * config.trainer.get("accumulate_grad_batches", 1),
-        max_epochs=1,
-    )
+    for note in QUIET:
+        warnings.filterwarnings("ignore", note)
+    between = options.get("val_check_interval", 1.0)
+    if isinstance(between, int):
+        between = min(between, steps) * batches  # Lightning counts batches
+    bar = [Progress()] if options.get("enable_progress_bar", True) else []
+    try:
+        return instantiate(options)(
+            callbacks=[*callbacks, *bar],
+            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder,
+            # One epoch is the whole training, so that the progress bar knows its end.
+            limit_train_batches=steps * batches,
+            val_check_interval=between,
+            max_epochs=1,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise Refusal(f"this trainer cannot be built: {error}") from None
 
 
 def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, float]:
     """Train (or resume) a run in its folder, evaluate it, write metrics.json and gallery.png. Returns the metrics."""
-    run = build(config)
+    run, clock, checkpoints = build(config), Clock(), folder / "checkpoints"
     if resume is not None:
-        check_fits(run.module, read_weights(folder)[1], resume)
-    trainer = build_trainer(config, folder, run.evaluation)
-    began = time.perf_counter()
+        check_fits(run.module, read_weights(folder)[1], resume, resume=True)
+    save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,
+                           enable_version_counter=False)  # fmt: skip
+    trainer = build_trainer(config, folder, [EMA(), Guard(), clock, Reopen(), Watch(run.evaluation, folder), save])
     trainer.fit(run.module, run.data, ckpt_path=resume)
-    seconds = time.perf_counter() - began
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    numbers: dict[str, Any] = {"train/steps": trainer.global_step, "train/seconds": round(seconds, 2), **run.facts}
+    trainer.save_checkpoint(checkpoints / "last.ckpt")
+    numbers: dict[str, Any] = {"train/steps": trainer.global_step, "train/seconds": round(clock.seconds, 2),
+                               "train/step_ms": round(clock.step_ms, 3), **run.facts}  # fmt: skip
     numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts.items()})
     numbers.update(evaluate(run, folder, trainer.strategy.root_device))
     write_json(folder / "metrics.json", numbers)
@@ -167,19 +190,6 @@ def restore(folder: Path, changes: DictConfig | None = None) -> tuple[Run, Path]
     check_fits(run.module, checkpoint, path)
     run.module.load_state_dict(checkpoint["state_dict"])
     return run, path
-
-
-def check_fits(module: FlowModule, checkpoint: dict[str, Any], path: Path) -> None:
-    """Raise Refusal, naming the first difference, where weights are of another shape than the module."""
-    state, own = checkpoint.get("state_dict", {}), module.state_dict()
-    for name, value in own.items():
-        if name not in state:
-            raise Refusal(f"{path} does not fit this run: it has no weight called {name}")
-        if state[name].shape != value.shape:
-            raise Refusal(
-                f"{path} does not fit this run: {name} is {tuple(state[name].shape)} there and "
-                f"{tuple(value.shape)} here"
-            )
 
 
 def write_json(path: Path, numbers: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,11 @@ def _check_target(target: Any, path: str, key: str) -> None:
         raise Refusal(f"{path} has no class name at {key}._target_: {target!r}")
     module, _, name = target.rpartition(".")
     root = module.partition(".")[0]
-    trusted = {*PACKAGES, *os.environ.get("FLOWPORT_TRUST", "").split(",")} - {""}
+    own = {name.strip() for name in os.environ.get("FLOWPORT_TRUST", "").split(",")}
+    trusted = {*PACKAGES, *own} - {""}
     found = None
     if root in trusted and "__main__" not in module:
-        with contextlib.suppress(ImportError, AttributeError):
+        with contextlib.suppress(ImportError, AttributeError, ValueError):
             found = getattr(importlib.import_module(module), name)
     if not _is_part(found):
         raise Refusal(
@@ -79,11 +81,35 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint of a run as tensors only. Raises Refusal where there is none or it is damaged."""
     path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise Refusal(f"run={folder} has no checkpoint (checkpoints/last.ckpt): its training saved none yet")
+        raise Refusal(f"run={folder} has no checkpoint (checkpoints/last.ckpt): its training saved none, start it anew")
     try:
-        return path, torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160]
+        reason = re.split(r"[\n.:]", str(error).strip())[0][:100]
         raise Refusal(
-            f"{path} cannot be loaded as plain tensors ({reason}): it is damaged or not a checkpoint"
+            f"{path} cannot be loaded as plain tensors ({reason}): it is half-written, damaged or holds code"
         ) from None
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise Refusal(f"{path} is not a checkpoint of a flow: it has no state_dict of tensors")
+    return path, checkpoint
+
+
+def check_fits(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path, resume: bool = False) -> None:
+    """Raise Refusal, naming the first difference, where weights are of another shape than the module; with
+    ``resume`` also where the state of the training is missing."""
+    state, own = checkpoint["state_dict"], module.state_dict()
+    for name, value in own.items():
+        if name not in state:
+            raise Refusal(f"{path} does not fit this run: it has no weight called {name}")
+        if state[name].shape != value.shape:
+            raise Refusal(
+                f"{path} does not fit this run: {name} is {tuple(state[name].shape)} there and "
+                f"{tuple(value.shape)} here"
+            )
+    more = next((name for name in state if name not in own), None)
+    if more is not None:
+        raise Refusal(f"{path} does not fit this run: its weight {more} has no place here")
+    lost = [key for key in ("loops", "optimizer_states", "lr_schedulers", "global_step") if key not in checkpoint]
+    if resume and lost:
+        raise Refusal(f"{path} holds weights but no training to resume: it lacks {', '.join(lost)}")

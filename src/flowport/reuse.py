@@ -1,5 +1,6 @@
 """What is done with a trained run: measure it again, or carry points along it. The run's folder is only read."""
 
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,21 @@ from flowport import experiment
 from flowport.distribution.base import Distribution
 from flowport.distribution.reading import read
 from flowport.errors import Refusal
+from flowport.module import FlowModule
 from flowport.randomness import Randomness
 from flowport.shapes import Sample
+from flowport.solver.base import Trajectory
+from flowport.translator import Translator
+from flowport.values import check_kind
 
 WISHES = ("solver", "grid", "volatility", "metric", "evaluation_items", "seed", "threads")
 """Keys of evaluate and translate that replace the run's own."""
+
+DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, torch.Tensor | None], Trajectory]] = {
+    "forward": lambda translator, points, noise, label: translator.forward(points, noise, label),
+    "backward": lambda translator, points, noise, label: translator.backward(points, noise),
+    "cycle": lambda translator, points, noise, label: translator.cycle(points, noise),
+}
 
 
 def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, Any]:
@@ -28,7 +39,10 @@ def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, An
 
 
 def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[str, Any]]:
-    """A run under the wishes of evaluate or translate, and the record of whose weights they are."""
+    """A run under the wishes of evaluate or translate, and the record of whose weights they are.
+
+    Raises Refusal for weights that are neither ema nor raw, and whatever ``restore`` refuses.
+    """
     if changes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={changes.weights} is unknown: use weights=ema or weights=raw")
     kept = {k: v for k, v in changes.items() if v is not None and k in WISHES}
@@ -43,22 +57,19 @@ def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
 
     Raises Refusal for an unknown direction, points of another shape, and a sampler that the field cannot serve.
     """
+    if wishes.direction not in DIRECTIONS:
+        raise Refusal(f"direction={wishes.direction} is unknown: use direction=forward, backward or cycle")
+    check_kind("points", wishes.points, int, 1)
+    check_kind("input", wishes.input, str | None)
+    check_kind("label", wishes.label, int | None, 0)
     run, facts = restored(folder, wishes)
     module, randomness = run.module, run.module.randomness.under("translate")
     forward = wishes.direction != "backward"
     side = module.source if forward else module.target
     points = _points(wishes.input, side, wishes.points, randomness)
+    label = _wished(wishes.label, module, points)
     translator = run.evaluation.translator(module.ema)
-    ways = {
-        "forward": lambda: translator.forward(
-            points, randomness.generator("noise"), _wished(wishes.label, points), True
-        ),
-        "backward": lambda: translator.backward(points, randomness.generator("noise")),
-        "cycle": lambda: translator.cycle(points, randomness.generator("noise")),
-    }
-    if wishes.direction not in ways:
-        raise Refusal(f"direction={wishes.direction} is unknown: use direction=forward, backward or cycle")
-    trajectory = ways[wishes.direction]()
+    trajectory = DIRECTIONS[wishes.direction](translator, points, randomness.generator("noise"), label)
     np.save(out / "translated.npy", trajectory.end.cpu().numpy())
     side.modality.render({"input": points.x[: side.modality.shown], "output": trajectory.end[: side.modality.shown]},
                          str(out / "gallery.png"))  # fmt: skip
@@ -80,5 +91,10 @@ def _points(path: str | None, side: Distribution, items: int, randomness: Random
     return Sample(x, labels)[:items]
 
 
-def _wished(label: int | None, points: Sample) -> torch.Tensor | None:
-    return None if label is None else torch.full((len(points),), label)
+def _wished(label: int | None, module: FlowModule, points: Sample) -> torch.Tensor | None:
+    if label is None:
+        return None
+    classes = module.ema.conditioning.shape(module.source, module.target).classes
+    if label >= classes:
+        raise Refusal(f"label={label} is no label that this flow was told: it knows {classes} classes, from 0")
+    return torch.full((len(points),), label)

@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from flowport import experiment
 from flowport.errors import Refusal
@@ -37,14 +39,30 @@ class Classifier(Stage):
         return numbers
 
 
-def resume(folder: Path, words: list[str]) -> dict[str, float]:
-    """Continue a run in place from its own config and last checkpoint; ``words`` are key=value changes of values."""
+def resume(folder: Path, words: list[str]) -> dict[str, Any]:
+    """Continue a run in place from its own config and last checkpoint; ``words`` are key=value changes of values.
+
+    Raises Refusal for words that are no change of one value, and for a folder that holds no run.
+    """
     config = read_config(folder)
-    changes = OmegaConf.from_dotlist(words)
     for word in words:
-        if OmegaConf.select(config, word.split("=")[0]) is None:
-            raise Refusal(f"{word} names no key of the run in {folder}: a resumed run keeps its own config")
-    config = OmegaConf.merge(config, changes)  # type: ignore[assignment]
-    path, _ = read_weights(folder)
+        _change(config, word, folder)
     stage: Stage = experiment.make(config.stage)
-    return stage.run(config, folder, path)
+    return stage.run(config, folder, read_weights(folder)[0])
+
+
+def _change(config: DictConfig, word: str, folder: Path) -> None:
+    key, equal, value = word.partition("=")
+    parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+    last = key.rpartition(".")[2]
+    if not equal or not isinstance(parent, DictConfig) or last not in parent:
+        raise Refusal(f"{word} names no key of the run in {folder}: a resumed run keeps its own config")
+    if isinstance(parent[last], DictConfig):
+        raise Refusal(
+            f"{word} would replace a whole part of the run in {folder}: only values such as trainer.max_steps=4000 "
+            "can change when a run is resumed"
+        )
+    try:
+        parent[last] = yaml.safe_load(value)
+    except (yaml.YAMLError, OmegaConfBaseException):
+        raise Refusal(f"{word} is not a value: write for instance trainer.max_steps=4000") from None

@@ -104,15 +104,20 @@ def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict
 
 def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str],
                     reference: str) -> list[tuple[tuple[str, ...], dict[str, Cell]]]:  # fmt: skip
-    """References depend on the data alone, so there is one row for every value of the first setting."""
-    rows, seen = [], dict[str, list[dict[str, float]]]()
+    """References depend on the data alone: one row for every value of the first setting, one in all where they agree."""
+    seen = dict[str, list[dict[str, float]]]()
     for setting, runs in groups.items():
         seen.setdefault(setting[0], []).extend(runs)
-    for first, runs in seen.items():
-        cells = _cells(runs, wanted, f"_{reference}")
-        if cells:
-            rows.append(((first, *[reference] * (len(varied) - 1)), cells))
-    return rows
+    rows = [(first, _cells(runs, wanted, f"_{reference}")) for first, runs in seen.items()]
+    rows = [(first, cells) for first, cells in rows if cells]
+    texts = {tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()) for _, cells in rows}
+    if len(rows) > 1 and len(texts) == 1:
+        rows = [("any", _cells([run for runs in seen.values() for run in runs], wanted, f"_{reference}"))]
+    alone = len(varied) < 2
+    return [
+        ((f"{first}: {reference}",) if alone else (first, *[reference] * (len(varied) - 1)), cells)
+        for first, cells in rows
+    ]
 
 
 def write(sheet: Sheet, folder: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from flowport.capabilities import SourceIsNoise
 from flowport.grid import Uniform
 from flowport.path import Linear, VarianceExploding, VariancePreserving
-from flowport.prediction import Target
+from flowport.prediction import Bridge, Target, Velocity
 from flowport.solver import RK4, Ancestral, EulerMaruyama, StochasticHeun
 from flowport.volatility import Constant, Memoryless, Sine, Zero
 from tests.laws.oracles import SCORED, VELOCITIES, Composition, compositions, line, moments, tensor
@@ -31,13 +31,14 @@ def inner(c, steps):
 def test_ode_carries_source_moments_to_target_moments(c):
     """From t = 0 to 1; where the path has gaps, between the path's own ends."""
     low, high = c.path.interval
-    times = low + (high - low) * Uniform(300).times(c.path)
+    times = low + (high - low) * torch.sin(torch.pi / 2 * Uniform(30).times(c.path)) ** 2
     joint = c.joint("gaussian")
     end = push(RK4(), c.field(joint), Zero(), times, Moments.start(*moments(joint, c.path, low)))[-1]
-    assert end.distance(*moments(joint, c.path, high)) < 2e-4
+    assert end.distance(*moments(joint, c.path, high)) < 5e-3
     # The path's ends are source and target up to its gaps and margins.
-    slack = 2.5 * (c.path.end_gap + 1 - high)
-    assert end.distance(c.path.beta(tensor(high)) * joint.m1[0], c.path.beta(tensor(high)) ** 2 * joint.s1[0]) < slack + 2e-4
+    one = tensor(high)
+    left = max(c.path.end_gap, 1 - high, float(c.path.alpha(one)), float(c.path.gamma(one)) ** 2)
+    assert end.distance(c.path.beta(one) * joint.m1[0], c.path.beta(one) ** 2 * joint.s1[0]) < 3 * left + 2e-3
 
 
 @pytest.mark.parametrize("path", [VariancePreserving(), VarianceExploding(20.0), VarianceExploding(80.0)])
@@ -47,21 +48,25 @@ def test_declared_start_misses_the_target_by_its_gap(path):
     joint, zero = c.joint("gaussian"), tensor(0.0)
     start = Moments.start(path.alpha(zero) * joint.m0[0], path.alpha(zero) ** 2 * joint.s0[0])
     low, high = path.interval
-    times = low + (high - low) * (1 - (1 - Uniform(400).times(path)) ** 3)
+    times = low + (high - low) * (1 - (1 - Uniform(50).times(path)) ** 3)
     end = push(RK4(), c.field(joint), Zero(), times, start)[-1]
     error = end.distance(*moments(joint, path, high))
     assert 0.05 * path.start_gap < error < 3 * path.start_gap
 
 
+# One prediction for each path and role: the others give the same field (test_conversion).
+HEADS = [(name, c) for name, c in SCORED if isinstance(c.prediction, Bridge if c.path.bridge else Velocity)]
+
+
 @pytest.mark.parametrize("make", **named(VOLATILITIES))
-@pytest.mark.parametrize("c", **compositions(SCORED))
+@pytest.mark.parametrize("c", **compositions(HEADS))
 def test_marginals_are_the_same_for_every_volatility(c, make):
     volatility = make()
     solver = StochasticHeun(noiseless_end=False) if volatility.stochastic else RK4()
-    times, first, final, x0 = inner(c, 100)
+    times, first, final, x0 = inner(c, 24)
     states = push(solver, c.field(c.joint("gaussian")), volatility, times, Moments.start(*first), x0)
     scale = 1 + float(final[1].norm() + final[0].norm())
-    assert states[-1].distance(*final) < 0.02 * scale
+    assert states[-1].distance(*final) < 0.03 * scale
 
 
 @pytest.mark.parametrize("volatility", [Constant(0.8), Sine(), Memoryless()])
@@ -70,7 +75,7 @@ def test_noiseless_end_adds_no_noise_and_keeps_the_moments(volatility):
     joint = c.joint("gaussian")
     start = Moments.start(joint.m0[0], joint.s0[0])
     for solver in (EulerMaruyama(), StochasticHeun()):
-        states = push(solver, c.field(joint), volatility, Uniform(200).times(c.path), start)
+        states = push(solver, c.field(joint), volatility, Uniform(100).times(c.path), start)
         assert states[-1].distance(joint.m1[0], joint.s1[0]) < 0.03
 
 

@@ -150,7 +150,7 @@ def test_frechet_ratios_and_evaluation_mode():
     want = frechet_distance(2 * outcome.result.float(), 2 * outcome.target.x.float())  # no dropout
     torch.testing.assert_close(found["fd_a"], want)
     torch.testing.assert_close(found["fd_a_ratio"], found["fd_a"] / found["fd_a_untranslated"])
-    torch.testing.assert_close(found["fd_a_floor_ratio"], found["fd_a_floor"] / found["fd_a_untranslated"])
+    torch.testing.assert_close(found["fd_a_ratio_floor"], found["fd_a_floor"] / found["fd_a_untranslated"])
 
 
 def test_class_preservation_counted_by_hand():

@@ -1,9 +1,11 @@
 """Everything that is not the training step."""
 
 from flowport.callback.checkpoint import AtomicCheckpointIO
+from flowport.callback.clock import Clock
 from flowport.callback.ema import EMA
 from flowport.callback.guard import Guard
 from flowport.callback.progress import Progress
+from flowport.callback.reopen import Reopen
 from flowport.callback.watch import Watch
 
-__all__ = ["EMA", "AtomicCheckpointIO", "Guard", "Progress", "Watch"]
+__all__ = ["EMA", "AtomicCheckpointIO", "Clock", "Guard", "Progress", "Reopen", "Watch"]

@@ -86,8 +86,8 @@ def kernel_distance(
 class FrechetDistance(TwoSample):
     """``fd_<name>`` with ``_floor``, ``_untranslated``, ``_n``: Fréchet distance in the features of ``classifier``.
 
-    ``_ratio`` and ``_floor_ratio`` are the first two over ``_untranslated``: 1 is an idle translation. Left out, with
-    ``_untranslated``, where source and target have different shapes.
+    ``_ratio``, ``_ratio_floor`` and ``_ratio_untranslated`` (which is 1) are the same over ``_untranslated``. Left out,
+    with ``_untranslated``, where source and target have different shapes.
     """
 
     def __init__(self, classifier: nn.Module, name: str = "classifier", points: int = 10000, seed: int = 0) -> None:
@@ -105,8 +105,8 @@ class FrechetDistance(TwoSample):
         idle = values.get(f"{self.name}_untranslated")
         if idle is None:
             return values
-        ratios = {f"{key}_ratio": values[key] / idle for key in (self.name, f"{self.name}_floor") if key in values}
-        return values | ratios
+        suffixes = [end for end in ("", "_floor", "_untranslated") if self.name + end in values]
+        return values | {f"{self.name}_ratio{end}": values[self.name + end] / idle for end in suffixes}
 
 
 class KernelDistance(TwoSample):

@@ -1,0 +1,201 @@
+"""One training step against torchcfm, on the same tensors: ``OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_step``.
+
+Batches of 256 points in the plane, drawn beforehand, so that nobody's sampler counts; torchcfm's MLP of width 64 and
+Adam with the same flags on both sides. Every contestant runs in turn, REPEATS times; a ratio is the median of the
+ratios within a repeat. "in the Trainer" has FlowModule, its moving average and its guard; "bare" has none of these.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
+from torchcfm.models.models import MLP as TheirMLP
+
+from flowport.callback import EMA, Guard
+from flowport.coupling import Coupling, Exact, Independent
+from flowport.data import PairDataModule
+from flowport.distribution import EightGaussians, Moons
+from flowport.joint import Product
+from flowport.randomness import Randomness
+from flowport.schedule import Constant
+from flowport.shapes import Pair
+from tests.benchmarks.flow import flow_module
+from tests.benchmarks.table import load, middle_half, report
+
+BATCH, WARM, STEPS = 256, 20, 200
+SEED = Randomness(0)
+
+
+class Drawn(Product):
+    """A joint whose batches were drawn beforehand."""
+
+    def __init__(self, batches: list[Pair]) -> None:
+        super().__init__(EightGaussians(), Moons())
+        self.batches = batches
+
+    def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
+        return self.batches[start // n % len(self.batches)]
+
+    def split(self, name: str) -> "Drawn":
+        return self
+
+    def to(self, device: torch.device | str) -> "Drawn":
+        return self
+
+
+class Stopwatch(lightning.Callback):
+    """Milliseconds a step between the end of the warm-up and the end of training."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == WARM:
+            self.began = time.process_time()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.milliseconds = 1e3 * (time.process_time() - self.began) / STEPS
+
+
+class Bare(lightning.LightningModule):
+    """The least that a LightningModule can be: the same network, loss and optimiser."""
+
+    def __init__(self, flags: dict[str, Any]) -> None:
+        super().__init__()
+        self.network, self.flags = TheirMLP(dim=2, w=64, time_varying=True), flags
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        x0, x1 = pair.source.x, pair.target.x
+        t = torch.rand(len(x0), 1)
+        return (self.network(torch.cat([(1 - t) * x0 + t * x1, t], 1)) - (x1 - x0)).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), lr=1e-3, **self.flags)
+
+
+def fitted(module: lightning.LightningModule, data: Any, callbacks: list[lightning.Callback]) -> float:
+    watch = Stopwatch()
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=WARM + STEPS, limit_train_batches=WARM + STEPS, max_epochs=1, logger=False,
+        limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[*callbacks, watch],
+    )  # fmt: skip
+    trainer.fit(module, data)
+    return watch.milliseconds
+
+
+def looped(step: Callable[[Pair], Tensor], optimizer: torch.optim.Optimizer, batches: list[Pair]) -> float:
+    for k in range(WARM + STEPS):
+        if k == WARM:
+            began = time.process_time()
+        optimizer.zero_grad()
+        step(batches[k % len(batches)]).backward()
+        optimizer.step()
+    return 1e3 * (time.process_time() - began) / STEPS
+
+
+class Contest:
+    """All contestants on the same batches; ``flags`` go to everybody's Adam."""
+
+    def __init__(self, batches: list[Pair], flags: dict[str, Any]) -> None:
+        self.batches, self.flags = batches, flags
+
+    def _adam(self, parameters: Iterator[torch.nn.Parameter]) -> torch.optim.Adam:
+        return torch.optim.Adam(parameters, lr=1e-3, **self.flags)
+
+    def torchcfm(self, matcher: ConditionalFlowMatcher) -> float:
+        network = TheirMLP(dim=2, w=64, time_varying=True)
+
+        def step(pair: Pair) -> Tensor:
+            t, xt, ut = matcher.sample_location_and_conditional_flow(pair.source.x, pair.target.x)
+            return torch.mean((network(torch.cat([xt, t[:, None]], dim=-1)) - ut) ** 2)
+
+        return looped(step, self._adam(network.parameters()), self.batches)
+
+    def bare_loop(self) -> float:
+        module = Bare(self.flags)
+        return looped(lambda pair: module.training_step(pair, 0), module.configure_optimizers(), self.batches)
+
+    def bare_trainer(self, *callbacks: lightning.Callback) -> float:
+        def forever() -> Iterator[Pair]:
+            while True:
+                yield from self.batches
+
+        class Batches(torch.utils.data.IterableDataset):
+            __iter__ = staticmethod(forever)
+
+        return fitted(Bare(self.flags), DataLoader(Batches(), batch_size=None), list(callbacks))
+
+    def _flow(self, coupling: Coupling) -> Any:
+        return flow_module(EightGaussians(), Moons(), coupling, SEED, self._adam, Constant)
+
+    def ours_loop(self) -> float:
+        module = self._flow(Independent())
+        numbers = iter(range(WARM + STEPS))
+
+        def step(pair: Pair) -> Tensor:
+            generator = SEED.generator("objective", next(numbers))
+            return module.objective.loss(module.field, pair, generator).per_sample.mean()
+
+        return looped(step, self._adam(module.field.parameters()), self.batches)
+
+    def ours_trainer(self, coupling: Coupling, *callbacks: lightning.Callback) -> float:
+        data = PairDataModule(Drawn(self.batches), coupling, SEED, BATCH)
+        return fitted(self._flow(coupling), data, list(callbacks))
+
+
+def measured(batches: list[Pair], flags: dict[str, Any], repeats: int) -> dict[str, list[float]]:
+    c = Contest(batches, flags)
+    exact, independent = ExactOptimalTransportConditionalFlowMatcher(sigma=0.0), ConditionalFlowMatcher(sigma=0.0)
+    contestants: dict[str, Callable[[], float]] = {
+        "torchcfm exact, loop": lambda: c.torchcfm(exact),
+        "flowport exact, Trainer": lambda: c.ours_trainer(Exact(), EMA(), Guard()),
+        "torchcfm independent, loop": lambda: c.torchcfm(independent),
+        "flowport independent, loop": c.ours_loop,
+        "bare module, loop": c.bare_loop,
+        "bare module, Trainer": c.bare_trainer,
+        "bare module, Trainer, Lightning's EMA": lambda: c.bare_trainer(EMAWeightAveraging()),
+        "flowport independent, Trainer": lambda: c.ours_trainer(Independent(), EMA(), Guard()),
+        "flowport independent, Trainer, no EMA": lambda: c.ours_trainer(Independent()),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, run in contestants.items():
+            times[name].append(run())
+    return times
+
+
+RATIOS = [
+    ("flowport exact, Trainer", "torchcfm exact, loop", "≤ 0.8"),
+    ("flowport independent, loop", "torchcfm independent, loop", "≤ 1.0"),
+    ("flowport independent, Trainer", "bare module, Trainer", "≤ 1.1"),
+    ("flowport independent, Trainer, no EMA", "bare module, Trainer", ""),
+    ("flowport independent, Trainer", "bare module, Trainer, Lightning's EMA", ""),
+    ("bare module, Trainer", "bare module, loop", "Lightning's own"),
+]
+
+
+def main(repeats: int = 9) -> None:
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    batches = [Product(EightGaussians(), Moons()).pairs(k * BATCH, BATCH, SEED) for k in range(50)]
+    for name, flags in (("default", {}), ("fused", {"fused": True})):
+        times = measured(batches, flags, repeats)
+        rows = [{"contestant": who, "ms a step: median (quartiles)": middle_half(ms)} for who, ms in times.items()]
+        report(f"step_{name}", f"A training step, Adam({flags or 'default'})", rows, load())  # type: ignore[arg-type]
+        ratios = {(a, b): [x / y for x, y in zip(times[a], times[b], strict=True)] for a, b, _ in RATIOS}
+        report(f"step_{name}_ratios", f"Ratios, Adam({flags or 'default'})",
+               [{"this": a, "over": b, "ratio": middle_half(ratios[a, b]), "wanted": wanted} for a, b, wanted in RATIOS],
+               f"medians over {repeats} interleaved repeats; {load()}")  # fmt: skip
+    assert median(times["bare module, loop"]) > 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Solvers have the orders they declare, on grids that are not uniform, and count every call of the field."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.broadcast import over
+from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.dynamics import Dynamics
+from flowport.errors import Refusal
+from flowport.path import BrownianBridge, Linear, Trigonometric
+from flowport.prediction import Velocity
+from flowport.shapes import Condition
+from flowport.solver import RK4, Adaptive, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
+from flowport.volatility import Constant, Memoryless, Sine, Zero
+from tests.laws.oracles import SCORED, Composition, line, moments, tensor
+from tests.laws.recursion import Moments, push
+from tests.zoo import SOLVERS, named
+
+BENT = line([(0.4, -1.0, 1.5, 0.5, 0.3, 0.2), (0.6, 0.8, -0.7, 0.3, 0.6, -0.25)])
+START = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
+SEED = torch.Generator().manual_seed(0)
+
+
+def rank(path, x, t):
+    """P(x_t ≤ x) of the mixture: a flow in one dimension keeps it."""
+    c = path.coefficients(tensor(t))
+    m = c.alpha * BENT.m0[:, 0] + c.beta * BENT.m1[:, 0]
+    s = (c.alpha**2 * BENT.s0 + c.beta**2 * BENT.s1 + 2 * c.alpha * c.beta * BENT.cross)[:, 0, 0]
+    return (BENT.log_weights.exp() * torch.special.ndtr((x - m) / s.sqrt())).sum(1)
+
+
+def uneven(steps):
+    u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return u + 0.1 * torch.sin(torch.pi * u) ** 2
+
+
+def error(solver, path, times):
+    dynamics = Dynamics(Composition(path, NoNoise(), Velocity()).field(BENT), Condition(), Zero())
+    end = solver.solve(dynamics, START, times, SEED).end
+    return float((rank(path, end, float(times[-1])) - rank(path, START, float(times[0]))).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("path", [Linear(), Trigonometric()])
+@pytest.mark.parametrize("solver", [Euler(), Midpoint(), Heun(), RK4()])
+def test_ode_solvers_have_their_order(solver, path, backward):
+    steps = {1: (40, 80, 160), 2: (20, 40, 80), 4: (16, 32, 64)}[solver.order]
+    errors = [error(solver, path, uneven(k).flip(0) if backward else uneven(k)) for k in steps]
+    slope = math.log(errors[-2] / errors[-1], 2)
+    assert solver.order - 0.35 < slope < solver.order + 0.9, errors
+    assert errors[-1] < {1: 0.02, 2: 2e-3, 4: 2e-4}[solver.order]
+
+
+def test_adaptive_error_follows_its_tolerance():
+    times, errors, calls = tensor(0.0, 1.0), [], []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        solver = Adaptive(tolerance, tolerance)
+        errors.append(error(solver, Linear(), times))
+        dynamics = Dynamics(Composition(Linear(), NoNoise(), Velocity()).field(BENT), Condition(), Zero())
+        calls.append(solver.solve(dynamics, START, times, SEED).nfe)
+        assert errors[-1] < 20 * tolerance
+    assert errors[0] > 20 * errors[1] > 400 * errors[2]
+    assert calls[0] < calls[1] < calls[2]
+
+
+@pytest.mark.parametrize("volatility", [Constant(0.8), Sine(), Memoryless()])
+@pytest.mark.parametrize("solver", [EulerMaruyama(noiseless_end=False), StochasticHeun(noiseless_end=False)])
+@pytest.mark.parametrize("name", ["trigonometric-SourceIsNoise-velocity", "linear_noise-BlindBridge-bridge"])
+def test_sde_solvers_have_their_weak_order(name, solver, volatility):
+    c = dict(SCORED)[name]
+    joint, errors = c.joint("gaussian"), []
+    for steps in (20, 40):
+        times = 0.2 + 0.6 * uneven(steps)
+        start = Moments.start(*moments(joint, c.path, 0.2))
+        errors.append(push(solver, c.field(joint), volatility, times, start)[-1].distance(*moments(joint, c.path, 0.8)))
+    slope = math.log(errors[0] / errors[1], 2)
+    assert solver.order - 0.35 < slope < solver.order + 0.7, errors
+    assert errors[1] < {1: 0.1, 2: 1e-2}[solver.order]
+
+
+@pytest.mark.parametrize("make", **named(SOLVERS))
+def test_every_call_of_the_field_is_counted(make):
+    solver, calls = make(), []
+    path = Linear()
+    field = Composition(path, SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
+    field.register_forward_hook(lambda *_: calls.append(1))
+    volatility = Constant() if solver.stochastic and not isinstance(solver, Ancestral) else Zero()
+    dynamics = Dynamics(field, Condition(), volatility)
+    times = torch.linspace(0, 1, 8, dtype=torch.float64)
+    first = solver.solve(dynamics, START, times, SEED)
+    assert first.nfe == len(calls) == dynamics.evaluations
+    second = solver.solve(dynamics, START, times, SEED, keep=True)
+    assert second.nfe == len(calls) - first.nfe
+    assert first.times.tolist() == [1.0] and torch.equal(second.times, times)
+    assert second.states.shape == (8, 21, 1) and torch.equal(second.states[0], START)
+    per_step = {"Euler": 1, "Midpoint": 2, "Heun": 2, "RK4": 4, "EulerMaruyama": 1, "StochasticHeun": 2, "Ancestral": 1}
+    if type(solver).__name__ in per_step:
+        assert first.nfe == 7 * per_step[type(solver).__name__]
+
+
+@pytest.mark.parametrize("make", **named(SOLVERS))
+def test_states_on_the_grid_are_the_ends_of_shorter_runs(make):
+    """keep=True returns the state at each time, not one before or after."""
+    solver = make()
+    if solver.stochastic:
+        pytest.skip("the last step of a stochastic solver is special, and its noise is drawn on the way")
+    field = Composition(Linear(), NoNoise(), Velocity()).field(BENT)
+    times = uneven(6)
+    kept = solver.solve(Dynamics(field, Condition(), Zero()), START, times, SEED, keep=True)
+    for k in (1, 3, 6):
+        short = solver.solve(Dynamics(field, Condition(), Zero()), START, times[: k + 1], SEED)
+        torch.testing.assert_close(kept.states[k], short.end, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", **named(SOLVERS))
+def test_ode_solvers_refuse_stochastic_dynamics(make):
+    solver = make()
+    field = Composition(Linear(), SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
+    dynamics = Dynamics(field, Condition(), Constant())
+    if solver.stochastic:
+        assert solver.solve(dynamics, START, uneven(4), SEED).end.isfinite().all()
+    else:
+        with pytest.raises(Refusal, match="volatility=zero"):
+            solver.solve(dynamics, START, uneven(4), SEED)
+
+
+def test_noise_of_a_solver_comes_from_its_generator_alone():
+    field = Composition(Linear(), SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
+
+    def run(seed):
+        dynamics = Dynamics(field, Condition(), Constant())
+        torch.manual_seed(seed)
+        return EulerMaruyama().solve(dynamics, START, uneven(5), torch.Generator().manual_seed(3)).end
+
+    assert torch.equal(run(0), run(1))
+
+
+def test_ancestral_of_a_brownian_bridge_to_a_point_is_the_pinned_bridge():
+    """Each step from t to s has mean x + (s − t)/(1 − t) (x1 − x) and variance noise² (s − t)(1 − s)/(1 − t)."""
+    path, x0, x1 = BrownianBridge(0.6), tensor(-0.4), 1.3
+    joint = line([(1, 0.2, x1, 0.5, 1e-14, 0)])
+    field = Composition(path, BridgeGivenSource(), Velocity()).field(joint)
+    dynamics = Dynamics(field, Condition(source=x0.expand(3, 1)), Zero())
+    x = tensor(-0.7, 0.3, 0.9)[:, None]
+    for t, s in ((0.05, 0.1), (0.3, 0.35), (0.5, 0.9), (0.9, 0.99)):
+        still = Ancestral().step(dynamics, x, t, s, torch.zeros_like(x), False)
+        kicked = Ancestral().step(dynamics, x, t, s, torch.ones_like(x), False)
+        torch.testing.assert_close(still, x + (s - t) / (1 - t) * (x1 - x), rtol=1e-8, atol=1e-8)
+        variance = 0.36 * (s - t) * (1 - s) / (1 - t)
+        torch.testing.assert_close((kicked - still) ** 2, torch.full_like(x, variance), rtol=1e-8, atol=1e-8)
+    last = Ancestral().step(dynamics, x, 0.9, 1.0, torch.ones_like(x), True)
+    torch.testing.assert_close(last, torch.full_like(x, x1), rtol=1e-8, atol=1e-8)
+    start = Moments(x0, torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+    times = torch.linspace(0, 1, 11, dtype=torch.float64)
+    states = push(Ancestral(), field, Zero(), times, start, x0)
+    for t, state in zip(times.tolist(), states, strict=True):
+        assert float(state.mean) == pytest.approx((1 - t) * float(x0) + t * x1, abs=2e-3)  # the margin of t = 0
+        assert float(state.covariance) == pytest.approx(0.36 * t * (1 - t), abs=1e-3)
+    assert float(states[-1].covariance) == pytest.approx(0, abs=1e-12)
+
+
+def test_ancestral_runs_forwards_only():
+    field = Composition(Linear(), SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
+    with pytest.raises(Refusal, match="source to target only"):
+        Ancestral().solve(Dynamics(field, Condition(), Zero()), START, uneven(4).flip(0), SEED)
+
+
+def test_drift_is_velocity_plus_or_minus_half_g_squared_score():
+    field = Composition(Trigonometric(), SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
+    t = tensor(0.4).expand(21)
+    velocity, score = field.velocity_and_score(START, t, Condition())
+    for backward, sign in ((False, 1), (True, -1)):
+        for volatility in (Constant(0.8), Sine(), Memoryless()):
+            dynamics = Dynamics(field, Condition(), volatility, backward)
+            g = over(volatility(t, field.path, field.able.role), START)
+            torch.testing.assert_close(dynamics.drift(START, t), velocity + sign * g**2 / 2 * score)
+            torch.testing.assert_close(dynamics.diffusion(t), g[:, 0])

@@ -1,0 +1,133 @@
+"""There and back again."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.errors import Refusal
+from flowport.field import Analytic
+from flowport.grid import Power, Uniform
+from flowport.path import Linear, SmoothBridge, Trigonometric
+from flowport.prediction import Velocity
+from flowport.shapes import Sample
+from flowport.solver import RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
+from flowport.translator import Translator
+from flowport.volatility import Constant, Sine, Zero
+from tests.laws.oracles import COUPLED, Composition, line, moments, points
+from tests.laws.recursion import Moments, push
+
+BENT = line([(0.4, -1.0, 1.5, 0.5, 0.3, 0.2), (0.6, 0.8, -0.7, 0.3, 0.6, -0.25)])
+START = torch.linspace(-2, 2, 15, dtype=torch.float64)[:, None]
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def bent(path) -> Analytic:
+    return Composition(path, NoNoise(), Velocity()).field(BENT)
+
+
+@pytest.mark.parametrize("solver", [Euler(), Midpoint(), Heun(), RK4()])
+def test_cycle_returns_with_the_order_of_the_solver(solver):
+    errors = []
+    for steps in (20, 40):
+        translator = Translator(bent(Trigonometric()), solver, Power(steps, 1.3), Zero())
+        back = translator.cycle(Sample(START), generator())
+        errors.append(float((back.end - START).square().mean().sqrt()))
+        assert back.nfe == 2 * steps * {1: 1, 2: 2, 4: 4}[solver.order]
+    assert math.log(errors[0] / errors[1], 2) > solver.order - 0.4, errors
+    assert errors[1] < {1: 0.2, 2: 0.02, 4: 1e-3}[solver.order]
+
+
+def test_cycle_goes_through_the_target():
+    """Otherwise a translator that stands still would pass."""
+    translator = Translator(bent(Linear()), RK4(), Uniform(30), Zero())
+    there = translator.forward(Sample(START), generator())
+    assert float((there.end - START).abs().max()) > 0.5
+    back = translator.backward(Sample(there.end), generator(), keep=True)
+    assert torch.equal(back.times, Uniform(30).times(Linear()).flip(0))
+    torch.testing.assert_close(back.end, START, atol=1e-4, rtol=0)
+    torch.testing.assert_close(back.states[0], there.end)
+
+
+@pytest.mark.parametrize("volatility", [Constant(0.7), Sine()])
+@pytest.mark.parametrize("solver", [EulerMaruyama(), StochasticHeun()])
+def test_sde_backwards_ends_with_the_moments_of_the_source(solver, volatility):
+    c = Composition(Trigonometric(), SourceIsNoise(), Velocity())
+    joint = c.joint("gaussian")
+    times = Uniform(120).times(c.path).flip(0)
+    end = push(solver, c.field(joint), volatility, times, Moments.start(*moments(joint, c.path, 1.0)))[-1]
+    assert end.distance(joint.m0[0], joint.s0[0]) < 0.04
+
+
+def test_chunks_do_not_change_an_ode():
+    source = Sample(START)
+    whole = Translator(bent(Linear()), Heun(), Uniform(5), Zero()).forward(source, generator(), keep=True)
+    parts = Translator(bent(Linear()), Heun(), Uniform(5), Zero(), chunk=4).forward(source, generator(), keep=True)
+    torch.testing.assert_close(whole.states, parts.states)
+    assert whole.nfe == parts.nfe == 10
+
+
+def test_conditions_follow_their_rows_through_chunks():
+    """A field that sees its start must see the start of each row, whatever the chunk."""
+    x0, _ = points(7)
+    c = Composition(SmoothBridge(), BridgeGivenSource(), Velocity())
+    field = c.field(COUPLED["gaussian"])
+    ends = [
+        Translator(field, EulerMaruyama(), Uniform(1), Constant(), chunk=chunk).forward(Sample(x0), generator()).end
+        for chunk in (7, 2)
+    ]
+    torch.testing.assert_close(*ends)
+
+
+def test_translator_starts_from_the_declared_start_law():
+    from flowport.path import VarianceExploding
+
+    c = Composition(VarianceExploding(20.0), SourceIsNoise(), Velocity())
+    translator = Translator(c.field(c.joint("gaussian")), Euler(), Uniform(3), Zero())
+    x0, _ = points(4)
+    torch.testing.assert_close(translator.forward(Sample(x0), generator(), keep=True).states[0], 20 * x0)
+    noisy = Composition(Linear(noise=0.5), BridgeGivenSource(), Velocity())
+    start = Translator(noisy.field(COUPLED["gaussian"]), Euler(), Uniform(3), Zero())
+    found = start.forward(Sample(x0), generator(), keep=True).states[0]
+    z = torch.randn(x0.shape, generator=generator(), dtype=x0.dtype)
+    torch.testing.assert_close(found, x0 + 0.5 * z)
+
+
+def test_translator_restores_the_mode_of_its_field_and_keeps_no_graph():
+    field = bent(Linear()).train()
+    translator = Translator(field, Euler(), Uniform(2), Zero())
+    out = translator.forward(Sample(START.clone().requires_grad_()), generator())
+    assert field.training and not out.end.requires_grad
+    field.eval()
+    translator.forward(Sample(START), generator())
+    assert not field.training
+
+
+def test_a_field_that_sees_its_start_cannot_run_backwards():
+    c = Composition(SmoothBridge(), BridgeGivenSource(), Velocity())
+    translator = Translator(c.field(COUPLED["gaussian"]), Heun(), Uniform(3), Zero())
+    with pytest.raises(Refusal, match="direction=backward is impossible"):
+        translator.backward(Sample(points(3)[0]), generator())
+
+
+@pytest.mark.parametrize(
+    ("solver", "volatility", "says"),
+    [
+        (EulerMaruyama(), Constant(), "volatility=constant needs a score"),
+        (Ancestral(), Zero(), "solver=ancestral needs a score"),
+    ],
+)
+def test_translator_refuses_a_sampler_that_the_field_cannot_serve(solver, volatility, says):
+    with pytest.raises(Refusal, match=says):
+        Translator(bent(Linear()), solver, Uniform(), volatility)
+
+
+@pytest.mark.parametrize("solver", [Euler(), RK4()])
+def test_translator_refuses_an_ode_solver_for_an_sde(solver):
+    c = Composition(Linear(), SourceIsNoise(), Velocity())
+    with pytest.raises(Refusal, match="cannot serve a volatility above zero"):
+        Translator(c.field(c.joint("gaussian")), solver, Uniform(), Constant())

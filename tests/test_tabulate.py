@@ -1,0 +1,55 @@
+"""The table of a sweep says what its runs say."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from flowport import tabulate
+from flowport.errors import Refusal
+
+
+def sweep(folder: Path, runs: list[tuple[list[str], dict[str, float]]]) -> Path:
+    for k, (words, numbers) in enumerate(runs):
+        (folder / str(k) / ".hydra").mkdir(parents=True)
+        (folder / str(k) / ".hydra" / "overrides.yaml").write_text("".join(f"- {w}\n" for w in words))
+        (folder / str(k) / "metrics.json").write_text(json.dumps(numbers))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = []
+    for coupling, values in {"exact": (1.0, 2.0, 6.0), "independent": (5.0, 5.0, 5.0)}.items():
+        for seed, value in enumerate(values):
+            words = ["sweep=s", "experiment=e", f"coupling={coupling}", f"seed={seed}"]
+            rows.append((words, {"test/w2": value, "test/w2_floor": 0.5, "test/w2_n": 10, "train/seconds": 1.0}))
+    return sweep(tmp_path, rows)
+
+
+def test_mean_and_standard_error_over_seeds(folder: Path) -> None:
+    sheet = tabulate.read(folder, [])
+    assert sheet.settings == ["coupling"], "only what varies is a column, and never the seed"
+    assert sheet.metrics == ["test/w2"]
+    cells = {values: row["test/w2"] for values, row in sheet.rows}
+    assert cells[("exact",)].mean == 3.0
+    assert math.isclose(cells[("exact",)].error, math.sqrt(7.0 / 3))  # s² = ((−2)² + (−1)² + 3²)/2 = 7
+    assert cells[("independent",)] == tabulate.Cell(5.0, 0.0, 3)
+    assert [values for values, _ in sheet.rows][-1] == ("any: floor",), "the floor is one row where it does not vary"
+
+
+def test_files_and_headline(folder: Path) -> None:
+    sheet = tabulate.read(folder, ["w2", "train/seconds"])
+    tabulate.write(sheet, folder)
+    assert (folder / "table.md").read_text() == sheet.markdown()
+    assert "| exact | 3 | 3.0 ± 1.5 | 1.00 ± 0.00 |" in sheet.markdown()
+    assert (folder / "table.csv").read_text().splitlines()[0] == "coupling,runs,w2,train/seconds"
+    assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="no run in .* has a metric test/nonsense; they have test/w2"):
+        tabulate.read(folder, ["nonsense"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refusal, match="holds no finished runs"):
+        tabulate.read(tmp_path / "empty", [])
