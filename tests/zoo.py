@@ -25,7 +25,10 @@ PATHS = [
     (
         "functions_bridge",
         lambda: path.Functions(
-            lambda t: torch.cos(torch.pi / 2 * t), lambda t: t, lambda t: 0.7 * torch.sin(torch.pi * t), (1e-3, 1 - 1e-3)
+            lambda t: torch.cos(torch.pi / 2 * t),
+            lambda t: t,
+            lambda t: 0.7 * torch.sin(torch.pi * t),
+            (1e-3, 1 - 1e-3),
         ),
     ),
 ]
@@ -102,7 +105,10 @@ COSTS = [
     ("standardised", cost.Standardised),
     ("features", lambda: cost.Features(torch.nn.Flatten())),
     ("spectral", lambda: cost.Spectral(torch.nn.Flatten())),
-    ("sum", lambda: cost.Sum({"squared": cost.SquaredEuclidean(), "cosine": cost.Cosine()}, {"squared": 1, "cosine": 2})),
+    (
+        "sum",
+        lambda: cost.Sum({"squared": cost.SquaredEuclidean(), "cosine": cost.Cosine()}, {"squared": 1, "cosine": 2}),
+    ),
 ]
 
 CONDITIONINGS = [

@@ -39,6 +39,10 @@ def launch(task: Callable[[DictConfig], Any], configs: Path, name: str) -> None:
         _check_words(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()
+        except MissingConfigException as error:
+            group, _, member = str(error.missing_cfg_file).rpartition("/")
+            members = sorted(error.options or (path.stem for path in (configs / group).glob("*.yaml")))
+            raise Refusal(f"{group}={member} does not exist: choose {', '.join(members)}") from None
         except ConfigCompositionException as error:
             unknown = UNKNOWN.search(str(error))
             if unknown is None:
@@ -74,9 +78,6 @@ def told(error: BaseException | None) -> str | None:
         if isinstance(cause, Refusal):
             return _one_line(str(cause))
         cause = cause.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, member = error.missing_cfg_file.rpartition("/")
-        return f"{group}={member} does not exist: choose {', '.join(sorted(error.options))}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} needs a value: write {error.full_key}=…"
     if isinstance(error, InstantiationException):

@@ -6,6 +6,7 @@ also from the middle of a pool and with batches prefetched.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from typing import Literal
 
@@ -47,6 +48,13 @@ class PairStream:
         if self._kept is None or self._kept[0] != number:
             self._kept = (number, self._coupled(number * self.pool, self.pool * self.batch))
         return self._kept[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
+
+    def facts_of(self, step: int) -> dict[str, float]:
+        """What the coupling had to say of the pool of a step; no batch prepared ahead can change it."""
+        stream = copy(self)
+        stream._kept = None
+        stream.at(step)
+        return stream.facts
 
     def _coupled(self, first: int, n: int) -> Pair:
         pair = self.joint.pairs(first * self.batch, n, self.randomness.under("joint"))
@@ -127,9 +135,7 @@ class PairDataModule(LightningDataModule):
         if self.trainer is None or stage != "fit":
             return
         device = self.trainer.strategy.root_device
-        joint, randomness = self.joint.to(device), self.randomness
-        if self.trainer.global_rank > 0:
-            randomness = Randomness(randomness.seed, self.trainer.global_rank, randomness.scope)
+        joint, randomness = self.joint.to(device), self.randomness.on(self.trainer.global_rank)
         self.train = PairStream(joint.split("train"), self.coupling, randomness.under("train"), self.batch, self.pool)
         held_out = joint.split("validation")
         self.held_out = PairStream(held_out, self.coupling, randomness.under("validation"), self.batch)

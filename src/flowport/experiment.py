@@ -39,10 +39,12 @@ OWN: dict[str, tuple[Any, float | None]] = {
     "checkpoint_every": (int, 1), "trainer.max_steps": (int, 1),
 }  # fmt: skip
 """The keys of a run that no class declares: type and least value."""
+PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")
 QUIET = (".*module\\(s\\) in eval mode.*",  # the moving average, on purpose
          ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's note to Lightning
          ".*resuming from a checkpoint that ended before the epoch.*",  # batches are a function of the step
-         ".*smaller than the logging interval.*", ".*does not have many workers.*")  # fmt: skip
+         ".*smaller than the logging interval.*", ".*does not have many workers.*",
+         ".*Checkpoint directory .* exists and is not empty.*")  # fmt: skip
 """Warnings of Lightning's that mislead here."""
 
 
@@ -126,6 +128,11 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Ca
     """
     options = config.trainer
     steps, batches = options.max_steps, options.get("accumulate_grad_batches", 1)
+    if str(options.get("precision", "32-true")) not in PRECISIONS:
+        raise Refusal(
+            f"trainer.precision={options.precision} is not for a moving average in float32: choose one of "
+            f"{', '.join(PRECISIONS)}"
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for note in QUIET:
         warnings.filterwarnings("ignore", note)
@@ -144,7 +151,7 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Ca
             val_check_interval=between,
             max_epochs=1,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
         raise Refusal(f"this trainer cannot be built: {error}") from None
 
 
@@ -160,7 +167,8 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
     trainer.save_checkpoint(checkpoints / "last.ckpt")
     numbers: dict[str, Any] = {"train/steps": trainer.global_step, "train/seconds": round(clock.seconds, 2),
                                "train/step_ms": round(clock.step_ms, 3), **run.facts}  # fmt: skip
-    numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts.items()})
+    last = trainer.global_step * trainer.accumulate_grad_batches - 1
+    numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
     numbers.update(evaluate(run, folder, trainer.strategy.root_device))
     write_json(folder / "metrics.json", numbers)
     return numbers

@@ -45,7 +45,7 @@ class Power(Grid):
 class LogSNR(Grid):
     """Inner times uniform in λ = log(β²/n²), n = γ on a bridge and α otherwise; the ends are 0 and 1.
 
-    λ is inverted on a fine table. Raises Refusal where the path's λ does not increase (for instance constant noise).
+    λ is inverted on a fine table. Raises Refusal where the path's λ does not increase (for instance constant α and β).
     """
 
     def __init__(self, steps: int = 50, margin: float = 1e-2) -> None:

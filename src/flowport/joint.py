@@ -82,7 +82,7 @@ class ClassMatched(Joint):
         if source.classes != target.classes or source.classes == 0:
             raise Refusal(
                 f"joint=class_matched needs the same classes on both sides, but the source has {source.classes} "
-                f"and the target {target.classes}: use joint=product"
+                f"and the target {target.classes}: use joint=product and, for instance, coupling=exact"
             )
 
     def _matched(self, target: Sample, start: int, randomness: Randomness) -> Sample:
@@ -119,7 +119,8 @@ class Paired(Joint):
     def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
         target = self.target.items(start, n, randomness.under("target"))
         assert target.id is not None
-        return Pair(self.source.draw(target.id, randomness.generator("paired source", start)), target)
+        generator = randomness.generator("paired source", start, target.x.device)
+        return Pair(self.source.draw(target.id, generator), target)
 
     def whole(self, randomness: Randomness) -> Pair:
         n, m = self._stored()

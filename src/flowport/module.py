@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from flowport.distribution.base import Distribution
 from flowport.field.base import Field
 from flowport.objective import Objective
-from flowport.randomness import Randomness
+from flowport.randomness import Randomness, seed_network
 from flowport.shapes import Pair
 
 
@@ -53,14 +52,15 @@ class FlowModule(LightningModule):
         self.register_buffer("flagged_step", torch.tensor(-1), persistent=False)
 
     def on_train_start(self) -> None:
+        self.noise = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        torch.manual_seed(self.randomness.number("network", self.batches))  # dropout resumes exactly too
-        generator = self.randomness.generator("objective", self.batches, self.device)
+        seed_network(self.noise.number("network", self.batches), self.device)  # dropout resumes exactly too
+        generator = self.noise.generator("objective", self.batches, self.device)
         loss = self.objective.loss(self.field, pair, generator).per_sample.mean()
         bad = ~torch.isfinite(loss.detach()) & (self.flagged_step < 0)
-        self.flagged_step = torch.where(bad, self.global_step, self.flagged_step)
+        self.flagged_step.masked_fill_(bad, self.global_step)
         if logs_now(self.trainer):
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
         self.batches += 1
@@ -76,7 +76,7 @@ class FlowModule(LightningModule):
         step = self.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         average, current = list(self.ema.parameters()), [p.detach().float() for p in self.field.parameters()]
-        get_ema_multi_avg_fn(decay)(average, current, step)
+        torch._foreach_lerp_(average, current, 1 - decay)
         for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
             kept.copy_(buffer)
 

@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from flowport.field.base import Field
+from flowport.path.base import Path
+from flowport.prediction.base import Prediction
 from flowport.shapes import Pair
 from flowport.time_sampler import TimeSampler
 from flowport.weighting import Weighting
@@ -27,6 +31,13 @@ class Objective(ABC):
         """The loss of re-paired points; all randomness comes from the generator, on the device of the points."""
 
 
+@lru_cache(maxsize=64)
+def times_of(prediction: Prediction, path: Path) -> tuple[float, float]:
+    """The first and the last time at which the prediction is read on the path."""
+    low, high = prediction.clamp(path, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    return low, high
+
+
 class FlowMatching(Objective):
     """E_{t, (x0, x1), z} w(t) |field(x_t, t) − y|²,   x_t = α x0 + β x1 + γ z.
 
@@ -41,11 +52,11 @@ class FlowMatching(Objective):
 
     def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
         x0, path = pair.source.x, field.path
-        low, high = field.prediction.clamp(path, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        low, high = times_of(field.prediction, path)
         t = low + (high - low) * self.time_sampler(len(x0), generator).to(x0)
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample = path.sample(pair, t, z)
         condition = field.conditioning.training(pair, generator)
-        error = field(sample.x, t, condition) - field.prediction.target(sample)
-        weight = self.weighting(t, sample.coefficients)
-        return Loss(weight * error.float().square().flatten(1).mean(1))
+        output, wanted = field(sample.x, t, condition), field.prediction.target(sample)
+        error = mse_loss(output.float(), wanted.float(), reduction="none").flatten(1).mean(1)
+        return Loss(self.weighting(t, sample.coefficients) * error)

@@ -51,7 +51,7 @@ class Sine(Volatility):
         self.scale = scale
 
     def __call__(self, t: Tensor, path: Path, role: NoiseRole) -> Tensor:
-        return self.scale * torch.sin(torch.pi * t)
+        return self.scale * torch.sin(torch.pi * t).clamp_min(0)  # sin(π) rounds below zero
 
 
 class Memoryless(Volatility):

@@ -22,13 +22,12 @@ from torchcfm.models.models import MLP as TheirMLP
 
 from flowport.callback import EMA, Guard
 from flowport.coupling import Coupling, Exact, Independent
+from flowport.composition import compose
 from flowport.data import PairDataModule
 from flowport.distribution import EightGaussians, Moons
 from flowport.joint import Product
 from flowport.randomness import Randomness
-from flowport.schedule import Constant
 from flowport.shapes import Pair
-from tests.benchmarks.flow import flow_module
 from tests.benchmarks.table import load, middle_half, report
 
 BATCH, WARM, STEPS = 256, 20, 200
@@ -133,7 +132,7 @@ class Contest:
         return fitted(Bare(self.flags), DataLoader(Batches(), batch_size=None), list(callbacks))
 
     def _flow(self, coupling: Coupling) -> Any:
-        return flow_module(EightGaussians(), Moons(), coupling, SEED, self._adam, Constant)
+        return compose(EightGaussians(), Moons(), coupling=coupling, optimizer=self._adam)[0]
 
     def ours_loop(self) -> float:
         module = self._flow(Independent())

@@ -68,7 +68,9 @@ class Composition:
 
     def field(self, joint: JointMixture) -> Analytic:
         able = Capabilities(self.role, self.role.scored(self.prediction))
-        return Analytic(joint, self.path, self.prediction, SourceItself() if self.sees_source else Unconditional(), able)
+        return Analytic(
+            joint, self.path, self.prediction, SourceItself() if self.sees_source else Unconditional(), able
+        )
 
     def condition(self, x0: Tensor) -> Condition:
         return Condition(source=x0 if self.sees_source else None)

@@ -1,6 +1,7 @@
 """Exact moments of a solver: on a Gaussian oracle every step is affine, x' = M x + N ξ + c, so means and covariances
 follow without sampling."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ def push(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor,
     condition = Condition(source=None if x0 is None else x0.expand(2 * d + 1, d))
     dynamics = Dynamics(field, condition, volatility, backward=bool(times[-1] < times[0]))
     states, grid = [start], times.tolist()
-    for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for k, (t, s) in enumerate(itertools.pairwise(grid)):
         m, n, c = affine(solver, dynamics, d, t, s, last and k == len(grid) - 2)
         now = states[-1]
         states.append(Moments(m @ now.mean + c, m @ now.covariance @ m.T + n @ n.T, m @ now.memory))

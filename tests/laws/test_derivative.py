@@ -47,7 +47,9 @@ def test_coefficients_are_the_same_in_every_autograd_mode_and_carry_no_graph(mak
 @pytest.mark.parametrize("make", [Linear, lambda: Linear(0.4), lambda: Linear(sigma_min=0.1), lambda: Linear(0.3, 0.2)])
 def test_written_out_linear_equals_autograd(make):
     path = make()
-    for own, derived in zip(vars(path.coefficients(T)).values(), vars(Path.coefficients(path, T)).values(), strict=True):
+    for own, derived in zip(
+        vars(path.coefficients(T)).values(), vars(Path.coefficients(path, T)).values(), strict=True
+    ):
         assert (own is None) == (derived is None)
         if own is not None:
             close(own, derived)

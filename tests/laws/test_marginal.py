@@ -23,7 +23,9 @@ def inner(c, steps):
     if c.sees_source:
         x0 = tensor(0.8, -0.3)
         given = joint.given(x0[None])
-        joint = type(joint)(joint.log_weights, *(v[0] for v in (given.m0, given.m1)), joint.s0 * 0, given.s1, 0 * joint.s0)
+        joint = type(joint)(
+            joint.log_weights, *(v[0] for v in (given.m0, given.m1)), joint.s0 * 0, given.s1, 0 * joint.s0
+        )
     return times, moments(joint, c.path, float(times[0])), moments(joint, c.path, float(times[-1])), x0
 
 
@@ -95,7 +97,9 @@ def test_ancestral_has_the_moments_of_the_audit(s, steps, std):
     assert float(end.covariance.sqrt()) == pytest.approx(std, abs=6e-4)
 
 
-@pytest.mark.parametrize(("s", "steps", "std"), [(0.7, 10, 0.703), (0.7, 40, 0.700), (0.3, 40, 0.301), (0.1, 40, 0.103)])
+@pytest.mark.parametrize(
+    ("s", "steps", "std"), [(0.7, 10, 0.703), (0.7, 40, 0.700), (0.3, 40, 0.301), (0.1, 40, 0.103)]
+)
 def test_memoryless_euler_maruyama_has_the_moments_of_the_audit(s, steps, std):
     """The marginal-consistent row with a last ODE step: the audit's g² = 2 (1 − t + h)/(t + h), h = 1/K."""
 

@@ -104,7 +104,9 @@ def test_volatility_is_finite_and_not_negative_on_all_of_the_unit_interval(c, ma
 
 
 def test_volatility_cannot_serve_a_field_without_a_score():
-    field = Composition(Linear(), NoNoise(), Velocity()).field(Composition(Linear(), NoNoise(), Velocity()).joint("gaussian"))
+    field = Composition(Linear(), NoNoise(), Velocity()).field(
+        Composition(Linear(), NoNoise(), Velocity()).joint("gaussian")
+    )
     assert moments(field.joint, field.path, 0.0)[0].tolist() == pytest.approx(field.joint.m0[0].tolist())
     with pytest.raises(Refusal, match="volatility=constant needs a score"):
         Dynamics(field, Composition(Linear(), NoNoise(), Velocity()).condition(T), Constant())

@@ -95,6 +95,7 @@ def test_continuity_equation(path, role, joint):
 
     field, h = velocity_field(path, joint, role), 1e-4
     for t in (0.3, 0.7):
+
         def v(x, t=t):
             return field.velocity(x[:, None], tensor(t).expand(9), _any(role).condition(x))[:, 0]
 

@@ -83,8 +83,8 @@ class Path(ABC):
         x0, x1 = pair.source.x, pair.target.x
         coefficients = self.coefficients(t)
         c = coefficients.over(x0)
-        x = c.alpha * x0 + c.beta * x1
-        velocity = c.dalpha * x0 + c.dbeta * x1
+        x = torch.addcmul(c.alpha * x0, c.beta, x1)
+        velocity = torch.addcmul(c.dalpha * x0, c.dbeta, x1)
         if c.gamma is not None and c.dgamma is not None:
             assert z is not None, "a bridge needs its noise z"
             x, velocity = x + c.gamma * z, velocity + c.dgamma * z

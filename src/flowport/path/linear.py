@@ -35,6 +35,6 @@ class Linear(Path):
 
     def coefficients(self, t: Time) -> Coefficients:
         # Written out because every training step of the default path passes here.
-        one = torch.ones_like(t)
         noise = (self.gamma(t), torch.zeros_like(t)) if self.bridge else (None, None)
-        return Coefficients(self.alpha(t), t, (self.sigma_min - 1) * one, one, *noise)
+        slope = torch.full_like(t, self.sigma_min - 1)
+        return Coefficients(self.alpha(t), t, slope, torch.ones_like(t), *noise)

@@ -1,0 +1,70 @@
+"""The moving average: once per optimiser step, by its recursion, in float32."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flowport import experiment
+from flowport.callback import EMA
+
+from tests import runs
+
+
+@pytest.mark.parametrize("words", [[], ["trainer.accumulate_grad_batches=3"], ["ema_decay=0.3"],
+                                   ["trainer.precision=bf16-mixed"]])  # fmt: skip
+def test_the_average_is_its_closed_recursion(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ema ← d ema + (1 − d) field with d = min(decay, (1+k)/(10+k)), k from 1, in float64 beside the run's float32."""
+    seen: list[tuple[int, list[torch.Tensor], list[torch.Tensor]]] = []
+    plain = EMA.on_train_batch_end
+
+    def spy(self: EMA, trainer: Any, module: Any, *rest: Any) -> None:
+        plain(self, trainer, module, *rest)
+        field, ema = ([p.detach().double().clone() for p in part.parameters()] for part in (module.field, module.ema))
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in module.ema.parameters())
+        seen.append((trainer.global_step, field, ema))
+
+    monkeypatch.setattr(EMA, "on_train_batch_end", spy)
+    config = runs.prepared(tmp_path, *words, "trainer.max_steps=12")
+    wanted = [p.detach().double() for p in experiment.build(config).module.ema.parameters()]
+    experiment.train(config, tmp_path)
+    each = config.trainer.accumulate_grad_batches
+    assert [step for step, _, _ in seen] == [(b + 1) // each for b in range(12 * each)]
+    before = 0
+    for step, field, ema in seen:
+        if step > before:
+            decay = min(config.ema_decay, (1 + step) / (10 + step))
+            wanted = [decay * w + (1 - decay) * p for w, p in zip(wanted, field, strict=True)]
+        before = step
+        for w, e in zip(wanted, ema, strict=True):
+            torch.testing.assert_close(e, w, rtol=2e-6, atol=1e-7)
+    assert not all(torch.allclose(w, p, atol=1e-4) for w, p in zip(wanted, seen[-1][1], strict=True))
+
+
+def test_buffers_are_copied_and_a_bfloat16_field_is_averaged_in_float32() -> None:
+    module = experiment.build(runs.configured()).module
+    for part in (module.field, module.ema):
+        part.register_buffer("running", torch.zeros(3))
+        part.register_buffer("count", torch.tensor(0))
+    module.field.running.fill_(2.5)
+    module.field.count.fill_(7)
+    start = [p.clone() for p in module.ema.parameters()]
+    module.field.bfloat16()
+    with torch.no_grad():
+        for p in module.field.parameters():
+            p.add_(0.5)
+    module.update_ema()  # global step 0: decay 1/10
+    assert module.ema.running.tolist() == [2.5] * 3
+    assert int(module.ema.count) == 7
+    for kept, first, p in zip(module.ema.parameters(), start, module.field.parameters(), strict=True):
+        assert kept.dtype == torch.float32
+        torch.testing.assert_close(kept, 0.1 * first + 0.9 * p.detach().float())
+
+
+def test_the_optimiser_never_sees_the_average() -> None:
+    module = experiment.build(runs.configured()).module
+    optimised = {
+        id(p) for group in module.make_optimizer(module.field.parameters()).param_groups for p in group["params"]
+    }
+    assert optimised == {id(p) for p in module.field.parameters()}
+    assert not optimised & {id(p) for p in module.ema.parameters()}

@@ -1,0 +1,57 @@
+"""What is not finite is neither measured nor saved."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from flowport import experiment
+from flowport.callback import Guard
+from flowport.errors import Refusal
+
+from tests import runs
+
+
+def module(tmp_path: Path) -> Any:
+    return experiment.build(runs.configured()).module
+
+
+def test_the_flag_is_told_with_its_step_before_every_save(tmp_path: Path) -> None:
+    flow, guard, nobody = module(tmp_path), Guard(), mock.Mock()
+    guard.on_save_checkpoint(nobody, flow, {})
+    flow.flagged_step.fill_(12)
+    for look in (lambda: guard.on_save_checkpoint(nobody, flow, {}), lambda: guard.on_train_end(nobody, flow),
+                 lambda: guard.on_validation_start(nobody, flow)):  # fmt: skip
+        with pytest.raises(Refusal, match="not finite at training step 12: lower the learning rate"):
+            look()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(value: float, tmp_path: Path) -> None:
+    flow = module(tmp_path)
+    with torch.no_grad():
+        next(flow.field.parameters()).view(-1)[-1] = value
+    with pytest.raises(Refusal, match=r"field\.network.* was not finite after training step -1"):
+        Guard().on_save_checkpoint(mock.Mock(), flow, {})
+
+
+def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is bad at step 5 and good again is still told, as step 5, and the checkpoint is of step 3."""
+    plain = experiment.FlowModule.training_step
+
+    def sometimes(self: Any, pair: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step in (5, 6):
+            pair = pair.take(slice(None), slice(None))
+            pair.source.x.fill_(float("nan"))
+            self.zero_grad()
+            with mock.patch.object(self, "log"):
+                loss = plain(self, pair, batch_idx)
+            return torch.nan_to_num(loss) * 0
+        return plain(self, pair, batch_idx)
+
+    monkeypatch.setattr(experiment.FlowModule, "training_step", sometimes)
+    with pytest.raises(Refusal, match="not finite at training step 5"):
+        runs.run(tmp_path, "checkpoint_every=3", "trainer.log_every_n_steps=100")
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 3

@@ -1,0 +1,42 @@
+"""The zoo is complete: every public concrete member of a family stands in its list, once by each id."""
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+from flowport.conditioning import Conditioning
+from flowport.cost import Cost
+from flowport.coupling import Coupling
+from flowport.distribution import Distribution
+from flowport.grid import Grid
+from flowport.path import Path
+from flowport.prediction import Prediction
+from flowport.solver import Solver
+from flowport.time_sampler import TimeSampler
+from flowport.volatility import Volatility
+from flowport.weighting import Weighting
+from tests import zoo
+
+FAMILIES = [
+    ("path", Path, zoo.PATHS), ("prediction", Prediction, zoo.PREDICTIONS), ("coupling", Coupling, zoo.COUPLINGS),
+    ("solver", Solver, zoo.SOLVERS), ("grid", Grid, zoo.GRIDS), ("volatility", Volatility, zoo.VOLATILITIES),
+    ("time_sampler", TimeSampler, zoo.TIME_SAMPLERS), ("weighting", Weighting, zoo.WEIGHTINGS),
+    ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
+    ("distribution", Distribution, zoo.DISTRIBUTIONS),
+]  # fmt: skip
+READ_FROM_A_FILE = {"TensorFile"}  # tests/distribution/test_tensor.py
+
+
+@pytest.mark.parametrize(("name", "base", "members"), FAMILIES, ids=[f[0] for f in FAMILIES])
+def test_every_member_is_listed(name, base, members):
+    ids = [key for key, _ in members]
+    assert len(set(ids)) == len(ids)
+    listed = {type(make()).__name__ for _, make in members}
+    own = vars(import_module(f"flowport.{name}")).values()
+    tested_by_parameters = {"Mixture", "RungeKutta", "Stored"} - listed  # built from their own arguments only
+    public = {
+        v.__name__ for v in own
+        if inspect.isclass(v) and issubclass(v, base) and not inspect.isabstract(v) and not v.__name__.startswith("_")
+    }  # fmt: skip
+    assert public - READ_FROM_A_FILE - tested_by_parameters == listed

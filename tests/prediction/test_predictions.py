@@ -1,0 +1,64 @@
+"""What the predictions declare, regress on, and refuse."""
+
+import pytest
+import torch
+
+from flowport.errors import Refusal
+from flowport.path import Linear, SmoothBridge, Trigonometric
+from flowport.prediction import Bridge, Hub, Score, Source, Target, Velocity, endpoints
+from flowport.prediction.base import MARGIN, solve
+from flowport.shapes import Pair, Sample
+from tests.laws.oracles import points, tensor
+from tests.zoo import PATHS, PREDICTIONS, named
+
+X, X0 = points(3)
+T = tensor(0.2, 0.5, 0.7)
+BRIDGE = SmoothBridge().coefficients(T)
+close = torch.testing.assert_close
+
+
+def test_targets_are_the_parts_of_the_sample():
+    pair = Pair(Sample(X0), Sample(X))
+    free, z = Trigonometric().sample(pair, T, None), X + X0
+    noisy = SmoothBridge(0.8).sample(pair, T, z)
+    assert torch.equal(Velocity().target(free), free.velocity)
+    assert torch.equal(Target().target(free), X) and torch.equal(Source().target(free), X0)
+    close(Score().target(free), -X0 / torch.cos(torch.pi / 2 * T)[:, None])
+    close(Score().target(noisy), -z / (0.8 * T * (1 - T))[:, None])
+    assert torch.equal(Bridge().target(noisy), torch.cat([noisy.velocity, z], 1))
+
+
+def test_solve_is_the_two_by_two_system():
+    p, q, dp, dq, y, w = torch.randn(6, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = solve(p, q, dp, dq, y, w)
+    close(p * a + q * b, y)
+    close(dp * a + dq * b, w)
+
+
+@pytest.mark.parametrize("prediction", [Target(), Source(), Score()])
+def test_one_end_point_on_a_blind_bridge_is_refused(prediction):
+    with pytest.raises(Refusal, match=f"prediction={type(prediction).__name__.lower()} is undefined on a bridge"):
+        prediction.hub(X, X, BRIDGE, None)
+
+
+@pytest.mark.parametrize("prediction", [Target(), Source(), Score(), Bridge()])
+def test_a_hub_without_noise_has_no_end_points_on_a_blind_bridge(prediction):
+    with pytest.raises(Refusal, match="a second head"):
+        prediction.output(Hub(X, X0), BRIDGE, None)
+    with pytest.raises(Refusal, match="a second head"):
+        endpoints(Hub(X, X0), BRIDGE, None)
+
+
+def test_two_heads_without_noise_are_refused():
+    with pytest.raises(Refusal, match="needs a path with noise"):
+        Bridge().output(Hub(X, X0), Linear().coefficients(T), None)
+
+
+@pytest.mark.parametrize("path", **named(PATHS))
+@pytest.mark.parametrize("make", **named(PREDICTIONS))
+def test_times_are_read_inside_the_interval_and_away_from_vanishing_weights(make, path):
+    prediction, (low, high) = make(), path().interval
+    if not isinstance(prediction, (Velocity, Bridge)):
+        low, high = max(low, MARGIN), min(high, 1 - MARGIN)
+    close(prediction.clamp(path(), tensor(0.0, 0.5, 1.0)), tensor(low, 0.5, high))
+    assert (prediction.heads, prediction.needs_bridge) == ((2, True) if isinstance(prediction, Bridge) else (1, False))

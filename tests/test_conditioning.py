@@ -1,0 +1,71 @@
+"""What the network is told, after re-pairing, and what it is not."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.conditioning import SourceItself, SourceLabel, TargetLabel, Unconditional
+from flowport.distribution import EightGaussians, Gaussian, Moons
+from flowport.errors import Refusal
+from flowport.shapes import ConditionShape, Pair, Sample
+
+N = 4000
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+PAIR = Pair(Sample(torch.randn(N, 2), torch.arange(N) % 2), Sample(torch.randn(N, 2), torch.arange(N) % 8))
+
+
+def test_conditions_come_from_the_right_side_and_row():
+    order = torch.randperm(N, generator=generator())
+    pair = PAIR.take(order, order.flip(0))
+    assert vars(Unconditional().training(pair, generator())) == {"label": None, "source": None}
+    assert torch.equal(SourceItself().training(pair, generator()).source, PAIR.source.x[order])
+    assert torch.equal(TargetLabel().training(pair, generator()).label, order.flip(0) % 8)
+    assert torch.equal(SourceLabel().training(pair, generator()).label, order % 2)
+
+
+def test_shapes_are_those_of_the_data():
+    two, eight = Moons(), EightGaussians()
+    assert Unconditional().shape(two, eight) == ConditionShape()
+    assert SourceItself().shape(two, eight) == ConditionShape(source=True)
+    assert TargetLabel().shape(two, eight) == ConditionShape(classes=8)
+    assert SourceLabel().shape(two, eight) == ConditionShape(classes=2)
+    assert TargetLabel().shape(eight, Moons(continuous_label=True)) == ConditionShape(values=1)
+    with pytest.raises(Refusal, match="conditioning=source_label needs labels"):
+        SourceLabel().shape(Gaussian(), eight)
+    with pytest.raises(Refusal, match="conditioning=target_label needs labels"):
+        TargetLabel().shape(eight, Gaussian())
+
+
+@pytest.mark.parametrize("kind", [TargetLabel, SourceLabel])
+def test_dropout_is_per_sample_and_at_its_rate(kind):
+    label = kind(0.3).training(PAIR, generator()).label
+    lost = label == -1
+    assert abs(float(lost.float().mean()) - 0.3) < 5 * math.sqrt(0.21 / N)
+    whole = kind().training(PAIR, generator()).label
+    assert torch.equal(label[~lost], whole[~lost]) and int((whole == -1).sum()) == 0
+    assert int(lost[:-1].ne(lost[1:]).sum()) > N / 4  # rows, not a whole batch
+
+
+def test_a_continuous_label_is_lost_as_nan_in_whole_rows():
+    pair = Pair(PAIR.source, Sample(PAIR.target.x, torch.randn(N, 3)))
+    label = TargetLabel(0.5).training(pair, generator()).label
+    lost = label.isnan()
+    assert torch.equal(lost.any(1), lost.all(1))
+    assert abs(float(lost[:, 0].float().mean()) - 0.5) < 5 * math.sqrt(0.25 / N)
+
+
+def test_sampling_uses_what_is_known_then():
+    source, wish = PAIR.source, torch.full((N,), 3)
+    assert torch.equal(TargetLabel(0.9).sampling(source, wish).label, wish)
+    assert torch.equal(SourceLabel(0.9).sampling(source, wish).label, source.label)
+    assert torch.equal(SourceItself().sampling(source, None).source, source.x)
+    with pytest.raises(Refusal, match="say which target label"):
+        TargetLabel().sampling(source, None)
+    with pytest.raises(Refusal, match="input points need labels"):
+        SourceLabel().sampling(Sample(source.x), wish)

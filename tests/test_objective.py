@@ -1,0 +1,115 @@
+"""The loss at the exact field is the conditional variance of its target, and its gradient there vanishes."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.conditioning import SourceItself, Unconditional
+from flowport.field import Field
+from flowport.objective import FlowMatching
+from flowport.shapes import Condition, Pair, Sample
+from flowport.time_sampler import TimeSampler
+from flowport.weighting import SignalToNoise, Uniform, Weighting
+from tests.laws.oracles import compositions, tensor
+
+N = 40_000
+M0, M1, S0, S1, C = 0.5, 1.5, 0.8, 0.6, 0.4  # coupled ends in one dimension; standard and free where x0 is the noise
+
+
+class At(TimeSampler):
+    def __init__(self, t):
+        self.t = t
+
+    def __call__(self, n, generator):
+        return torch.full((n,), self.t)
+
+
+def ends(c, seed=0):
+    z = torch.randn(2, N, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    free = type(c.role).__name__ == "SourceIsNoise"
+    m0, s0, k = (0.0, 1.0, 0.0) if free else (M0, S0, C)
+    x0 = m0 + math.sqrt(s0) * z[0]
+    x1 = M1 + k / s0 * (x0 - m0) + math.sqrt(S1 - k * k / s0) * z[1]
+    return (
+        Pair(Sample(x0), Sample(x1)),
+        tensor(m0, M1, 0),
+        torch.diag(tensor(s0, S1, 1)) + k * torch.diag(tensor(1, 0), 1) + k * torch.diag(tensor(1, 0), -1),
+    )
+
+
+class Affine(Field):
+    """output = intercept + slope · (x, x0), the best affine guess at time t, plus a perturbation of each row."""
+
+    def __init__(self, c, able, t, mean, covariance):
+        super().__init__(c.path, c.prediction, SourceItself() if c.sees_source else Unconditional(), able)
+        k = c.path.coefficients(tensor(t))
+        g, dg = (0 * k.alpha, 0 * k.alpha) if k.gamma is None else (k.gamma, k.dgamma)
+        noise = k.alpha if k.gamma is None else g
+        rows = {
+            "velocity": [torch.cat([k.dalpha, k.dbeta, dg])], "target": [tensor(0, 1, 0)], "source": [tensor(1, 0, 0)],
+            "score": [-(tensor(1, 0, 0) if k.gamma is None else tensor(0, 0, 1)) / noise],
+            "bridge": [torch.cat([k.dalpha, k.dbeta, dg]), tensor(0, 0, 1)],
+        }  # fmt: skip
+        wanted = torch.stack(rows[type(c.prediction).__name__.lower()])
+        seen = torch.cat([k.alpha, k.beta, g])[None]
+        if c.sees_source:
+            seen = torch.cat([seen, tensor(1, 0, 0)[None]])
+        self.gain = wanted @ covariance @ seen.T @ torch.linalg.inv(seen @ covariance @ seen.T)
+        self.rest = wanted @ mean - self.gain @ seen @ mean
+        left = wanted - self.gain @ seen
+        self.variance = float((left @ covariance @ left.T).diagonal().mean())
+        self.push = torch.zeros(3, N, len(wanted), dtype=torch.float64, requires_grad=True)
+
+    def forward(self, x, t, condition):
+        seen = x if condition.source is None else torch.cat([x, condition.source], 1)
+        return self.rest + seen @ self.gain.T + self.push[0] + self.push[1] * x + self.push[2] * seen[:, -1:]
+
+
+@pytest.mark.parametrize("c", **compositions())
+def test_loss_is_least_at_the_conditional_mean(c):
+    """Five standard errors, one seed: the value is Var(y | seen), and no affine change of the field lowers it."""
+    pair, mean, covariance = ends(c)
+    oracle = c.field(c.joint("gaussian"))
+    for t in (0.3, 0.8):
+        low, high = c.prediction.clamp(c.path, tensor(0, 1)).tolist()
+        field = Affine(c, oracle.able, float(low + (high - low) * torch.tensor(t).double()), mean, covariance)
+        loss = FlowMatching(At(t), Uniform()).loss(field, pair, torch.Generator().manual_seed(1)).per_sample
+        error = float(loss.std()) / math.sqrt(N)
+        assert abs(float(loss.mean()) - field.variance) < 5 * error + 1e-5 * (1 + field.variance)
+        loss.sum().backward()
+        slope = field.push.grad
+        assert float(slope.abs().mean()) > 1e-6 or field.variance < 1e-6
+        assert bool((slope.mean(1).abs() < 5 * slope.std(1) / math.sqrt(N) + 1e-5).all())
+
+
+class Twice(Weighting):
+    def __call__(self, t, coefficients):
+        return 3 * SignalToNoise()(t, coefficients)
+
+
+def test_weighting_enters_linearly():
+    c = compositions()["argvalues"][0]
+    pair, mean, covariance = ends(c)
+    field = Affine(c, c.field(c.joint("gaussian")).able, 0.4, mean, covariance)
+    losses = [
+        FlowMatching(At(0.4), w).loss(field, pair, torch.Generator().manual_seed(1)).per_sample.detach()
+        for w in (Uniform(), SignalToNoise(), Twice())
+    ]
+    torch.testing.assert_close(losses[1], losses[0] * (0.4 / 0.6) ** 2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses[2], 3 * losses[1])
+
+
+def test_loss_is_the_mean_over_the_event_and_a_function_of_the_generator():
+    from flowport.field import Learned
+
+    class Zero(torch.nn.Module):
+        def forward(self, x, t, condition: Condition):
+            return torch.zeros_like(x)
+
+    c = compositions()["argvalues"][0]
+    field = Learned(Zero(), c.path, c.prediction, Unconditional(), c.field(c.joint("gaussian")).able)
+    x0, x1 = torch.zeros(4, 3, 2, 2), torch.ones(4, 3, 2, 2) * torch.arange(1, 5)[:, None, None, None]
+    objective = FlowMatching(At(0.5), Uniform())
+    found = objective.loss(field, Pair(Sample(x0), Sample(x1)), torch.Generator().manual_seed(0))
+    assert found.per_sample.tolist() == [1, 4, 9, 16] and found.parts == {}
