@@ -13,14 +13,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-from flowport import experiment
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from flowport import experiment
+
 ROOT = Path(__file__).parents[1]
 TINY = ["experiment=eight_gaussians_to_moons", "trainer.max_steps=20", "evaluation_items=64", "data.batch=32",
-        "data.validation_items=64", "metric=[wasserstein]", "threads=1", "grid.steps=8", "checkpoint_every=7"]  # fmt: skip
+        "data.validation_items=64", "metric=[wasserstein]", "threads=1",
+        "grid.steps=8", "checkpoint_every=7"]  # fmt: skip
 QUIET = "+trainer.enable_progress_bar=false"
 
 

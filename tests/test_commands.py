@@ -32,6 +32,7 @@ SLIPS = {
     "volatility=constant solver=heun distribution@source=gaussian coupling=independent": "solver=heun solves ODEs",
     "solver=ancestral": "solver=ancestral needs a score",
     "joint=paired": "joint=paired needs stored data of equal length",
+    "joint=paired distribution@source=digits distribution@target=digits network=unet": "Exact over a paired joint",
     "prediction=score": "prediction=score needs a score",
     "path=brownian_bridge prediction=target": "prediction=target is undefined on a bridge",
     "prediction=bridge": "prediction=bridge needs a path with noise",
@@ -86,25 +87,24 @@ def test_bad_files_are_named(tmp_path: Path, capfd: Any) -> None:
                 "pickled": "cannot be read", "objects": "cannot be read", "none": "empty array",
                 "nan": "NaN or infinite values", "wide": "a source point is (5,)"}  # fmt: skip
     for name, words in expected.items():
-        said = runs.here(capfd, "train.py", *runs.TINY, "distribution@source=tensor", f"source.path={tmp_path}/{name}.npy",
-                         f"hydra.run.dir={tmp_path}/out")  # fmt: skip
+        said = runs.here(capfd, "train.py", *runs.TINY, "distribution@source=tensor",
+                         f"source.path={tmp_path}/{name}.npy", f"hydra.run.dir={tmp_path}/out")  # fmt: skip
         assert words in said.sentence
         assert name in said.sentence or name == "wide"
     assert not marker.exists()
 
 
 def test_the_real_process_says_the_same(tmp_path: Path) -> None:
-    for slip in ("path.nois=1", "solver=ancestral"):
-        said = runs.command("train.py", *runs.TINY, slip, f"hydra.run.dir={tmp_path}")
-        assert SLIPS[slip] in said.sentence
+    said = runs.command("train.py", *runs.TINY, "solver=ancestral", f"hydra.run.dir={tmp_path}")
+    assert SLIPS["solver=ancestral"] in said.sentence
 
 
 def test_help_does_not_load_torch() -> None:
-    loaded = "import atexit, sys\natexit.register(lambda: print('LOADED', 'torch' in sys.modules, 'lightning' in sys.modules))"
+    loaded = "import atexit, sys\natexit.register(lambda: print('LOADED', {'torch', 'lightning'} & set(sys.modules)))"
     for script in ("train.py", "evaluate.py", "translate.py"):
         said = runs.command(script, "--help", before=loaded)
         assert said.code == 0
-        assert "LOADED False False" in said.out
+        assert "LOADED set()" in said.out
     assert "direction" in said.out
 
 

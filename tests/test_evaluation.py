@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from flowport import experiment
 from flowport.distribution import TensorFile
 from flowport.evaluation import reference_cost
 from flowport.randomness import Randomness
-
 from tests import runs
 
 

@@ -3,20 +3,22 @@
 from typing import Any
 from unittest import mock
 
+import lightning
 import pytest
 import torch
+
 from flowport import experiment
 from flowport.module import FlowModule
 from flowport.shapes import Pair
-
 from tests import runs
 
 
 def ready(*words: str) -> tuple[FlowModule, Pair]:
     run = experiment.build(runs.configured(*words))
-    trainer: Any = mock.Mock(global_step=1, log_every_n_steps=50, accumulate_grad_batches=1, loggers=[])
+    trainer: Any = mock.Mock(spec=lightning.Trainer, global_step=1, log_every_n_steps=50, accumulate_grad_batches=1,
+                             global_rank=0)  # fmt: skip
     run.module._trainer = trainer
-    run.module.batches = 0
+    run.module.on_train_start()
     return run.module, run.data.train.at(0)
 
 

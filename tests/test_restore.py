@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from flowport.errors import Refusal
-from flowport.restore import read_config, read_weights
 from omegaconf import OmegaConf
 
+from flowport.errors import Refusal
+from flowport.restore import read_config, read_weights
 from tests import runs
 
 EVIL = ["torch.hub.load", "torch.load", "torch.utils.collect_env.run", "os.system", "builtins.eval", "builtins.exec",
@@ -48,8 +48,8 @@ def test_a_module_that_would_run_on_import_is_not_imported(tmp_path: Path, monke
     assert (tmp_path / "marker").exists()
 
 
-@pytest.mark.parametrize("value", ["${oc.env:HOME}", "${now:%Y}", "x ${oc.env:HOME} y", "${oc.decode:${a}}", "${eval:1}",
-                                   "${hydra:runtime.cwd}", "${ oc.env:HOME}"])  # fmt: skip
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "${now:%Y}", "x ${oc.env:HOME} y", "${oc.decode:${a}}",
+                                   "${eval:1}", "${hydra:runtime.cwd}", "${ oc.env:HOME}"])  # fmt: skip
 def test_resolvers_are_refused_and_plain_references_are_not(value: str, tmp_path: Path) -> None:
     for place in ({"b": value}, {"b": [{"c": value}]}):
         with pytest.raises(Refusal, match=r"asks for a resolver at b"):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flowport import stage
 from hydra.core.global_hydra import GlobalHydra
 
+from flowport import stage
 from tests import runs
 
 CASES = {

@@ -61,12 +61,12 @@ def test_translate_forward_backward_and_cycle(trained: Path, digest: str, tmp_pa
         assert (numbers["base"], numbers["base/checkpoint"], numbers["points"]) == (str(trained), digest, 7)
         with Image.open(out / "gallery.png") as picture:
             picture.load()
-    assert np.abs(moved["cycle"] - points[:7]).max() < 1e-3 < np.abs(moved["forward"] - points[:7]).max()
+    assert np.abs(moved["cycle"] - points[:7]).max() < 5e-3 < np.abs(moved["forward"] - points[:7]).max()
     np.save(tmp_path / "mine.npy", moved["forward"])
     out = tmp_path / "back"
     runs.here(capfd, "translate.py", f"run={trained}", "direction=backward", f"input={tmp_path}/mine.npy",
               f"hydra.run.dir={out}")  # fmt: skip
-    assert np.abs(np.load(out / "translated.npy") - points[:7]).max() < 1e-3
+    assert np.abs(np.load(out / "translated.npy") - points[:7]).max() < 5e-3
     assert runs.fingerprint(trained) == before
 
 

@@ -44,6 +44,8 @@ class PairStream:
         """The re-paired batch of a step."""
         if self.pool == "all":
             return self._from_whole(step)
+        if self.pool == 1:
+            return self._coupled(step, self.batch)
         number, offset = divmod(step, self.pool)
         if self._kept is None or self._kept[0] != number:
             self._kept = (number, self._coupled(number * self.pool, self.pool * self.batch))

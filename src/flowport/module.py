@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,10 +76,16 @@ class FlowModule(LightningModule):
         """One step of the moving average; called by the EMA callback after every optimiser step."""
         step = self.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        average, current = list(self.ema.parameters()), [p.detach().float() for p in self.field.parameters()]
-        torch._foreach_lerp_(average, current, 1 - decay)
-        for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
-            kept.copy_(buffer)
+        average, current, kept, buffers = self._averaged
+        with torch.no_grad():
+            torch._foreach_lerp_(average, [p.float() for p in current], 1 - decay)
+            for old, new in zip(kept, buffers, strict=True):
+                old.copy_(new)
+
+    @cached_property
+    def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Parameters of ema and field, then buffers of both: walking the modules costs more than averaging a small net."""
+        return list(self.ema.parameters()), list(self.field.parameters()), [*self.ema.buffers()], [*self.field.buffers()]
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.field.parameters())

@@ -85,7 +85,7 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = re.split(r"[\n.:]", str(error).strip())[0][:100]
+        reason = re.split(r"[\n.:]", str(error).strip())[0][:100] or type(error).__name__
         raise Refusal(
             f"{path} cannot be loaded as plain tensors ({reason}): it is half-written, damaged or holds code"
         ) from None

@@ -96,5 +96,6 @@ def _wished(label: int | None, module: FlowModule, points: Sample) -> torch.Tens
         return None
     classes = module.ema.conditioning.shape(module.source, module.target).classes
     if label >= classes:
-        raise Refusal(f"label={label} is no label that this flow was told: it knows {classes} classes, from 0")
+        known = f"labels 0 to {classes - 1}" if classes else "no classes (conditioning=target_label trains with them)"
+        raise Refusal(f"label={label} is no label that this flow was told: it knows {known}")
     return torch.full((len(points),), label)

@@ -104,7 +104,7 @@ def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict
 
 def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str],
                     reference: str) -> list[tuple[tuple[str, ...], dict[str, Cell]]]:  # fmt: skip
-    """References depend on the data alone: one row for every value of the first setting, one in all where they agree."""
+    """References depend on the data alone: a row for every value of the first setting, or one where all agree."""
     seen = dict[str, list[dict[str, float]]]()
     for setting, runs in groups.items():
         seen.setdefault(setting[0], []).extend(runs)

@@ -1,4 +1,4 @@
-"""Exact coupling against torchcfm: ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_coupling.py``.
+"""Exact coupling against torchcfm: ``python -m tests.benchmarks.bench_coupling [sizes]``.
 
 Interleaved repeats, medians. In 2-D Gaussian points go to two clusters, in 3072 dimensions to a shifted Gaussian.
 Excess: cost over scipy's optimum in float64, relative. torchcfm draws with replacement, so its plan is judged.
@@ -19,6 +19,7 @@ from torchcfm.optimal_transport import OTPlanSampler
 
 from flowport.coupling import Exact
 from flowport.shapes import Pair, Sample
+from tests.benchmarks.table import Cell, load, middle_half, report
 
 
 def points(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def timed(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def row(n: int, d: int) -> str:
+def row(n: int, d: int) -> dict[str, Cell]:
     x0, x1 = points(n, d, n + d)
     pair, ours, theirs = Pair(Sample(x0), Sample(x1)), Exact(), OTPlanSampler("exact")
     generator = torch.Generator().manual_seed(0)
@@ -49,27 +50,24 @@ def row(n: int, d: int) -> str:
     cost = torch.cdist(x0.double(), x1.double()).square().numpy()
     best = cost[linear_sum_assignment(cost)].sum()
     _, log = ot.emd(ot.unif(n), ot.unif(n), torch.cdist(x0, x1).square().numpy(), log=True)
-    converged = log["warning"] is None
     plan = theirs.get_map(x0, x1)
     match = ours(pair, generator)
-    excess = (n * float((plan * cost).sum()) / best - 1, cost[match.i.numpy(), match.j.numpy()].sum() / best - 1)
-    their_ms, our_ms = median(times[0]), median(times[1])
-    ratio = median(b / a for a, b in zip(*times, strict=True))
-    return (f"| {n} | {d} | {their_ms:.2f} | {our_ms:.2f} | {ratio:.2f} | {'yes' if converged else 'no'} "
-            f"| {excess[0]:.1e} | {excess[1]:.1e} |")  # fmt: skip
+    return {
+        "n": n, "d": d, "torchcfm ms": median(times[0]), "flowport ms": median(times[1]),
+        "ratio: median (quartiles)": middle_half([b / a for a, b in zip(*times, strict=True)]),
+        "torchcfm converged": "yes" if log["warning"] is None else "no",
+        "torchcfm excess": f"{n * float((plan * cost).sum()) / best - 1:.1e}",
+        "flowport excess": f"{cost[match.i.numpy(), match.j.numpy()].sum() / best - 1:.1e}",
+    }  # fmt: skip
 
 
-def main() -> None:
+def main(sizes: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     np.random.seed(0)  # noqa: NPY002 - torchcfm draws from it
     torch.set_num_threads(1)
-    sizes = [int(word) for word in sys.argv[1:]] or [128, 256, 512, 1024, 2048]
-    print("| n | d | torchcfm ms | flowport ms | ratio | torchcfm converged | torchcfm excess | flowport excess |")
-    print("|---|---|---|---|---|---|---|---|")
-    for d in (2, 3072):
-        for n in sizes:
-            print(row(n, d), flush=True)
+    rows = [row(int(n), d) for d in (2, 3072) for n in sizes or ("128", "256", "512", "1024", "2048")]
+    report("coupling", "Exact coupling", rows, load())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -120,7 +120,12 @@ def main(arguments: list[str] | None = None) -> None:
     note = f"mean ± standard error over seeds, both sides' averaged weights, paired differences; {load()}"
     report("two_dimensions", "flowport and torchcfm in the plane", rows, note)
     total: list[dict[str, Cell]] = [
-        {"coupling": c, "metric": m, "pairs": len(v), "geometric mean of flowport/torchcfm": round(geometric_mean(v), 3)}
+        {
+            "coupling": c,
+            "metric": m,
+            "pairs": len(v),
+            "geometric mean of flowport/torchcfm": round(geometric_mean(v), 3),
+        }
         for (c, m), v in ratios.items()
     ]
     report("two_dimensions_ratios", "Over all pairs", total)

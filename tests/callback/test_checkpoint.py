@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from flowport.callback import AtomicCheckpointIO
 
 OLD, NEW = {"w": torch.arange(5.0)}, {"w": torch.arange(2e5)}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from flowport import experiment
 from flowport.callback import EMA
-
 from tests import runs
 
 

@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_of_a_run(folder: Path) -> None:
-    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "tfevents" not in p.name}
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.parts}
     assert found == {".hydra/config.yaml", "checkpoints/last.ckpt", "metrics.json", "gallery.png"}
     numbers = json.loads((folder / "metrics.json").read_text())
     assert {"test/w2", "test/w2_floor", "train/steps", "train/seconds", "train/step_ms"} <= set(numbers)

@@ -26,7 +26,7 @@ def test_memoryless_sde_forgets_its_start_and_others_do_not(path):
     start = Moments.start(joint.m0[0], joint.s0[0])
     left = {}
     for name, volatility in (("memoryless", Memoryless()), ("constant", Constant(0.4)), ("zero", Zero())):
-        end = push(EulerMaruyama(noiseless_end=False), c.field(joint), volatility, Uniform(150).times(path), start)[-1]
+        end = push(EulerMaruyama(noiseless_end=False), c.field(joint), volatility, Uniform(80).times(path), start)[-1]
         left[name] = float(end.correlation(start).abs().max())
     assert left["memoryless"] < 0.02
     assert left["constant"] > 0.5 and left["zero"] > 0.9

@@ -33,7 +33,7 @@ def bent(path) -> Analytic:
 @pytest.mark.parametrize("solver", [Euler(), Midpoint(), Heun(), RK4()])
 def test_cycle_returns_with_the_order_of_the_solver(solver):
     errors = []
-    for steps in (20, 40):
+    for steps in (15, 30):
         translator = Translator(bent(Trigonometric()), solver, Power(steps, 1.3), Zero())
         back = translator.cycle(Sample(START), generator())
         errors.append(float((back.end - START).square().mean().sqrt()))
@@ -58,7 +58,7 @@ def test_cycle_goes_through_the_target():
 def test_sde_backwards_ends_with_the_moments_of_the_source(solver, volatility):
     c = Composition(Trigonometric(), SourceIsNoise(), Velocity())
     joint = c.joint("gaussian")
-    times = Uniform(120).times(c.path).flip(0)
+    times = Uniform(80).times(c.path).flip(0)
     end = push(solver, c.field(joint), volatility, times, Moments.start(*moments(joint, c.path, 1.0)))[-1]
     assert end.distance(joint.m0[0], joint.s0[0]) < 0.04
 

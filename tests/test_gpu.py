@@ -1,0 +1,40 @@
+"""On a GPU: the same run in bfloat16, resident on the device, without a hidden synchronisation in its step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["digits_to_mnist", "digits_to_mnist_bridge", "eight_gaussians_to_moons"])
+def test_a_run_on_the_gpu(name: str, tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"experiment={name}", "trainer=gpu", "trainer.max_steps=20", "evaluation_items=64"])
+    numbers = instantiate(config.stage).run(config, tmp_path)
+    assert numbers["train/steps"] == 20
+    weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(v.dtype == torch.float32 for k, v in weights.items() if k.startswith("ema.") and v.is_floating_point())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_loss_does_not_wait_for_the_device() -> None:
+    from flowport.composition import compose as join
+    from flowport.coupling import Independent
+    from flowport.distribution import EightGaussians, Moons
+
+    flow, data = join(EightGaussians().to("cuda"), Moons().to("cuda"), coupling=Independent())
+    flow.cuda()
+    pair = data.train.at(0)
+    flow.objective.loss(flow.field, pair, flow.randomness.generator("warm up", 0, "cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        flow.objective.loss(flow.field, pair, flow.randomness.generator("step", 0, "cuda")).per_sample.mean().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
