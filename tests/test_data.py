@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from flowport.coupling import ClassConditional, Exact, Independent, Sinkhorn
 from flowport.data import PairStream, _Batches
@@ -66,8 +67,6 @@ def test_an_epoch_uses_every_item_of_both_sides_once(coupling, pool):
 def test_pool_all_keeps_one_optimal_plan_and_reshuffles_it_every_epoch():
     s = stream(Exact(), "all")
     cost = torch.cdist(A.raw.double(), B.raw.double()).square()
-    from scipy.optimize import linear_sum_assignment
-
     best = dict(zip(*(v.tolist() for v in linear_sum_assignment(cost.numpy())), strict=True))
     orders = []
     for epoch in (0, 1):

@@ -76,16 +76,16 @@ class FlowModule(LightningModule):
         """One step of the moving average; called by the EMA callback after every optimiser step."""
         step = self.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        average, current, kept, buffers = self._averaged
+        average, current = self._averaged
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.float() for p in current], 1 - decay)
-            for old, new in zip(kept, buffers, strict=True):
-                old.copy_(new)
+            for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
+                kept.copy_(buffer)
 
     @cached_property
-    def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Parameters of ema and field, then buffers of both: walking the modules costs more than averaging a small net."""
-        return list(self.ema.parameters()), list(self.field.parameters()), [*self.ema.buffers()], [*self.field.buffers()]
+    def _averaged(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters of ema and of field: walking a small network's modules costs more than averaging it."""
+        return list(self.ema.parameters()), list(self.field.parameters())
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.field.parameters())

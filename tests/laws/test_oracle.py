@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.field.analytic import JointMixture
 from flowport.path import BrownianBridge, Functions, Linear, SmoothBridge, Trigonometric
 from flowport.prediction import Bridge, Velocity
 from tests.laws.oracles import Composition, line, points, tensor, truth
@@ -105,8 +106,6 @@ def test_continuity_equation(path, role, joint):
 
 
 def test_product_of_mixtures_is_every_pair_of_components():
-    from flowport.field.analytic import JointMixture
-
     w0, w1 = tensor(0.25, 0.75), tensor(0.5, 0.2, 0.3)
     m0, m1 = points(2)[0], points(3, seed=1)[0]
     s0 = torch.eye(2, dtype=torch.float64) * tensor(0.5, 1.5)[:, None, None]

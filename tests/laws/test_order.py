@@ -175,3 +175,21 @@ def test_drift_is_velocity_plus_or_minus_half_g_squared_score():
             g = over(volatility(t, field.path, field.able.role), START)
             torch.testing.assert_close(dynamics.drift(START, t), velocity + sign * g**2 / 2 * score)
             torch.testing.assert_close(dynamics.diffusion(t), g[:, 0])
+
+
+@pytest.mark.parametrize("solver", [EulerMaruyama(), StochasticHeun(), Ancestral()])
+def test_the_last_step_of_a_grid_and_no_other_is_noiseless(solver):
+    field = Composition(Linear(), SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
+    dynamics = Dynamics(field, Condition(), Zero() if isinstance(solver, Ancestral) else Constant())
+
+    def run(times):
+        return solver.solve(dynamics, START, times, torch.Generator().manual_seed(4), keep=True).states
+
+    states, again = run(uneven(3)), torch.Generator().manual_seed(4)
+    x = START
+    for k, (t, s) in enumerate(zip(uneven(3).tolist()[:-1], uneven(3).tolist()[1:], strict=True)):
+        noise = torch.randn(START.shape, generator=again, dtype=START.dtype)
+        x = solver.step(dynamics, x, t, s, noise, last=k == 2)
+        torch.testing.assert_close(states[k + 1], x)
+    kicked = [solver.step(dynamics, states[2], float(uneven(3)[2]), 1.0, n, last=True) for n in (START, 5 + START)]
+    assert torch.equal(*kicked) and torch.equal(kicked[0], states[3])

@@ -9,7 +9,7 @@ from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
 from flowport.errors import Refusal
 from flowport.field import Analytic
 from flowport.grid import Power, Uniform
-from flowport.path import Linear, SmoothBridge, Trigonometric
+from flowport.path import Linear, SmoothBridge, Trigonometric, VarianceExploding
 from flowport.prediction import Velocity
 from flowport.shapes import Sample
 from flowport.solver import RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
@@ -84,8 +84,6 @@ def test_conditions_follow_their_rows_through_chunks():
 
 
 def test_translator_starts_from_the_declared_start_law():
-    from flowport.path import VarianceExploding
-
     c = Composition(VarianceExploding(20.0), SourceIsNoise(), Velocity())
     translator = Translator(c.field(c.joint("gaussian")), Euler(), Uniform(3), Zero())
     x0, _ = points(4)
