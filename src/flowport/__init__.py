@@ -5,13 +5,14 @@ Conventions, on which every module relies
 * Time ``t`` in [0, 1]: **source at 0, target at 1**. ``t`` has shape (B,), ``x`` has shape (B, *D);
   :func:`flowport.broadcast.over` is the only place that broadcasts time over data. ``t`` and path coefficients stay
   float32 or float64; only network inputs are cast down.
-* Interpolant ``x_t = α(t) x0 + β(t) x1 + γ(t) z``, ``z ~ N(0, I)``: α multiplies the source, β the target, γ the
-  bridge noise.
+* Path ``x_t = α(t) x0 + β(t) x1 + γ(t) z``, ``z ~ N(0, I)``: α multiplies the source, β the target, γ the
+  bridge noise, which most paths do without.
 * Velocity ``v(x, t) = E[α̇ x0 + β̇ x1 + γ̇ z | x_t = x]``; score ``s = ∇ log p_t``.
 * ``dX = (v + g²/2 · s) dt + g dW`` has the marginals ``p_t`` for every volatility ``g(t) ≥ 0``.
 * A coupling returns indices, never permuted tensors: labels, masks and ids stay with their points.
 * Nothing is called ``sigma`` alone: ``path.noise``, ``path.sigma_min``, ``coupling.epsilon``, ``volatility.scale``.
-* Randomness has no hidden state: every generator is seeded from (seed, purpose, rank, step).
+* Randomness has no hidden state: every generator is seeded from (seed, purpose, rank, number of the batch), and torch's
+  own, which dropout uses, is seeded anew for every batch.
 
 Reading order: ``configs/train.yaml`` (a run as a sentence), ``flowport.objective`` (the loss), ``flowport.module``
 (the LightningModule), then the families: ``distribution``, ``joint``, ``coupling``, ``path``, ``prediction``,

@@ -16,17 +16,18 @@ from flowport.randomness import Randomness, seed_network
 from flowport.shapes import Pair
 
 
-def logs_now(trainer: Trainer) -> bool:
-    """Whether this optimiser step is one of those that are logged."""
-    return trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+def logged(trainer: Trainer, steps: int) -> bool:
+    """Whether Lightning's loggers write after so many optimiser steps."""
+    return steps % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
 
 class FlowModule(LightningModule):
     """A flow from ``source`` to ``target``.
 
     field: trained; ema: its exponential moving average in float32, never optimised and never swapped; callbacks,
-    translation and evaluation read it. batches: training batches seen, from which all noise is seeded.
-    ema_decay d: ema ← d_k ema + (1 − d_k) field, d_k = min(d, (1+k)/(10+k)).
+    translation and evaluation read it. ema_decay d: after optimiser step k, ema ← d_k ema + (1 − d_k) field with
+    d_k = min(d, (1+k)/(10+k)). batches: training batches seen; all that is drawn for a batch depends on its number
+    alone, so a resumed run equals an unbroken one.
     optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every training step.
     A non-finite loss is flagged on the device with its step (no synchronisation); the Guard callback reads it.
     """
@@ -53,16 +54,16 @@ class FlowModule(LightningModule):
         self.register_buffer("flagged_step", torch.tensor(-1), persistent=False)
 
     def on_train_start(self) -> None:
-        self.noise = self.randomness.on(self.global_rank)
+        self.draws = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        seed_network(self.noise.number("network", self.batches), self.device)  # dropout resumes exactly too
-        generator = self.noise.generator("objective", self.batches, self.device)
+        seed_network(self.draws.number("network", self.batches), self.device)  # dropout resumes exactly too
+        generator = self.draws.generator("objective", self.batches, self.device)
         loss = self.objective.loss(self.field, pair, generator).per_sample.mean()
         bad = ~torch.isfinite(loss.detach()) & (self.flagged_step < 0)
         self.flagged_step.masked_fill_(bad, self.global_step)
-        if logs_now(self.trainer):
+        if logged(self.trainer, self.global_step + 1):
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
         self.batches += 1
         return loss

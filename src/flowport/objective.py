@@ -39,12 +39,13 @@ def times_of(prediction: Prediction, path: Path) -> tuple[float, float]:
 
 
 class FlowMatching(Objective):
-    """E_{t, (x0, x1), z} w(t) |field(x_t, t) − y|²,   x_t = α x0 + β x1 + γ z.
+    """E_{t, (x0, x1), z} w(t) |field(x_t, t, condition) − y|² / D,   x_t = α x0 + β x1 + γ z,   D numbers in a point.
 
-    y is what the field's prediction asks for: the velocity ẋ_t (flow matching, Lipman et al. 2022, Albergo &
-    Vanden-Eijnden 2022, Liu et al. 2022), the target x1, the source x0, the score, or velocity and noise by two heads.
-    The minimiser is E[y | x_t], for any source, target and coupling. |·|² is the mean over the event. Times are drawn
-    where the field is read (``prediction.clamp``): on all of [0, 1] the score's loss would be infinite.
+    y is what the field's prediction asks for: the pair's own velocity ẋ_t = α̇ x0 + β̇ x1 + γ̇ z (flow matching, Lipman et
+    al. 2022, Albergo & Vanden-Eijnden 2022, Liu et al. 2022), the target x1, the source x0, the pair's score, or
+    velocity and noise by two heads of equal weight. The minimiser is E[y | x_t, condition], for any source, target and
+    coupling. The sampler's [0, 1] is mapped linearly onto the times at which the prediction is finite
+    (``prediction.clamp``): on all of [0, 1] the loss of a score would be infinite.
     """
 
     def __init__(self, time_sampler: TimeSampler, weighting: Weighting) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from flowport.errors import Refusal
-from flowport.module import FlowModule, logs_now
+from flowport.module import FlowModule, logged
 
 ADVICE = "lower the learning rate (optimizer.lr) or set trainer.gradient_clip_val; the last checkpoint is from before"
 
@@ -31,7 +31,7 @@ class Guard(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any,
                            batch_idx: int) -> None:  # fmt: skip
-        if logs_now(trainer):
+        if logged(trainer, trainer.global_step):
             self._check(module)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
