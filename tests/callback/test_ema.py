@@ -25,7 +25,7 @@ def test_the_average_is_its_closed_recursion(words: list[str], tmp_path: Path, m
         seen.append((trainer.global_step, field, ema))
 
     monkeypatch.setattr(EMA, "on_train_batch_end", spy)
-    config = runs.prepared(tmp_path, *words, "trainer.max_steps=12")
+    config = runs.prepared(tmp_path, *words, "trainer.max_steps=12", "scheduler=constant")
     wanted = [p.detach().double() for p in experiment.build(config).module.ema.parameters()]
     experiment.train(config, tmp_path)
     each = config.trainer.accumulate_grad_batches
