@@ -1,6 +1,6 @@
 """Translate points with a trained run: forward, backward or there and back (cycle).
 
-python launch/translate.py run=<folder> direction=forward input=mine.npy solver=heun grid.steps=10
+python launch/translate.py run=<folder> direction=forward input=mine.npy solver=heun grid=uniform grid.steps=10
 """
 
 from pathlib import Path

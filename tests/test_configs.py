@@ -5,17 +5,20 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-import flowport
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+
+import flowport
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.glob("*/*.yaml"))
 # Groups that hold parts of other libraries, or whole sentences.
 FOREIGN = {"optimizer": "torch.optim", "trainer": "lightning", "scheduler": "flowport.schedule"}
 SENTENCES = {"experiment", "sweep"}
+
+
 def composed(*words: str) -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("train", list(words))

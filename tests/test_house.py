@@ -80,7 +80,7 @@ def test_no_forbidden_imports_and_habits() -> None:
         assert not roots & {"torchvision", "torchaudio", "torchdyn"}, path
         text = path.read_text()
         assert not re.search(r"\bhasattr\(|numpy\.random|np\.random|from __future__ import annotations", text), path
-        assert "device=\"cuda\"" not in text, path
+        assert 'device="cuda"' not in text, path
 
 
 def test_the_reading_path_is_short() -> None:

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from flowport import tabulate
 from flowport.errors import Refusal
 

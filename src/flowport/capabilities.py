@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from flowport.conditioning import Conditioning
@@ -41,6 +42,10 @@ class NoiseRole(ABC):
     @abstractmethod
     def accept(self, prediction: Prediction) -> None:
         """Raise Refusal for a prediction whose regression target or hub does not exist in this role."""
+
+    def ode(self, path: Path) -> bool:
+        """Whether the ODE carries the start law to the whole target law."""
+        return True
 
     @abstractmethod
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
@@ -160,6 +165,10 @@ class BridgeGivenSource(NoiseRole):
     def accept(self, prediction: Prediction) -> None:
         if prediction.needs_unknown_source:
             raise Refusal("prediction=source is pointless where the field sees its start: use prediction=target")
+
+    def ode(self, path: Path) -> bool:
+        # Without noise at t = 0 the start is one point, from which an ODE reaches one point: the mean.
+        return bool(path.gamma(torch.zeros(1)) > 0)
 
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         assert c.gamma is not None and c.dgamma is not None

@@ -52,7 +52,7 @@ def compose(
     joined = joint(source=source, target=target)
     able = capabilities(source, joined, coupling, path, conditioning, prediction)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(randomness.number("initial weights"))
+        torch.default_generator.manual_seed(randomness.number("initial weights"))
         made = network(
             event_shape=source.event_shape, condition=conditioning.shape(source, target), heads=prediction.heads
         )

@@ -50,6 +50,8 @@ class LogSNR(Grid):
 
     def __init__(self, steps: int = 50, margin: float = 1e-2) -> None:
         super().__init__(steps)
+        if not 0 < margin < 0.5:
+            raise Refusal(f"grid=log_snr needs a margin in (0, 0.5), not {margin}")
         self.margin = margin
 
     def times(self, path: Path) -> Tensor:

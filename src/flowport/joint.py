@@ -115,6 +115,11 @@ class Paired(Joint):
                 f"joint=paired needs stored data of equal length, but the source has {source.size} items and the "
                 f"target {target.size}: use joint=product"
             )
+        if not torch.equal(source.items_of_part().cpu(), target.items_of_part().cpu()):
+            raise Refusal(
+                "joint=paired needs item k of the source beside item k of the target, but their splits differ (labels "
+                "on one side only?): give both files the same labels, or none"
+            )
 
     def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
         target = self.target.items(start, n, randomness.under("target"))

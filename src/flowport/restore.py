@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import Refusal
 
-PACKAGES = ("flowport", "torch", "lightning", "torchmetrics")
+PACKAGES = ("flowport.", "torch.nn.", "torch.optim.", "lightning.Trainer", "torchmetrics.")
+"""How the name of a part may begin."""
 
 BASES = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torchmetrics.Metric,
          lightning.LightningModule, lightning.LightningDataModule, lightning.Callback, lightning.Trainer)  # fmt: skip
@@ -63,12 +64,10 @@ def _check_target(target: Any, path: str, key: str) -> None:
     if not isinstance(target, str):
         raise Refusal(f"{path} has no class name at {key}._target_: {target!r}")
     module, _, name = target.rpartition(".")
-    root = module.partition(".")[0]
-    own = {name.strip() for name in os.environ.get("FLOWPORT_TRUST", "").split(",")}
-    trusted = {*PACKAGES, *own} - {""}
+    own = {f"{name.strip()}." for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip()}
     found = None
-    if root in trusted and "__main__" not in module:
-        with contextlib.suppress(ImportError, AttributeError, ValueError):
+    if target.startswith((*PACKAGES, *own)) and "__main__" not in module:
+        with contextlib.suppress(Exception):  # whatever a module raises when it is imported
             found = getattr(importlib.import_module(module), name)
     if not _is_part(found):
         raise Refusal(

@@ -25,8 +25,8 @@ WISHES = ("solver", "grid", "volatility", "metric", "evaluation_items", "seed", 
 
 DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, torch.Tensor | None], Trajectory]] = {
     "forward": lambda translator, points, noise, label: translator.forward(points, noise, label),
-    "backward": lambda translator, points, noise, label: translator.backward(points, noise),
-    "cycle": lambda translator, points, noise, label: translator.cycle(points, noise),
+    "backward": lambda translator, points, noise, label: translator.backward(points, noise, label),
+    "cycle": lambda translator, points, noise, label: translator.cycle(points, noise, label),
 }
 
 

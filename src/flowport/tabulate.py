@@ -107,7 +107,7 @@ def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[s
     """References depend on the data alone: a row for every value of the first setting, or one where all agree."""
     seen = dict[str, list[dict[str, float]]]()
     for setting, runs in groups.items():
-        seen.setdefault(setting[0], []).extend(runs)
+        seen.setdefault(setting[0] if setting else "any", []).extend(runs)
     rows = [(first, _cells(runs, wanted, f"_{reference}")) for first, runs in seen.items()]
     rows = [(first, cells) for first, cells in rows if cells]
     texts = {tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()) for _, cells in rows}
@@ -115,7 +115,7 @@ def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[s
         rows = [("any", _cells([run for runs in seen.values() for run in runs], wanted, f"_{reference}"))]
     alone = len(varied) < 2
     return [
-        ((f"{first}: {reference}",) if alone else (first, *[reference] * (len(varied) - 1)), cells)
+        ((f"{first}: {reference}",)[: len(varied) or 1] if alone else (first, *[reference] * (len(varied) - 1)), cells)
         for first, cells in rows
     ]
 

@@ -24,6 +24,14 @@ class Translator:
             field.able.require_score(f"volatility={type(volatility).__name__.lower()}")
         if solver.needs_score:
             field.able.require_score(f"solver={type(solver).__name__.lower()}")
+        if volatility.stochastic and solver.needs_score:
+            raise Refusal(f"solver={type(solver).__name__.lower()} draws its own noise: use volatility=zero with it")
+        if not volatility.stochastic and not solver.needs_score and not field.able.role.ode(field.path):
+            raise Refusal(
+                f"solver={type(solver).__name__.lower()} with volatility=zero gives one translation for each start, the "
+                "mean, where a flow that sees its start has a whole law: use solver=ancestral, or "
+                "solver=euler_maruyama with volatility=memoryless"
+            )
         if volatility.stochastic and not solver.stochastic:
             raise Refusal(
                 f"solver={type(solver).__name__.lower()} solves ODEs and cannot serve a volatility above zero: use "
@@ -39,19 +47,21 @@ class Translator:
         start = self.field.path.start(source.x, z)
         return self._run(start, condition, generator, keep, backward=False)
 
-    def backward(self, target: Sample, generator: torch.Generator, source: Sample | None = None,
-                 keep: bool = False) -> Trajectory:  # fmt: skip
-        """From target points to the source. ``source``: whose label the field was told, where it sees source labels.
+    def backward(self, target: Sample, generator: torch.Generator, label: Tensor | None = None,
+                 source: Sample | None = None, keep: bool = False) -> Trajectory:  # fmt: skip
+        """From target points to the source. label: of the target points, by default their own. ``source``: whose label
+        the field was told, where it sees source labels.
         Raises Refusal for a field that sees its start: the start is what is asked for."""
         if self.field.conditioning.sees_source:
             raise Refusal("direction=backward is impossible for a flow that sees its start (conditioning=source)")
-        condition = self.field.conditioning.sampling(source or target, target.label)
+        known = target.label if label is None else label
+        condition = self.field.conditioning.sampling(source or Sample(target.x), known)
         return self._run(target.x, condition, generator, keep, backward=True)
 
-    def cycle(self, source: Sample, generator: torch.Generator) -> Trajectory:
+    def cycle(self, source: Sample, generator: torch.Generator, label: Tensor | None = None) -> Trajectory:
         """Forward and back again; ``end`` is compared with the source. An ODE returns up to solver error."""
-        there = self.forward(source, generator)
-        back = self.backward(source.with_x(there.end), generator, source)
+        there = self.forward(source, generator, label)
+        back = self.backward(Sample(there.end), generator, label, source)
         return Trajectory(back.times, back.states, there.nfe + back.nfe)
 
     @torch.no_grad()
@@ -67,4 +77,4 @@ class Translator:
             dynamics = Dynamics(self.field, condition[rows], self.volatility, backward)
             pieces.append(self.solver.solve(dynamics, x[rows], times, generator, keep))
         self.field.train(was_training)
-        return Trajectory(pieces[0].times, torch.cat([p.states for p in pieces], 1), pieces[0].nfe)
+        return Trajectory(pieces[0].times, torch.cat([p.states for p in pieces], 1), max(p.nfe for p in pieces))

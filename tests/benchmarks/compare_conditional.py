@@ -1,5 +1,5 @@
 """Optimal transport under a condition, after C2OT (Cheng & Schwing, ICCV 2025): ``python -m
-tests.benchmarks.compare_conditional [--steps 6000 --pool 2 --points 10000]``.
+tests.benchmarks.compare_conditional [--steps 3000 --pool 2 --points 10000]``.
 
 Eight Gaussians to moons, the network told which moon (discrete) or the abscissa (continuous). Plain OT makes the start
 depend on the label; a translation, whose label is independent of its start, then begins where it was never trained.
@@ -105,7 +105,7 @@ def versus(ours: list[float], other: list[float]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in asdict(Study(6000, 256, 2, 0.2, 64, 5e-3, 10_000)).items():
+    for name, value in asdict(Study(3000, 256, 2, 0.02, 64, 1e-2, 10_000)).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)

@@ -107,9 +107,13 @@ def test_translator_restores_the_mode_of_its_field_and_keeps_no_graph():
 
 def test_a_field_that_sees_its_start_cannot_run_backwards():
     c = Composition(SmoothBridge(), BridgeGivenSource(), Velocity())
-    translator = Translator(c.field(COUPLED["gaussian"]), Heun(), Uniform(3), Zero())
+    with pytest.raises(Refusal, match="gives one translation for each start, the mean"):
+        Translator(c.field(COUPLED["gaussian"]), Heun(), Uniform(3), Zero())
+    translator = Translator(c.field(COUPLED["gaussian"]), Ancestral(), Uniform(3), Zero())
     with pytest.raises(Refusal, match="direction=backward is impossible"):
         translator.backward(Sample(points(3)[0]), generator())
+    with pytest.raises(Refusal, match="solver=ancestral draws its own noise"):
+        Translator(c.field(COUPLED["gaussian"]), Ancestral(), Uniform(3), Constant())
 
 
 @pytest.mark.parametrize(

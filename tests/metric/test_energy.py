@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.metric.outcomes import draw, outcome_of
 from torch import Tensor
 
 from flowport.errors import Refusal
 from flowport.metric import NormalisedPathEnergy, Straightness, TransportCost, path_energy, straightness, transport_cost
 from flowport.metric.energy import time_weights
+from tests.metric.outcomes import draw, outcome_of
 
 F64 = torch.float64
 MEAN, SPREAD = 1.0, 0.7  # N(0, 1) -> N(1, 0.7²): PE = 1.390443, W2² = 1.09, npe = 0.275635 (THEORY, section 7)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from tests.metric.outcomes import draw, exact_gaussian
 
 from flowport.errors import Refusal
 from flowport.metric import frechet_distance, kernel_distance
+from tests.metric.outcomes import draw, exact_gaussian
 
 F64 = torch.float64
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.metric.outcomes import draw, outcome_of, part
 from torch import Tensor, nn
 
 from flowport.errors import Refusal
@@ -25,6 +24,7 @@ from flowport.metric import (
 )
 from flowport.metric.preservation import chance, matched_agreement
 from flowport.shapes import Sample
+from tests.metric.outcomes import draw, outcome_of, part
 
 
 class Thirds(nn.Module):

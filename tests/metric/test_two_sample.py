@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import energy_distance as energy_distance_on_the_line
-from tests.metric.outcomes import draw
 
 from flowport.errors import Refusal
 from flowport.metric import energy_distance, mmd, sliced_wasserstein_2, wasserstein_2
 from flowport.metric.discrepancy import median_distance
+from tests.metric.outcomes import draw
 
 SHIFT = torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64)  # of length 13
 

@@ -43,6 +43,10 @@ class Distribution(ABC):
         """Stored items by number. Raises Refusal for an analytic law, which has none."""
         raise Refusal(f"{type(self).__name__} is a law, not a set of stored items; draw fresh points from it instead")
 
+    def items_of_part(self) -> Tensor:
+        """Which raw items this split holds, (size,) int64. Raises Refusal for an analytic law, which has none."""
+        raise Refusal(f"{type(self).__name__} is a law, not a set of stored items")
+
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
         """One item of each wanted class. Raises Refusal for a law that cannot choose the class."""
         raise Refusal(f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data")
@@ -123,6 +127,9 @@ class Stored(Distribution):
         at = self.index[index]
         labels = None if self.labels is None else self.labels[at]
         return Sample(self.modality.encode(self.raw[at], generator), labels, None, index)
+
+    def items_of_part(self) -> Tensor:
+        return self.index
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
         """For each wanted class in labels (n,), an item of that class; within a class every item is used equally

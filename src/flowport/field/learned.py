@@ -11,7 +11,10 @@ from flowport.shapes import Condition
 
 
 class Learned(Field):
-    """network(x, t, condition) read in the terms of a prediction on a path."""
+    """network(x, t, condition) read in the terms of a prediction on a path.
+
+    Points of another precision than the network's are cast for it and back.
+    """
 
     def __init__(self, network: nn.Module, path: Path, prediction: Prediction, conditioning: Conditioning,
                  able: Capabilities) -> None:  # fmt: skip
@@ -19,4 +22,8 @@ class Learned(Field):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.network(x, t, condition)
+        weight = next(self.network.parameters(), x)
+        if weight.dtype == x.dtype:
+            return self.network(x, t, condition)
+        start = None if condition.source is None else condition.source.to(weight.dtype)
+        return self.network(x.to(weight.dtype), t, Condition(condition.label, start)).to(x.dtype)

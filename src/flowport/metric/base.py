@@ -41,3 +41,6 @@ class Metric(TorchMetric):
 
     full_state_update = False
     needs_reference_cost: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)  # only one process evaluates

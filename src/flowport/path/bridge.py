@@ -21,6 +21,8 @@ class BrownianBridge(Path):
             raise Refusal(
                 f"path=brownian_bridge needs noise > 0, not {noise}: use path=linear for a path without noise"
             )
+        if not 0 < margin < 0.5:
+            raise Refusal(f"path.margin={margin} must lie in (0, 0.5): γ vanishes at both ends")
         self.noise = noise
         self.interval = (margin, 1.0 - margin)
 
@@ -45,6 +47,8 @@ class SmoothBridge(Path):
     def __init__(self, noise: float = 1.0, margin: float = 1e-3) -> None:
         if noise <= 0:
             raise Refusal(f"path=smooth_bridge needs noise > 0, not {noise}: use path=linear for a path without noise")
+        if not 0 < margin < 0.5:
+            raise Refusal(f"path.margin={margin} must lie in (0, 0.5): γ vanishes at both ends")
         self.noise = noise
         self.interval = (margin, 1.0 - margin)
 

@@ -27,6 +27,8 @@ class VariancePreserving(Path):
     def __init__(self, rate_min: float = 0.1, rate_max: float = 20.0, margin: float = 1e-3) -> None:
         if not 0 < rate_min <= rate_max:
             raise Refusal(f"path=variance_preserving needs 0 < rate_min ≤ rate_max, not {rate_min} and {rate_max}")
+        if not 0 < margin < 0.5:
+            raise Refusal(f"path.margin={margin} must lie in (0, 0.5): α̇ diverges at t = 1")
         self.rate_min, self.rate_max = rate_min, rate_max
         self.interval = (0.0, 1.0 - margin)
 

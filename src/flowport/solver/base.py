@@ -27,7 +27,7 @@ class Trajectory:
 
 class Solver(ABC):
     """order: local error h^(order+1) (weak order for stochastic solvers); None where it is adaptive or not an order.
-    stochastic: whether it may serve a volatility above zero. needs_score: whether it draws noise of its own."""
+    stochastic: whether it may serve a volatility above zero. needs_score: whether its own step rests on the score."""
 
     order: ClassVar[int | None]
     stochastic: ClassVar[bool] = False
