@@ -1,6 +1,6 @@
 """Measure a trained run again, with any solver, grid, volatility or metrics, into a new folder.
 
-python launch/evaluate.py run=<folder> metric=[wasserstein,normalised_path_energy] solver=heun grid=uniform grid.steps=10
+python launch/evaluate.py run=<folder> metric=[wasserstein] solver=heun grid=uniform grid.steps=10
 """
 
 from pathlib import Path

@@ -68,9 +68,9 @@ def test_imports_point_down() -> None:
         assert own in LEVEL, f"{own} has no level in tests/test_house.py"
         for name in imported(path):
             parts = name.split(".")
-            if parts[0] == "flowport" and len(parts) > 1 and parts[1] in LEVEL and parts[1] != own:
-                if LEVEL[parts[1]] > LEVEL[own]:
-                    wrong.append(f"{path.name} -> {name}")
+            inside = parts[0] == "flowport" and len(parts) > 1 and parts[1] in LEVEL and parts[1] != own
+            if inside and LEVEL[parts[1]] > LEVEL[own]:
+                wrong.append(f"{path.name} -> {name}")
     assert wrong == []
 
 

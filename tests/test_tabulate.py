@@ -49,7 +49,7 @@ def test_files_and_headline(folder: Path) -> None:
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="no run in .* has a metric test/nonsense; they have test/w2"):
+    with pytest.raises(Refusal, match=r"no run in .* has a metric test/nonsense; they have test/w2"):
         tabulate.read(folder, ["nonsense"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refusal, match="holds no finished runs"):

@@ -28,8 +28,8 @@ class Translator:
             raise Refusal(f"solver={type(solver).__name__.lower()} draws its own noise: use volatility=zero with it")
         if not volatility.stochastic and not solver.needs_score and not field.able.role.ode(field.path):
             raise Refusal(
-                f"solver={type(solver).__name__.lower()} with volatility=zero gives one translation for each start, the "
-                "mean, where a flow that sees its start has a whole law: use solver=ancestral, or "
+                f"solver={type(solver).__name__.lower()} with volatility=zero gives one translation for each start, "
+                "the mean, where a flow that sees its start has a whole law: use solver=ancestral, or "
                 "solver=euler_maruyama with volatility=memoryless"
             )
         if volatility.stochastic and not solver.stochastic:
