@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from flowport import stage
 from tests import runs
@@ -58,14 +59,15 @@ def test_killed_and_resumed_equals_unbroken(case: str, tmp_path: Path, capfd: An
 
 def test_resuming_a_finished_run_changes_nothing_and_more_steps_continue_it(tmp_path: Path) -> None:
     folder, longer = tmp_path / "run", tmp_path / "longer"
-    first = runs.run(folder)
+    first = runs.run(folder, "scheduler=constant")  # a cosine over more steps is another schedule
     done = runs.weights(folder)
     again = stage.resume(folder, [])
     assert runs.equal(runs.weights(folder), done)
     assert runs.measured(again) == runs.measured(first)
     assert again["train/seconds"] == first["train/seconds"] > 0
     more = stage.resume(folder, ["trainer.max_steps=33"])
-    straight = runs.run(longer, "trainer.max_steps=33")
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").trainer.max_steps == 33, "a later resume knows it too"
+    straight = runs.run(longer, "scheduler=constant", "trainer.max_steps=33")
     assert more["train/steps"] == 33
     assert runs.equal(runs.weights(folder), runs.weights(longer))
     assert runs.measured(more) == runs.measured(straight)

@@ -164,6 +164,7 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
     run, clock, checkpoints = build(config), Clock(), folder / "checkpoints"
     if resume is not None:
         check_fits(run.module, read_weights(folder)[1], resume, resume=True)
+        keep_config(config, folder)
     save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,
                            enable_version_counter=False)  # fmt: skip
     trainer = build_trainer(config, folder, [EMA(), Guard(), Reopen(), Watch(run.evaluation, folder), clock, save])
@@ -176,6 +177,14 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
     numbers.update(evaluate(run, folder, trainer.strategy.root_device))
     write_json(folder / "metrics.json", numbers)
     return numbers
+
+
+def keep_config(config: DictConfig, folder: Path) -> None:
+    """What the run is from now on, also for the next resume: written once it is known to build and to fit."""
+    path = folder / ".hydra" / "config.yaml"
+    path.parent.mkdir(exist_ok=True)
+    OmegaConf.save(config, path.with_suffix(".partial"))
+    os.replace(path.with_suffix(".partial"), path)
 
 
 def evaluate(run: Run, folder: Path, device: torch.device) -> dict[str, float]:

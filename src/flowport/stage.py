@@ -1,6 +1,5 @@
 """What a run does: train a flow, or the classifier that judges flows."""
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -48,10 +47,6 @@ def resume(folder: Path, words: list[str]) -> dict[str, Any]:
     config = read_config(folder)
     for word in words:
         _change(config, word, folder)
-    if words:  # what the run is from now on, also for the next resume
-        saved = folder / ".hydra" / "config.yaml"
-        OmegaConf.save(config, saved.with_suffix(".partial"))
-        os.replace(saved.with_suffix(".partial"), saved)
     stage: Stage = experiment.make(config.stage)
     return stage.run(config, folder, read_weights(folder)[0])
 
