@@ -17,7 +17,6 @@ from flowport.objective import FlowMatching, Objective
 from flowport.path import Linear, Path
 from flowport.prediction import Prediction, Velocity
 from flowport.randomness import Randomness
-from flowport.schedule import Constant
 from flowport.time_sampler import Uniform as UniformTimes
 from flowport.weighting import Uniform as UniformWeights
 
@@ -34,7 +33,7 @@ def compose(
     network: Callable[..., Network] = MLP,
     objective: Objective | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] = Constant,
+    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
     data: Callable[..., PairDataModule] = PairDataModule,
     ema_decay: float = 0.999,
     seed: int = 0,

@@ -28,7 +28,8 @@ class FlowModule(LightningModule):
     translation and evaluation read it. ema_decay d: after optimiser step k, ema ← d_k ema + (1 − d_k) field with
     d_k = min(d, (1+k)/(10+k)). batches: training batches seen; all that is drawn for a batch depends on its number
     alone, so a resumed run equals an unbroken one.
-    optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every training step.
+    optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every
+    optimiser step, or None.
     A non-finite loss is flagged on the device with its step (no synchronisation); the Guard callback reads it.
     """
 
@@ -41,7 +42,7 @@ class FlowModule(LightningModule):
         field: Field,
         objective: Objective,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
+        scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None,
         randomness: Randomness,
         ema_decay: float = 0.999,
     ) -> None:
@@ -90,5 +91,7 @@ class FlowModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.field.parameters())
+        if self.make_scheduler is None:
+            return optimizer
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
