@@ -39,13 +39,15 @@ def jobs(folder: Path) -> dict[Key, Path]:
     return found
 
 
-def reference(job: Path) -> float:
-    """W2² between source and target, by which both sides' path energies are normalised."""
+def references(job: Path) -> dict[str, float]:
+    """W2² between source and target, by which both sides' path energies are normalised: flowport's, and a finer one."""
     from flowport.evaluation import reference_cost
     from flowport.experiment import build
+    from tests.benchmarks.reference import squared_distance
 
     run = build(OmegaConf.load(job / ".hydra" / "config.yaml"))
-    return reference_cost(run.module.source, run.module.target)
+    source, target = run.module.source, run.module.target
+    return {"npe": reference_cost(source, target), "npe, fine": squared_distance(source, target)}
 
 
 def theirs(job: Path, coupling: str, sigma: float) -> tuple[Numbers, Numbers]:
@@ -96,27 +98,30 @@ def main(arguments: list[str] | None = None) -> None:
     with ProcessPoolExecutor(told.processes, get_context("spawn")) as pool:
         waiting = {key: pool.submit(kept, job, key, told.sigma) for key, job in found.items()}
         their = {key: future.result() for key, future in waiting.items()}
-    costs = {name: reference(next(job for key, job in found.items() if key[0] == name)) for name, _, _ in found}
+    costs = {name: references(next(job for key, job in found.items() if key[0] == name)) for name, _, _ in found}
     rows: list[dict[str, Cell]] = []
     ratios: dict[tuple[str, str], list[float]] = {}
     for experiment, coupling in dict.fromkeys(key[:2] for key in found):
         keys = sorted(key for key in found if key[:2] == (experiment, coupling))
         told_by_us = [json.loads((found[key] / "metrics.json").read_text()) for key in keys]
-        cost = costs[experiment]
-
-        def npe(energies: list[float], cost: float = cost) -> list[float]:
-            return [abs(energy - cost) / cost for energy in energies]
-
+        energies = [m["test/path_energy"] for m in told_by_us], [their[k][0]["path_energy"] for k in keys]
         floor = mean(m["test/w2_floor"] for m in told_by_us)
-        sides = {
-            f"w2 (floor {floor:.3f})": ([m["test/w2"] for m in told_by_us], [their[k][0]["w2"] for k in keys]),
-            f"npe (W2² {cost:.3f})": (npe([m["test/path_energy"] for m in told_by_us]),
-                                      npe([their[k][0]["path_energy"] for k in keys])),
-        }  # fmt: skip
-        for metric, (ours, other) in sides.items():
+        sides = {("w2", f"floor {floor:.3f}"): ([m["test/w2"] for m in told_by_us], [their[k][0]["w2"] for k in keys])}
+        for name, cost in costs[experiment].items():
+            sides[name, f"W2² {cost:.3f}"] = tuple([abs(e - cost) / cost for e in side] for side in energies)
+        for (metric, beside), (ours, other) in sides.items():
             row = compare(ours, other)
-            rows.append({"pair": experiment, "coupling": coupling, "metric": metric, "seeds": len(keys), **row})
-            ratios.setdefault((coupling, metric.split()[0]), []).append(mean(ours) / mean(other))
+            rows.append(
+                {
+                    "pair": experiment,
+                    "coupling": coupling,
+                    "metric": metric,
+                    "beside": beside,
+                    "seeds": len(keys),
+                    **row,
+                }
+            )
+            ratios.setdefault((coupling, metric), []).append(mean(ours) / mean(other))
     note = f"mean ± standard error over seeds, both sides' averaged weights, paired differences; {load()}"
     report("two_dimensions", "flowport and torchcfm in the plane", rows, note)
     total: list[dict[str, Cell]] = [
