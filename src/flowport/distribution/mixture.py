@@ -98,8 +98,28 @@ def _matrices(s: Tensor, k: int, d: int) -> Tensor:
     return s
 
 
+class OfComponents(Density):
+    """A density that is a mixture of Gaussians: members say which ``components``."""
+
+    components: Components
+
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        return Sample(*self.components.draw(n, generator))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.components.log_prob(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.components.score(x)
+
+    def to(self, device: torch.device | str) -> "OfComponents":
+        moved = copy(self)
+        moved.device, moved.components = torch.device(device), self.components.to(device)
+        return moved
+
+
 @final
-class Mixture(Density):
+class Mixture(OfComponents):
     """p(x) = Σ_k w_k N(x; m_k, S_k) in R^d; the label is the component.
 
     weights: K numbers in proportion. means: K lists of d numbers. covariances: one variance for all, K variances,
@@ -112,20 +132,6 @@ class Mixture(Density):
         self.classes, d = self.components.means.shape
         self.event_shape, self.modality = (d,), Plane()
 
-    def sample(self, n: int, generator: torch.Generator) -> Sample:
-        return Sample(*self.components.draw(n, generator))
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.components.log_prob(x)
-
-    def score(self, x: Tensor) -> Tensor:
-        return self.components.score(x)
-
-    def to(self, device: torch.device | str) -> "Mixture":
-        moved = copy(self)
-        moved.device, moved.components = torch.device(device), self.components.to(device)
-        return moved
-
 
 def _circle() -> Sequence[tuple[float, float]]:
     r = math.sqrt(0.5)
@@ -133,7 +139,7 @@ def _circle() -> Sequence[tuple[float, float]]:
 
 
 @final
-class EightGaussians(Density):
+class EightGaussians(OfComponents):
     """⅛ Σ_k N(scale · u_k, variance · I), u_k eight unit vectors 45° apart, in torchcfm's order; the label is k.
 
     torchcfm's sample_8gaussians says var=0.1, but hands sqrt(0.1) · I to torch as a *covariance*: every coordinate has
@@ -146,17 +152,3 @@ class EightGaussians(Density):
         means = [[positive("scale", scale) * c for c in centre] for centre in _circle()]
         self.components = Components.of([1.0] * 8, means, positive("variance", variance), precision(dtype))
         self.classes, self.event_shape, self.modality = 8, (2,), Plane()
-
-    def sample(self, n: int, generator: torch.Generator) -> Sample:
-        return Sample(*self.components.draw(n, generator))
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.components.log_prob(x)
-
-    def score(self, x: Tensor) -> Tensor:
-        return self.components.score(x)
-
-    def to(self, device: torch.device | str) -> "EightGaussians":
-        moved = copy(self)
-        moved.device, moved.components = torch.device(device), self.components.to(device)
-        return moved
