@@ -35,6 +35,6 @@ def test_the_loss_does_not_wait_for_the_device() -> None:
     flow.objective.loss(flow.field, pair, flow.randomness.generator("warm up", 0, "cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        flow.objective.loss(flow.field, pair, flow.randomness.generator("step", 0, "cuda")).per_sample.mean().backward()
+        flow.objective.loss(flow.field, pair, flow.randomness.generator("step", 0, "cuda")).mean.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -38,6 +38,7 @@ class PairStream:
         self.batch = batch
         self.pool = 1 if coupling.independent else pool
         self.facts: dict[str, float] = {}
+        self._draws = randomness.under("joint")
         self._kept: tuple[int, Pair] | None = None
 
     def at(self, step: int) -> Pair:
@@ -59,7 +60,7 @@ class PairStream:
         return stream.facts
 
     def _coupled(self, first: int, n: int) -> Pair:
-        pair = self.joint.pairs(first * self.batch, n, self.randomness.under("joint"))
+        pair = self.joint.pairs(first * self.batch, n, self._draws)
         if self.coupling.independent:
             return pair
         matching = self.coupling(pair, self.randomness.generator("coupling", first, pair.source.x.device))
@@ -154,4 +155,4 @@ class PairDataModule(LightningDataModule):
         return DataLoader([self.held_out.at(k) for k in range(batches)], batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Pair, device: torch.device, dataloader_idx: int) -> Pair:
-        return batch.to(device)
+        return batch if batch.source.x.device == device else batch.to(device)

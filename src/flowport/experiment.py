@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.callback import EMA, AtomicCheckpointIO, Clock, Guard, Progress, Reopen, Watch
+from flowport.callback import AtomicCheckpointIO, Clock, Progress, Reopen, Watch
 from flowport.classifier import trained_classifier
 from flowport.composition import compose
 from flowport.data import PairDataModule
@@ -167,7 +167,7 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
         keep_config(config, folder)
     save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,
                            enable_version_counter=False)  # fmt: skip
-    trainer = build_trainer(config, folder, [EMA(), Guard(), Reopen(), Watch(run.evaluation, folder), clock, save])
+    trainer = build_trainer(config, folder, [Reopen(), Watch(run.evaluation, folder), clock, save])
     trainer.fit(run.module, run.data, ckpt_path=resume)
     trainer.save_checkpoint(checkpoints / "last.ckpt")
     numbers: dict[str, Any] = {"train/steps": trainer.global_step, "train/seconds": round(clock.seconds, 2),

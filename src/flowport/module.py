@@ -6,22 +6,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from flowport.distribution.base import Distribution
 from flowport.field.base import Field
+from flowport.guard import Guarded, logged
 from flowport.objective import Objective
 from flowport.randomness import Randomness, seed_network
 from flowport.shapes import Pair
 
 
-def logged(trainer: Trainer, steps: int) -> bool:
-    """Whether Lightning's loggers write after so many optimiser steps."""
-    return steps % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-
-
-class FlowModule(LightningModule):
+class FlowModule(Guarded):
     """A flow from ``source`` to ``target``.
 
     field: trained; ema: its exponential moving average in float32, never optimised and never swapped; callbacks,
@@ -30,10 +25,7 @@ class FlowModule(LightningModule):
     alone, so a resumed run equals an unbroken one.
     optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every
     optimiser step, or None.
-    A non-finite loss is flagged on the device with its step (no synchronisation); the Guard callback reads it.
     """
-
-    flagged_step: Tensor
 
     def __init__(
         self,
@@ -52,42 +44,45 @@ class FlowModule(LightningModule):
         self.ema: Field = deepcopy(field).float().requires_grad_(False).eval()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.randomness, self.ema_decay = randomness, ema_decay
-        self.register_buffer("flagged_step", torch.tensor(-1), persistent=False)
 
     def on_train_start(self) -> None:
         self.draws = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        seed_network(self.draws.number("network", self.batches), self.device)  # dropout resumes exactly too
-        generator = self.draws.generator("objective", self.batches, self.device)
-        loss = self.objective.loss(self.field, pair, generator).per_sample.mean()
-        bad = ~torch.isfinite(loss.detach()) & (self.flagged_step < 0)
-        self.flagged_step.masked_fill_(bad, self.global_step)
-        if logged(self.trainer, self.global_step + 1):
+        step, device = self.global_step, self.device
+        seed_network(self.draws.number("network", self.batches), device)  # dropout resumes exactly too
+        generator = self.draws.generator("objective", self.batches, device)
+        loss = self.objective.loss(self.field, pair, generator).mean
+        self.note(step, loss)
+        if logged(self.trainer, step + 1):
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
         self.batches += 1
         return loss
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         generator = self.randomness.generator("validation", batch_idx, self.device)
-        loss = self.objective.loss(self.ema, pair, generator).per_sample.mean()
+        loss = self.objective.loss(self.ema, pair, generator).mean
         self.log("val/loss", loss, batch_size=len(pair))
 
-    def update_ema(self) -> None:
-        """One step of the moving average; called by the EMA callback after every optimiser step."""
-        step = self.global_step
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.update_ema(self.global_step + 1)  # Lightning counts this step only after the hook
+
+    def update_ema(self, step: int) -> None:
+        """The moving average's share of optimiser step ``step`` (from 1)."""
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        average, current = self._averaged
+        average, current, buffers = self._averaged
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.float() for p in current], 1 - decay)
-            for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
+            for kept, buffer in buffers:
                 kept.copy_(buffer)
 
     @cached_property
-    def _averaged(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Parameters of ema and of field: walking a small network's modules costs more than averaging it."""
-        return list(self.ema.parameters()), list(self.field.parameters())
+    def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Parameters of ema and of field, buffers of both: walking a small network costs more than averaging it."""
+        buffers = zip(self.ema.buffers(), self.field.buffers(), strict=True)
+        return list(self.ema.parameters()), list(self.field.parameters()), list(buffers)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.field.parameters())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from flowport.broadcast import over
 from flowport.field.base import Field
 from flowport.path.base import Path
 from flowport.prediction.base import Prediction
@@ -19,10 +20,19 @@ from flowport.weighting import Weighting
 
 @dataclass(frozen=True)
 class Loss:
-    """per_sample: (B,); parts: further (B,) tensors to log, by name."""
+    """terms: (B, *) weighted errors, of which the mean is minimised; parts: further (B,) tensors to log, by name."""
 
-    per_sample: Tensor
+    terms: Tensor
     parts: dict[str, Tensor] = dataclass_field(default_factory=dict)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.terms.mean()
+
+    @property
+    def per_sample(self) -> Tensor:
+        """(B,)."""
+        return self.terms.flatten(1).mean(1)
 
 
 class Objective(ABC):
@@ -54,10 +64,13 @@ class FlowMatching(Objective):
     def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
         x0, path = pair.source.x, field.path
         low, high = times_of(field.prediction, path)
-        t = low + (high - low) * self.time_sampler(len(x0), generator).to(x0)
+        t = self.time_sampler(len(x0), generator).to(x0.dtype)
+        if (low, high) != (0, 1):
+            t = low + (high - low) * t
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample = path.sample(pair, t, z)
         condition = field.conditioning.training(pair, generator)
-        output, wanted = field(sample.x, t, condition), field.prediction.target(sample)
-        error = mse_loss(output.float(), wanted.float(), reduction="none").flatten(1).mean(1)
-        return Loss(self.weighting(t, sample.coefficients) * error)
+        output, wanted = field(sample.x, t, condition), field.prediction.target(path, sample)
+        error = mse_loss(output.float(), wanted.float(), reduction="none")
+        weight = self.weighting(t, path)
+        return Loss(error if weight is None else over(weight.float(), error) * error)

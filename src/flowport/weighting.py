@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from flowport.errors import Refusal
-from flowport.path.base import Coefficients
+from flowport.path.base import Path
 
 
 class Weighting(ABC):
     @abstractmethod
-    def __call__(self, t: Tensor, coefficients: Coefficients) -> Tensor:
-        """Weight of each row, (B,)."""
+    def __call__(self, t: Tensor, path: Path) -> Tensor | None:
+        """Weight of each time of the path, (B,); None for 1."""
 
 
 class Uniform(Weighting):
     """w = 1."""
 
-    def __call__(self, t: Tensor, coefficients: Coefficients) -> Tensor:
-        return torch.ones_like(t)
+    def __call__(self, t: Tensor, path: Path) -> None:
+        return None
 
 
 class SignalToNoise(Weighting):
@@ -33,7 +33,8 @@ class SignalToNoise(Weighting):
             raise Refusal(f"weighting=signal_to_noise needs limit > 0, not {limit}")
         self.limit = limit
 
-    def __call__(self, t: Tensor, coefficients: Coefficients) -> Tensor:
+    def __call__(self, t: Tensor, path: Path) -> Tensor:
+        coefficients = path.coefficients(t)
         noise = coefficients.alpha if coefficients.gamma is None else coefficients.gamma
         # min(β²/n², limit) without a division by zero: β² ≥ limit n² decides.
         signal, floor = coefficients.beta**2, noise**2

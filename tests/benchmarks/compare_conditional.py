@@ -21,7 +21,6 @@ from statistics import mean
 import lightning
 import torch
 
-from flowport.callback import EMA, Guard
 from flowport.composition import compose
 from flowport.conditioning import TargetLabel
 from flowport.coupling import ConditionAware, Coupling, Exact, Independent
@@ -71,7 +70,6 @@ def trained_and_measured(study: Study, label: str, coupling: str, seed: int) -> 
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=study.steps, max_epochs=1, limit_train_batches=study.steps, limit_val_batches=0,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[EMA(), Guard()],
     )  # fmt: skip
     trainer.fit(module, data)
     numbers: Numbers = {}

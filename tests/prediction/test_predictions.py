@@ -19,13 +19,13 @@ close = torch.testing.assert_close
 
 def test_targets_are_the_parts_of_the_sample():
     pair = Pair(Sample(X0), Sample(X))
-    free, z = Trigonometric().sample(pair, T, None), X + X0
-    noisy = SmoothBridge(0.8).sample(pair, T, z)
-    assert torch.equal(Velocity().target(free), free.velocity)
-    assert torch.equal(Target().target(free), X) and torch.equal(Source().target(free), X0)
-    close(Score().target(free), -X0 / torch.cos(torch.pi / 2 * T)[:, None])
-    close(Score().target(noisy), -z / (0.8 * T * (1 - T))[:, None])
-    assert torch.equal(Bridge().target(noisy), torch.cat([noisy.velocity, z], 1))
+    free, noisy, z = Trigonometric(), SmoothBridge(0.8), X + X0
+    still, shaken = free.sample(pair, T, None), noisy.sample(pair, T, z)
+    assert torch.equal(Velocity().target(free, still), still.velocity)
+    assert torch.equal(Target().target(free, still), X) and torch.equal(Source().target(free, still), X0)
+    close(Score().target(free, still), -X0 / torch.cos(torch.pi / 2 * T)[:, None])
+    close(Score().target(noisy, shaken), -z / (0.8 * T * (1 - T))[:, None])
+    assert torch.equal(Bridge().target(noisy, shaken), torch.cat([shaken.velocity, z], 1))
 
 
 def test_solve_is_the_two_by_two_system():

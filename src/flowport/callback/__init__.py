@@ -2,10 +2,8 @@
 
 from flowport.callback.checkpoint import AtomicCheckpointIO
 from flowport.callback.clock import Clock
-from flowport.callback.ema import EMA
-from flowport.callback.guard import Guard
 from flowport.callback.progress import Progress
 from flowport.callback.reopen import Reopen
 from flowport.callback.watch import Watch
 
-__all__ = ["EMA", "AtomicCheckpointIO", "Clock", "Guard", "Progress", "Reopen", "Watch"]
+__all__ = ["AtomicCheckpointIO", "Clock", "Progress", "Reopen", "Watch"]

@@ -25,13 +25,17 @@ class Field(nn.Module, ABC):
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x (B, *D), t (B,) -> output (B, heads·C, …) in the terms of ``prediction``."""
 
+    def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """``forward`` for points of any precision."""
+        return self(x, t, condition)
+
     def start(self, condition: Condition) -> Tensor | None:
         """x0 where the algebra knows it: a bridge whose field sees its start."""
         return condition.source if self.path.bridge and self.conditioning.sees_source else None
 
     def hub(self, x: Tensor, t: Tensor, condition: Condition) -> Hub:
         """(x, velocity, noise) at (x, t); t must lie in the path's interval."""
-        output = self(x, t, condition)
+        output = self.output(x, t, condition)
         return self.prediction.hub(output, x, self.path.coefficients(t), self.start(condition))
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

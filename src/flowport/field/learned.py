@@ -13,7 +13,8 @@ from flowport.shapes import Condition
 class Learned(Field):
     """network(x, t, condition) read in the terms of a prediction on a path.
 
-    Points of another precision than the network's are cast for it and back.
+    Where a field is evaluated (``output``), points of another precision than the network's are cast for it and back;
+    in training (``forward``) that is Lightning's part.
     """
 
     def __init__(self, network: nn.Module, path: Path, prediction: Prediction, conditioning: Conditioning,
@@ -22,8 +23,11 @@ class Learned(Field):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.network(x, t, condition)
+
+    def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         weight = next(self.network.parameters(), x)
         if weight.dtype == x.dtype:
-            return self.network(x, t, condition)
+            return self(x, t, condition)
         start = None if condition.source is None else condition.source.to(weight.dtype)
-        return self.network(x.to(weight.dtype), t, Condition(condition.label, start)).to(x.dtype)
+        return self(x.to(weight.dtype), t, Condition(condition.label, start)).to(x.dtype)

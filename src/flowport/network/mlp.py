@@ -1,6 +1,7 @@
 """A multilayer perceptron on [x, t]: with the defaults, exactly torchcfm's network of the 2-D examples."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from math import prod
 
@@ -12,6 +13,8 @@ from flowport.network.base import Network
 from flowport.network.embedding import label_embedding
 from flowport.shapes import Condition, ConditionShape, EventShape
 
+selu = partial(nn.SELU, inplace=True)
+
 
 class MLP(Network):
     """Linear(d + 1, width), then ``depth`` times activation and Linear; the raw time is one more coordinate.
@@ -22,7 +25,7 @@ class MLP(Network):
     """
 
     def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *, width: int = 64,
-                 depth: int = 3, activation: Callable[[], nn.Module] = nn.SELU) -> None:  # fmt: skip
+                 depth: int = 3, activation: Callable[[], nn.Module] = selu) -> None:  # fmt: skip
         super().__init__(event_shape, condition, heads)
         if width < 1 or depth < 1:
             raise Refusal(f"the MLP needs width and depth of at least 1, not width={width} and depth={depth}")

@@ -43,7 +43,6 @@ class PathSample:
     x0: Tensor
     x1: Tensor
     z: Tensor | None
-    coefficients: Coefficients
 
 
 class Path(ABC):
@@ -81,14 +80,13 @@ class Path(ABC):
     def sample(self, pair: Pair, t: Time, z: Points | None) -> PathSample:
         """x_t and ẋ_t for re-paired points; z (B, *D) standard normal, required iff the path is a bridge."""
         x0, x1 = pair.source.x, pair.target.x
-        coefficients = self.coefficients(t)
-        c = coefficients.over(x0)
+        c = self.coefficients(t).over(x0)
         x = torch.addcmul(c.alpha * x0, c.beta, x1)
         velocity = torch.addcmul(c.dalpha * x0, c.dbeta, x1)
         if c.gamma is not None and c.dgamma is not None:
             assert z is not None, "a bridge needs its noise z"
             x, velocity = x + c.gamma * z, velocity + c.dgamma * z
-        return PathSample(t, x, velocity, x0, x1, z, coefficients)
+        return PathSample(t, x, velocity, x0, x1, z)
 
     def clamp(self, t: Tensor) -> Tensor:
         """t moved into the interval."""

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from flowport.broadcast import over
 from flowport.errors import Refusal
-from flowport.path.base import Coefficients, Path
-from flowport.shapes import Time
+from flowport.path.base import Coefficients, Path, PathSample
+from flowport.shapes import Pair, Points, Time
 
 
 class Linear(Path):
@@ -34,7 +35,13 @@ class Linear(Path):
         return torch.full_like(t, self.noise)
 
     def coefficients(self, t: Time) -> Coefficients:
-        # Written out because every training step of the default path passes here.
         noise = (self.gamma(t), torch.zeros_like(t)) if self.bridge else (None, None)
         slope = torch.full_like(t, self.sigma_min - 1)
         return Coefficients(self.alpha(t), t, slope, torch.ones_like(t), *noise)
+
+    def sample(self, pair: Pair, t: Time, z: Points | None) -> PathSample:
+        if self.bridge or self.sigma_min:
+            return super().sample(pair, t, z)
+        # The straight line itself, in two operations: in two dimensions the general form costs a twentieth of a step.
+        x0, x1 = pair.source.x, pair.target.x
+        return PathSample(t, torch.lerp(x0, x1, over(t, x0)), x1 - x0, x0, x1, z)

@@ -85,7 +85,7 @@ class Prediction(ABC):
         return path.clamp(t).clamp(MARGIN, 1 - MARGIN)
 
     @abstractmethod
-    def target(self, sample: PathSample) -> Tensor:
+    def target(self, path: Path, sample: PathSample) -> Tensor:
         """What to regress the output on, (B, heads·C, …)."""
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from flowport.errors import Refusal
-from flowport.path.base import Coefficients, PathSample
+from flowport.path.base import Coefficients, Path, PathSample
 from flowport.prediction.base import Hub, Prediction, endpoints, velocity_of
 
 BLIND = (
@@ -18,7 +18,7 @@ class Target(Prediction):
     Without noise x̂0 = (x − β x̂1)/α; on a bridge that sees its start ẑ = (x − α x0 − β x̂1)/γ.
     """
 
-    def target(self, sample: PathSample) -> Tensor:
+    def target(self, path: Path, sample: PathSample) -> Tensor:
         return sample.x1
 
     def hub(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> Hub:
@@ -40,7 +40,7 @@ class Source(Prediction):
 
     needs_unknown_source = True
 
-    def target(self, sample: PathSample) -> Tensor:
+    def target(self, path: Path, sample: PathSample) -> Tensor:
         return sample.x0
 
     def hub(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> Hub:
@@ -58,8 +58,8 @@ class Score(Prediction):
 
     is_score = True
 
-    def target(self, sample: PathSample) -> Tensor:
-        c = sample.coefficients.over(sample.x)
+    def target(self, path: Path, sample: PathSample) -> Tensor:
+        c = path.coefficients(sample.t).over(sample.x)
         if c.gamma is None:
             return -sample.x0 / c.alpha
         assert sample.z is not None

@@ -16,7 +16,7 @@ class Velocity(Prediction):
     def clamp(self, path: Path, t: Tensor) -> Tensor:
         return path.clamp(t)
 
-    def target(self, sample: PathSample) -> Tensor:
+    def target(self, path: Path, sample: PathSample) -> Tensor:
         return sample.velocity
 
     def hub(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> Hub:
@@ -38,7 +38,7 @@ class Bridge(Prediction):
     def clamp(self, path: Path, t: Tensor) -> Tensor:
         return path.clamp(t)
 
-    def target(self, sample: PathSample) -> Tensor:
+    def target(self, path: Path, sample: PathSample) -> Tensor:
         assert sample.z is not None, "prediction=bridge needs a path with noise"
         return torch.cat([sample.velocity, sample.z], 1)
 

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import lightning
 import pytest
 import torch
 
 from flowport import experiment
-from flowport.callback import Guard
 from flowport.errors import Refusal
 from tests import runs
 
@@ -19,11 +17,10 @@ def module(tmp_path: Path) -> Any:
 
 
 def test_the_flag_is_told_with_its_step_before_every_save(tmp_path: Path) -> None:
-    flow, guard, nobody = module(tmp_path), Guard(), mock.Mock(spec=lightning.Trainer)
-    guard.on_save_checkpoint(nobody, flow, {})
-    flow.flagged_step.fill_(12)
-    for look in (lambda: guard.on_save_checkpoint(nobody, flow, {}), lambda: guard.on_train_end(nobody, flow),
-                 lambda: guard.on_validation_start(nobody, flow)):  # fmt: skip
+    flow = module(tmp_path)
+    flow.on_save_checkpoint({})
+    flow.losses.append((12, torch.tensor(torch.nan)))
+    for look in (lambda: flow.on_save_checkpoint({}), flow.on_train_end, flow.on_validation_start):
         with pytest.raises(Refusal, match="not finite at training step 12: lower the learning rate"):
             look()
 
@@ -34,7 +31,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(value: fl
     with torch.no_grad():
         next(flow.field.parameters()).view(-1)[-1] = value
     with pytest.raises(Refusal, match=r"field\.network.* was not finite after training step -1"):
-        Guard().on_save_checkpoint(mock.Mock(spec=lightning.Trainer), flow, {})
+        flow.on_save_checkpoint({})
 
 
 def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

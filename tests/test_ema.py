@@ -1,13 +1,12 @@
 """The moving average: once per optimiser step, by its recursion, in float32."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from flowport import experiment
-from flowport.callback import EMA
+from flowport.module import FlowModule
 from tests import runs
 
 
@@ -16,26 +15,22 @@ from tests import runs
 def test_the_average_is_its_closed_recursion(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ema ← d ema + (1 − d) field with d = min(decay, (1+k)/(10+k)), k from 1, in float64 beside the run's float32."""
     seen: list[tuple[int, list[torch.Tensor], list[torch.Tensor]]] = []
-    plain = EMA.on_train_batch_end
+    plain = FlowModule.update_ema
 
-    def spy(self: EMA, trainer: Any, module: Any, *rest: Any) -> None:
-        plain(self, trainer, module, *rest)
-        field, ema = ([p.detach().double().clone() for p in part.parameters()] for part in (module.field, module.ema))
-        assert all(p.dtype == torch.float32 and not p.requires_grad for p in module.ema.parameters())
-        seen.append((trainer.global_step, field, ema))
+    def spy(self: FlowModule, step: int) -> None:
+        plain(self, step)
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in self.ema.parameters())
+        field, ema = ([p.detach().double().clone() for p in part.parameters()] for part in (self.field, self.ema))
+        seen.append((step, field, ema))
 
-    monkeypatch.setattr(EMA, "on_train_batch_end", spy)
+    monkeypatch.setattr(FlowModule, "update_ema", spy)
     config = runs.prepared(tmp_path, *words, "trainer.max_steps=12", "scheduler=constant")
     wanted = [p.detach().double() for p in experiment.build(config).module.ema.parameters()]
     experiment.train(config, tmp_path)
-    each = config.trainer.accumulate_grad_batches
-    assert [step for step, _, _ in seen] == [(b + 1) // each for b in range(12 * each)]
-    before = 0
+    assert [step for step, _, _ in seen] == list(range(1, 13)), "once per optimiser step, not per accumulated batch"
     for step, field, ema in seen:
-        if step > before:
-            decay = min(config.ema_decay, (1 + step) / (10 + step))
-            wanted = [decay * w + (1 - decay) * p for w, p in zip(wanted, field, strict=True)]
-        before = step
+        decay = min(config.ema_decay, (1 + step) / (10 + step))
+        wanted = [decay * w + (1 - decay) * p for w, p in zip(wanted, field, strict=True)]
         for w, e in zip(wanted, ema, strict=True):
             torch.testing.assert_close(e, w, rtol=2e-6, atol=1e-7)
     assert not all(torch.allclose(w, p, atol=1e-4) for w, p in zip(wanted, seen[-1][1], strict=True))
@@ -53,7 +48,7 @@ def test_buffers_are_copied_and_a_bfloat16_field_is_averaged_in_float32() -> Non
     with torch.no_grad():
         for p in module.field.parameters():
             p.add_(0.5)
-    module.update_ema()  # global step 0: decay 1/10
+    module.update_ema(0)  # decay 1/10
     assert module.ema.running.tolist() == [2.5] * 3
     assert int(module.ema.count) == 7
     for kept, first, p in zip(module.ema.parameters(), start, module.field.parameters(), strict=True):
