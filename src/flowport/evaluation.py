@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import torch
+from scipy.io import wavfile
 from torch import Tensor
 
+from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
 from flowport.field.base import Field
 from flowport.grid import Grid
@@ -12,9 +14,13 @@ from flowport.metric.base import Metric, Outcome
 from flowport.metric.transport import wasserstein_2
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
+from flowport.shapes import Sample
 from flowport.solver.base import Solver
 from flowport.translator import Translator
 from flowport.volatility import Volatility
+
+SOUNDS = 4
+"""Clips of every row of a gallery that are written as sound."""
 
 
 class Evaluation:
@@ -62,7 +68,23 @@ class Evaluation:
             states=trajectory.states,
             velocity=velocity,
             reference_cost=self._cost,
+            partner=goal.x[: len(start)] if self._known(source, target, part, len(start), len(goal)) else None,
+            retrieved=self._retrieved(start, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
+
+    @staticmethod
+    def _known(source: Distribution, target: Distribution, part: str, n: int, m: int) -> bool:
+        """Whether row k of the held-out target is the true translation of row k of the held-out source."""
+        return m >= n and source.split(part).corresponds(target.split(part))
+
+    @staticmethod
+    def _retrieved(start: Sample, target: Distribution) -> Tensor | None:
+        """The training target nearest to each source point; None where that set is endless or of another shape."""
+        train = target.split("train")
+        if train.size is None or train.event_shape != tuple(start.x.shape[1:]):
+            return None
+        known = train.every(train.size, Randomness()).x
+        return known[squared_distances(start.x, known).argmin(1)]
 
     def measure(self, outcome: Outcome) -> dict[str, float]:
         """All metrics of an outcome, flat."""
@@ -99,4 +121,15 @@ def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
             rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][:columns]
     rows["translation"] = outcome.result[:columns]
     rows["real target"] = outcome.floor.x[:columns]
+    record({k: v[:SOUNDS] for k, v in rows.items()}, modality, path.with_suffix(""))
     return modality.render({k: v.cpu() for k, v in rows.items()}, str(path))
+
+
+def record(rows: dict[str, Tensor], modality: Modality, folder: Path) -> None:
+    """Write what the rows sound like as <row>_<k>.wav; nothing where they are silent."""
+    for name, row in rows.items():
+        sound = modality.sound(row.cpu())
+        if sound is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for k, wave in enumerate(sound.waves):
+                wavfile.write(folder / f"{name.replace(' ', '_')}_{k}.wav", sound.rate, wave.numpy())

@@ -116,13 +116,14 @@ def build_evaluation(config: DictConfig, field: Field, target: Distribution, fac
 
 def classifier_of(target: Distribution) -> tuple[torch.nn.Module, dict[str, Any], str]:
     """The classifier of a labelled dataset, trained once and kept."""
-    if not isinstance(target, Stored) or target.classes == 0:
+    judged = target.judge() if isinstance(target, Stored) else target
+    if not isinstance(judged, Stored) or judged.classes == 0:
         raise Refusal(
             f"this metric measures in the features of a classifier of the target, but {type(target).__name__} is not a "
             "labelled dataset: choose other metrics, for instance metric=[wasserstein]"
         )
-    network, told = trained_classifier(target.split("train"), target.split("test"), CLASSIFIERS)
-    return network, told, target.name
+    network, told = trained_classifier(judged.split("train"), judged.split("test"), CLASSIFIERS)
+    return network, told, judged.name
 
 
 def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:

@@ -10,11 +10,11 @@ from rich.table import Table
 def table(numbers: Mapping[str, Any], title: str = "") -> str:
     """A terminal table of metrics: one row a metric, its floor and its do-nothing value beside it."""
     sheet = Table(title=title, title_justify="left")
-    for column in ("metric", "value", "floor", "untranslated"):
+    for column in ("metric", "value", "floor", "untranslated", "retrieved"):
         sheet.add_column(column, justify="left" if column == "metric" else "right")
-    beside = ("_floor", "_untranslated")
+    beside = ("_floor", "_untranslated", "_retrieved")
     for name, value in numbers.items():
-        if name.endswith(beside) and name.removesuffix("_floor").removesuffix("_untranslated") in numbers:
+        if any(name.endswith(suffix) and name.removesuffix(suffix) in numbers for suffix in beside):
             continue
         sheet.add_row(name, shown(value), *(shown(numbers.get(name + suffix)) for suffix in beside))
     console = Console(width=110)

@@ -4,9 +4,11 @@ from flowport.distribution.base import Analytic, Density, Distribution, Stored
 from flowport.distribution.checkerboard import Checkerboard
 from flowport.distribution.digits import Digits
 from flowport.distribution.gaussian import Gaussian
+from flowport.distribution.instrument import Brass, Flute, Instrument
 from flowport.distribution.mixture import Components, EightGaussians, Mixture
 from flowport.distribution.mnist import MNIST
 from flowport.distribution.moons import Moons
+from flowport.distribution.notes import Notes
 from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
 from flowport.distribution.tensor import TensorFile
@@ -14,15 +16,19 @@ from flowport.distribution.tensor import TensorFile
 __all__ = [
     "MNIST",
     "Analytic",
+    "Brass",
     "Checkerboard",
     "Components",
     "Density",
     "Digits",
     "Distribution",
     "EightGaussians",
+    "Flute",
     "Gaussian",
+    "Instrument",
     "Mixture",
     "Moons",
+    "Notes",
     "SCurve",
     "Silhouettes",
     "Stored",

@@ -51,6 +51,10 @@ class Distribution(ABC):
         """One item of each wanted class. Raises Refusal for a law that cannot choose the class."""
         raise Refusal(f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data")
 
+    def corresponds(self, other: "Distribution") -> bool:
+        """Whether item k of this split and item k of the other's are two views of one thing."""
+        return False
+
     @abstractmethod
     def split(self, name: str) -> "Distribution":
         """The part called train, validation or test; an analytic law is all of them."""
@@ -130,6 +134,10 @@ class Stored(Distribution):
 
     def items_of_part(self) -> Tensor:
         return self.index
+
+    def judge(self) -> "Stored":
+        """The labelled dataset whose classifier judges points of this one; itself unless a member says otherwise."""
+        return self
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
         """For each wanted class in labels (n,), an item of that class; within a class every item is used equally

@@ -11,7 +11,13 @@ from flowport.metric.energy import (
     transport_cost,
 )
 from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
-from flowport.metric.preservation import ClassPreservation
+from flowport.metric.preservation import ClassPreservation, TargetShare
+from flowport.metric.sound import (
+    PitchError,
+    SpectralDistance,
+    log_spectral_distance,
+    mel_cepstral_distortion,
+)
 from flowport.metric.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein_2, wasserstein_2
 
 __all__ = [
@@ -23,13 +29,18 @@ __all__ = [
     "Metric",
     "NormalisedPathEnergy",
     "Outcome",
+    "PitchError",
     "SlicedWasserstein",
+    "SpectralDistance",
     "Straightness",
+    "TargetShare",
     "TransportCost",
     "Wasserstein",
     "energy_distance",
     "frechet_distance",
     "kernel_distance",
+    "log_spectral_distance",
+    "mel_cepstral_distortion",
     "mmd",
     "path_energy",
     "sliced_wasserstein_2",

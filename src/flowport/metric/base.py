@@ -20,6 +20,8 @@ class Outcome:
     times: (K+1,) and states: (K+1, n, *D) of the trajectory, as far as kept.
     velocity: (x, t) -> velocity of the field under the condition of these n sources, for path energies.
     reference_cost: W2² between large fixed draws of source and target (one number a pair of distributions), or None.
+    partner: (n, *D) the true translation of every source point, or None where nobody knows it.
+    retrieved: (n, *D) the training target nearest to every source point, the baseline that learns nothing, or None.
     """
 
     source: Sample
@@ -30,17 +32,21 @@ class Outcome:
     states: Tensor
     velocity: Callable[[Tensor, Tensor], Tensor] | None = None
     reference_cost: float | None = None
+    partner: Tensor | None = None
+    retrieved: Tensor | None = None
 
 
 class Metric(TorchMetric):
     """update(outcome) any number of times (batches, ranks), then compute() -> {name: number}.
 
     A metric with a floor returns both ``name`` and ``name_floor``; where doing nothing is meaningful also
-    ``name_untranslated``. needs_reference_cost: whether ``outcome.reference_cost`` must be there.
+    ``name_untranslated``, and where learning nothing is, ``name_retrieved``. needs_reference_cost, needs_retrieval:
+    whether ``outcome.reference_cost`` and ``outcome.retrieved`` must be there.
     """
 
     full_state_update = False
     needs_reference_cost: ClassVar[bool] = False
+    needs_retrieval: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # only one process evaluates

@@ -35,6 +35,38 @@ def matched_agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> T
     return counts[row, column].sum().double() / len(label)
 
 
+class TargetShare(Metric):
+    """``target_share``: share of translations that the ``classifier`` gives the class it gives most real target points;
+    ``_floor``: the share of these; ``_untranslated``: of source points of the target's shape."""
+
+    result: list[Tensor]
+    real: list[Tensor]
+    untranslated: list[Tensor]
+
+    def __init__(self, classifier: nn.Module, name: str = "classifier") -> None:
+        super().__init__()
+        self.classifier = frozen(classifier)
+        for state in ("result", "real", "untranslated"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, outcome: Outcome) -> None:
+        self.result.append(self._predict(outcome.result))
+        self.real.append(self._predict(outcome.target.x))
+        if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
+            self.untranslated.append(self._predict(outcome.source.x))
+
+    def _predict(self, x: Tensor) -> Tensor:
+        return read(self.classifier, x, features=False).argmax(dim=1)
+
+    def compute(self) -> dict[str, Tensor]:
+        real = gathered(self.real)
+        if real is None:
+            raise Refusal("the target share has seen no translation")
+        wanted = real.mode().values
+        states = {"": gathered(self.result), "_floor": real, "_untranslated": gathered(self.untranslated)}
+        return {f"target_share{k}": (v == wanted).double().mean() for k, v in states.items() if v is not None}
+
+
 class ClassPreservation(Metric):
     """``class_preservation``: share of translations in which the target's ``classifier`` sees the source's class.
 

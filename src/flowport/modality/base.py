@@ -1,10 +1,19 @@
 """A modality says what x is: how raw data become points, how points become raw data again, how they are shown."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sound:
+    """waves: (n, T) int16; rate: samples a second."""
+
+    waves: Tensor
+    rate: int
 
 
 class Modality(ABC):
@@ -23,3 +32,7 @@ class Modality(ABC):
     @abstractmethod
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         """Draw named rows of points as one picture, write it to ``path`` (png), return it as (3, H, W) uint8."""
+
+    def sound(self, x: Tensor) -> Sound | None:
+        """What points sound like; None where they are silent."""
+        return None

@@ -8,12 +8,13 @@ from flowport.modality.picture import blank, finish, presentable
 TILE, GAP, MARGIN, COLUMNS, PAPER, CHARACTER = 56, 4, 10, 16, 1.0, 7.6
 
 
-def draw(rows: dict[str, Tensor], path: str) -> Tensor:
+def draw(rows: dict[str, Tensor], path: str, tile: int = TILE) -> Tensor:
     """rows: name -> (n, C, H, W) in [0, 1] (clamped; not finite: red); C ≥ 3: RGB, else the first channel in grey.
 
-    Every image is enlarged by a whole factor to about 56 pixels; at most 16 a row are drawn. Returns (3, H, W) uint8.
+    Every image is enlarged by a whole factor to about ``tile`` pixels of height; at most 16 a row are drawn.
+    Returns (3, H, W) uint8.
     """
-    strips = {name: _strip(row[:COLUMNS]) for name, row in presentable(rows).items()}
+    strips = {name: _strip(row[:COLUMNS], tile) for name, row in presentable(rows).items()}
     label = int(CHARACTER * max(len(name) for name in strips)) + 2 * MARGIN
     width = label + max(strip.shape[2] for strip in strips.values()) + MARGIN
     height = sum(strip.shape[1] + GAP for strip in strips.values()) - GAP + 2 * MARGIN
@@ -29,12 +30,12 @@ def draw(rows: dict[str, Tensor], path: str) -> Tensor:
     return finish(canvas, path)
 
 
-def _strip(images: Tensor) -> Tensor:
+def _strip(images: Tensor, tile: int) -> Tensor:
     """(n, C, H, W) to (3, h, w): RGB, enlarged by nearest neighbour, side by side with gaps."""
     rgb = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
     red = torch.tensor([0.85, 0.1, 0.1]).view(1, 3, 1, 1)
     rgb = torch.where(rgb.isfinite().all(1, keepdim=True), rgb.nan_to_num().clamp(0, 1), red)
-    factor = max(1, round(TILE / rgb.shape[2]))
+    factor = max(1, round(tile / rgb.shape[2]))
     tiles = rgb.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     tiles = torch.nn.functional.pad(tiles, (0, GAP), value=PAPER)
     return tiles.permute(1, 2, 0, 3).flatten(2)[:, :, :-GAP]
