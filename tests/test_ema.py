@@ -63,3 +63,14 @@ def test_the_optimiser_never_sees_the_average() -> None:
     }
     assert optimised == {id(p) for p in module.field.parameters()}
     assert not optimised & {id(p) for p in module.ema.parameters()}
+
+
+def test_buffers_that_were_moved_between_two_trainings_are_still_copied() -> None:
+    module = experiment.build(runs.configured()).module
+    for part in (module.field, module.ema):
+        part.register_buffer("count", torch.tensor(0.0))
+    module.update_ema(1)
+    module.double().float()  # as a move to another device does: buffers become new tensors
+    module.field.count += 8
+    module.update_ema(2)
+    assert float(module.ema.count) == 8

@@ -53,3 +53,15 @@ def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch:
         runs.run(tmp_path, "checkpoint_every=3", "trainer.log_every_n_steps=100")
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 3
+
+
+def test_no_bad_step_is_forgotten_however_seldom_one_looks(tmp_path: Path) -> None:
+    flow = module(tmp_path)
+
+    def many() -> None:
+        for step in range(20_000):
+            flow.note(step, torch.tensor(1.0))
+
+    flow.note(3, torch.tensor(torch.nan))
+    with pytest.raises(Refusal, match="training step 3"):
+        many()

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from flowport.composition import compose
 from flowport.conditioning import SourceItself, Unconditional
+from flowport.distribution import EightGaussians, Moons
 from flowport.field import Field, Learned
 from flowport.objective import FlowMatching
 from flowport.shapes import Condition, Pair, Sample
@@ -111,3 +113,19 @@ def test_loss_is_the_mean_over_the_event_and_a_function_of_the_generator():
     objective = FlowMatching(At(0.5), Uniform())
     found = objective.loss(field, Pair(Sample(x0), Sample(x1)), torch.Generator().manual_seed(0))
     assert found.per_sample.tolist() == [1, 4, 9, 16] and found.parts == {}
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [(torch.float64, torch.float32), (torch.float32, torch.float64), (torch.float64, torch.float64)]
+)
+def test_points_of_another_precision_than_the_network_are_trained_on(left, right):
+    source, target = EightGaussians(dtype=left), Moons(dtype=right)
+    module, data = compose(source, target)
+    pair = data.train.at(0)
+    assert (pair.source.x.dtype, pair.target.x.dtype) == (left, right)
+    loss = module.objective.loss(module.field, pair, torch.Generator().manual_seed(0)).mean
+    loss.backward()
+    plain, data = compose(EightGaussians(), Moons())
+    same = Pair(pair.source.each(torch.Tensor.float), pair.target.each(torch.Tensor.float))
+    wanted = plain.objective.loss(plain.field, same, torch.Generator().manual_seed(0)).mean
+    torch.testing.assert_close(loss.float(), wanted, rtol=1e-5, atol=1e-6)

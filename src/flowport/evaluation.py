@@ -113,14 +113,15 @@ def reference_cost(source: Distribution, target: Distribution, points: int = 204
 
 def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
     """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8."""
-    last, columns = len(outcome.states) - 1, modality.shown
-    rows = {"source": outcome.source.x[:columns]}
+    last, n = len(outcome.states) - 1, len(outcome.result)
+    shown = torch.arange(min(n, modality.shown)) * n // min(n, modality.shown)  # all over the set: some are sorted
+    rows = {"source": outcome.source.x[shown]}
     for share in (0.25, 0.5, 0.75):
         k = round(share * last)
         if 0 < k < last:
-            rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][:columns]
-    rows["translation"] = outcome.result[:columns]
-    rows["real target"] = outcome.floor.x[:columns]
+            rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][shown]
+    rows["translation"] = outcome.result[shown]
+    rows["real target"] = outcome.floor.x[: len(shown)]
     record({k: v[:SOUNDS] for k, v in rows.items()}, modality, path.with_suffix(""))
     return modality.render({k: v.cpu() for k, v in rows.items()}, str(path))
 

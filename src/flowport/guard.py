@@ -9,6 +9,8 @@ from torch import Tensor
 
 from flowport.errors import Refusal
 
+KEPT = 10_000
+"""Losses that may wait for a look."""
 ADVICE = "lower the learning rate (optimizer.lr) or set trainer.gradient_clip_val; the last checkpoint is from before"
 
 
@@ -26,9 +28,11 @@ class Guarded(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses: deque[tuple[int, Tensor]] = deque(maxlen=10_000)
+        self.losses: deque[tuple[int, Tensor]] = deque()
 
     def note(self, step: int, loss: Tensor) -> None:
+        if len(self.losses) == KEPT:
+            self.check_losses()
         self.losses.append((step, loss.detach()))
 
     def check_losses(self) -> None:
@@ -46,6 +50,9 @@ class Guarded(LightningModule):
         bad = next((name for name, p in self.named_parameters() if not bool(p.isfinite().all())), None)
         if bad is not None:
             raise Refusal(f"{bad} was not finite after training step {self.global_step - 1}: {ADVICE} that step")
+
+    def on_fit_start(self) -> None:
+        self.losses.clear()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if logged(self.trainer, self.global_step):

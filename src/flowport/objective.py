@@ -70,7 +70,7 @@ class FlowMatching(Objective):
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample = path.sample(pair, t, z)
         condition = field.conditioning.training(pair, generator)
-        output, wanted = field(sample.x, t, condition), field.prediction.target(path, sample)
+        output, wanted = field.output(sample.x, t, condition), field.prediction.target(path, sample)
         error = mse_loss(output.float(), wanted.float(), reduction="none")
         weight = self.weighting(t, path)
         return Loss(error if weight is None else over(weight.float(), error) * error)

@@ -26,7 +26,7 @@ class Field(nn.Module, ABC):
         """x (B, *D), t (B,) -> output (B, heads·C, …) in the terms of ``prediction``."""
 
     def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """``forward`` for points of any precision."""
+        """``forward`` for points of any precision; what training and evaluation call."""
         return self(x, t, condition)
 
     def start(self, condition: Condition) -> Tensor | None:

@@ -13,8 +13,7 @@ from flowport.shapes import Condition
 class Learned(Field):
     """network(x, t, condition) read in the terms of a prediction on a path.
 
-    Where a field is evaluated (``output``), points of another precision than the network's are cast for it and back;
-    in training (``forward``) that is Lightning's part.
+    ``output`` casts points of another precision than the network's for it and back; ``forward`` does not.
     """
 
     def __init__(self, network: nn.Module, path: Path, prediction: Prediction, conditioning: Conditioning,

@@ -1,6 +1,6 @@
 """Is it the right note, and does it sound like the right instrument? Distances between spectrograms and pitches."""
 
-from functools import lru_cache
+from collections.abc import Sequence
 from math import log
 
 import torch
@@ -31,8 +31,9 @@ def mel_cepstral_distortion(a: Float[Tensor, "n b f"], b: Float[Tensor, "n b f"]
     a, b in decibels.
     """
     bands = a.shape[1]
-    k, band = torch.arange(1, CEPSTRA + 1, device=a.device)[:, None], torch.arange(bands, device=a.device) + 0.5
-    cosines = (2 / bands) ** 0.5 * (torch.pi * k * band / bands).cos().double()
+    k = torch.arange(1, CEPSTRA + 1, dtype=torch.float64, device=a.device)[:, None]
+    band = torch.arange(bands, dtype=torch.float64, device=a.device) + 0.5
+    cosines = (2 / bands) ** 0.5 * (torch.pi * k * band / bands).cos()
     change = cosines @ ((a - b).double() * log(10) / 20)
     return 10 / log(10) * (2 * change.square().sum(1)).sqrt().mean(1)
 
@@ -74,11 +75,6 @@ class PitchFinder:
         return (at + shift) / GRID + log(LOWEST / 440, 2)
 
 
-@lru_cache(maxsize=4)
-def _audible(rate: int) -> tuple[int, int]:
-    return int(rate / (LOWEST * 2**OCTAVES)), int(rate / LOWEST) + 1
-
-
 def autocorrelation_pitch(wave: Tensor, rate: int, window: int = 2048) -> Tensor:
     """(n, T) waves to (n,) octaves above 440 Hz: the first high peak of the autocorrelation of the loudest window,
     divided by that of the window itself (Boersma 1993), interpolated eightfold."""
@@ -87,7 +83,7 @@ def autocorrelation_pitch(wave: Tensor, rate: int, window: int = 2048) -> Tensor
     hann = torch.hann_window(window, dtype=torch.float64, device=wave.device)
     frame = frames[torch.arange(len(wave), device=wave.device), loudest]
     frame = (frame - frame.mean(1, keepdim=True)) * hann
-    fine, (short, long) = 8, _audible(rate)
+    fine, short, long = 8, int(rate / (LOWEST * 2**OCTAVES)), int(rate / LOWEST) + 1
 
     def lags(signal: Tensor) -> Tensor:
         power = torch.fft.rfft(signal, 2 * window).abs().square()
@@ -154,7 +150,7 @@ class PitchError(Metric):
     errors: list[Tensor]
     WHICH = ("", "_floor", "_untranslated", "_retrieved")
 
-    def __init__(self, modality: Modality, instruments: list[Instrument]) -> None:
+    def __init__(self, modality: Modality, instruments: Sequence[Instrument]) -> None:
         super().__init__()
         self.modality = spectrogram(modality, "pitch_error")
         self.finder = PitchFinder(self.modality, tuple(instruments))

@@ -40,8 +40,8 @@ class Linear(Path):
         return Coefficients(self.alpha(t), t, slope, torch.ones_like(t), *noise)
 
     def sample(self, pair: Pair, t: Time, z: Points | None) -> PathSample:
-        if self.bridge or self.sigma_min:
+        x0, x1 = pair.source.x, pair.target.x
+        if self.bridge or self.sigma_min or not x0.dtype == x1.dtype == t.dtype:
             return super().sample(pair, t, z)
         # The straight line itself, in two operations: in two dimensions the general form costs a twentieth of a step.
-        x0, x1 = pair.source.x, pair.target.x
         return PathSample(t, torch.lerp(x0, x1, over(t, x0)), x1 - x0, x0, x1, z)

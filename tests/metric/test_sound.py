@@ -1,0 +1,91 @@
+"""Distances between spectrograms and pitches, by closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.distribution import Brass, Digits, Flute, Notes
+from flowport.errors import Refusal
+from flowport.metric import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
+from flowport.metric.sound import PitchFinder, autocorrelation_pitch
+from flowport.modality import Image, LogMel
+from flowport.shapes import Sample
+from tests.metric.outcomes import outcome_of
+
+A = torch.randn(3, 64, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_a_constant_offset_is_the_distance_and_no_distortion():
+    offset = torch.tensor([3.0, -1.5, 0.0]).double()
+    found = log_spectral_distance(A + offset[:, None, None], A)
+    torch.testing.assert_close(found, offset.abs())
+    assert float(mel_cepstral_distortion(A + offset[:, None, None], A).max()) < 1e-9
+
+
+def test_half_of_the_bands_off_by_c_is_c_over_root_two():
+    b = A.clone()
+    b[:, ::2] += 4.0
+    torch.testing.assert_close(log_spectral_distance(A, b), torch.full((3,), 4 / math.sqrt(2)).double())
+
+
+@pytest.mark.parametrize(("k", "counts"), [(1, True), (12, True), (13, False), (20, False)])
+def test_one_cosine_over_the_bands_has_a_closed_form(k, counts):
+    """c_k of a cos(π k (b + ½)/B) decibels is a √(B/2) ln 10 / 20, so the distortion is a √B / 2 for k ≤ 12, else 0."""
+    band = torch.arange(64).double() + 0.5
+    b = A + (2.0 * (math.pi * k * band / 64).cos())[:, None]
+    torch.testing.assert_close(
+        mel_cepstral_distortion(b, A), torch.full((3,), 8.0 if counts else 0.0).double(), atol=1e-9, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_autocorrelation_hears_the_fundamental_even_where_it_is_missing(missing):
+    hertz = torch.tensor([220.0, 311.1, 523.3, 880.0]).double()
+    seconds = torch.arange(8192).double() / 8000
+    wave = sum((2 * math.pi * k * hertz[:, None] * seconds).sin() / k for k in range(2 if missing else 1, 5))
+    cents = 1200 * (autocorrelation_pitch(wave, 8000) - (hertz / 440).log2())
+    assert float(cents.abs().max()) < 2
+
+
+NOTES = {"flute": Notes(Flute(), train=16), "brass": Notes(Brass(), train=16)}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_the_pitch_of_real_notes_is_heard(name):
+    test = NOTES[name].split("test").draw(torch.arange(200), None)
+    heard = PitchFinder(LogMel(), (Flute(), Brass())).octaves_above_440(test.x)
+    cents = 1200 * (heard - test.label[:, 0].double()).abs()
+    assert float(cents.median()) <= 4 and float(cents.quantile(0.9)) <= 10 and float(cents.max()) <= 50
+
+
+def outcome(n: int = 12, **changes):
+    flute, brass = (NOTES[k].split("test").draw(torch.arange(n), None) for k in ("flute", "brass"))
+    given = {"source": flute, "result": brass.x, "target": brass, "floor": brass, "partner": brass.x,
+             "retrieved": brass.x.roll(1, 0), "states": torch.stack([flute.x, brass.x])}  # fmt: skip
+    return outcome_of(**(given | changes))
+
+
+def test_a_perfect_translation_scores_zero_and_a_wrong_note_is_far():
+    metric = SpectralDistance(LogMel())
+    metric.update(outcome())
+    values = metric.compute()
+    assert float(values["lsd"]) == float(values["mcd"]) == 0
+    assert float(values["lsd_untranslated"]) > 3 and float(values["lsd_retrieved"]) > 3
+    pitch = PitchError(LogMel(), [Flute(), Brass()])
+    pitch.update(outcome())
+    heard = pitch.compute()
+    assert float(heard["pitch_cents"]) == float(heard["pitch_cents_floor"]) < 4
+    assert float(heard["audible_within_50"]) == float(heard["pitch_within_50_untranslated"]) == 1
+    assert float(heard["pitch_cents_retrieved"]) > 50 and float(heard["audible_cents_retrieved"]) > 50
+
+
+def test_what_they_need_is_said():
+    with pytest.raises(Refusal, match="is for sound, but the target is Image"):
+        SpectralDistance(Image())
+    with pytest.raises(Refusal, match="true partner"):
+        SpectralDistance(LogMel()).update(outcome(partner=None))
+    blind = outcome()
+    with pytest.raises(Refusal, match="pitch of every source note"):
+        PitchError(LogMel(), [Flute()]).update(outcome(source=Sample(blind.source.x)))
+    assert not Digits().corresponds(Digits())
