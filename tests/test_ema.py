@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 
 from flowport import experiment
+from flowport.composition import compose
+from flowport.coupling import Independent
+from flowport.distribution import EightGaussians, Moons
 from flowport.module import FlowModule
 from tests import runs
 
@@ -66,11 +70,16 @@ def test_the_optimiser_never_sees_the_average() -> None:
 
 
 def test_buffers_that_were_moved_between_two_trainings_are_still_copied() -> None:
-    module = experiment.build(runs.configured()).module
+    module, data = compose(EightGaussians(), Moons(), coupling=Independent())
     for part in (module.field, module.ema):
         part.register_buffer("count", torch.tensor(0.0))
-    module.update_ema(1)
+
+    def fit() -> None:
+        module.field.count += 8
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        lightning.Trainer(max_steps=2, enable_model_summary=False, limit_val_batches=0, **quiet).fit(module, data)
+
+    fit()
     module.double().float()  # as a move to another device does: buffers become new tensors
-    module.field.count += 8
-    module.update_ema(2)
-    assert float(module.ema.count) == 8
+    fit()
+    assert float(module.ema.count) == 16

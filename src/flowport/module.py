@@ -48,6 +48,7 @@ class FlowModule(Guarded):
     def on_train_start(self) -> None:
         self.draws = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
+        self.__dict__.pop("_averaged", None)  # a move to a device since the last training made new buffers
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         step, device = self.global_step, self.device
@@ -72,16 +73,17 @@ class FlowModule(Guarded):
     def update_ema(self, step: int) -> None:
         """The moving average's share of optimiser step ``step`` (from 1)."""
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        average, current = self._averaged
+        average, current, buffers = self._averaged
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.float() for p in current], 1 - decay)
-            for kept, buffer in zip(self.ema.buffers(), self.field.buffers(), strict=True):
+            for kept, buffer in buffers:
                 kept.copy_(buffer)
 
     @cached_property
-    def _averaged(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Parameters of ema and of field: walking a small network costs more than averaging it."""
-        return list(self.ema.parameters()), list(self.field.parameters())
+    def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Parameters of ema and of field, buffers of both: walking a small network costs more than averaging it."""
+        buffers = zip(self.ema.buffers(), self.field.buffers(), strict=True)
+        return list(self.ema.parameters()), list(self.field.parameters()), list(buffers)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.field.parameters())
