@@ -97,6 +97,7 @@ DISTRIBUTIONS = [
     ("digits", distribution.Digits),
     ("mnist", distribution.MNIST),
     ("silhouettes", distribution.Silhouettes),
+    ("notes", lambda: distribution.Notes(distribution.Flute(), train=16)),
 ]
 
 COSTS = [

@@ -68,6 +68,7 @@ class Evaluation:
             states=trajectory.states,
             velocity=velocity,
             reference_cost=self._cost,
+            modality=target.modality,
             partner=goal.x[: len(start)] if self._known(source, target, part, len(start), len(goal)) else None,
             retrieved=self._retrieved(start, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )

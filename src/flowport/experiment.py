@@ -78,7 +78,7 @@ def build(config: DictConfig) -> Run:
         source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
     )
     facts: dict[str, Any] = {}
-    evaluation = build_evaluation(config, module.field, target, facts)
+    evaluation = build_evaluation(config, module.field, source, target, facts)
     return Run(config, module, data, evaluation, facts)
 
 
@@ -96,10 +96,12 @@ def check(config: DictConfig) -> None:
     check_values(config)
 
 
-def build_evaluation(config: DictConfig, field: Field, target: Distribution, facts: dict[str, Any]) -> Evaluation:
+def build_evaluation(config: DictConfig, field: Field, source: Distribution, target: Distribution,
+                     facts: dict[str, Any]) -> Evaluation:  # fmt: skip
     """Solver, grid, volatility and metrics; a metric that is a partial gets the classifier of the target's dataset.
 
-    Raises Refusal for a sampler that the field cannot serve, before a classifier is trained.
+    Raises Refusal for a sampler that the field cannot serve, before a classifier is trained, and for a metric that
+    cannot measure this pair of distributions.
     """
     solver, grid, volatility = make(config.solver), make(config.grid), make(config.volatility)
     Translator(field, solver, grid, volatility)
@@ -111,6 +113,7 @@ def build_evaluation(config: DictConfig, field: Field, target: Distribution, fac
             metrics[str(name)] = node(classifier=classifier, name=dataset)
         else:
             metrics[str(name)] = node
+        metrics[str(name)].check(source, target)
     return Evaluation(solver, grid, volatility, metrics, config.evaluation_items)
 
 

@@ -9,8 +9,7 @@ from flowport.distribution import Brass, Digits, Flute, Notes
 from flowport.errors import Refusal
 from flowport.metric import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
 from flowport.metric.sound import PitchFinder, autocorrelation_pitch
-from flowport.modality import Image, LogMel
-from flowport.shapes import Sample
+from flowport.modality import LogMel
 from tests.metric.outcomes import outcome_of
 
 A = torch.randn(3, 64, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -62,17 +61,17 @@ def test_the_pitch_of_real_notes_is_heard(name):
 def outcome(n: int = 12, **changes):
     flute, brass = (NOTES[k].split("test").draw(torch.arange(n), None) for k in ("flute", "brass"))
     given = {"source": flute, "result": brass.x, "target": brass, "floor": brass, "partner": brass.x,
-             "retrieved": brass.x.roll(1, 0), "states": torch.stack([flute.x, brass.x])}  # fmt: skip
+             "modality": LogMel(), "retrieved": brass.x.roll(1, 0), "states": torch.stack([flute.x, brass.x])}  # fmt: skip
     return outcome_of(**(given | changes))
 
 
 def test_a_perfect_translation_scores_zero_and_a_wrong_note_is_far():
-    metric = SpectralDistance(LogMel())
+    metric = SpectralDistance()
     metric.update(outcome())
     values = metric.compute()
     assert float(values["lsd"]) == float(values["mcd"]) == 0
     assert float(values["lsd_untranslated"]) > 3 and float(values["lsd_retrieved"]) > 3
-    pitch = PitchError(LogMel(), [Flute(), Brass()])
+    pitch = PitchError([Flute(), Brass()])
     pitch.update(outcome())
     heard = pitch.compute()
     assert float(heard["pitch_cents"]) == float(heard["pitch_cents_floor"]) < 4
@@ -81,11 +80,13 @@ def test_a_perfect_translation_scores_zero_and_a_wrong_note_is_far():
 
 
 def test_what_they_need_is_said():
-    with pytest.raises(Refusal, match="is for sound, but the target is Image"):
-        SpectralDistance(Image())
+    flute, brass = NOTES["flute"], NOTES["brass"]
+    for metric in (SpectralDistance(), PitchError([Flute()])):
+        metric.check(flute, brass)
+        with pytest.raises(Refusal, match="is for sound, but the target is Image"):
+            metric.check(flute, Digits())
     with pytest.raises(Refusal, match="true partner"):
-        SpectralDistance(LogMel()).update(outcome(partner=None))
-    blind = outcome()
-    with pytest.raises(Refusal, match="pitch of every source note"):
-        PitchError(LogMel(), [Flute()]).update(outcome(source=Sample(blind.source.x)))
+        SpectralDistance().check(Digits(), brass)
+    with pytest.raises(Refusal, match="label is their pitch"):
+        PitchError([Flute()]).check(Digits(), brass)
     assert not Digits().corresponds(Digits())

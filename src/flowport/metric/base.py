@@ -7,6 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
+from flowport.distribution.base import Distribution
+from flowport.modality.base import Modality
 from flowport.shapes import Sample
 
 
@@ -20,6 +22,7 @@ class Outcome:
     times: (K+1,) and states: (K+1, n, *D) of the trajectory, as far as kept.
     velocity: (x, t) -> velocity of the field under the condition of these n sources, for path energies.
     reference_cost: W2² between large fixed draws of source and target (one number a pair of distributions), or None.
+    modality: of the target.
     partner: (n, *D) the true translation of every source point, or None where nobody knows it.
     retrieved: (n, *D) the training target nearest to every source point, the baseline that learns nothing, or None.
     """
@@ -32,6 +35,7 @@ class Outcome:
     states: Tensor
     velocity: Callable[[Tensor, Tensor], Tensor] | None = None
     reference_cost: float | None = None
+    modality: Modality | None = None
     partner: Tensor | None = None
     retrieved: Tensor | None = None
 
@@ -50,3 +54,6 @@ class Metric(TorchMetric):
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # only one process evaluates
+
+    def check(self, source: Distribution, target: Distribution) -> None:
+        """Asked when a run is built: raises Refusal where this metric could not measure it."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowport.distribution.base import Distribution
 from flowport.distribution.instrument import Instrument, Score
 from flowport.errors import Refusal
 from flowport.metric.base import Metric, Outcome
@@ -102,31 +103,41 @@ def autocorrelation_pitch(wave: Tensor, rate: int, window: int = 2048) -> Tensor
     return (rate / lag / 440).log2()
 
 
-def spectrogram(modality: Modality, metric: str) -> LogMel:
+def spectrogram(modality: Modality | None, metric: str) -> LogMel:
     """The modality, if it is sound. Raises Refusal for any other."""
     if not isinstance(modality, LogMel):
         raise Refusal(f"metric={metric} is for sound, but the target is {type(modality).__name__}: leave it out")
     return modality
 
 
+def in_the_wave(x: Tensor, modality: LogMel) -> Tensor:
+    """Points to (n,) octaves above 440 Hz, heard in the waves that they decode to."""
+    waves = torch.cat([modality.decode(part) for part in x.split(64)])
+    return autocorrelation_pitch(waves, modality.rate)
+
+
 class SpectralDistance(Metric):
     """``lsd`` and ``mcd`` to the true partner, decibels, means over clips; ``_untranslated``: of the source,
-    ``_retrieved``: of the nearest training target. Raises Refusal where the held-out items have no partners."""
+    ``_retrieved``: of the nearest training target. check: the held-out items must correspond."""
 
     needs_retrieval = True
     distances: list[Tensor]
     WHICH = ("", "_untranslated", "_retrieved")
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.modality = spectrogram(modality, "spectral_distance")
         self.add_state("distances", default=[], dist_reduce_fx="cat")
 
-    def update(self, outcome: Outcome) -> None:
-        if outcome.partner is None or outcome.retrieved is None:
+    def check(self, source: Distribution, target: Distribution) -> None:
+        spectrogram(target.modality, "spectral_distance")
+        if not source.split("test").corresponds(target.split("test")):
             raise Refusal("metric=spectral_distance needs the true partner of every held-out source item: leave it out")
-        truth = self.modality.decibels(outcome.partner)
-        seen = [self.modality.decibels(x) for x in (outcome.result, outcome.source.x, outcome.retrieved)]
+
+    def update(self, outcome: Outcome) -> None:
+        assert outcome.partner is not None and outcome.retrieved is not None, "check() was not asked"
+        modality = spectrogram(outcome.modality, "spectral_distance")
+        truth = modality.decibels(outcome.partner)
+        seen = [modality.decibels(x) for x in (outcome.result, outcome.source.x, outcome.retrieved)]
         pairs = [measure(x, truth) for measure in (log_spectral_distance, mel_cepstral_distortion) for x in seen]
         self.distances.append(torch.stack(pairs, 1))
 
@@ -143,39 +154,39 @@ class PitchError(Metric):
 
     Heard in the spectrogram (by templates) and, as ``audible_…``, in the wave that its inversion gives (by
     autocorrelation). Doing nothing keeps the pitch: read it beside the spectral distance and the timbre.
-    label of the source: octaves above 440 Hz, (n, 1). Raises Refusal without it.
+    labels: octaves above 440 Hz, (n, 1).
     """
 
     needs_retrieval = True
     errors: list[Tensor]
     WHICH = ("", "_floor", "_untranslated", "_retrieved")
 
-    def __init__(self, modality: Modality, instruments: Sequence[Instrument]) -> None:
+    def __init__(self, instruments: Sequence[Instrument]) -> None:
         super().__init__()
-        self.modality = spectrogram(modality, "pitch_error")
-        self.finder = PitchFinder(self.modality, tuple(instruments))
+        self.instruments = tuple(instruments)
+        self.finder: PitchFinder | None = None
         self.add_state("errors", default=[], dist_reduce_fx="cat")
 
+    def check(self, source: Distribution, target: Distribution) -> None:
+        spectrogram(target.modality, "pitch_error")
+        if source.label_width != 1 or target.label_width != 1 or target.size is None:
+            raise Refusal("metric=pitch_error needs notes whose label is their pitch on both sides: leave it out")
+
     def update(self, outcome: Outcome) -> None:
-        wanted = outcome.source.label
-        if wanted is None or not wanted.is_floating_point() or wanted.shape[1:] != (1,):
-            raise Refusal("metric=pitch_error needs the pitch of every source note as its label: leave it out")
-        assert outcome.retrieved is not None
-        wanted, n = wanted[:, 0], min(len(outcome.target), len(outcome.source))
-        assert outcome.target.label is not None
+        assert outcome.source.label is not None and outcome.target.label is not None and outcome.retrieved is not None
+        modality = spectrogram(outcome.modality, "pitch_error")
+        if self.finder is None or self.finder.modality is not modality:
+            self.finder = PitchFinder(modality, self.instruments)
+        wanted, n = outcome.source.label[:, 0], min(len(outcome.target), len(outcome.source))
         real = outcome.target.label[:n, 0]
         heard = [(outcome.result, wanted), (outcome.target.x[:n], real), (outcome.source.x, wanted),
                  (outcome.retrieved, wanted)]  # fmt: skip
         columns = []
-        for listen in (self.finder.octaves_above_440, self._in_the_wave):
+        for listen in (self.finder.octaves_above_440, lambda x: in_the_wave(x, modality)):
             for x, truth in heard:
                 cents = 1200 * (listen(x) - truth.double()).abs()
                 columns.append(cents[torch.arange(len(wanted), device=cents.device) % len(cents)])
         self.errors.append(torch.stack(columns, 1))
-
-    def _in_the_wave(self, x: Tensor) -> Tensor:
-        waves = torch.cat([self.modality.decode(part) for part in x.split(64)])
-        return autocorrelation_pitch(waves, self.modality.rate)
 
     def compute(self) -> dict[str, Tensor]:
         found = gathered(self.errors)
