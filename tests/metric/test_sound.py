@@ -60,8 +60,8 @@ def test_the_pitch_of_real_notes_is_heard(name):
 
 def outcome(n: int = 12, **changes):
     flute, brass = (NOTES[k].split("test").draw(torch.arange(n), None) for k in ("flute", "brass"))
-    given = {"source": flute, "result": brass.x, "target": brass, "floor": brass, "partner": brass.x,
-             "modality": LogMel(), "retrieved": brass.x.roll(1, 0), "states": torch.stack([flute.x, brass.x])}  # fmt: skip
+    given = {"source": flute, "result": brass.x, "target": brass, "floor": brass, "partner": brass.x}
+    given |= {"modality": LogMel(), "retrieved": brass.x.roll(1, 0), "states": torch.stack([flute.x, brass.x])}
     return outcome_of(**(given | changes))
 
 
