@@ -49,6 +49,7 @@ COUPLINGS = [
     ("partial", coupling.Partial),
     ("sinkhorn", coupling.Sinkhorn),
     ("unbalanced", coupling.Unbalanced),
+    ("aligned", coupling.Aligned),
 ]
 
 SOLVERS = [
@@ -97,6 +98,9 @@ DISTRIBUTIONS = [
     ("digits", distribution.Digits),
     ("mnist", distribution.MNIST),
     ("silhouettes", distribution.Silhouettes),
+    ("torus", lambda: distribution.Torus(points=32)),
+    ("ellipsoid", lambda: distribution.Ellipsoid(points=32)),
+    ("box", lambda: distribution.Box(points=32)),
     ("notes", lambda: distribution.Notes(distribution.Flute(), train=16)),
 ]
 
@@ -105,6 +109,7 @@ COSTS = [
     ("cosine", cost.Cosine),
     ("standardised", cost.Standardised),
     ("features", lambda: cost.Features(torch.nn.Flatten())),
+    ("sliced", cost.Sliced),
     ("spectral", lambda: cost.Spectral(torch.nn.Flatten())),
     (
         "sum",

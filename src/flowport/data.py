@@ -66,9 +66,9 @@ class PairStream:
         matching = self.coupling(pair, self.randomness.generator("coupling", first, pair.source.x.device))
         self.facts = matching.facts
         if n == self.batch:
-            return pair.take(matching.i, matching.j)
+            return matching.apply(pair)
         order = torch.randperm(n, generator=self.randomness.generator("pool order", first)).to(matching.i.device)
-        return pair.take(matching.i[order], matching.j[order])
+        return matching.apply(pair, order)
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:
@@ -76,6 +76,10 @@ class PairStream:
         pair = self.joint.whole(self.randomness.under("whole"))
         matching: Matching = self.coupling(pair, self.randomness.generator("coupling of the whole set"))
         self.facts = matching.facts
+        if matching.order is not None:
+            raise Refusal(
+                "data.pool=all keeps who goes with whom, but not the order of points inside a cloud: use a number"
+            )
         assert pair.source.id is not None and pair.target.id is not None
         return pair.source.id[matching.i], pair.target.id[matching.j]
 

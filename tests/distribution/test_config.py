@@ -12,8 +12,8 @@ from flowport.distribution import Distribution
 from flowport.randomness import Randomness
 
 FILES = sorted(Path(__file__).parents[2].glob("configs/distribution/*.yaml"))
-PROMISED = {"brass", "checkerboard", "digits", "eight_gaussians", "flute", "gaussian", "mixture", "mnist", "moons",
-            "s_curve", "silhouettes", "tensor"}  # fmt: skip
+PROMISED = {"box", "brass", "checkerboard", "digits", "eight_gaussians", "ellipsoid", "flute", "gaussian", "mixture",
+            "mnist", "moons", "s_curve", "silhouettes", "tensor", "torus"}  # fmt: skip
 
 
 def test_the_family_is_complete():

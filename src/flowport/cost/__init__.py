@@ -4,9 +4,10 @@ from flowport.cost.base import Cost
 from flowport.cost.cosine import Cosine
 from flowport.cost.features import Features
 from flowport.cost.hog import HOG
+from flowport.cost.sliced import Sliced
 from flowport.cost.spectral import Spectral
 from flowport.cost.squared_euclidean import SquaredEuclidean
 from flowport.cost.standardised import Standardised
 from flowport.cost.sum import Sum
 
-__all__ = ["HOG", "Cosine", "Cost", "Features", "Spectral", "SquaredEuclidean", "Standardised", "Sum"]
+__all__ = ["HOG", "Cosine", "Cost", "Features", "Sliced", "Spectral", "SquaredEuclidean", "Standardised", "Sum"]

@@ -1,5 +1,6 @@
 """Couplings: who goes with whom inside a batch."""
 
+from flowport.coupling.aligned import Aligned
 from flowport.coupling.base import Coupling, Matching
 from flowport.coupling.class_conditional import ClassConditional
 from flowport.coupling.condition_aware import ConditionAware
@@ -10,6 +11,7 @@ from flowport.coupling.sinkhorn import Sinkhorn
 from flowport.coupling.unbalanced import Unbalanced
 
 __all__ = [
+    "Aligned",
     "ClassConditional",
     "ConditionAware",
     "Coupling",

@@ -20,12 +20,23 @@ class Matching:
 
     i, j: (k,) int64 on the device of the pair, k = B for a batch of B and B; for a batch of n and m points k is a
     common multiple, so that every source point stands k/n times and every target point k/m times.
+    order: (k, N) int64 for clouds (d, N): point n of target cloud j[k] becomes its point order[k, n]; else None.
     facts: numbers worth logging (lost mass, plan entropy, iterations), by name.
     """
 
     i: Tensor
     j: Tensor
     facts: dict[str, float] = field(default_factory=dict)
+    order: Tensor | None = None
+
+    def apply(self, pair: Pair, rows: Tensor | None = None) -> Pair:
+        """The re-paired points; of some rows of the matching, in their order."""
+        i, j, order = (v if v is None or rows is None else v[rows] for v in (self.i, self.j, self.order))
+        new = pair.take(i, j)  # type: ignore[arg-type]
+        if order is None:
+            return new
+        cloud = new.target.x
+        return Pair(new.source, new.target.with_x(cloud.gather(2, order[:, None].expand(-1, cloud.shape[1], -1))))
 
 
 class Coupling(ABC):

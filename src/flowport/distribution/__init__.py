@@ -11,11 +11,13 @@ from flowport.distribution.moons import Moons
 from flowport.distribution.notes import Notes
 from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
+from flowport.distribution.solids import Box, Ellipsoid, Torus
 from flowport.distribution.tensor import TensorFile
 
 __all__ = [
     "MNIST",
     "Analytic",
+    "Box",
     "Brass",
     "Checkerboard",
     "Components",
@@ -23,6 +25,7 @@ __all__ = [
     "Digits",
     "Distribution",
     "EightGaussians",
+    "Ellipsoid",
     "Flute",
     "Gaussian",
     "Instrument",
@@ -33,4 +36,5 @@ __all__ = [
     "Silhouettes",
     "Stored",
     "TensorFile",
+    "Torus",
 ]

@@ -1,6 +1,7 @@
 """Metrics: pure functions, and the torchmetrics states that feed them."""
 
 from flowport.metric.base import Metric, Outcome
+from flowport.metric.clouds import CloudDistance, chamfer, coverage, nearest_neighbour_accuracy
 from flowport.metric.discrepancy import MMD, EnergyDistance, energy_distance, mmd
 from flowport.metric.energy import (
     NormalisedPathEnergy,
@@ -23,6 +24,7 @@ from flowport.metric.transport import SlicedWasserstein, Wasserstein, sliced_was
 __all__ = [
     "MMD",
     "ClassPreservation",
+    "CloudDistance",
     "EnergyDistance",
     "FrechetDistance",
     "KernelDistance",
@@ -36,12 +38,15 @@ __all__ = [
     "TargetShare",
     "TransportCost",
     "Wasserstein",
+    "chamfer",
+    "coverage",
     "energy_distance",
     "frechet_distance",
     "kernel_distance",
     "log_spectral_distance",
     "mel_cepstral_distortion",
     "mmd",
+    "nearest_neighbour_accuracy",
     "path_energy",
     "sliced_wasserstein_2",
     "straightness",

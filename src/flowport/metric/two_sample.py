@@ -69,7 +69,7 @@ class TwoSample(Metric):
         for which, x in compared.items():
             if x is not None:
                 found = self.distance(thin(x, n, self._generator("points")), target, self._generator("distance"))
-                values |= {f"{self.name}{which}{more}": value for more, value in found.items()}
+                values |= {f"{self.name}{more}{which}": value for more, value in found.items()}
         return values | {f"{self.name}_n": torch.tensor(n)}
 
     def _generator(self, purpose: str) -> torch.Generator:

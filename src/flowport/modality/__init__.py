@@ -1,8 +1,9 @@
-"""What x is: points, images, spectrograms."""
+"""What x is: points, images, spectrograms, clouds."""
 
 from flowport.modality.base import Modality, Sound
+from flowport.modality.cloud import Cloud
 from flowport.modality.image import FloatImage, Image
 from flowport.modality.log_mel import LogMel
 from flowport.modality.plane import Plane
 
-__all__ = ["FloatImage", "Image", "LogMel", "Modality", "Plane", "Sound"]
+__all__ = ["Cloud", "FloatImage", "Image", "LogMel", "Modality", "Plane", "Sound"]

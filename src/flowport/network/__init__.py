@@ -5,6 +5,17 @@ from flowport.network.classifier import Classifier, ImageClassifier, PointClassi
 from flowport.network.dit import DiT
 from flowport.network.mlp import MLP
 from flowport.network.patch_unet import PatchUNet
+from flowport.network.set_transformer import SetTransformer
 from flowport.network.unet import UNet
 
-__all__ = ["MLP", "Classifier", "DiT", "ImageClassifier", "Network", "PatchUNet", "PointClassifier", "UNet"]
+__all__ = [
+    "MLP",
+    "Classifier",
+    "DiT",
+    "ImageClassifier",
+    "Network",
+    "PatchUNet",
+    "PointClassifier",
+    "SetTransformer",
+    "UNet",
+]

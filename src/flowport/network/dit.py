@@ -13,24 +13,25 @@ from flowport.network.embedding import Embedding
 from flowport.shapes import Condition, ConditionShape, EventShape
 
 
-def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """norm(tokens) · (1 + scale) + shift, a parameter-free layer norm."""
     return layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
 
 
 class Block(nn.Module):
-    """tokens + gate · attention(modulated tokens), then the same with an MLP; gates, scales and shifts start at 0."""
+    """tokens + gate · attention(modulated tokens), then the same with an MLP ``ratio`` times as wide; all
+    gates, scales and shifts start at 0."""
 
-    def __init__(self, width: int, attention_heads: int) -> None:
+    def __init__(self, width: int, attention_heads: int, ratio: int = 4) -> None:
         super().__init__()
         self.modulation = zeroed(nn.Linear(width, 6 * width))
         self.attention = Attention(width, attention_heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(embedding)[:, None].chunk(6, 2)
-        tokens = tokens + gate_a * self.attention(_modulated(tokens, shift_a, scale_a))
-        return tokens + gate_m * self.mlp(_modulated(tokens, shift_m, scale_m))
+        tokens = tokens + gate_a * self.attention(modulated(tokens, shift_a, scale_a))
+        return tokens + gate_m * self.mlp(modulated(tokens, shift_m, scale_m))
 
 
 class DiT(Network):
@@ -63,5 +64,5 @@ class DiT(Network):
         for block in self.blocks:
             tokens = block(tokens, embedding)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, 2)
-        pixels = self.out(_modulated(tokens, shift, scale)).view(-1, *self.grid, self.channels_out, *self.patch)
+        pixels = self.out(modulated(tokens, shift, scale)).view(-1, *self.grid, self.channels_out, *self.patch)
         return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.channels_out, *self.event_shape[1:])

@@ -1,0 +1,48 @@
+"""Clouds of points in space: sets, drawn as panels in which colour tells where a point came from."""
+
+import torch
+from matplotlib import colormaps
+from torch import Tensor
+
+from flowport.errors import Refusal
+from flowport.modality.base import Modality
+from flowport.modality.picture import blank, finish, presentable
+
+COLUMNS, PANEL = 8, 150
+
+
+class Cloud(Modality):
+    """x (n, 3, N) = raw (n, N, 3) with the coordinates first. decode(encode(raw)) = raw.
+
+    Pictures: a row of clouds each; a point keeps the colour of its height in the first row, so that rows of one
+    trajectory show who went where. Raises Refusal for anything but (n, N, 3).
+    """
+
+    shown = COLUMNS
+
+    def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
+        if raw.ndim != 3 or raw.shape[2] != 3:
+            raise Refusal(f"modality.Cloud takes clouds (n, N, 3), but got {tuple(raw.shape)}")
+        return raw.to(torch.float32).transpose(1, 2).contiguous()
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+        rows = {name: row[:COLUMNS] for name, row in presentable(rows).items()}
+        across, first = max(len(row) for row in rows.values()), next(iter(rows.values()))
+        figure, canvas = blank(PANEL * across + 90, PANEL * len(rows))
+        reach = max(float(row[row.isfinite()].abs().quantile(0.999)) for row in rows.values())
+        left = 90 / (PANEL * across + 90)
+        for r, (name, row) in enumerate(rows.items()):
+            figure.text(left * 0.9, 1 - (r + 0.5) / len(rows), name, ha="right", va="center", fontsize=9)
+            height = (first if row.shape == first.shape else row)[:, 2]
+            for k, cloud in enumerate(row):
+                place = (left + k * (1 - left) / across, 1 - (r + 1) / len(rows), (1 - left) / across, 1 / len(rows))
+                axes = figure.add_axes(place, projection="3d")
+                shade = height[k].argsort().argsort() / max(1, height.shape[1] - 1)
+                axes.scatter(*cloud.numpy(), s=5, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)  # type: ignore[misc]
+                for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):  # type: ignore[attr-defined]
+                    limits(-reach, reach)
+                axes.set_axis_off()
+        return finish(canvas, path)

@@ -1,0 +1,88 @@
+"""Points are uniform on the surfaces: area integrals in closed form, and poses without a preferred direction."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.distribution import Box, Ellipsoid, Torus
+from flowport.distribution.solids import SCALE, rotations
+from flowport.errors import Refusal
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def fixed(solid, *proportions: float):
+    """The solid with its proportions given, one after the other; all else is drawn as ever."""
+    given = iter(proportions)
+
+    def uniform(n, generator, low=0.0, high=1.0, many=0):
+        if many == 1:
+            return torch.full((n, 1), next(given))
+        if many == 3:
+            return torch.tensor(proportions).expand(n, 3)
+        return low + (high - low) * torch.rand(n, many or solid.points, generator=generator)
+
+    solid.uniform = uniform
+    return solid
+
+
+def test_torus_lies_on_its_surface_and_is_uniform():
+    """R = .85, k = .325: E[cos v] = k/2 for the density ∝ 1 + k cos v; a uniform v would give 0."""
+    x, y, z = fixed(Torus(points=4000), 0.85, 0.325).surface(20, seeded()).double().unbind(2)
+    out = (x**2 + y**2).sqrt()
+    torch.testing.assert_close((out - 0.85) ** 2 + z**2, torch.full_like(z, (0.85 * 0.325) ** 2), atol=1e-6, rtol=0)
+    cosine = (out - 0.85) / (0.85 * 0.325)
+    assert abs(float(cosine.mean()) - 0.325 / 2) < 5 * 0.7 / math.sqrt(80_000)
+    assert abs(float((x / out).mean())) < 5 * 0.7 / math.sqrt(80_000)
+
+
+def test_ellipsoid_is_uniform_by_area():
+    """The share of area with |x| < a/2, beside quadrature over the sphere with the weight |A⁻¹ d|."""
+    axes = torch.tensor([0.4, 0.7, 1.0])
+    cloud = fixed(Ellipsoid(points=20_000), 0.4, 0.7, 1.0).surface(4, seeded()) / axes
+    torch.testing.assert_close(cloud.norm(dim=2), torch.ones(4, 20_000), atol=1e-5, rtol=0)
+    d = torch.randn(2_000_000, 3, generator=seeded(1))
+    d = d / d.norm(dim=1, keepdim=True)
+    weight = (d / axes).norm(dim=1)
+    for k in range(3):
+        wanted = float((weight * (d[:, k].abs() < 0.5)).sum() / weight.sum())
+        found = float((cloud[:, :, k].abs() < 0.5).float().mean())
+        assert abs(found - wanted) < 5 * 0.5 / math.sqrt(80_000) + 2e-3
+        assert abs(wanted - 0.5) > 0.02 or k == 1, "a uniform direction would pass too"
+
+
+def test_box_faces_share_points_by_area():
+    half = torch.tensor([0.4, 0.6, 0.9])
+    cloud = fixed(Box(points=20_000), 0.4, 0.6, 0.9).surface(4, seeded()) / half
+    on = cloud.abs() > 1 - 1e-6
+    assert bool((on.sum(2) >= 1).all())
+    area = 1 / half
+    share = on.float().mean((0, 1))
+    torch.testing.assert_close(share, area / area.sum(), atol=0.01, rtol=0)
+    assert float(cloud.mean((0, 1)).abs().max()) < 0.02
+
+
+def test_rotations_are_rotations_without_a_preferred_direction():
+    r = rotations(20_000, seeded()).double()
+    torch.testing.assert_close(r @ r.transpose(1, 2), torch.eye(3).double().expand(20_000, 3, 3), atol=1e-5, rtol=0)
+    assert float((torch.linalg.det(r) - 1).abs().max()) < 1e-5
+    assert float(r.mean(0).abs().max()) < 5 / math.sqrt(3 * 20_000)
+    torch.testing.assert_close(r.square().mean(0), torch.full((3, 3), 1 / 3).double(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("solid", [Torus, Ellipsoid, Box])
+def test_clouds_are_exchangeable_and_centred(solid):
+    x = solid(points=64).sample(2000, seeded()).x
+    assert x.shape == (2000, 3, 64)
+    assert float(x.mean((0, 2)).abs().max()) < 0.05
+    slots = x.square().sum(1).mean(0)
+    assert float((slots - slots.mean()).abs().max()) < 5 * float(x.square().sum(1).std()) / math.sqrt(2000)
+    assert 0.3 < float(x.std()) / SCALE < 0.7
+
+
+def test_what_is_no_cloud_is_refused():
+    with pytest.raises(Refusal, match="points ≥ 1"):
+        Torus(points=0)
