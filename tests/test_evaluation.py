@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 
 from flowport import experiment
-from flowport.distribution import TensorFile
-from flowport.evaluation import reference_cost
+from flowport.distribution import Flute, Notes, TensorFile
+from flowport.evaluation import record, reference_cost
+from flowport.modality import LogMel, Plane
 from flowport.randomness import Randomness
 from tests import runs
 
@@ -68,3 +70,14 @@ def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
     first = experiment.build(runs.configured()).module
     other = experiment.build(runs.configured("seed=5")).module
     assert reference_cost(first.source, first.target, 256) == reference_cost(other.source, other.target, 256) > 0
+
+
+def test_what_can_be_heard_is_written_beside_the_picture(tmp_path):
+    notes = Notes(Flute(), train=16).draw(torch.arange(3), None).x
+    record({"source": notes, "real target": notes[:1]}, LogMel(), tmp_path / "gallery.png")
+    names = sorted(p.name for p in (tmp_path / "gallery").iterdir())
+    assert names == ["real_target_0.wav", "source_0.wav", "source_1.wav", "source_2.wav"]
+    rate, wave = wavfile.read(tmp_path / "gallery" / "source_1.wav")
+    assert rate == 8000 and torch.equal(torch.from_numpy(wave.copy()), LogMel().decode(notes)[1])
+    record({"source": torch.zeros(2, 2)}, Plane(), tmp_path / "silent.png")
+    assert not (tmp_path / "silent").exists()

@@ -123,12 +123,13 @@ def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
             rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][shown]
     rows["translation"] = outcome.result[shown]
     rows["real target"] = outcome.floor.x[: len(shown)]
-    record({k: v[:SOUNDS] for k, v in rows.items()}, modality, path.with_suffix(""))
+    record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality, path)
     return modality.render({k: v.cpu() for k, v in rows.items()}, str(path))
 
 
-def record(rows: dict[str, Tensor], modality: Modality, folder: Path) -> None:
-    """Write what the rows sound like as <row>_<k>.wav; nothing where they are silent."""
+def record(rows: dict[str, Tensor], modality: Modality, picture: Path) -> None:
+    """Write what the rows sound like as <row>_<k>.wav into a folder named as the picture; nothing for silent points."""
+    folder = picture.with_suffix("")
     for name, row in rows.items():
         sound = modality.sound(row.cpu())
         if sound is not None:
