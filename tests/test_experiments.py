@@ -8,12 +8,16 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from tests.distribution.folders import pictures, recordings, shapes
+
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
+OWN = {"images": (pictures, ["size=8"]), "spectrograms": (recordings, []), "point_clouds": (shapes, ["points=32"])}
+
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_steps_of_every_experiment(name: str, tmp_path: Path) -> None:
+def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"experiment={name}", "trainer.max_steps=2", "evaluation_items=24", "grid.steps=4", "threads=1",
              "data.validation_items=32"]  # fmt: skip
     if name in {"eight_gaussians_to_moons", "moons_to_eight_gaussians", "gaussian_to_eight_gaussians"}:
@@ -21,6 +25,11 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path) -> None:
     if name.startswith("timbre"):  # a minute and a half for the judge of timbres: its own tests train judges
         metric = "spectral_distance" if name.endswith("paired") else "spectral_distance,pitch_error"
         words += [f"metric=[{metric}]", "source.train=64", "target.train=64"]
+    if name in OWN:
+        monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
+        make, smaller = OWN[name]
+        for side in ("source", "target"):
+            words += [f"{side}.path={make(tmp_path / side)}", *(f"{side}.{word}" for word in smaller)]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", words)
     with open_dict(config):

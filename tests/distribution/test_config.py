@@ -24,6 +24,8 @@ def test_the_family_is_complete():
 def test_yaml_builds_and_knows_its_class(file, tmp_path):
     np.save(tmp_path / "x.npy", np.eye(12))
     config = OmegaConf.load(file)
+    if file.stem.endswith("_folder"):
+        return  # tests/distribution/test_user_folders.py
     if file.stem == "tensor":
         config.path = str(tmp_path / "x.npy")
     law = instantiate(config)

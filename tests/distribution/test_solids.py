@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from flowport.distribution import Box, Ellipsoid, Torus
-from flowport.distribution.solids import SCALE, rotations
+from flowport.distribution.solids import SCALE
 from flowport.errors import Refusal
+from flowport.modality.cloud import rotations
 
 
 def seeded(seed: int = 0) -> torch.Generator:

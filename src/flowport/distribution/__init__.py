@@ -13,13 +13,16 @@ from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
 from flowport.distribution.solids import Box, Ellipsoid, Torus
 from flowport.distribution.tensor import TensorFile
+from flowport.distribution.user_folders import AudioFolder, CloudFolder, ImageFolder
 
 __all__ = [
     "MNIST",
     "Analytic",
+    "AudioFolder",
     "Box",
     "Brass",
     "Checkerboard",
+    "CloudFolder",
     "Components",
     "Density",
     "Digits",
@@ -28,6 +31,7 @@ __all__ = [
     "Ellipsoid",
     "Flute",
     "Gaussian",
+    "ImageFolder",
     "Instrument",
     "Mixture",
     "Moons",

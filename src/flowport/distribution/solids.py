@@ -10,6 +10,7 @@ from torch import Tensor
 from flowport.distribution.base import Analytic
 from flowport.errors import Refusal
 from flowport.modality import Cloud
+from flowport.modality.cloud import rotations
 from flowport.shapes import Sample
 
 SCALE = 1 / 0.52
@@ -17,16 +18,6 @@ SCALE = 1 / 0.52
 NEWTON = 6
 CANDIDATES = 4
 """Draws per point of a rejection sampler that never keeps less than 0.4 of them on average."""
-
-
-def rotations(n: int, generator: torch.Generator) -> Tensor:
-    """n uniform rotations, (n, 3, 3): unit quaternions from four normal numbers (Shoemake 1992)."""
-    q = torch.randn(n, 4, generator=generator, device=generator.device)
-    w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(1)
-    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-            2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-            2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]  # fmt: skip
-    return torch.stack(rows, 1).view(n, 3, 3)
 
 
 class Solid(Analytic):

@@ -1,0 +1,146 @@
+"""A folder of files as one tensor: decoded once, in parallel, and kept on disk by a hash of its content."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowport.distribution.parts import divide
+from flowport.errors import Refusal
+
+logger = logging.getLogger(__name__)
+CACHE = Path("data/cache")
+FEWEST = 10
+"""Items that a split into 80, 10 and 10 per cent needs."""
+VERSION = 1
+"""To be raised when decoding changes, so that nobody reads an old cache."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """items: (N, …) raw; file: (N,) which file each came from; classes: (N,) number of its sub-folder, or None."""
+
+    items: Tensor
+    file: Tensor
+    classes: Tensor | None
+    names: list[str]
+
+    def splits(self) -> dict[str, Tensor]:
+        """80, 10 and 10 per cent of the *files*, classes in proportion, by the fixed seed."""
+        tenth = max(1, int(self.file.max() + 1) // 10)
+        return divide(len(self.items), tenth, tenth, self.classes, self.file)
+
+
+def collect(path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArray], options: str,
+            skip_bad_files: bool) -> Collected:  # fmt: skip
+    """Every file below ``path`` with one of the suffixes, decoded to items (k, …) of one shape, in order of names.
+
+    options: all that decoding depends on, a part of the hash. Files in two or more sub-folders are labelled by them.
+    Raises Refusal for a folder that is missing or has no such file, for a file that cannot be decoded (by its name;
+    with skip_bad_files it is counted and listed instead), and for fewer than 10 items.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise Refusal(f"{path} is not a folder")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    if not files:
+        raise Refusal(f"{path} holds no {', '.join(suffixes)} file: nothing to learn from")
+    cached = CACHE / f"{_digest(folder, files, options)}.safetensors"
+    kept = _loaded(cached)
+    items, counts, bad = kept or _decoded(folder, files, decode, skip_bad_files)
+    if bad and not skip_bad_files:
+        raise Refusal(_told(path, bad) + ": mend or remove them, or set skip_bad_files=true")
+    if bad:
+        logger.warning("%s", _told(path, bad) + "; they are left out")
+    if len(items) < FEWEST:
+        raise Refusal(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
+    if kept is None:
+        _keep(cached, items, counts, bad)
+    good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
+    file = torch.arange(len(good)).repeat_interleave(counts)
+    return Collected(items, file, _classes(good, file), good)
+
+
+def _told(path: str, bad: dict[str, str]) -> str:
+    name, why = next(iter(bad.items()))
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return f"{Path(path) / name}{more} cannot be read ({why})"
+
+
+def _classes(names: list[str], file: Tensor) -> Tensor | None:
+    homes = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
+    kinds = sorted(set(homes))
+    return None if "" in kinds or len(kinds) < 2 else torch.tensor([kinds.index(home) for home in homes])[file]
+
+
+def _shown(steps: Iterable, title: str, total: int) -> Iterable:
+    console = Console(stderr=True)
+    return track(steps, title, total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _digest(folder: Path, files: list[Path], options: str) -> str:
+    def one(file: Path) -> bytes:
+        content = blake2b(file.read_bytes(), digest_size=8).digest()
+        return str(file.relative_to(folder)).encode() + b"\0" + content
+
+    whole = blake2b(f"{VERSION} {options}".encode(), digest_size=8)
+    with ThreadPoolExecutor() as pool:
+        for part in _shown(pool.map(one, files), f"looking at {folder.name}", len(files)):
+            whole.update(part)
+    return whole.hexdigest()
+
+
+def _decoded(folder: Path, files: list[Path], decode: Callable[[Path], NDArray],
+             go_on: bool) -> tuple[Tensor, Tensor, dict[str, str]]:  # fmt: skip
+    """(items, items of every good file, name -> what is wrong with a bad one)."""
+
+    def one(file: Path) -> NDArray | str:
+        try:
+            return decode(file)
+        except Exception as error:  # decoders of damaged files raise whatever they like
+            return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+
+    good: list[NDArray] = []
+    bad: dict[str, str] = {}
+    with ThreadPoolExecutor() as pool:
+        for file, found in zip(files, _shown(pool.map(one, files), f"decoding {folder.name}", len(files)), strict=True):
+            if isinstance(found, str):
+                bad[str(file.relative_to(folder))] = found
+                if not go_on:
+                    pool.shutdown(cancel_futures=True)
+                    break
+            else:
+                good.append(found)
+    if not good:
+        return torch.empty(0), torch.empty(0, dtype=torch.long), bad
+    return torch.from_numpy(np.concatenate(good)), torch.tensor([len(g) for g in good]), bad
+
+
+def _keep(path: Path, items: Tensor, counts: Tensor, bad: dict[str, str]) -> None:
+    """Written beside and moved into place, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"items": items.contiguous(), "counts": counts}, written, metadata={"bad": json.dumps(bad)})
+    os.replace(written, path)
+
+
+def _loaded(path: Path) -> tuple[Tensor, Tensor, dict[str, str]] | None:
+    """None where there is no file or it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("items"), file.get_tensor("counts"), json.loads(file.metadata()["bad"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None

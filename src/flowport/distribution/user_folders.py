@@ -1,0 +1,133 @@
+"""The user's own folders: pictures, recordings, shapes."""
+
+from functools import partial
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageOps
+from scipy.signal import resample_poly
+
+from flowport.distribution.base import Stored
+from flowport.distribution.folder import collect
+from flowport.errors import Refusal
+from flowport.modality import Cloud, Image, LogMel, Modality
+
+
+class _Folder(Stored):
+    """What the three have in common: one tensor, split by file, labelled by sub-folder."""
+
+    def __init__(self, path: str, suffixes: tuple[str, ...], decode: partial[NDArray], modality: Modality,
+                 skip_bad_files: bool, part: str) -> None:  # fmt: skip
+        found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
+        classes = 0 if found.classes is None else int(found.classes.max()) + 1
+        super().__init__(Path(path).name, found.items, found.classes, modality, found.splits(), part, classes)
+
+
+def _picture(path: Path, size: int, channels: int) -> NDArray:
+    with Picture.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+    square = np.asarray(ImageOps.fit(upright, (size, size), Picture.Resampling.BICUBIC))
+    return square.reshape(1, size, size, channels).transpose(0, 3, 1, 2).copy()
+
+
+@final
+class ImageFolder(_Folder):
+    """Every .png, .jpg, .jpeg and .webp below ``path``: its middle square, resized to (channels, size, size) bytes.
+
+    channels: 1 grey, 3 colour. modality: Image(), or one with augmentation. Raises Refusal as
+    ``distribution.folder.collect`` does.
+    """
+
+    def __init__(self, path: str, size: int = 32, channels: int = 3, modality: Modality | None = None,
+                 skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
+        if size < 1 or channels not in (1, 3):
+            raise Refusal(f"an image folder needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
+        decode = partial(_picture, size=size, channels=channels)
+        super().__init__(path, (".png", ".jpg", ".jpeg", ".webp"), decode, modality or Image(), skip_bad_files, part)
+
+
+def _clips(path: Path, rate: int, samples: int) -> NDArray:
+    wave, own = soundfile.read(path, dtype="float32", always_2d=True)
+    if wave.shape[1] > 2:
+        raise ValueError(f"it has {wave.shape[1]} channels; 1 or 2 are understood")
+    if len(wave) == 0:
+        raise ValueError("it is empty")
+    if not np.isfinite(wave).all():
+        raise ValueError("it holds NaN or infinite values")
+    mono = wave.mean(1)
+    if own != rate:
+        shared = int(np.gcd(own, rate))
+        mono = resample_poly(mono, rate // shared, own // shared)
+    count = max(1, len(mono) // samples)
+    padded = np.zeros(count * samples, dtype=np.float32)
+    padded[: min(len(mono), len(padded))] = mono[: len(padded)]
+    return np.rint(32767 * padded.clip(-1, 1)).astype(np.int16).reshape(count, samples)
+
+
+@final
+class AudioFolder(_Folder):
+    """Every .wav, .flac and .ogg below ``path``: one channel at ``rate`` Hz (the modality's), cut into clips of
+    ``samples``; a shorter recording is filled up with silence. Clips of one file lie in one split.
+
+    modality: LogMel(). Raises Refusal as ``distribution.folder.collect`` does; a sound of more than two channels counts
+    as a file that cannot be read.
+    """
+
+    def __init__(self, path: str, samples: int = 8192, modality: LogMel | None = None, skip_bad_files: bool = False,
+                 part: str = "train") -> None:  # fmt: skip
+        modality = modality or LogMel()
+        if samples < modality.window:
+            raise Refusal(f"a clip of {samples} samples is shorter than the window of {modality.window}")
+        decode = partial(_clips, rate=modality.rate, samples=samples)
+        super().__init__(path, (".wav", ".flac", ".ogg"), decode, modality, skip_bad_files, part)
+
+
+def _points(path: Path, stored: int) -> NDArray:
+    if path.suffix.lower() in (".npy", ".npz"):
+        held = np.load(path, allow_pickle=False)
+        points = held if isinstance(held, np.ndarray) else held[held.files[0]]
+    else:
+        points = _surface(path, stored)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise ValueError(f"it holds an array {points.shape}, not points (N, 3)")
+    if not np.isfinite(points).all():
+        raise ValueError("it holds NaN or infinite values")
+    draw = torch.Generator().manual_seed(0)  # which of its points are kept, the same on every run
+    rows = torch.cat([torch.randperm(len(points), generator=draw) for _ in range(-(-stored // len(points)))])
+    points = points[rows[:stored].numpy()].astype(np.float32)
+    points -= points.mean(0)
+    spread = np.sqrt((points**2).mean())
+    return (points / spread if spread > 0 else points)[None]
+
+
+def _surface(path: Path, stored: int) -> NDArray:
+    try:
+        import trimesh
+    except ModuleNotFoundError:
+        raise ValueError("meshes need the package trimesh: pip install 'flowport[meshes]'") from None
+    mesh = trimesh.load(path, force="mesh")
+    if len(mesh.faces) == 0:
+        raise ValueError("it has no faces")
+    return np.asarray(trimesh.sample.sample_surface(mesh, stored, seed=0)[0])
+
+
+@final
+class CloudFolder(_Folder):
+    """Every .npy and .npz below ``path`` with points (N, 3), and meshes (.ply, .off, .obj, .stl; extra ``meshes``), of
+    which points are drawn uniformly by area. Every cloud is centred and scaled to coordinates of mean square 1.
+
+    points: of an encoded cloud; stored: kept of every file, of which training draws fresh ``points`` each time.
+    rotate: training turns every cloud at random. Raises Refusal as ``distribution.folder.collect`` does.
+    """
+
+    def __init__(self, path: str, points: int = 128, stored: int = 1024, rotate: bool = False,
+                 skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
+        if not 1 <= points <= stored:
+            raise Refusal(f"a cloud folder needs 1 ≤ points ≤ stored, not points={points}, stored={stored}")
+        super().__init__(path, (".npy", ".npz", ".ply", ".off", ".obj", ".stl"), partial(_points, stored=stored),
+                         Cloud(points, rotate), skip_bad_files, part)  # fmt: skip

@@ -1,0 +1,161 @@
+"""The user's own folders: what is read, what is kept, and what is said of a file that cannot be read."""
+
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image as Picture
+
+from flowport.distribution import AudioFolder, CloudFolder, ImageFolder
+from flowport.errors import Refusal
+from flowport.metric.sound import autocorrelation_pitch
+from flowport.modality import LogMel
+from flowport.randomness import Randomness
+from tests.distribution.folders import pictures, recordings, shapes
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
+
+
+def test_pictures_are_squares_of_bytes_in_order_of_names(tmp_path):
+    data = ImageFolder(str(pictures(tmp_path / "p")), size=8)
+    assert data.event_shape == (3, 8, 8) and data.raw.shape == (24, 3, 8, 8)
+    assert data.raw[:, 2, 0, 0].tolist() == [5 * k for k in range(24)]
+    assert int(data.raw[3, 0, 4, 0]) == 250 and int(data.raw[3, 0, 4, 7]) == 15
+    assert ImageFolder(str(tmp_path / "p"), size=8, channels=1).event_shape == (1, 8, 8)
+    parts = [data.split(p).size for p in ("train", "validation", "test")]
+    assert parts == [20, 2, 2]
+
+
+def test_recordings_are_mixed_down_resampled_and_cut_into_clips_of_one_split(tmp_path):
+    folder = recordings(tmp_path / "r", n=12, seconds=2.2)
+    wave, rate = soundfile.read(folder / "000.wav")
+    soundfile.write(folder / "stereo.flac", np.stack([wave, 0 * wave], 1), rate)
+    data = AudioFolder(str(folder))
+    assert data.raw.shape == (13 * 2, 8192) and data.event_shape == (1, 64, 32)
+    heard = 440 * 2 ** autocorrelation_pitch(data.raw[:24:2] / 32768, 8000)
+    torch.testing.assert_close(heard, 220 + 10 * torch.arange(12).double(), rtol=1e-3, atol=0)
+    ratio = data.raw[24].float().norm() / data.raw[0].float().norm()
+    assert float(ratio) == pytest.approx(0.5, rel=1e-2)
+    home = {int(i) // 2: name for name, rows in data.splits.items() for i in rows}
+    assert all(home[int(i) // 2] == name for name, rows in data.splits.items() for i in rows)
+    short = recordings(tmp_path / "s", n=12, seconds=0.5)
+    assert int(AudioFolder(str(short)).raw[:, 4200:].abs().max()) == 0, "filled up with silence"
+
+
+def test_clouds_are_centred_scaled_and_resampled_by_training_only(tmp_path):
+    data = CloudFolder(str(shapes(tmp_path / "c")), points=64, stored=200)
+    assert data.event_shape == (3, 64)
+    torch.testing.assert_close(data.raw.square().mean((1, 2)), torch.ones(24), rtol=1e-4, atol=0)
+    assert float(data.raw.mean(1).abs().max()) < 1e-5
+    one = torch.zeros(1, dtype=torch.long)
+    a, b = (data.draw(one, torch.Generator().manual_seed(k)).x for k in (0, 1))
+    assert not torch.equal(a, b) and torch.equal(data.draw(one, None).x, data.draw(one, None).x)
+    stored = data.raw[data.index[0]]
+    assert {tuple(p) for p in a[0].T.tolist()} < {tuple(p) for p in stored.tolist()}
+    turned = (
+        CloudFolder(str(tmp_path / "c"), points=200, stored=200, rotate=True)
+        .draw(one, torch.Generator().manual_seed(0))
+        .x
+    )
+    torch.testing.assert_close(torch.linalg.svdvals(turned[0]), torch.linalg.svdvals(stored.T), rtol=1e-4, atol=0)
+
+
+def test_meshes_are_sampled_by_area(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    (tmp_path / "m").mkdir()
+    for k in range(12):
+        trimesh.creation.box((1, 1, 1 + k)).export(tmp_path / "m" / f"{k:02}.ply")
+    data = CloudFolder(str(tmp_path / "m"), points=500, stored=4000)
+    tall = data.raw[11]
+    top = float((tall[:, 2] > tall[:, 2].max() - 1e-4).float().mean())
+    assert top == pytest.approx(1 / 50, abs=0.012)
+
+
+def test_sub_folders_are_classes(tmp_path):
+    for name in ("b", "a"):
+        pictures(tmp_path / "two" / name, n=15)
+    data = ImageFolder(str(tmp_path / "two"), size=8)
+    assert data.classes == 2 and data.labels.tolist() == [0] * 15 + [1] * 15
+
+
+def test_what_was_decoded_is_kept_by_content(tmp_path, monkeypatch):
+    folder = pictures(tmp_path / "p")
+    first = ImageFolder(str(folder), size=8)
+    monkeypatch.setattr("flowport.distribution.user_folders.ImageOps.fit", None)
+    again = ImageFolder(str(folder), size=8)
+    assert torch.equal(first.raw, again.raw)
+    with pytest.raises(Refusal, match="cannot be read"):
+        ImageFolder(str(folder), size=9)
+    cache = next((tmp_path / "cache").glob("*.safetensors"))
+    cache.write_bytes(cache.read_bytes()[:100])
+    monkeypatch.undo()
+    monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
+    assert torch.equal(ImageFolder(str(folder), size=8).raw, first.raw), "a damaged cache is made anew"
+    Picture.new("RGB", (9, 9), (1, 2, 3)).save(folder / "000.png")
+    assert not torch.equal(ImageFolder(str(folder), size=8).raw[0], first.raw[0])
+
+
+def broken(folder, kind):
+    if kind == "truncated":
+        whole = (folder / "003.png").read_bytes()
+        (folder / "003.png").write_bytes(whole[: len(whole) // 2])
+        return "003.png"
+    if kind == "text":
+        (folder / "readme.wav").write_text("not a sound")
+        return "readme.wav"
+    if kind == "eight":
+        soundfile.write(folder / "eight.wav", np.zeros((9000, 8)), 8000)
+        return "eight.wav"
+    if kind == "nan":
+        np.save(folder / "bad.npy", np.full((30, 3), np.nan))
+        return "bad.npy"
+    if kind == "shape":
+        np.save(folder / "flat.npy", np.zeros((30, 2)))
+        return "flat.npy"
+    np.save(folder / "code.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    return "code.npy"
+
+
+@pytest.mark.parametrize(("make", "kind", "member"), [
+    (pictures, "truncated", ImageFolder), (recordings, "text", AudioFolder), (recordings, "eight", AudioFolder),
+    (shapes, "nan", CloudFolder), (shapes, "shape", CloudFolder), (shapes, "pickle", CloudFolder),
+])  # fmt: skip
+def test_a_bad_file_is_named_or_left_out(make, kind, member, tmp_path, caplog):
+    folder = make(tmp_path / "data")
+    name = broken(folder, kind)
+    with pytest.raises(Refusal, match=rf"{name}.*cannot be read.*skip_bad_files=true"):
+        member(str(folder))
+    for _ in range(2):  # decoded, then from the cache
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            data = member(str(folder), skip_bad_files=True)
+        assert len(data.raw) == (23 if kind == "truncated" else 24)
+        assert name in caplog.text and "left out" in caplog.text
+    with pytest.raises(Refusal, match=name):
+        member(str(folder))
+
+
+def test_folders_with_nothing_to_learn_from(tmp_path):
+    with pytest.raises(Refusal, match="is not a folder"):
+        ImageFolder(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refusal, match=r"holds no \.png"):
+        ImageFolder(str(tmp_path / "empty"))
+    with pytest.raises(Refusal, match="at least 10"):
+        ImageFolder(str(pictures(tmp_path / "few", n=4)))
+    with pytest.raises(Refusal, match="shorter than the window"):
+        AudioFolder(str(tmp_path), samples=100)
+
+
+def test_a_file_that_disappears_while_training_is_not_missed(tmp_path):
+    folder = recordings(tmp_path / "r")
+    data = AudioFolder(str(folder), modality=LogMel())
+    before = data.items(0, 6, Randomness(0)).x
+    for file in folder.iterdir():
+        file.unlink()
+    assert torch.equal(data.items(0, 6, Randomness(0)).x, before)
