@@ -84,7 +84,9 @@ def test_straightness_as_a_metric():
     metric = Straightness()
     metric.update(outcome_of(times=times, states=states, velocity=velocity))
     # the map of the line is monotone, so the chord costs W2² = 1.09
-    assert float(metric.compute()["straightness"]) == pytest.approx(1.390443 - 1.09, abs=1e-6)
+    found = metric.compute()
+    assert float(found["straightness"]) == pytest.approx(1.390443 - 1.09, abs=1e-6)
+    assert float(found["straightness_relative"]) == pytest.approx((1.390443 - 1.09) / 1.09, abs=1e-6)
 
 
 def test_energies_sum_over_coordinates():

@@ -112,22 +112,29 @@ class NormalisedPathEnergy(Metric):
 
 
 class Straightness(Metric):
-    """``straightness`` E∫|(X1 − X0) − v(X_t, t)|² dt, see :func:`straightness`, and ``straightness_n``."""
+    """``straightness`` E∫|(X1 − X0) − v(X_t, t)|² dt, see :func:`straightness`, and ``straightness_n``.
+
+    ``straightness_relative``: over E|X1 − X0|², so that it does not grow with the number of coordinates.
+    """
 
     bend: list[Tensor]
+    moved: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("bend", default=[], dist_reduce_fx="cat")
+        self.add_state("moved", default=[], dist_reduce_fx="cat")
 
     def update(self, outcome: Outcome) -> None:
         self.bend.append(straightness(field_of(outcome, "straightness"), outcome.times, outcome.states))
+        self.moved.append(transport_cost(outcome.states[0], outcome.states[-1]))
 
     def compute(self) -> dict[str, Tensor]:
-        bend = gathered(self.bend)
-        if bend is None:
+        bend, moved = gathered(self.bend), gathered(self.moved)
+        if bend is None or moved is None:
             raise Refusal("straightness has seen no trajectory")
-        return {"straightness": bend.mean(), "straightness_n": torch.tensor(len(bend))}
+        return {"straightness": bend.mean(), "straightness_relative": bend.mean() / moved.mean(),
+                "straightness_n": torch.tensor(len(bend))}  # fmt: skip
 
 
 class TransportCost(Metric):
