@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import soundfile
@@ -110,7 +110,7 @@ def _surface(path: Path, stored: int) -> NDArray:
         import trimesh
     except ModuleNotFoundError:
         raise ValueError("meshes need the package trimesh: pip install 'flowport[meshes]'") from None
-    mesh = trimesh.load(path, force="mesh")
+    mesh: Any = trimesh.load(path, force="mesh")
     if len(mesh.faces) == 0:
         raise ValueError("it has no faces")
     return np.asarray(trimesh.sample.sample_surface(mesh, stored, seed=0)[0])

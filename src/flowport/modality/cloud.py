@@ -68,6 +68,6 @@ class Cloud(Modality):
                 axes.scatter(*cloud.numpy(), s=5, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)  # type: ignore[misc]
                 for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):  # type: ignore[attr-defined]
                     limits(-reach, reach)
-                axes.set_box_aspect((1, 1, 1), zoom=1.7)  # type: ignore[arg-type]
+                axes.set_box_aspect((1, 1, 1), zoom=1.7)  # type: ignore[call-arg]
                 axes.set_axis_off()
         return finish(canvas, path)
