@@ -1,5 +1,7 @@
 """Clouds of points in space: sets, drawn as panels in which colour tells where a point came from."""
 
+from typing import Any
+
 import torch
 from matplotlib import colormaps
 from torch import Tensor
@@ -63,11 +65,11 @@ class Cloud(Modality):
             height = (first if row.shape == first.shape else row)[:, 2]
             for k, cloud in enumerate(row):
                 place = (left + k * (1 - left) / across, 1 - (r + 1) / len(rows), (1 - left) / across, 1 / len(rows))
-                axes = figure.add_axes(place, projection="3d")
+                axes: Any = figure.add_axes(place, projection="3d")
                 shade = height[k].argsort().argsort() / max(1, height.shape[1] - 1)
-                axes.scatter(*cloud.numpy(), s=5, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)  # type: ignore[misc]
-                for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):  # type: ignore[attr-defined]
+                axes.scatter(*cloud.numpy(), s=5, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)
+                for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
                     limits(-reach, reach)
-                axes.set_box_aspect((1, 1, 1), zoom=1.7)  # type: ignore[call-arg]
+                axes.set_box_aspect((1, 1, 1), zoom=1.7)
                 axes.set_axis_off()
         return finish(canvas, path)
