@@ -13,7 +13,7 @@ from flowport.errors import Refusal
 
 matplotlib.use("Agg")
 SEED = "seed"
-REFERENCES = ("untranslated", "floor")
+REFERENCES = ("untranslated", "retrieved", "floor")
 """Suffixes under which a metric writes what doing nothing and what perfection would score."""
 
 
@@ -65,7 +65,7 @@ class Sheet:
 def read(folder: Path, metrics: list[str]) -> Sheet:
     """All finished runs of a multirun folder. metrics: names with or without ``test/``; none: every test metric.
 
-    Reference rows (untranslated, floor) follow for each group of settings in which they were measured. Raises Refusal
+    Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured. Raises Refusal
     for a folder without finished runs or a metric that no run has.
     """
     found: list[tuple[dict[str, str], dict[str, float]]] = []

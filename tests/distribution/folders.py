@@ -12,7 +12,7 @@ RANDOM = np.random.default_rng(0)
 def pictures(folder: Path, n: int = 24, size: tuple[int, int] = (20, 14)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(n):
-        pixels = np.full((size[1], size[0], 3), 5 * k, dtype=np.uint8)
+        pixels = np.full((size[1], size[0], 3), 5 * k % 256, dtype=np.uint8)
         pixels[:, : size[0] // 2, 0] = 250
         Image.fromarray(pixels).save(folder / f"{k:03}.png")
     return folder
