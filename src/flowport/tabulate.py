@@ -65,8 +65,8 @@ class Sheet:
 def read(folder: Path, metrics: list[str]) -> Sheet:
     """All finished runs of a multirun folder. metrics: names with or without ``test/``; none: every test metric.
 
-    Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured. Raises Refusal
-    for a folder without finished runs or a metric that no run has.
+    Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured.
+    Raises Refusal for a folder without finished runs or a metric that no run has.
     """
     found: list[tuple[dict[str, str], dict[str, float]]] = []
     for job in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
