@@ -16,7 +16,6 @@ from flowport import stage
 from tests import runs
 
 CASES = {
-    "plain": [],
     "pool and prefetch": ["data.pool=4", "data.prefetch=2"],
     "accumulation": ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=6"],
 }
