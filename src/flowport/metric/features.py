@@ -110,7 +110,7 @@ class FrechetDistance(TwoSample):
 
 
 class KernelDistance(TwoSample):
-    """``kid_<name>``, ``_se``, with ``_floor``, ``_floor_se``, ``_untranslated``, ``_untranslated_se``, ``_n``.
+    """``kid_<name>``, ``_se``, with ``_floor``, ``_se_floor``, ``_untranslated``, ``_se_untranslated``, ``_n``.
 
     Unbiased, so unlike the Fréchet distance it may be compared across numbers of points. See :func:`kernel_distance`.
     """

@@ -67,9 +67,9 @@ class Cloud(Modality):
                 place = (left + k * (1 - left) / across, 1 - (r + 1) / len(rows), (1 - left) / across, 1 / len(rows))
                 axes: Any = figure.add_axes(place, projection="3d")
                 shade = height[k].argsort().argsort() / max(1, height.shape[1] - 1)
-                axes.scatter(*cloud.numpy(), s=5, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)
+                axes.scatter(*cloud.numpy(), s=8, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)
                 for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
                     limits(-reach, reach)
-                axes.set_box_aspect((1, 1, 1), zoom=1.7)
+                axes.set_box_aspect((1, 1, 1), zoom=1.4)
                 axes.set_axis_off()
         return finish(canvas, path)
