@@ -139,3 +139,20 @@ def test_impossible_sizes_are_refused(batch, pool):
 def test_pool_all_over_a_law_without_end_is_refused():
     with pytest.raises(Refusal, match=r"data\.pool=all"):
         stream(Exact(), "all", Product(Gaussian(), EightGaussians())).at(0)
+
+
+@pytest.mark.parametrize("pool", [1, 3, "all"])
+def test_two_processes_together_walk_the_stream_of_one_with_batches_twice_as_large(pool):
+    both = [PairStream(Product(A, B), Exact(), ROOT, 4, pool, rank, 2) for rank in (0, 1)]
+    alone = PairStream(Product(A, B), Exact(), ROOT, 8, pool)
+    for first in (0, 3):
+        for side in ("source", "target"):
+            ids = [sorted(torch.cat([getattr(s.at(first + k), side).id for s in streams for k in range(3)]).tolist())
+                   for streams in (both, [alone])]  # fmt: skip
+            assert ids[0] == ids[1]
+
+
+def test_processes_share_no_noise():
+    law = Product(Gaussian(), EightGaussians())
+    a, b = (PairStream(law, Exact(), ROOT, 16, 2, rank, 2).at(0) for rank in (0, 1))
+    assert not torch.isclose(a.source.x[:, None], b.source.x).all(-1).any()

@@ -8,11 +8,11 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "flowport").rglob("*.py"))
 LEVELS = [
-    {"errors", "shapes", "broadcast", "randomness", "values"},
+    {"errors", "shapes", "broadcast", "randomness", "transfer", "values"},
     {"modality"},
     {"distribution"},
     {"joint", "conditioning"},
-    {"cost", "path", "time_sampler", "reward"},
+    {"cost", "path", "time_sampler", "reward", "placement"},
     {"coupling", "weighting"},
     {"network", "prediction"},
     {"classifier", "capabilities"},

@@ -1,7 +1,7 @@
-"""Pairs for training: drawn, coupled and indexed by step, resident on the device.
+"""Pairs for training: drawn, coupled and indexed by step, made on the device.
 
-Batch ``step`` is a pure function of (randomness, step): a resumed run draws what an unbroken one would have drawn,
-also from the middle of a pool and with batches prefetched.
+Batch ``step`` is a pure function of (randomness, step, rank): a resumed run draws what an unbroken one would have
+drawn, also from the middle of a pool and with batches prefetched.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from flowport.coupling.base import Coupling, Matching
 from flowport.errors import Refusal
 from flowport.joint import Joint
+from flowport.placement import Placement, Resident
 from flowport.randomness import Randomness
 from flowport.shapes import Pair
+from flowport.transfer import sent
 
 
 class PairStream:
@@ -28,28 +30,30 @@ class PairStream:
     batch: pairs in a batch. pool: minibatches coupled at once; "all" solves the coupling once over the whole stored
     training set, keeps the pairs, and walks a new permutation of them every epoch. An independent coupling needs no
     pool. facts: what the last coupling had to say (lost mass, plan entropy).
+    rank, world: of several processes each takes its own shard: together they walk the stream that one process with
+    batches ``world`` times as large would walk.
     """
 
     def __init__(self, joint: Joint, coupling: Coupling, randomness: Randomness, batch: int,
-                 pool: int | Literal["all"] = 1) -> None:  # fmt: skip
+                 pool: int | Literal["all"] = 1, rank: int = 0, world: int = 1) -> None:  # fmt: skip
         if batch < 1 or (pool != "all" and pool < 1):
             raise Refusal(f"data.batch and data.pool must be at least 1 (or pool=all), not {batch} and {pool}")
         self.joint, self.coupling, self.randomness = joint, coupling, randomness
-        self.batch = batch
+        self.batch, self.rank, self.world = batch, rank, world
         self.pool = 1 if coupling.independent else pool
         self.facts: dict[str, float] = {}
-        self._draws = randomness.under("joint")
+        self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._kept: tuple[int, Pair] | None = None
 
     def at(self, step: int) -> Pair:
         """The re-paired batch of a step."""
         if self.pool == "all":
             return self._from_whole(step)
-        if self.pool == 1:
-            return self._coupled(step, self.batch)
         number, offset = divmod(step, self.pool)
+        if self.pool == 1:
+            return self._coupled(number)
         if self._kept is None or self._kept[0] != number:
-            self._kept = (number, self._coupled(number * self.pool, self.pool * self.batch))
+            self._kept = (number, self._coupled(number))
         return self._kept[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
 
     def facts_of(self, step: int) -> dict[str, float]:
@@ -59,16 +63,19 @@ class PairStream:
         stream.at(step)
         return stream.facts
 
-    def _coupled(self, first: int, n: int) -> Pair:
-        pair = self.joint.pairs(first * self.batch, n, self._draws)
+    def _coupled(self, number: int) -> Pair:
+        """The pairs of a whole pool."""
+        assert self.pool != "all"
+        n, first = self.pool * self.batch, number * self.pool
+        pair = self.joint.pairs((number * self.world + self.rank) * n, n, self._draws)
         if self.coupling.independent:
             return pair
-        matching = self.coupling(pair, self.randomness.generator("coupling", first, pair.source.x.device))
+        matching = self.coupling(pair, self._own.generator("coupling", first, pair.source.x.device))
         self.facts = matching.facts
-        if n == self.batch:
+        if self.pool == 1:
             return matching.apply(pair)
-        order = torch.randperm(n, generator=self.randomness.generator("pool order", first)).to(matching.i.device)
-        return matching.apply(pair, order)
+        order = torch.randperm(n, generator=self._own.generator("pool order", first))
+        return matching.apply(pair, sent(order, matching.i.device))
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:
@@ -81,19 +88,20 @@ class PairStream:
                 "data.pool=all keeps who goes with whom, but not the order of points inside a cloud: use a number"
             )
         assert pair.source.id is not None and pair.target.id is not None
-        return pair.source.id[matching.i], pair.target.id[matching.j]
+        return pair.source.id[matching.i].cpu(), pair.target.id[matching.j].cpu()
 
     def _from_whole(self, step: int) -> Pair:
         i, j = self.whole
-        rows, at = [], step * self.batch
-        while at < (step + 1) * self.batch:
+        rows, at = [], (step * self.world + self.rank) * self.batch
+        end = at + self.batch
+        while at < end:
             epoch, offset = divmod(at, len(i))
             order = torch.randperm(len(i), generator=self.randomness.generator("order of pairs", epoch))
-            rows.append(order[offset : offset + (step + 1) * self.batch - at])
+            rows.append(order[offset : offset + end - at])
             at += len(rows[-1])
-        row = torch.cat(rows).to(i.device)
-        noise = self.randomness.under("augmentation")
-        device = i.device
+        row = torch.cat(rows)
+        noise = self._own.under("augmentation")
+        device = self.joint.source.device
         return Pair(
             self.joint.source.draw(i[row], noise.under("source").generator("draw", step, device)),
             self.joint.target.draw(j[row], noise.under("target").generator("draw", step, device)),
@@ -125,15 +133,19 @@ class _Batches(IterableDataset):
 
 
 class PairDataModule(LightningDataModule):
-    """Resident data: both distributions live on the training device; nothing is copied in a step.
+    """The pairs of a joint as Lightning wants them.
 
     joint: of the whole distributions; training uses its train split and validation its validation split.
-    prefetch: batches coupled ahead in a background thread (0: none). validation_items: pairs of the validation loss.
+    placement: whether stored data live on the device or are streamed to it; by default Resident().
+    prefetch: batches drawn and coupled ahead in a background thread (0: none). validation_items: pairs of the
+    validation loss.
     """
 
     def __init__(self, joint: Joint, coupling: Coupling, randomness: Randomness, batch: int = 256,
-                 pool: int | Literal["all"] = 1, prefetch: int = 0, validation_items: int = 1024) -> None:  # fmt: skip
+                 pool: int | Literal["all"] = 1, prefetch: int = 0, validation_items: int = 1024,
+                 placement: Placement | None = None) -> None:  # fmt: skip
         super().__init__()
+        self.placement, self._placed = placement or Resident(), dict[torch.device, Joint]()
         self.joint, self.coupling, self.randomness = joint, coupling, randomness
         self.batch, self.pool, self.prefetch, self.validation_items = batch, pool, prefetch, validation_items
         self.train = PairStream(joint.split("train"), coupling, randomness.under("train"), batch, pool)
@@ -141,11 +153,21 @@ class PairDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.trainer is None or stage != "fit":
             return
-        device = self.trainer.strategy.root_device
-        joint, randomness = self.joint.to(device), self.randomness.on(self.trainer.global_rank)
-        self.train = PairStream(joint.split("train"), self.coupling, randomness.under("train"), self.batch, self.pool)
+        joint, rank, world = (
+            self.placed(self.trainer.strategy.root_device),
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        self.train = PairStream(joint.split("train"), self.coupling, self.randomness.under("train"), self.batch,
+                                self.pool, rank, world)  # fmt: skip
         held_out = joint.split("validation")
-        self.held_out = PairStream(held_out, self.coupling, randomness.under("validation"), self.batch)
+        self.held_out = PairStream(held_out, self.coupling, self.randomness.under("validation"), self.batch)
+
+    def placed(self, device: torch.device) -> Joint:
+        """The joint whose points are made on a device."""
+        if device not in self._placed:
+            self._placed[device] = self.placement.place(self.joint, device)
+        return self._placed[device]
 
     def _first_step(self) -> int:
         assert self.trainer is not None

@@ -193,8 +193,8 @@ def keep_config(config: DictConfig, folder: Path) -> None:
 
 def evaluate(run: Run, folder: Path, device: torch.device) -> dict[str, float]:
     """test/<metric> of the averaged field on the held-out test split, and the gallery, into ``folder``."""
-    module = run.module.to(device)
-    source, target = module.source.to(device), module.target.to(device)
+    module, pair = run.module.to(device), run.data.placed(device)
+    source, target = pair.source, pair.target
     began = time.perf_counter()
     outcome = run.evaluation.outcome(module.ema, source, target, module.randomness, "test")
     numbers = {f"test/{k}": v for k, v in run.evaluation.measure(outcome).items()}

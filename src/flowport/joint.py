@@ -40,7 +40,12 @@ class Joint(ABC):
         return type(self)(self.source.split(name), self.target.split(name))
 
     def to(self, device: torch.device | str) -> "Joint":
+        """Both distributions with all that they hold on a device."""
         return type(self)(self.source.to(device), self.target.to(device))
+
+    def streamed_to(self, device: torch.device) -> "Joint":
+        """Both distributions with their points made on a device and their raw data left where they are."""
+        return type(self)(self.source.streamed_to(device), self.target.streamed_to(device))
 
     def _stored(self) -> tuple[int, int]:
         sizes = self.source.size, self.target.size

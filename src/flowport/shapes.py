@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowport.transfer import sent
+
 Time = Float[Tensor, "b"]
 Points = Float[Tensor, "b *d"]
 Index = Int[Tensor, "b"]
@@ -36,7 +38,7 @@ class Sample:
         return self.each(lambda v: v[index])
 
     def to(self, device: torch.device | str) -> "Sample":
-        return self.each(lambda v: v.to(device, non_blocking=True))
+        return self.each(lambda v: sent(v, device))
 
     def with_x(self, x: Tensor) -> "Sample":
         """The same items at other points."""

@@ -25,7 +25,8 @@ class Watch(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         assert isinstance(module, FlowModule)
-        source, target = module.source.to(module.device), module.target.to(module.device)
+        pair = trainer.datamodule.placed(module.device)  # type: ignore[attr-defined]
+        source, target = pair.source, pair.target
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")
         numbers = self.evaluation.measure(outcome)
         picture = gallery(outcome, target.modality, self.folder / "gallery.png")

@@ -14,11 +14,13 @@ from flowport.errors import Refusal
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
 from flowport.shapes import EventShape, Sample
+from flowport.transfer import sent
 
 
 class Distribution(ABC):
     """event_shape: shape D of one encoded point. classes: number of labels, 0 without. label_width: width of a
-    continuous label, 0 without. size: number of stored items, None for an analytic law."""
+    continuous label, 0 without. size: number of stored items, None for an analytic law. device: where points are
+    made."""
 
     event_shape: EventShape
     modality: Modality
@@ -26,6 +28,7 @@ class Distribution(ABC):
     label_width: int = 0
     size: int | None = None
     standard_gaussian: bool = False
+    device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Sample:
@@ -63,11 +66,17 @@ class Distribution(ABC):
     def to(self, device: torch.device | str) -> "Distribution":
         """The same distribution with its tensors on a device."""
 
+    def streamed_to(self, device: torch.device | str) -> "Distribution":
+        """The same distribution with its points made on a device; stored data leave their raw items where they are."""
+        return self.to(device)
+
+    def stored_bytes(self) -> int:
+        """What its stored items take in memory; 0 for an analytic law."""
+        return 0
+
 
 class Analytic(Distribution):
     """A law that can be sampled without end. Members write ``sample`` only; with tensors of their own also ``to``."""
-
-    device: torch.device = torch.device("cpu")
 
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
         return self.sample(n, randomness.generator("items", start, self.device))
@@ -127,10 +136,10 @@ class Stored(Distribution):
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
         """Items of this split by number, (n,) int64, which becomes their id; augmented iff a generator is given."""
-        index = index.to(self.index.device)
-        at = self.index[index]
-        labels = None if self.labels is None else self.labels[at]
-        return Sample(self.modality.encode(self.raw[at], generator), labels, None, index)
+        at = self.index[sent(index, self.index.device)]
+        labels = None if self.labels is None else sent(self.labels[at], self.device)
+        return Sample(self.modality.encode(sent(self.raw[at], self.device), generator), labels, None,
+                      sent(index, self.device))  # fmt: skip
 
     def items_of_part(self) -> Tensor:
         return self.index
@@ -174,7 +183,7 @@ class Stored(Distribution):
         return torch.cat(pieces)
 
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
-        generator = randomness.generator("augmentation", start, self.raw.device)
+        generator = randomness.generator("augmentation", start, self.device)
         return self.draw(self.positions(start, n, randomness), generator)
 
     def every(self, n: int, randomness: Randomness) -> Sample:
@@ -185,8 +194,17 @@ class Stored(Distribution):
         other._choose(name)
         return other
 
+    def stored_bytes(self) -> int:
+        return self.raw.nbytes + (0 if self.labels is None else self.labels.nbytes)
+
+    def streamed_to(self, device: torch.device | str) -> "Stored":
+        other = copy(self)
+        other.device = torch.device(device)
+        return other
+
     def to(self, device: torch.device | str) -> "Stored":
         other = copy(self)
+        other.device = torch.device(device)
         other.raw = self.raw.to(device)
         other.labels = None if self.labels is None else self.labels.to(device)
         other.splits = {name: index.to(device) for name, index in self.splits.items()}

@@ -69,6 +69,7 @@ def collect(path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArr
         raise Refusal(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
     if kept is None:
         _keep(cached, items, counts, bad)
+        items, counts, bad = _loaded(cached) or (items, counts, bad)  # as pages of the file, which memory can give back
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
     file = torch.arange(len(good)).repeat_interleave(counts)
     return Collected(items, file, _classes(good, file), good)
