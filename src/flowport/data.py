@@ -41,7 +41,7 @@ class PairStream:
         self.joint, self.coupling, self.randomness = joint, coupling, randomness
         self.batch, self.rank, self.world = batch, rank, world
         self.pool = 1 if coupling.independent else pool
-        self.facts: dict[str, float] = {}
+        self.facts: dict[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._kept: tuple[int, Pair] | None = None
 
@@ -61,7 +61,7 @@ class PairStream:
         stream = copy(self)
         stream._kept = None
         stream.at(step)
-        return stream.facts
+        return {name: float(value) for name, value in stream.facts.items()}
 
     def _coupled(self, number: int) -> Pair:
         """The pairs of a whole pool."""

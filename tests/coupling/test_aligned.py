@@ -50,7 +50,7 @@ def test_every_cloud_stays_the_same_set_and_the_source_stays_as_it_is(inner):
     assert torch.equal(new.source.x, pair.source.x[rows.i])
     assert torch.equal(new.target.x.sort(2).values, pair.target.x[rows.j].sort(2).values)
     gap = (new.source.x - new.target.x).square().sum(1).mean()
-    assert matching.facts["aligned"] == pytest.approx(float(gap), rel=1e-5)
+    assert float(matching.facts["aligned"]) == pytest.approx(float(gap), rel=1e-5)
     some = torch.tensor([3, 1])
     assert torch.equal(matching.apply(pair, some).target.x, new.target.x[some])
 
@@ -83,7 +83,7 @@ def test_a_pool_of_aligned_pairs_is_cut_by_step():
     again = PairStream(joint, Aligned(Exact(Sliced())), Randomness(1), 8, 4).at(2)
     assert torch.equal(four[2].target.x, again.target.x) and torch.equal(four[2].source.x, again.source.x)
     gap = torch.cat([(p.source.x - p.target.x).square().sum(1).mean(1) for p in four]).mean()
-    assert stream.facts["aligned"] == pytest.approx(float(gap), rel=1e-5)
+    assert float(stream.facts["aligned"]) == pytest.approx(float(gap), rel=1e-5)
 
 
 def test_what_are_no_clouds_is_refused():

@@ -35,7 +35,7 @@ def test_optimal_and_a_permutation(n, d):
     found = float(cost[match.i, match.j].sum())
     assert found == pytest.approx(optimum(cost), rel=1e-9)
     assert found < float(cost.diagonal().sum())
-    assert match.facts["cost"] == pytest.approx(found / n, rel=1e-6)
+    assert float(match.facts["cost"]) == pytest.approx(found / n, rel=1e-6)
     assert match.i.sort().values.tolist() == match.j.sort().values.tolist() == list(range(n))
 
 

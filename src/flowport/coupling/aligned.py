@@ -67,5 +67,5 @@ class Aligned(Coupling):
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
             order = assigned(a, b) if self.swaps is None else swapped(a.float(), b.float(), self.swaps, generator)
             matched = b.gather(2, _wide(order, b))
-            gap = (a - matched).square().sum(1).mean().item()
+            gap = (a - matched).square().sum(1).mean()
         return replace(matching, order=order, facts=matching.facts | {"aligned": gap})

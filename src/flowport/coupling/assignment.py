@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from flowport.errors import Refusal
+from flowport.transfer import sent
 
 # Longest list of pairs that a batch of n and m points may become.
 LONGEST = 2**24
@@ -99,9 +100,9 @@ def permutation(cost: Tensor) -> Tensor:
     dimensions. Raises Refusal for a cost that is not finite, or whose range is not.
     """
     with torch.no_grad():
-        reduced = _reduced(finite(cost.detach()).double().cpu())
+        reduced = _reduced(finite(cost.detach().cpu()).double())
     _, columns = linear_sum_assignment(finite(reduced).numpy())
-    return torch.from_numpy(columns.astype(np.int64, copy=False)).to(cost.device)
+    return sent(torch.from_numpy(columns.astype(np.int64, copy=False)), cost.device)
 
 
 def transport(cost: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,13 @@ class Matching:
     i, j: (k,) int64 on the device of the pair, k = B for a batch of B and B; for a batch of n and m points k is a
     common multiple, so that every source point stands k/n times and every target point k/m times.
     order: (k, N) int64 for clouds (d, N): point n of target cloud j[k] becomes its point order[k, n]; else None.
-    facts: numbers worth logging (lost mass, plan entropy, iterations), by name.
+    facts: numbers worth logging (lost mass, plan entropy, iterations), by name; tensors are left on their device, so
+    that nobody waits for a number that nobody reads.
     """
 
     i: Tensor
     j: Tensor
-    facts: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, float | Tensor] = field(default_factory=dict)
     order: Tensor | None = None
 
     def apply(self, pair: Pair, rows: Tensor | None = None) -> Pair:

@@ -24,4 +24,4 @@ class Exact(Coupling):
     def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
         cost = self.cost(pair.source, pair.target)
         i, j = transport(cost)
-        return Matching(i, j, {"cost": cost[i, j].mean().item()})
+        return Matching(i, j, {"cost": cost[i, j].mean()})
