@@ -4,7 +4,7 @@ Batch ``step`` is a pure function of (randomness, step, rank): a resumed run dra
 drawn, also from the middle of a pool and with batches prefetched.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
@@ -41,7 +41,7 @@ class PairStream:
         self.joint, self.coupling, self.randomness = joint, coupling, randomness
         self.batch, self.rank, self.world = batch, rank, world
         self.pool = 1 if coupling.independent else pool
-        self.facts: dict[str, float | Tensor] = {}
+        self.facts: Mapping[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._kept: tuple[int, Pair] | None = None
 

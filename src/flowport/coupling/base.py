@@ -5,6 +5,7 @@ Hard requirement (THEORY of minibatch couplings, Pooladian et al. 2023, Tong et 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ class Matching:
 
     i: Tensor
     j: Tensor
-    facts: dict[str, float | Tensor] = field(default_factory=dict)
+    facts: Mapping[str, float | Tensor] = field(default_factory=dict)
     order: Tensor | None = None
 
     def apply(self, pair: Pair, rows: Tensor | None = None) -> Pair:
