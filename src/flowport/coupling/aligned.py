@@ -68,4 +68,4 @@ class Aligned(Coupling):
             order = assigned(a, b) if self.swaps is None else swapped(a.float(), b.float(), self.swaps, generator)
             matched = b.gather(2, _wide(order, b))
             gap = (a - matched).square().sum(1).mean()
-        return replace(matching, order=order, facts=matching.facts | {"aligned": gap})
+        return replace(matching, order=order, facts={**matching.facts, "aligned": gap})
