@@ -141,7 +141,7 @@ def test_an_unfinished_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(judge, "save_file", full_disk)
+    monkeypatch.setattr("flowport.keeping.save_file", full_disk)
     with pytest.raises(OSError, match="disk full"):
         trained_classifier(*stripes(), tmp_path, QUICK)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -26,6 +26,9 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
         )  # 10 s of transport for its reference; tests/test_reuse.py has it
     if name.startswith("timbre"):  # a minute and a half for the judge of timbres: its own tests train judges
         words += ["metric=[spectral_distance]", "source.train=64", "target.train=64"]
+    if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
+        monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "autoencoders")
+        words.append("space.steps=2")
     if name in OWN:
         monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
         make, smaller = OWN[name]

@@ -8,14 +8,14 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "flowport").rglob("*.py"))
 LEVELS = [
-    {"errors", "shapes", "broadcast", "randomness", "transfer", "values"},
+    {"errors", "shapes", "broadcast", "randomness", "transfer", "values", "keeping"},
     {"modality"},
     {"distribution"},
     {"joint", "conditioning"},
     {"cost", "path", "time_sampler", "reward", "placement"},
     {"coupling", "weighting"},
     {"network", "prediction"},
-    {"classifier", "capabilities"},
+    {"classifier", "capabilities", "space"},
     {"field", "volatility"},
     {"dynamics", "adjoint", "grid", "likelihood"},
     {"solver"},

@@ -5,23 +5,20 @@ fixed, it is trained on the CPU, the caller's random state is not touched, and t
 a hash of all that made it.
 """
 
-import os
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from math import pi
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
 from flowport.distribution.base import Stored
 from flowport.errors import Refusal
+from flowport.keeping import Facts, kept
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
 from flowport.shapes import EventShape
 
@@ -64,14 +61,8 @@ def trained_classifier(
     recipe, train, test = recipe or Recipe(), train.to("cpu"), test.to("cpu")
     model = _untrained(train, test, recipe)
     name = content_hash(train, test, recipe)
-    path = Path(folder) / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        accuracy = _loaded(model, path)
-        if accuracy is None:
-            model, accuracy = _train(train, test, recipe)
-            _keep(model, accuracy, path)
-    return model.eval().requires_grad_(False), {"accuracy": accuracy, "hash": name}
+    model, facts = kept(model, Path(folder) / f"{name}.safetensors", lambda: _train(train, test, recipe))
+    return model, {**facts, "hash": name}
 
 
 def content_hash(train: Stored, test: Stored, recipe: Recipe) -> str:
@@ -124,7 +115,7 @@ def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     return x + recipe.noise * torch.randn(x.shape, generator=generator)
 
 
-def _train(train: Stored, test: Stored, recipe: Recipe) -> tuple[Classifier, float]:
+def _train(train: Stored, test: Stored, recipe: Recipe) -> tuple[Classifier, Facts]:
     """A trained classifier and its accuracy on ``test``."""
     model, generator = _untrained(train, test, recipe), torch.Generator().manual_seed(recipe.seed)
     points, labels = _encoded(train), _labels(train).clone()
@@ -142,7 +133,7 @@ def _train(train: Stored, test: Stored, recipe: Recipe) -> tuple[Classifier, flo
         loss(model(_augmented(points[rows], recipe, generator)), labels[rows]).backward()
         optimizer.step()
         schedule.step()
-    return model, _accuracy(model.eval(), _encoded(test), _labels(test))
+    return model, {"accuracy": _accuracy(model.eval(), _encoded(test), _labels(test))}
 
 
 def _encoded(part: Stored) -> Tensor:
@@ -155,35 +146,3 @@ def _encoded(part: Stored) -> Tensor:
 def _accuracy(model: Classifier, points: Tensor, labels: Tensor) -> float:
     guesses = torch.cat([model(piece).argmax(1) for piece in points.split(512)])
     return (guesses == labels).double().mean().item()
-
-
-def _digest(weights: dict[str, Tensor]) -> str:
-    """A checksum of weights: safetensors itself does not notice a flipped bit."""
-    digest = blake2b(digest_size=8)
-    for name in sorted(weights):
-        digest.update(name.encode() + weights[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _keep(model: Classifier, accuracy: float, path: Path) -> None:
-    """Written beside and moved into place, so that no reader ever sees half a file."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    written = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(weights, written, metadata={"accuracy": repr(accuracy), "digest": _digest(weights)})
-    os.replace(written, path)
-
-
-def _loaded(model: Classifier, path: Path) -> float | None:
-    """Fill the model from the file and return its accuracy; None where there is no file or it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if facts["digest"] != _digest(weights):
-            return None
-        model.load_state_dict(weights)
-        return float(facts["accuracy"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
-        return None

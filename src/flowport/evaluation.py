@@ -59,18 +59,19 @@ class Evaluation:
 
         if self._cost is None and any(m.needs_reference_cost for m in self.metrics.values()):
             self._cost = reference_cost(source, target)
+        seen, real = _observed(start, source.split(part)), _observed(goal, target.split(part))
         return Outcome(
-            source=start,
-            result=trajectory.end,
-            target=goal,
-            floor=floor,
+            source=seen,
+            result=target.modality.observed(trajectory.end),
+            target=real,
+            floor=_observed(floor, target.split("train")),
             times=trajectory.times,
             states=trajectory.states,
             velocity=velocity,
             reference_cost=self._cost,
-            modality=target.modality,
-            partner=goal.x[: len(start)] if self._known(source, target, part, len(start), len(goal)) else None,
-            retrieved=self._retrieved(start, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
+            modality=target.modality.surface(),
+            partner=real.x[: len(start)] if self._known(source, target, part, len(start), len(goal)) else None,
+            retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
 
     @staticmethod
@@ -81,7 +82,7 @@ class Evaluation:
     @staticmethod
     def _retrieved(start: Sample, target: Distribution) -> Tensor | None:
         """The training target nearest to each source point; None where that set is endless or of another shape."""
-        train = target.split("train")
+        train = target.split("train").observed()
         if train.size is None or train.event_shape != tuple(start.x.shape[1:]):
             return None
         known = train.every(train.size, Randomness()).x
@@ -112,6 +113,14 @@ def reference_cost(source: Distribution, target: Distribution, points: int = 204
     return total / draws
 
 
+def _observed(sample: Sample, law: Distribution) -> Sample:
+    """Points of a law as metrics and pictures see them; stored items as they are, not as a network rebuilds them."""
+    observed = law.observed()
+    if observed is law or sample.id is None:
+        return sample.with_x(law.modality.observed(sample.x))
+    return observed.draw(sample.id, None)
+
+
 def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
     """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8."""
     last, n = len(outcome.states) - 1, len(outcome.result)
@@ -120,11 +129,11 @@ def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
     for share in (0.25, 0.5, 0.75):
         k = round(share * last)
         if 0 < k < last:
-            rows[f"t = {float(outcome.times[k]):.2f}"] = outcome.states[k][shown]
+            rows[f"t = {float(outcome.times[k]):.2f}"] = modality.observed(outcome.states[k][shown])
     rows["translation"] = outcome.result[shown]
     rows["real target"] = outcome.floor.x[: len(shown)]
-    record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality, path)
-    return modality.render({k: v.cpu() for k, v in rows.items()}, str(path))
+    record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality.surface(), path)
+    return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path))
 
 
 def record(rows: dict[str, Tensor], modality: Modality, picture: Path) -> None:

@@ -72,12 +72,11 @@ def build(config: DictConfig) -> Run:
     check(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    source: Distribution = make(config.source)
-    target: Distribution = make(config.target)
+    source, target, told = make(config.space).enter(make(config.source), make(config.target))
     module, data = compose(
         source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
     )
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = dict(told)
     evaluation = build_evaluation(config, module.field, source, target, facts)
     return Run(config, module, data, evaluation, facts)
 
@@ -104,6 +103,7 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
     cannot measure this pair of distributions.
     """
     solver, grid, volatility = make(config.solver), make(config.grid), make(config.volatility)
+    source, target = source.observed(), target.observed()
     Translator(field, solver, grid, volatility)
     metrics: dict[str, Metric] = {}
     for name, node in instantiate(config.metric).items():

@@ -44,6 +44,7 @@ class FlowModule(Guarded):
         self.ema: Field = deepcopy(field).float().requires_grad_(False).eval()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.randomness, self.ema_decay = randomness, ema_decay
+        self.codec = target.modality.codec()  # a part of the flow's weights, where it lives among latents
 
     def on_train_start(self) -> None:
         self.draws = self.randomness.on(self.global_rank)

@@ -70,10 +70,11 @@ def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
     label = _wished(wishes.label, module, points)
     translator = run.evaluation.translator(module.ema)
     trajectory = DIRECTIONS[wishes.direction](translator, points, randomness.generator("noise"), label)
-    np.save(out / "translated.npy", trajectory.end.cpu().numpy())
-    side.modality.render({"input": points.x[: side.modality.shown], "output": trajectory.end[: side.modality.shown]},
-                         str(out / "gallery.png"))  # fmt: skip
-    moved = (trajectory.end - points.x).square().flatten(1).sum(1).mean()
+    begin, end = (side.modality.observed(x) for x in (points.x, trajectory.end))
+    np.save(out / "translated.npy", end.cpu().numpy())
+    surface = side.modality.surface()
+    surface.render({"input": begin[: surface.shown], "output": end[: surface.shown]}, str(out / "gallery.png"))
+    moved = (end - begin).square().flatten(1).sum(1).mean()
     facts |= {"points": len(points), "nfe": trajectory.nfe, "mean_squared_distance": float(moved)}
     experiment.write_json(out / "metrics.json", facts)
     return facts
@@ -83,12 +84,13 @@ def _points(path: str | None, side: Distribution, items: int, randomness: Random
     if path is None:
         return side.split("test").every(items, randomness)
     raw, labels = read(path, None, None)
-    x = side.modality.encode(raw, None) if raw.dtype == torch.uint8 else raw.float()
-    if tuple(x.shape[1:]) != tuple(side.event_shape):
-        raise Refusal(f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {side.event_shape}")
+    seen = side.observed()
+    x = seen.modality.encode(raw, None) if raw.dtype == torch.uint8 else raw.float()
+    if tuple(x.shape[1:]) != tuple(seen.event_shape):
+        raise Refusal(f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {seen.event_shape}")
     if not bool(x.isfinite().all()):
         raise Refusal(f"input={path} holds NaN or infinite values; every point must be finite")
-    return Sample(x, labels)[:items]
+    return Sample(side.modality.embedded(x), labels)[:items]
 
 
 def _wished(label: int | None, module: FlowModule, points: Sample) -> torch.Tensor | None:

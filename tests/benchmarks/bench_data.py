@@ -195,7 +195,12 @@ def main(words: list[str]) -> None:
         decode(words[1], words[2])
         return
     device = torch.device(words[0] if words else "cpu")
-    report("data_waiting", f"Waiting for data on {device}", [row for kind in SIZES for row in waiting(kind, device)], load())
+    report(
+        "data_waiting",
+        f"Waiting for data on {device}",
+        [row for kind in SIZES for row in waiting(kind, device)],
+        load(),
+    )
     report("data_coupling", f"Exact coupling of 256 images on {device}", coupled(device), load())
     report("data_decoding", "Decoding folders", [decoding(kind) for kind in SIZES], load())
 

@@ -34,7 +34,7 @@ class Watch(Callback):
             log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, trainer.global_step)
             if isinstance(log, TensorBoardLogger):
                 log.experiment.add_image("gallery", picture, trainer.global_step)
-                sound = target.modality.sound(outcome.result[:1])
+                sound = target.modality.surface().sound(outcome.result[:1])
                 if sound is not None:
                     log.experiment.add_audio("translation", sound.waves[0] / 32768, trainer.global_step, sound.rate)
         logger.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))

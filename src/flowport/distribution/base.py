@@ -58,6 +58,10 @@ class Distribution(ABC):
         """Whether item k of this split and item k of the other's are two views of one thing."""
         return False
 
+    def observed(self) -> "Distribution":
+        """The same law in the space in which metrics and pictures see its points (``Modality.observed``)."""
+        return self
+
     @abstractmethod
     def split(self, name: str) -> "Distribution":
         """The part called train, validation or test; an analytic law is all of them."""
@@ -192,6 +196,14 @@ class Stored(Distribution):
     def split(self, name: str) -> "Stored":
         other = copy(self)
         other._choose(name)
+        return other
+
+    def observed(self) -> "Stored":
+        surface = self.modality.surface()
+        if surface is self.modality:
+            return self
+        other = copy(self)
+        other.modality, other.event_shape = surface, tuple(surface.encode(self.raw[:1], None).shape[1:])
         return other
 
     def stored_bytes(self) -> int:

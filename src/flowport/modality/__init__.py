@@ -3,7 +3,8 @@
 from flowport.modality.base import Modality, Sound
 from flowport.modality.cloud import Cloud
 from flowport.modality.image import FloatImage, Image
+from flowport.modality.latent import Latent
 from flowport.modality.log_mel import LogMel
 from flowport.modality.plane import Plane
 
-__all__ = ["Cloud", "FloatImage", "Image", "LogMel", "Modality", "Plane", "Sound"]
+__all__ = ["Cloud", "FloatImage", "Image", "Latent", "LogMel", "Modality", "Plane", "Sound"]

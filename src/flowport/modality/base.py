@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,22 @@ class Modality(ABC):
     @abstractmethod
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         """Draw named rows of points as one picture, write it to ``path`` (png), return it as (3, H, W) uint8."""
+
+    def observed(self, x: Tensor) -> Tensor:
+        """Points as metrics and pictures see them: themselves, unless they are latents of something."""
+        return x
+
+    def embedded(self, x: Tensor) -> Tensor:
+        """What is observed as a point: the way back."""
+        return x
+
+    def surface(self) -> "Modality":
+        """The modality of what is observed."""
+        return self
+
+    def codec(self) -> nn.Module | None:
+        """The frozen network that encode and decode need; its weights are saved with the flow."""
+        return None
 
     def sound(self, x: Tensor) -> Sound | None:
         """What points sound like; None where they are silent."""

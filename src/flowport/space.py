@@ -1,0 +1,133 @@
+"""The space in which a flow lives: the data's own, or the latent space of an autoencoder."""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from flowport.distribution.base import Distribution, Stored
+from flowport.distribution.gaussian import Gaussian
+from flowport.errors import Refusal
+from flowport.keeping import Facts, kept
+from flowport.modality.latent import Latent as LatentPoints
+from flowport.network.autoencoder import Autoencoder
+from flowport.randomness import Randomness
+
+AUTOENCODERS = Path("data/autoencoders")
+
+
+class Space(ABC):
+    @abstractmethod
+    def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
+        """Both distributions in this space, and what is worth knowing of the way there."""
+
+
+class Data(Space):
+    """The data's own space."""
+
+    def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
+        return source, target, {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an autoencoder is trained; a part of its hash. AdamW with a one-cycle rate on |x − decode(z + noise n)|²,
+    z = encode(x), n ~ N(0, I): the noise makes near latents decode to near images, for a flow arrives nearly."""
+
+    version: int = 1
+    seed: int = 20_240_607
+    steps: int = 1000
+    batch: int = 64
+    rate: float = 2e-3
+    decay: float = 0.01
+    noise: float = 0.1
+
+
+class Latent(Space):
+    """Stored images of both sides are encoded by one autoencoder, trained once on the training images of both and kept
+    in data/autoencoders by a hash of them; a standard Gaussian source becomes the one of the latent's shape.
+
+    channels: of a latent, which has a quarter of the image's height and width; width: of the autoencoder.
+    Metrics and pictures see decoded images beside real ones. Raises Refusal for anything but
+    stored images of one shape.
+    """
+
+    def __init__(self, channels: int = 4, width: int = 32, steps: int = 1000) -> None:
+        if steps < 1:
+            raise Refusal(f"space.steps is {steps}; an autoencoder needs at least 1")
+        self.channels, self.width, self.recipe = channels, width, Recipe(steps=steps)
+
+    def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
+        sides = [side for side in (source, target) if isinstance(side, Stored)]
+        if not sides or not all(isinstance(s, Stored) or s.standard_gaussian for s in (source, target)):
+            raise Refusal(
+                "space=latent encodes stored images; the other side may be stored images too, or a standard Gaussian"
+            )
+        if len({side.event_shape for side in sides}) > 1:
+            raise Refusal(
+                f"space=latent needs images of one shape, not {' and '.join(str(s.event_shape) for s in sides)}"
+            )
+        codec, facts = trained_autoencoder(sides, self.channels, self.width, self.recipe, AUTOENCODERS)
+        return self._inside(source, codec, target), self._inside(target, codec, source), facts
+
+    @staticmethod
+    def _inside(side: Distribution, codec: Autoencoder, other: Distribution) -> Distribution:
+        if not isinstance(side, Stored):
+            return Gaussian(event_shape=codec.latent_shape, modality=LatentPoints(other.modality, codec))
+        inside = copy.copy(side)
+        inside.modality, inside.event_shape = LatentPoints(side.modality, codec), codec.latent_shape
+        return inside
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def trained_autoencoder(sides: list[Stored], channels: int, width: int, recipe: Recipe,
+                        folder: Path) -> tuple[Autoencoder, Facts]:  # fmt: skip
+    """The autoencoder of the training images of all sides, loaded from ``folder`` or trained and kept there, and its
+    mean squared reconstruction error over their test images (squared units of the points) and over their variance.
+
+    Trained on the CPU with a fixed seed; the caller's random state is not touched.
+    """
+    sides = [side.to("cpu") for side in sides]
+    digest = blake2b(repr((sorted(asdict(recipe).items()), channels, width)).encode(), digest_size=8)
+    for side in sides:
+        part = side.split("train")
+        digest.update(f"{side.event_shape} {len(part.index)}".encode())
+        digest.update(part.raw[part.index].contiguous().view(torch.uint8).numpy().tobytes())
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        model = Autoencoder(sides[0].event_shape, channels, width)
+    made, facts = kept(model, folder / f"{digest.hexdigest()}.safetensors", lambda: _train(model, sides, recipe))
+    return made, {f"autoencoder/{name}": value for name, value in facts.items()}
+
+
+def _train(model: Autoencoder, sides: list[Stored], recipe: Recipe) -> tuple[Autoencoder, Facts]:
+    x = torch.cat([_encoded(side.split("train")) for side in sides])
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimizer = torch.optim.AdamW(model.train().parameters(), recipe.rate, weight_decay=recipe.decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps)
+    console = Console(stderr=True)
+    title = f"training the autoencoder of {' and '.join(dict.fromkeys(side.name for side in sides))}"
+    for _ in track(range(recipe.steps), title, console=console, transient=True, disable=not console.is_terminal):
+        batch = x[torch.randint(len(x), (recipe.batch,), generator=generator)]
+        z = model.encode(batch)
+        found = model.decode(z + recipe.noise * torch.randn(z.shape, generator=generator))
+        optimizer.zero_grad()
+        (found - batch).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    held_out = torch.cat([_encoded(side.split("test")) for side in sides])
+    model.eval()
+    with torch.no_grad():
+        error = torch.cat([(model.decode(model.encode(p)) - p).square().mean((1, 2, 3)) for p in held_out.split(256)])
+    return model, {"error": float(error.mean()), "unexplained": float(error.mean() / held_out.var())}
+
+
+def _encoded(part: Stored) -> Tensor:
+    return part.every(part.size, Randomness()).x
