@@ -28,7 +28,7 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
         words += ["metric=[spectral_distance]", "source.train=64", "target.train=64"]
     if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
         monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "autoencoders")
-        words.append("space.steps=2")
+        words += ["space.steps=2", "metric=[sliced_wasserstein]"]
     if name in OWN:
         monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
         make, smaller = OWN[name]

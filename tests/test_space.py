@@ -19,7 +19,7 @@ from flowport.modality.latent import Codec
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
 from flowport.solver import Euler
-from flowport.space import Data, Recipe, trained_autoencoder
+from flowport.space import Data, Recipe, inside, trained_autoencoder
 from flowport.space import Latent as LatentSpace
 from flowport.volatility import Zero
 from tests import runs
@@ -37,6 +37,8 @@ def blobs(n=120, seed=0, name="blobs", modality=None):
 
 class Turned(Codec):
     """An orthogonal map of 2 x 2 pixels to 4 channels: exactly invertible, and it keeps every distance."""
+
+    latent_shape = (4, 4, 4)
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ def test_an_exact_codec_is_the_identity_both_ways_and_keeps_distances():
 def test_metrics_see_real_images_and_decoded_translations():
     codec = Turned()
     source, target = blobs(seed=1), blobs(seed=2)
-    inside = [LatentSpace._inside(side, codec, side) for side in (source, target)]
+    sides = [inside(side, codec, side) for side in (source, target)]
 
     class Still(torch.nn.Module):
         heads = 1
@@ -73,9 +75,9 @@ def test_metrics_see_real_images_and_decoded_translations():
 
     from flowport.composition import compose
 
-    flow, _ = compose(*inside, network=lambda **_: Still(), seed=0)
+    flow, _ = compose(*sides, network=lambda **_: Still(), seed=0)
     assert isinstance(flow.ema, Learned) and flow.codec is codec
-    outcome = Evaluation(Euler(), Uniform(steps=2), Zero(), {}, 20).outcome(flow.ema, *inside, Randomness(0))
+    outcome = Evaluation(Euler(), Uniform(steps=2), Zero(), {}, 20).outcome(flow.ema, *sides, Randomness(0))
     real = [Image().encode(side.raw[side.splits["test"]], None) for side in (source, target)]
     assert torch.equal(outcome.source.x, real[0]) and torch.equal(outcome.target.x, real[1])
     assert torch.allclose(outcome.result, real[0], atol=1e-5)  # a field that stands still
@@ -100,8 +102,8 @@ def test_a_trained_autoencoder_rebuilds_and_standardises_and_is_kept(tmp_path: P
 def test_a_gaussian_enters_as_the_gaussian_of_the_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path)
     noise, target = Gaussian(event_shape=[1, 8, 8]), blobs(seed=5)
-    source, inside, facts = LatentSpace(channels=3, width=8, steps=1).enter(noise, target)
-    assert source.standard_gaussian and source.event_shape == inside.event_shape == (3, 2, 2)
+    source, latents, facts = LatentSpace(channels=3, width=8, steps=1).enter(noise, target)
+    assert source.standard_gaussian and source.event_shape == latents.event_shape == (3, 2, 2)
     assert source.modality.decode(torch.zeros(1, 3, 2, 2)).shape == (1, 1, 8, 8) and facts
     assert Data().enter(noise, target) == (noise, target, {})
 
@@ -129,7 +131,8 @@ def test_the_autoencoder_is_a_part_of_its_run(tmp_path: Path, monkeypatch: pytes
     """Whatever autoencoder is trained later, the run decodes by its own."""
     monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "first")
     words = ["experiment=mnist_latent", "space.steps=3", "space.width=4", "network.width=8",
-             "metric=[sliced_wasserstein]", "trainer.max_steps=2", "evaluation_items=8", "grid.steps=2", "data.batch=4"]  # fmt: skip
+             "metric=[sliced_wasserstein]", "trainer.max_steps=2", "evaluation_items=8", "grid.steps=2",
+             "data.batch=4"]  # fmt: skip
     runs.run(tmp_path / "run", *words)
     shutil.rmtree(tmp_path / "first")
     monkeypatch.setattr("flowport.space.Recipe", lambda steps: Recipe(seed=1, steps=steps))

@@ -1,7 +1,7 @@
 """The space in which a flow lives: the data's own, or the latent space of an autoencoder."""
 
-import copy
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +15,7 @@ from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.gaussian import Gaussian
 from flowport.errors import Refusal
 from flowport.keeping import Facts, kept
+from flowport.modality.latent import Codec
 from flowport.modality.latent import Latent as LatentPoints
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
@@ -74,15 +75,16 @@ class Latent(Space):
                 f"space=latent needs images of one shape, not {' and '.join(str(s.event_shape) for s in sides)}"
             )
         codec, facts = trained_autoencoder(sides, self.channels, self.width, self.recipe, AUTOENCODERS)
-        return self._inside(source, codec, target), self._inside(target, codec, source), facts
+        return inside(source, codec, target), inside(target, codec, source), facts
 
-    @staticmethod
-    def _inside(side: Distribution, codec: Autoencoder, other: Distribution) -> Distribution:
-        if not isinstance(side, Stored):
-            return Gaussian(event_shape=codec.latent_shape, modality=LatentPoints(other.modality, codec))
-        inside = copy.copy(side)
-        inside.modality, inside.event_shape = LatentPoints(side.modality, codec), codec.latent_shape
-        return inside
+
+def inside(side: Distribution, codec: Codec, other: Distribution) -> Distribution:
+    """Stored images as latents of a codec; anything else as a standard Gaussian of the latents' shape."""
+    if not isinstance(side, Stored):
+        return Gaussian(event_shape=codec.latent_shape, modality=LatentPoints(other.modality, codec))
+    entered = copy(side)
+    entered.modality, entered.event_shape = LatentPoints(side.modality, codec), codec.latent_shape
+    return entered
 
 
 @torch.inference_mode(False)

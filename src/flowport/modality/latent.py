@@ -13,7 +13,9 @@ CHUNK = 512
 
 
 class Codec(nn.Module, ABC):
-    """A network that encodes points (n, *D) to latents (n, *L) and decodes them."""
+    """A network that encodes points (n, *D) to latents (n, *latent_shape) and decodes them."""
+
+    latent_shape: tuple[int, ...]
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor: ...
