@@ -25,7 +25,7 @@ FAMILIES = [
     ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
     ("distribution", Distribution, zoo.DISTRIBUTIONS),
 ]  # fmt: skip
-READ_FROM_A_FILE = {"TensorFile", "ImageFolder", "AudioFolder", "CloudFolder"}  # tests/distribution/
+READ_FROM_A_FILE = {"TensorFile", "ImageFolder", "AudioFolder", "CloudFolder", "HuggingFace"}  # tests/distribution/
 
 
 @pytest.mark.parametrize(("name", "base", "members"), FAMILIES, ids=[f[0] for f in FAMILIES])

@@ -1,9 +1,13 @@
 """Encode and decode, augmentation against exact maps, and pictures."""
 
+import math
+
 import pytest
 import torch
 
+from flowport.distribution import Brass, Notes, Silhouettes
 from flowport.errors import Refusal
+from flowport.joint import Product
 from flowport.modality import FloatImage, Image, Plane
 from flowport.randomness import Randomness
 
@@ -141,3 +145,47 @@ def test_pixels_stay_crisp(tmp_path):
     block = picture[:, 10:, picture.shape[2] - 10 - 64 :][:, :64, :64]
     expected = RAW[0].repeat_interleave(4, 1).repeat_interleave(4, 2).expand(3, 64, 64)
     assert (block.int() - expected.int()).abs().max() <= 1
+
+
+def test_dequantised_bytes_are_uniform_in_their_cells_and_come_back_exactly():
+    raw = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(400, -1, -1, -1)
+    image = Image(dequantise=True)
+    x = image.encode(raw, torch.Generator().manual_seed(0))
+    assert torch.equal(image.decode(x), raw) and torch.equal(image.decode(image.encode(raw, None)), raw)
+    inside = (x.double() + 1) * 128 - raw  # U(0, 1)
+    assert inside.min() > 0 and inside.max() < 1
+    n = inside.numel()
+    assert abs(float(inside.mean()) - 1 / 2) < 3 * math.sqrt(1 / 12 / n)
+    assert abs(float(inside.square().mean()) - 1 / 3) < 3 * math.sqrt(4 / 45 / n)
+    assert x.min() > -1 and x.max() < 1
+
+
+def test_a_lift_fits_whole_images_centred_on_black():
+    raw = torch.full((2, 1, 8, 8), 200, dtype=torch.uint8)
+    x = Image(size=(16, 8), channels=3).encode(raw, None)
+    seen = Image().decode(x)
+    assert x.shape == (2, 3, 16, 8)
+    assert (seen[:, :, 4:12] == 200).all() and (seen[:, :, :4] == 0).all() and (seen[:, :, 12:] == 0).all()
+    tall = Image(size=(4, 4)).encode(torch.full((1, 1, 8, 4), 255, dtype=torch.uint8), None)
+    assert torch.allclose(tall[0, 0], torch.tensor([[-1.0, 1.0, 1.0, -1.0]]).expand(4, 4))
+
+
+def test_colour_becomes_grey_by_its_luma():
+    raw = torch.tensor([255, 0, 0, 0, 255, 0, 0, 0, 255], dtype=torch.uint8).view(3, 3, 1, 1)
+    x = Image(channels=1).encode(raw, None).flatten()
+    assert torch.allclose((x + 1) / 2, torch.tensor([0.299, 0.587, 0.114]), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"channels": 2}, {"size": (0, 8)}, {"size": (8, 8, 8)}])
+def test_an_impossible_lift_is_refused(options):
+    with pytest.raises(Refusal, match=r"modality\.size and channels"):
+        Image(**options)
+
+
+def test_silhouettes_lift_to_the_shape_of_spectrograms():
+    """What does not fit is refused with both shapes; a lift makes it fit."""
+    notes = Notes(Brass(), train=10)
+    with pytest.raises(Refusal, match=r"\(1, 28, 28\).*\(1, 64, 32\)"):
+        Product(Silhouettes(), notes)
+    lifted = Silhouettes(modality=Image(size=notes.event_shape[1:]))
+    assert Product(lifted, notes).pairs(0, 2, Randomness(0)).source.x.shape == (2, 1, 64, 32)

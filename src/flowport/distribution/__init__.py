@@ -4,6 +4,7 @@ from flowport.distribution.base import Analytic, Density, Distribution, Stored
 from flowport.distribution.checkerboard import Checkerboard
 from flowport.distribution.digits import Digits
 from flowport.distribution.gaussian import Gaussian
+from flowport.distribution.hugging_face import HuggingFace
 from flowport.distribution.instrument import Brass, Flute, Instrument
 from flowport.distribution.mixture import Components, EightGaussians, Mixture
 from flowport.distribution.mnist import MNIST
@@ -31,6 +32,7 @@ __all__ = [
     "Ellipsoid",
     "Flute",
     "Gaussian",
+    "HuggingFace",
     "ImageFolder",
     "Instrument",
     "Mixture",

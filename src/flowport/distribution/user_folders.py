@@ -30,7 +30,12 @@ class _Folder(Stored):
 
 def _picture(path: Path, size: int, channels: int) -> NDArray:
     with Picture.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+        return fitted_picture(opened, size, channels)
+
+
+def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray:
+    """The middle square of a picture, upright, resized: (1, channels, size, size) bytes."""
+    upright = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
     square = np.asarray(ImageOps.fit(upright, (size, size), Picture.Resampling.BICUBIC))
     return square.reshape(1, size, size, channels).transpose(0, 3, 1, 2).copy()
 

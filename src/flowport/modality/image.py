@@ -1,6 +1,7 @@
 """Images: bytes to [-1, 1] and back, augmented by small affine maps, drawn in labelled rows."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,10 +19,16 @@ class Image(Modality):
     δ ~ U[−shift, shift]² pixels, θ ~ U[−rotation, rotation] degrees, s ~ U[1 − scale, 1 + scale], K a shear along x by
     U[−shear, shear]; with ``flip`` half of the images are mirrored left to right. All zero: exactly no augmentation.
     outside: what stands beyond the border, one of torch's grid_sample: border, zeros (mid grey) or reflection.
+
+    dequantise: x = (raw + u) / 128 − 1 with u ~ U(0, 1) under a generator and ½ without, so that bytes have a density
+    (Theis et al. 2016); decode rounds down, and decode(encode(raw, generator)) = raw.
+    size, channels: a lift to other images: (height, width), into which images are fitted whole and centred on black,
+    and 1 channel from 3 (ITU-R 601 luma) or 3 from 1. Then decode gives images of the new shape.
     """
 
     def __init__(self, shift: float = 0.0, rotation: float = 0.0, scale: float = 0.0, shear: float = 0.0,
-                 flip: bool = False, outside: str = "border") -> None:  # fmt: skip
+                 flip: bool = False, outside: str = "border", dequantise: bool = False,
+                 size: Sequence[int] | None = None, channels: int | None = None) -> None:  # fmt: skip
         for key, value, below in (("shift", shift, math.inf), ("rotation", rotation, 360.0), ("scale", scale, 1.0),
                                   ("shear", shear, math.inf)):  # fmt: skip
             if not 0 <= value < below:
@@ -29,19 +36,45 @@ class Image(Modality):
         if outside not in ("border", "zeros", "reflection"):
             raise Refusal(f"modality.outside is {outside!r}; it must be border, zeros or reflection")
         self.shift, self.rotation, self.scale, self.shear = shift, rotation, scale, shear
-        self.flip, self.outside = flip, outside
+        if channels not in (None, 1, 3) or (size is not None and (len(size) != 2 or min(size) < 1)):
+            raise Refusal(
+                f"modality.size and channels are {size} and {channels}; allowed are [height, width] and 1 or 3"
+            )
+        self.flip, self.outside, self.dequantise = flip, outside, dequantise
+        self.size, self.channels = None if size is None else (int(size[0]), int(size[1])), channels
         self.exact = not (shift or rotation or scale or shear or flip)
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         """Bytes (n, C, H, W) to float32 points in [−1, 1]. Raises Refusal for anything but bytes."""
         if raw.dtype != torch.uint8 or raw.ndim != 4:
             raise Refusal(f"modality.Image takes uint8 images (n, C, H, W), but got {raw.dtype} {tuple(raw.shape)}")
-        x = raw.to(torch.float32) / 127.5 - 1
+        values = self._lifted(raw.to(torch.float32))
+        x = self._dequantised(values, generator) if self.dequantise else values / 127.5 - 1
         return x if generator is None or self.exact else self._augment(x, generator)
 
     def decode(self, x: Tensor) -> Tensor:
         """Points to bytes (n, C, H, W), rounded to the nearest and clamped to 0 … 255."""
-        return ((x.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        values = ((x + 1) * 128).floor() if self.dequantise else ((x.to(torch.float32) + 1) * 127.5).round()
+        return values.clamp(0, 255).to(torch.uint8)
+
+    def _dequantised(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
+        """u in steps of 2⁻¹², so that float32 holds the sum exactly and never rounds it up to the next byte."""
+        if generator is None:
+            return (values + 0.5) / 128 - 1
+        steps = torch.randint(2**12, values.shape, generator=generator, device=generator.device).to(values)
+        return (values + (steps + 0.5) / 2**12) / 128 - 1
+
+    def _lifted(self, values: Tensor) -> Tensor:
+        if self.channels is not None and self.channels != values.shape[1]:
+            luma = torch.tensor([0.299, 0.587, 0.114], device=values.device).view(1, 3, 1, 1)
+            values = values.expand(-1, 3, -1, -1) if self.channels == 3 else (values * luma).sum(1, keepdim=True)
+        if self.size is None or self.size == tuple(values.shape[2:]):
+            return values
+        share = min(self.size[0] / values.shape[2], self.size[1] / values.shape[3])
+        high, wide = (max(1, round(side * share)) for side in values.shape[2:])
+        fitted = F.interpolate(values, (high, wide), mode="bilinear", antialias=True, align_corners=False)
+        top, left = (self.size[0] - high) // 2, (self.size[1] - wide) // 2
+        return F.pad(fitted, (left, self.size[1] - wide - left, top, self.size[0] - high - top))
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         return draw({name: (row.detach().cpu().float() + 1) / 2 for name, row in rows.items()}, path)

@@ -1,0 +1,81 @@
+"""A dataset of Hugging Face's library that was saved to disk."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from flowport.distribution.base import Stored
+from flowport.distribution.parts import divide
+from flowport.distribution.user_folders import fitted_picture
+from flowport.errors import Refusal
+from flowport.modality import Image, Modality
+
+
+@final
+class HuggingFace(Stored):
+    """Images of ``datasets.load_from_disk(path)``: every middle square, resized to (channels, size, size) bytes.
+
+    image, label: names of the columns; label null or a column of class numbers. A DatasetDict keeps its own train and
+    test; its validation comes from a tenth of the train images where it has none. A single Dataset is split 80/10/10.
+    Needs the extra: pip install 'flowport[hf]'. Raises Refusal where that, the folder or a column is missing, or where
+    an image cannot be read.
+    """
+
+    def __init__(self, path: str, image: str = "image", label: str | None = "label", size: int = 32, channels: int = 3,
+                 modality: Modality | None = None, part: str = "train") -> None:  # fmt: skip
+        if size < 1 or channels not in (1, 3):
+            raise Refusal(f"{path} needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
+        parts = _opened(path)
+        for name, table in parts.items():
+            for column in (image, label):
+                if column is not None and column not in table.column_names:
+                    raise Refusal(f"{path} ({name}) has no column {column!r}; it has {', '.join(table.column_names)}")
+        fit = partial(fitted_picture, size=size, channels=channels)
+        raw = {name: _images(path, name, table, image, fit) for name, table in parts.items()}
+        labels = None
+        if label is not None:
+            labels = torch.cat([torch.as_tensor(table[label][:]).long() for table in parts.values()])
+        classes = 0 if labels is None else int(labels.max()) + 1
+        splits = _splits({name: len(items) for name, items in raw.items()}, labels)
+        super().__init__(Path(path).name, torch.cat(list(raw.values())), labels, modality or Image(), splits, part,
+                         classes)  # fmt: skip
+
+
+def _opened(path: str) -> dict[str, Any]:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise Refusal("distribution=hugging_face needs the package datasets: pip install 'flowport[hf]'") from None
+    try:
+        found = datasets.load_from_disk(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise Refusal(f"{path} is no dataset that datasets.save_to_disk wrote: {str(error).splitlines()[0]}") from None
+    return dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
+
+
+def _images(path: str, name: str, table: Any, column: str, fit: Any) -> torch.Tensor:
+    rows = []
+    for k in range(len(table)):
+        try:
+            rows.append(fit(table[k][column]))
+        except (OSError, AttributeError, ValueError) as error:
+            raise Refusal(f"{path} ({name}): item {k} of column {column!r} is no image ({error})") from None
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def _splits(sizes: dict[str, int], labels: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    bounds, at = dict[str, torch.Tensor](), 0
+    for name, size in sizes.items():
+        bounds[name] = torch.arange(at, at + size)
+        at += size
+    if "train" not in bounds:
+        return divide(at, at // 10, at // 10, labels)
+    train, tenth = bounds["train"], len(bounds["train"]) // 10
+    own = None if labels is None else labels[train]
+    missing = [name for name in ("validation", "test") if name not in bounds]
+    cut = divide(len(train), tenth * ("validation" in missing), tenth * ("test" in missing), own)
+    return {name: train[cut[name]] if name in (*missing, "train") else bounds[name]
+            for name in ("train", "validation", "test")}  # fmt: skip
