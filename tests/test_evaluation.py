@@ -10,11 +10,18 @@ import torch
 from scipy.io import wavfile
 
 from flowport import experiment
-from flowport.distribution import Flute, Notes, TensorFile
-from flowport.evaluation import record, reference_cost
+from flowport.composition import compose
+from flowport.coupling import Independent
+from flowport.distribution import Brass, Flute, Notes, TensorFile
+from flowport.evaluation import Evaluation, gallery, record, reference_cost
+from flowport.grid import Uniform
+from flowport.metric import SpectralDistance
 from flowport.modality import LogMel, Plane
 from flowport.randomness import Randomness
+from flowport.solver import Euler
+from flowport.volatility import Zero
 from tests import runs
+from tests.metric.outcomes import outcome_of
 
 
 def rows(x: torch.Tensor) -> set[tuple[float, ...]]:
@@ -73,7 +80,7 @@ def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
 
 
 def test_what_can_be_heard_is_written_beside_the_picture(tmp_path):
-    notes = Notes(Flute(), train=16).draw(torch.arange(3), None).x
+    notes = Notes(Flute(), train=20).draw(torch.arange(3), None).x
     record({"source": notes, "real target": notes[:1]}, LogMel(), tmp_path / "gallery.png")
     names = sorted(p.name for p in (tmp_path / "gallery").iterdir())
     assert names == ["real_target_0.wav", "source_0.wav", "source_1.wav", "source_2.wav"]
@@ -81,3 +88,40 @@ def test_what_can_be_heard_is_written_beside_the_picture(tmp_path):
     assert rate == 8000 and torch.equal(torch.from_numpy(wave.copy()), LogMel().decode(notes)[1])
     record({"source": torch.zeros(2, 2)}, Plane(), tmp_path / "silent.png")
     assert not (tmp_path / "silent").exists()
+
+
+def test_a_note_knows_its_partner_and_the_nearest_note_that_training_has_seen() -> None:
+    source, target = Notes(Flute(), train=20), Notes(Brass(), score=1, train=20)
+    flow, _ = compose(source, target, coupling=Independent())
+    evaluation = Evaluation(Euler(), Uniform(1), Zero(), {"spectral_distance": SpectralDistance()}, items=12)
+    outcome = evaluation.outcome(flow.ema, source, target, Randomness(0))
+    held_out, seen = (part.draw(torch.arange(12), None).x for part in (target.split("test"), target))
+    assert outcome.partner is not None and torch.equal(outcome.partner, held_out)
+    seen = torch.cat([seen, target.draw(torch.arange(12, 20), None).x])
+    nearest = torch.cdist(outcome.source.x.flatten(1), seen.flatten(1)).argmin(1)
+    assert outcome.retrieved is not None and torch.equal(outcome.retrieved, seen[nearest])
+    assert outcome.modality is target.modality
+    evaluation.metrics = {}
+    other = evaluation.outcome(flow.ema, source, target, Randomness(0), "train")
+    assert other.partner is None and other.retrieved is None, "two scores share no training note, and nobody asked"
+
+
+class Kept(Plane):
+    """Keeps the rows that it is to draw."""
+
+    shown = 8
+
+    def render(self, rows: dict[str, torch.Tensor], path: str) -> torch.Tensor:
+        self.rows = rows
+        return torch.empty(3, 0, 0, dtype=torch.uint8)
+
+
+def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_path: Path) -> None:
+    outcome, modality = outcome_of(n=60), Kept()
+    gallery(outcome, modality, tmp_path / "g.png")
+    shown = torch.tensor([0, 7, 15, 22, 30, 37, 45, 52])
+    assert list(modality.rows) == ["source", "t = 0.25", "t = 0.50", "t = 0.75", "translation", "real target"]
+    for name, row in zip(("source", "t = 0.25", "translation"),
+                         (outcome.source.x, outcome.states[1], outcome.result), strict=True):  # fmt: skip
+        assert torch.equal(modality.rows[name], row[shown])
+    assert {tuple(x) for x in modality.rows["real target"].tolist()} < {tuple(x) for x in outcome.floor.x.tolist()}

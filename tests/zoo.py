@@ -101,7 +101,7 @@ DISTRIBUTIONS = [
     ("torus", lambda: distribution.Torus(points=32)),
     ("ellipsoid", lambda: distribution.Ellipsoid(points=32)),
     ("box", lambda: distribution.Box(points=32)),
-    ("notes", lambda: distribution.Notes(distribution.Flute(), train=16)),
+    ("notes", lambda: distribution.Notes(distribution.Flute(), train=20)),
 ]
 
 COSTS = [

@@ -70,14 +70,9 @@ class Evaluation:
             velocity=velocity,
             reference_cost=self._cost,
             modality=target.modality.surface(),
-            partner=real.x[: len(start)] if self._known(source, target, part, len(start), len(goal)) else None,
+            partner=real.x if source.split(part).corresponds(target.split(part)) else None,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
-
-    @staticmethod
-    def _known(source: Distribution, target: Distribution, part: str, n: int, m: int) -> bool:
-        """Whether row k of the held-out target is the true translation of row k of the held-out source."""
-        return m >= n and source.split(part).corresponds(target.split(part))
 
     @staticmethod
     def _retrieved(start: Sample, target: Distribution) -> Tensor | None:

@@ -41,6 +41,12 @@ def test_it_is_the_optimum_and_swaps_come_near_it():
     assert float(best.sum()) < 0.5 * untouched
 
 
+def test_swaps_begin_with_the_optimum_of_a_line():
+    pair = clouds()
+    a, b = (side.x * torch.tensor([1.0, 0, 0])[:, None] for side in (pair.source, pair.target))
+    assert torch.equal(swapped(a, b, 0, seeded()), assigned(a, b))
+
+
 @pytest.mark.parametrize("inner", [Independent(), Exact(Sliced())])
 def test_every_cloud_stays_the_same_set_and_the_source_stays_as_it_is(inner):
     pair = clouds()
@@ -51,6 +57,7 @@ def test_every_cloud_stays_the_same_set_and_the_source_stays_as_it_is(inner):
     assert torch.equal(new.target.x.sort(2).values, pair.target.x[rows.j].sort(2).values)
     gap = (new.source.x - new.target.x).square().sum(1).mean()
     assert float(matching.facts["aligned"]) == pytest.approx(float(gap), rel=1e-5)
+    assert rows.facts.items() <= matching.facts.items()
     some = torch.tensor([3, 1])
     assert torch.equal(matching.apply(pair, some).target.x, new.target.x[some])
 

@@ -40,6 +40,15 @@ def test_torus_lies_on_its_surface_and_is_uniform():
     assert abs(float((x / out).mean())) < 5 * 0.7 / math.sqrt(80_000)
 
 
+def test_torus_angles_invert_their_distribution_function():
+    k, n = 0.45, 2000
+    x, y, z = fixed(Torus(points=n), 1.0, k).surface(1, seeded()).unbind(2)
+    draw = seeded()
+    wanted = [2 * math.pi * torch.rand(1, n, generator=draw) for _ in range(2)][1]
+    v = torch.atan2(z, (x**2 + y**2).sqrt() - 1.0)
+    torch.testing.assert_close((v + k * v.sin() - wanted).cos(), torch.ones(1, n), atol=1e-6, rtol=0)
+
+
 def test_ellipsoid_is_uniform_by_area():
     """The share of area with |x| < a/2, beside quadrature over the sphere with the weight |A⁻¹ d|."""
     axes = torch.tensor([0.4, 0.7, 1.0])
@@ -72,6 +81,39 @@ def test_rotations_are_rotations_without_a_preferred_direction():
     assert float((torch.linalg.det(r) - 1).abs().max()) < 1e-5
     assert float(r.mean(0).abs().max()) < 5 / math.sqrt(3 * 20_000)
     torch.testing.assert_close(r.square().mean(0), torch.full((3, 3), 1 / 3).double(), atol=0.02, rtol=0)
+
+
+def widths(solid) -> torch.Tensor:
+    """The proportions of 400 solids, read off their points."""
+    cloud = solid(points=600).surface(400, seeded())
+    if solid is not Torus:
+        return cloud.abs().amax(1)
+    out = cloud[:, :, :2].norm(dim=2)
+    return torch.stack([(out.amax(1) + out.amin(1)) / 2, (out.amax(1) - out.amin(1)) / (out.amax(1) + out.amin(1))], 1)
+
+
+@pytest.mark.parametrize(
+    ("solid", "low", "high"),
+    [(Torus, [0.7, 0.2], [1, 0.45]), (Ellipsoid, [0.4] * 3, [1.0] * 3), (Box, [0.4] * 3, [0.9] * 3)],
+)
+def test_proportions_are_uniform_between_their_ends(solid, low, high):
+    share = (widths(solid) - torch.tensor(low)) / (torch.tensor(high) - torch.tensor(low))
+    torch.testing.assert_close(share.amin(0), torch.zeros(share.shape[1]), atol=0.05, rtol=0)
+    torch.testing.assert_close(share.amax(0), torch.ones(share.shape[1]), atol=0.05, rtol=0)
+    assert float((share.mean(0) - 0.5).abs().max()) < 5 * 0.29 / 20 + 0.02  # the outermost point is not quite the edge
+
+
+@pytest.mark.parametrize("solid", [Torus, Ellipsoid, Box])
+def test_a_cloud_is_its_surface_turned_scaled_and_jittered(solid):
+    """One seed draws one surface, one noise and one rotation, whatever the jitter."""
+    surface = solid(points=50).surface(300, seeded())
+    smooth, rough = (solid(points=50, jitter=jitter).sample(300, seeded()).x for jitter in (0.0, 0.2))
+    own = SCALE * surface.transpose(1, 2)
+    gram = [x.transpose(1, 2) @ x for x in (smooth, own)]
+    torch.testing.assert_close(*gram, atol=1e-4, rtol=1e-4)
+    same = (smooth * own).sum() / own.square().sum()
+    assert abs(float(same)) < 5 / math.sqrt(300), "a mean rotation is 0"
+    assert float((rough - smooth).std()) == pytest.approx(0.2 * SCALE, rel=0.02)
 
 
 @pytest.mark.parametrize("solid", [Torus, Ellipsoid, Box])

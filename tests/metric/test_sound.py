@@ -47,7 +47,7 @@ def test_autocorrelation_hears_the_fundamental_even_where_it_is_missing(missing)
     assert float(cents.abs().max()) < 2
 
 
-NOTES = {"flute": Notes(Flute(), train=16), "brass": Notes(Brass(), train=16)}
+NOTES = {"flute": Notes(Flute(), train=20), "brass": Notes(Brass(), train=20)}
 
 
 @pytest.mark.parametrize("name", NOTES)

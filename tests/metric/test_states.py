@@ -17,6 +17,7 @@ from flowport.metric import (
     NormalisedPathEnergy,
     SlicedWasserstein,
     Straightness,
+    TargetShare,
     TransportCost,
     Wasserstein,
     frechet_distance,
@@ -53,6 +54,7 @@ MEMBERS: list[Callable[[], Metric]] = [
     lambda: FrechetDistance(classifier=Thirds(), name="thirds"),
     lambda: KernelDistance(classifier=Thirds(), name="thirds", subsets=5),
     lambda: ClassPreservation(classifier=Thirds(), name="thirds"),
+    lambda: TargetShare(classifier=Thirds()),
 ]
 everywhere = pytest.mark.parametrize("member", MEMBERS, ids=lambda m: type(m()).__name__)
 WITH_FLOOR = {"w2", "sliced_w2", "energy", "mmd", "fd_thirds", "kid_thirds"}
@@ -141,6 +143,8 @@ def test_idle_translation_is_left_out_between_shapes():
     assert found.keys() == {"fd_a", "fd_a_floor", "fd_a_n"}
     found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome_of(source=other)).compute()
     assert "class_preservation_untranslated" not in found
+    found = fed(lambda: TargetShare(classifier=Thirds()), outcome_of(source=other)).compute()
+    assert found.keys() == {"target_share", "target_share_floor", "target_share_n"}
 
 
 def test_frechet_ratios_and_evaluation_mode():
@@ -153,8 +157,22 @@ def test_frechet_ratios_and_evaluation_mode():
     torch.testing.assert_close(found["fd_a_ratio_floor"], found["fd_a_floor"] / found["fd_a_untranslated"])
 
 
+def points(*first: int) -> Tensor:
+    return torch.tensor([[float(f), 9.0] for f in first])
+
+
+def test_target_share_counted_by_hand():
+    """The most common class of the target is 1: the source has it 1 time of 4, the results 2, the target 3."""
+    outcome = outcome_of(
+        source=Sample(points(0, 1, 2, 2)), result=points(1, 0, 1, 2), target=Sample(points(1, 2, 1, 1))
+    )
+    found = fed(lambda: TargetShare(classifier=Thirds()), outcome).compute()
+    assert {key.removeprefix("target_share"): float(value) for key, value in found.items()} == {
+        "": 0.5, "_untranslated": 0.25, "_floor": 0.75, "_n": 4,
+    }  # fmt: skip
+
+
 def test_class_preservation_counted_by_hand():
-    points = lambda *first: torch.tensor([[float(f), 9.0] for f in first])
     outcome = outcome_of(
         source=Sample(points(0, 1, 2, 2), label=torch.tensor([0, 1, 2, 0])),
         result=points(0, 1, 1, 1),

@@ -55,7 +55,7 @@ class Distribution(ABC):
         raise Refusal(f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data")
 
     def corresponds(self, other: "Distribution") -> bool:
-        """Whether item k of this split and item k of the other's are two views of one thing."""
+        """Whether this split and the other's are equally long and item k of both is a view of one thing."""
         return False
 
     def observed(self) -> "Distribution":

@@ -37,7 +37,7 @@ def matched_agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> T
 
 class TargetShare(Metric):
     """``target_share``: share of translations that the ``classifier`` gives the class it gives most real target points;
-    ``_floor``: the share of these; ``_untranslated``: of source points of the target's shape."""
+    ``_floor``: the share of these; ``_untranslated``: of source points of the target's shape; ``_n`` translations."""
 
     result: list[Tensor]
     real: list[Tensor]
@@ -59,12 +59,13 @@ class TargetShare(Metric):
         return read(self.classifier, x, features=False).argmax(dim=1)
 
     def compute(self) -> dict[str, Tensor]:
-        real = gathered(self.real)
-        if real is None:
+        result, real = gathered(self.result), gathered(self.real)
+        if result is None or real is None:
             raise Refusal("the target share has seen no translation")
         wanted = real.mode().values
-        states = {"": gathered(self.result), "_floor": real, "_untranslated": gathered(self.untranslated)}
-        return {f"target_share{k}": (v == wanted).double().mean() for k, v in states.items() if v is not None}
+        states = {"": result, "_floor": real, "_untranslated": gathered(self.untranslated)}
+        values = {f"target_share{k}": (v == wanted).double().mean() for k, v in states.items() if v is not None}
+        return values | {"target_share_n": torch.tensor(len(result))}
 
 
 class ClassPreservation(Metric):
