@@ -197,9 +197,9 @@ def test_a_flow_that_sees_its_start_has_no_way_back(tmp_path: Path, capfd: Any) 
         assert "direction=backward is impossible for a flow that sees its start" in said.sentence
 
 
-def test_one_failing_job_spares_the_rest_of_a_sweep(tmp_path: Path) -> None:
-    said = runs.command("train.py", "-m", *runs.TINY, runs.QUIET, "trainer.max_steps=3", "grid.steps=0,8", "seed=0,1",
-                        f"hydra.sweep.dir={tmp_path}")  # fmt: skip
+def test_one_failing_job_spares_the_rest_of_a_sweep(tmp_path: Path, capfd: Any) -> None:
+    said = runs.here(capfd, "train.py", "-m", *runs.TINY, runs.QUIET, "trainer.max_steps=3", "grid.steps=0,8",
+                     "seed=0,1", f"hydra.sweep.dir={tmp_path}")  # fmt: skip
     assert said.code == 2
     assert "Traceback" not in said.err
     assert "flowport: a time grid needs at least 1 step, not 0" in said.err

@@ -1,6 +1,7 @@
 """Every experiment trains for two steps, is measured, and leaves a whole run folder."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
+from flowport.evaluation import reference_cost
 from tests.distribution.folders import pictures, recordings, shapes
 
 ROOT = Path(__file__).parents[1]
@@ -20,10 +22,8 @@ OWN = {"images": (pictures, ["size=8"]), "spectrograms": (recordings, []), "poin
 def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"experiment={name}", "trainer.max_steps=2", "evaluation_items=24", "grid.steps=4", "threads=1",
              "data.validation_items=32"]  # fmt: skip
-    if "gaussians" in name or name == "gaussian_to_s_curve":
-        words.append(
-            "~metric.normalised_path_energy"
-        )  # 10 s of transport for its reference; tests/test_reuse.py has it
+    few = partial(reference_cost, points=256, draws=2)  # 10 s of transport otherwise
+    monkeypatch.setattr("flowport.evaluation.reference_cost", few)
     if name.startswith("timbre"):  # a minute and a half for the judge of timbres: its own tests train judges
         words += ["metric=[spectral_distance]", "source.train=64", "target.train=64"]
     if name == "mnist_latent":  # tests/test_space.py trains an autoencoder

@@ -1,6 +1,7 @@
 """A run killed at any step and resumed ends as the unbroken run does, bit for bit."""
 
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -13,22 +14,34 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flowport import stage
+from flowport.module import FlowModule
+from flowport.shapes import Pair
 from tests import runs
 
 CASES = {
     "pool and prefetch": ["data.pool=4", "data.prefetch=2"],
     "accumulation": ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=6"],
 }
-KILL = """
-import os, signal
-from flowport.module import FlowModule
-plain = FlowModule.training_step
-def deadly(self, pair, batch_idx):
-    if self.batches == {batch}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, pair, batch_idx)
-FlowModule.training_step = deadly
-"""
+
+
+def killed(folder: Path, batch: int, *words: str) -> None:
+    """A tiny run in a process of its own that dies at the beginning of this batch."""
+    plain = FlowModule.training_step
+
+    def deadly(self: FlowModule, pair: Pair, batch_idx: int) -> torch.Tensor:
+        if self.batches == batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, pair, batch_idx)
+
+    child = os.fork()
+    if child == 0:
+        FlowModule.training_step = deadly  # type: ignore[method-assign]
+        try:
+            runs.run(folder, *words)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -38,17 +51,13 @@ def test_killed_and_resumed_equals_unbroken(case: str, tmp_path: Path, capfd: An
     numbers = runs.run(unbroken, *words)
     batches = 2 if case == "accumulation" else 1
     batch = random.Random(case).randrange(8 * batches, 20 * batches)  # past the first checkpoint, of step 7
-    said = runs.command("train.py", *runs.TINY, runs.QUIET, *words, f"hydra.run.dir={broken}",
-                        before=KILL.format(batch=batch))  # fmt: skip
-    assert said.code == -signal.SIGKILL
+    killed(broken, batch, *words)
     assert not (broken / "metrics.json").exists()
     kept = torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 7 * (batch // batches // 7)
     assert not runs.equal(kept["state_dict"], runs.weights(unbroken))
 
-    said = (
-        runs.command("train.py", f"run={broken}") if case == "plain" else runs.here(capfd, "train.py", f"run={broken}")
-    )
+    said = runs.here(capfd, "train.py", f"run={broken}")
     assert said.code == 0, said.err
     assert runs.equal(runs.weights(broken), runs.weights(unbroken))
     after = json.loads((broken / "metrics.json").read_text())

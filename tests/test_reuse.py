@@ -1,6 +1,7 @@
 """Evaluate and translate: a new folder that says whose numbers it holds; the run's folder is only read."""
 
 import json
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowport.evaluation import reference_cost
 from tests import runs
 
 
@@ -35,7 +37,9 @@ def test_evaluate_again_gives_the_numbers_of_training_and_reads_only(trained: Pa
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_evaluate_with_wishes(trained: Path, tmp_path: Path, capfd: Any) -> None:
+def test_evaluate_with_wishes(trained: Path, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = partial(reference_cost, points=256, draws=2)  # 10 s of transport otherwise
+    monkeypatch.setattr("flowport.evaluation.reference_cost", few)
     said = runs.here(capfd, "evaluate.py", f"run={trained}", "solver=euler", "grid=uniform", "grid.steps=3",
                      "metric=[energy_distance,normalised_path_energy]", "weights=raw", "seed=4", "evaluation_items=32",
                      f"hydra.run.dir={tmp_path}")  # fmt: skip

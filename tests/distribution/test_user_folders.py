@@ -63,6 +63,7 @@ def test_clouds_are_centred_scaled_and_resampled_by_training_only(tmp_path):
         .x
     )
     torch.testing.assert_close(torch.linalg.svdvals(turned[0]), torch.linalg.svdvals(stored.T), rtol=1e-4, atol=0)
+    assert float((turned[0] - stored.T).square().mean()) > 0.1
 
 
 def test_meshes_are_sampled_by_area(tmp_path):

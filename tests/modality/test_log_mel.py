@@ -40,6 +40,7 @@ def test_twice_the_amplitude_is_six_decibels_and_nothing_is_the_floor():
     silence = m.encode(torch.zeros(1, SAMPLES, dtype=torch.int16), None)
     torch.testing.assert_close(m.decibels(silence), torch.full((1, 64, 32), -70.0))
     assert silence.shape == (1, 1, 64, 32)
+    torch.testing.assert_close(m.decibels(silence - 3), torch.full((1, 64, 32), -70.0))
 
 
 def test_the_triangles_share_every_frequency_between_the_outer_peaks():
@@ -74,6 +75,25 @@ def test_a_batch_is_its_items():
     m, raw = LogMel(), noise(4)
     each = torch.cat([m.encode(one[None], None) for one in raw])
     torch.testing.assert_close(m.encode(raw, None), each, atol=1e-5, rtol=1e-5)
+
+
+def test_a_click_is_heard_in_its_own_frame():
+    click = torch.zeros(1, SAMPLES, dtype=torch.int16)
+    click[0, 256 * 10] = 32767
+    assert LogMel().encode(click, None)[0, 0].mean(0).argmax() == 10
+
+
+def test_momentum_brings_griffin_lim_nearer_to_the_magnitudes(monkeypatch):
+    m = LogMel()
+    magnitude = m.spectrum(noise(2) / 32768).abs()[:, :, :32]
+
+    def gap() -> float:
+        found = m.spectrum(m.griffin_lim(magnitude, SAMPLES)).abs()[:, :, :32]
+        return float((found - magnitude).norm() / magnitude.norm())
+
+    fast = gap()
+    monkeypatch.setattr("flowport.modality.log_mel.MOMENTUM", 0.0)
+    assert fast < 0.95 * gap()
 
 
 def test_the_spectrum_under_the_mels_has_these_mels():
@@ -114,6 +134,18 @@ def test_bad_settings_and_bad_waves_are_refused():
         LogMel(hop=700)
     with pytest.raises(Refusal, match="int16 waves"):
         LogMel().encode(torch.zeros(1, 8192), None)
+
+
+def test_low_notes_stand_at_the_bottom_and_the_floor_is_black(monkeypatch):
+    rows = {}
+    monkeypatch.setattr(
+        "flowport.modality.log_mel.draw", lambda given, path, tile: rows.update(given) or torch.empty(0)
+    )
+    decibels = torch.full((1, 64, 5), -70.0)
+    decibels[:, 0] = 0.0
+    LogMel().render({"bass": LogMel().normalised(10 ** (decibels / 10))}, "nowhere.png")
+    brightness = rows["bass"][0].mean((0, 2))
+    assert brightness.argmax() == 63 and float(brightness[63]) > 0.8 and float(brightness[:63].max()) < 0.02
 
 
 def test_a_picture_of_sound(tmp_path):

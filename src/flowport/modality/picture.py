@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from flowport.errors import Refusal
@@ -20,11 +21,11 @@ def blank(width: int, height: int) -> tuple[Figure, FigureCanvasAgg]:
 
 
 def finish(canvas: FigureCanvasAgg, path: str) -> Tensor:
-    """Draw, write ``path`` (folders are made) and return the picture, (3, H, W) uint8."""
+    """Draw once, write ``path`` (folders are made) and return the picture, (3, H, W) uint8."""
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    canvas.print_png(path)
+    Image.fromarray(pixels).save(path)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

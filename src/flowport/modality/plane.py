@@ -8,6 +8,8 @@ from torch import Tensor
 from flowport.modality.base import Modality
 from flowport.modality.picture import blank, finish, presentable
 
+# Pixels of a panel, of the square inside it that holds the points, and of the room for numbers left of it and below.
+WIDTH, HEIGHT, INSIDE, LEFT, BELOW = 260, 270, 222, 32, 24
 COLOURS = ("#3b6fb6", "#c8553d", "#2f8f6b", "#8a5fb0", "#b8862b", "#4f5b66")
 
 
@@ -40,19 +42,20 @@ class Plane(Modality):
         centre, half = (low + high) / 2, max(float((high - low).max()) * 0.54, 1e-3)
         across = min(len(panels), self.columns)
         down = math.ceil(len(panels) / across)
-        figure, canvas = blank(260 * across, 290 * down)
+        width, height = WIDTH * across, HEIGHT * down
+        figure, canvas = blank(width, height)
         for k, (name, points) in enumerate(panels.items()):
-            axes = figure.add_subplot(down, across, k + 1)
+            left, bottom = WIDTH * (k % across) + LEFT, HEIGHT * (down - 1 - k // across) + BELOW
+            axes = figure.add_axes((left / width, bottom / height, INSIDE / width, INSIDE / height))
             shown = points[: self.points]
             size = min(12.0, max(1.5, 4000 / max(len(shown), 1)))
             axes.scatter(shown[:, 0], shown[:, 1], s=size, c=COLOURS[k % len(COLOURS)], alpha=0.55, linewidths=0)
-            axes.set_title(f"{name}  (n={len(points)})", fontsize=9)
+            axes.set_title(f"{name}  (n={len(points)})", fontsize=9, y=1.0)  # a given height spares a layout of its own
             axes.set_xlim(float(centre[0]) - half, float(centre[0]) + half)
             axes.set_ylim(float(centre[1]) - half, float(centre[1]) + half)
-            axes.set_aspect("equal")
+            axes.locator_params(nbins=5)
             axes.tick_params(labelsize=7, length=2)
             axes.grid(alpha=0.2, linewidth=0.5)
-        figure.tight_layout()
         return finish(canvas, path)
 
 
