@@ -47,13 +47,29 @@ def test_one_cosine_over_the_bands_has_a_closed_form(k, counts):
     )
 
 
-@pytest.mark.parametrize("missing", [False, True])
-def test_autocorrelation_hears_the_fundamental_even_where_it_is_missing(missing):
+SECONDS = torch.arange(8192).double() / 8000
+
+
+def heard(wave: torch.Tensor, hertz: torch.Tensor) -> torch.Tensor:
+    """Cents between what is heard and what was played."""
+    return 1200 * (autocorrelation_pitch(wave, 8000) - (hertz / 440).log2())
+
+
+@pytest.mark.parametrize("harmonics", [range(1, 2), range(1, 5), range(2, 5)])
+def test_autocorrelation_hears_the_fundamental_even_where_it_is_missing(harmonics):
     hertz = torch.tensor([220.0, 311.1, 523.3, 880.0]).double()
-    seconds = torch.arange(8192).double() / 8000
-    wave = sum((2 * math.pi * k * hertz[:, None] * seconds).sin() / k for k in range(2 if missing else 1, 5))
-    cents = 1200 * (autocorrelation_pitch(wave, 8000) - (hertz / 440).log2())
-    assert float(cents.abs().max()) < 2
+    wave = sum((2 * math.pi * k * hertz[:, None] * SECONDS).sin() / k for k in harmonics)
+    assert float(heard(wave, hertz).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_a_strong_octave_is_no_other_note(offset):
+    """With a share e of the power in the second harmonic the autocorrelation half a period on is 2e − 1: 0.75, too low
+    a peak, at 250 Hz; 0.94, but above every pitch that is looked for, at 800 Hz. A constant offset is not heard."""
+    hertz, share = torch.tensor([250.0, 800.0]).double(), torch.tensor([0.875, 0.97]).double()[:, None]
+    angle = 2 * math.pi * hertz[:, None] * SECONDS
+    wave = (1 - share).sqrt() * angle.sin() + share.sqrt() * (2 * angle + 1).sin()
+    assert float(heard(wave + offset, hertz).abs().max()) < 0.5
 
 
 NOTES = {"flute": Notes(Flute(), train=20), "brass": Notes(Brass(), train=20)}
@@ -78,7 +94,7 @@ def pitch() -> PitchError:
 def test_the_pitch_of_real_notes_is_heard(name, pitch):
     test = NOTES[name].split("test").draw(torch.arange(200), None)
     cents = 1200 * (pitch.finder.octaves_above_440(test.x) - test.label[:, 0].double()).abs()
-    assert float(cents.median()) <= 4 and float(cents.quantile(0.9)) <= 10 and float(cents.max()) <= 50
+    assert float(cents.median()) < 1.8 and float(cents.quantile(0.9)) < 5 and float(cents.max()) < 15
 
 
 def test_a_perfect_translation_scores_zero_and_a_wrong_note_is_far(pitch):
@@ -87,10 +103,10 @@ def test_a_perfect_translation_scores_zero_and_a_wrong_note_is_far(pitch):
     values = metric.compute()
     assert float(values["lsd"]) == float(values["mcd"]) == 0
     assert float(values["lsd_untranslated"]) > 3 and float(values["lsd_retrieved"]) > 3
-    heard = pitch.compute()
-    assert float(heard["pitch_cents"]) == float(heard["pitch_cents_floor"]) < 4
-    assert float(heard["audible_within_50"]) == float(heard["pitch_within_50_untranslated"]) == 1
-    assert float(heard["pitch_cents_retrieved"]) > 50 and float(heard["audible_cents_retrieved"]) > 50
+    found = pitch.compute()
+    assert float(found["pitch_cents"]) == float(found["pitch_cents_floor"]) < 4
+    assert float(found["audible_within_50"]) == float(found["pitch_within_50_untranslated"]) == 1
+    assert float(found["pitch_cents_retrieved"]) > 50 and float(found["audible_cents_retrieved"]) > 50
 
 
 def test_what_they_need_is_said():
