@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from functools import lru_cache
 
 import torch
@@ -20,10 +19,9 @@ from flowport.weighting import Weighting
 
 @dataclass(frozen=True)
 class Loss:
-    """terms: (B, *) weighted errors, of which the mean is minimised; parts: further (B,) tensors to log, by name."""
+    """terms: (B, *) weighted errors, of which the mean is minimised."""
 
     terms: Tensor
-    parts: dict[str, Tensor] = dataclass_field(default_factory=dict)
 
     @property
     def mean(self) -> Tensor:

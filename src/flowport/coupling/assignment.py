@@ -40,14 +40,6 @@ def finite(cost: Tensor) -> Tensor:
     return cost
 
 
-def _centred(cost: Tensor) -> Tensor:
-    """C − column means − row means: the same optimum, and the network simplex comes to it 1.4 times faster."""
-    reduced = cost.detach().double()
-    reduced = reduced - reduced.mean(0)
-    reduced -= reduced.mean(1, keepdim=True)
-    return finite(reduced)
-
-
 def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """A vertex of the transportation polytope with whole-numbered marginals a and b, by POT's network simplex.
 
@@ -62,7 +54,8 @@ def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np
 
 
 def _lowered(cost: Tensor) -> Tensor:
-    """cost minus its row minima, then minus its column minima, in place: every row and column holds a zero."""
+    """cost minus its row minima, then minus its column minima, in place: every row and column holds a zero, and the
+    optimum stays."""
     cost -= cost.amin(1, keepdim=True)
     cost -= cost.amin(0)
     return cost
@@ -115,7 +108,8 @@ def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
     if n == m:
         return torch.arange(n, device=cost.device), permutation(cost)
     length = pair_count(n, m)
-    matrix = np.ascontiguousarray(_centred(cost).cpu().numpy())
+    own = finite(cost.detach()).cpu().to(torch.float64, copy=True)
+    matrix = finite(_lowered(own)).numpy()
     plan = _simplex(matrix, np.full(n, float(length // n)), np.full(m, float(length // m)))
     rows, columns = plan.nonzero()
     copies = plan[rows, columns].astype(np.int64)

@@ -18,14 +18,12 @@ from flowport.errors import Refusal
 from flowport.modality import Cloud, Image, LogMel, Modality
 
 
-class _Folder(Stored):
-    """What the three have in common: one tensor, split by file, labelled by sub-folder."""
-
-    def __init__(self, path: str, suffixes: tuple[str, ...], decode: partial[NDArray], modality: Modality,
-                 skip_bad_files: bool, part: str) -> None:  # fmt: skip
-        found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
-        classes = 0 if found.classes is None else int(found.classes.max()) + 1
-        super().__init__(Path(path).name, found.items, found.classes, modality, found.splits(), part, classes)
+def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_bad_files: bool) -> dict[str, Any]:
+    """What the three give to ``Stored``: one tensor, split by file, labelled by sub-folder."""
+    found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
+    classes = 0 if found.classes is None else int(found.classes.max()) + 1
+    return {"name": Path(path).name, "raw": found.items, "labels": found.classes, "splits": found.splits(),
+            "classes": classes}  # fmt: skip
 
 
 def _picture(path: Path, size: int, channels: int) -> NDArray:
@@ -41,7 +39,7 @@ def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray:
 
 
 @final
-class ImageFolder(_Folder):
+class ImageFolder(Stored):
     """Every .png, .jpg, .jpeg and .webp below ``path``: its middle square, resized to (channels, size, size) bytes.
 
     channels: 1 grey, 3 colour. modality: Image(), or one with augmentation. Raises Refusal as
@@ -53,7 +51,8 @@ class ImageFolder(_Folder):
         if size < 1 or channels not in (1, 3):
             raise Refusal(f"an image folder needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
         decode = partial(_picture, size=size, channels=channels)
-        super().__init__(path, (".png", ".jpg", ".jpeg", ".webp"), decode, modality or Image(), skip_bad_files, part)
+        held = _read(path, (".png", ".jpg", ".jpeg", ".webp"), decode, skip_bad_files)
+        super().__init__(**held, modality=modality or Image(), part=part)
 
 
 def _clips(path: Path, rate: int, samples: int) -> NDArray:
@@ -75,7 +74,7 @@ def _clips(path: Path, rate: int, samples: int) -> NDArray:
 
 
 @final
-class AudioFolder(_Folder):
+class AudioFolder(Stored):
     """Every .wav, .flac and .ogg below ``path``: one channel at ``rate`` Hz (the modality's), cut into clips of
     ``samples``; a shorter recording is filled up with silence. Clips of one file lie in one split.
 
@@ -89,7 +88,8 @@ class AudioFolder(_Folder):
         if samples < modality.window:
             raise Refusal(f"a clip of {samples} samples is shorter than the window of {modality.window}")
         decode = partial(_clips, rate=modality.rate, samples=samples)
-        super().__init__(path, (".wav", ".flac", ".ogg"), decode, modality, skip_bad_files, part)
+        held = _read(path, (".wav", ".flac", ".ogg"), decode, skip_bad_files)
+        super().__init__(**held, modality=modality, part=part)
 
 
 def _points(path: Path, stored: int) -> NDArray:
@@ -122,7 +122,7 @@ def _surface(path: Path, stored: int) -> NDArray:
 
 
 @final
-class CloudFolder(_Folder):
+class CloudFolder(Stored):
     """Every .npy and .npz below ``path`` with points (N, 3), and meshes (.ply, .off, .obj, .stl; extra ``meshes``), of
     which points are drawn uniformly by area. Every cloud is centred and scaled to coordinates of mean square 1.
 
@@ -134,5 +134,6 @@ class CloudFolder(_Folder):
                  skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
         if not 1 <= points <= stored:
             raise Refusal(f"a cloud folder needs 1 ≤ points ≤ stored, not points={points}, stored={stored}")
-        super().__init__(path, (".npy", ".npz", ".ply", ".off", ".obj", ".stl"), partial(_points, stored=stored),
-                         Cloud(points, rotate), skip_bad_files, part)  # fmt: skip
+        decode = partial(_points, stored=stored)
+        held = _read(path, (".npy", ".npz", ".ply", ".off", ".obj", ".stl"), decode, skip_bad_files)
+        super().__init__(**held, modality=Cloud(points, rotate), part=part)
