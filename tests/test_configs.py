@@ -39,6 +39,8 @@ def test_every_part_composes_and_is_a_class_of_its_family(group: str, name: str)
     assert target.startswith(family + "."), f"configs/{group}/{name}.yaml builds {target}, not a {family}"
     if OmegaConf.missing_keys(node):  # what only the user can say, such as a file
         return
+    if name in ("flute", "brass"):
+        node.train = 20  # 2000 notes take seconds to play
     made = instantiate(node)
     made = made.func if isinstance(made, functools.partial) else type(made)
     assert made.__name__ == target.rpartition(".")[2]
@@ -63,6 +65,6 @@ def test_every_sweep_turns_multirun_on_and_names_what_exists(name: str) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"sweep={name}"], return_hydra_config=True)
         assert config.hydra.mode.name == "MULTIRUN"
-        for key, values in config.hydra.sweeper.params.items():
-            for value in values.split(","):
-                compose("train", [f"{key}={value}"])
+        wishes = {key: values.split(",") for key, values in config.hydra.sweeper.params.items()}
+        for k in range(max(len(values) for values in wishes.values())):
+            compose("train", [f"{key}={values[k % len(values)]}" for key, values in wishes.items()])
