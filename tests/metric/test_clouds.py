@@ -27,7 +27,7 @@ def test_accuracy_and_coverage_by_hand():
     near = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
     assert float(nearest_neighbour_accuracy(near, near + 10, near)) == 1
     assert float(nearest_neighbour_accuracy(near, near * 0 + 0.1, near)) == 0
-    assert float(coverage(torch.tensor([[1.0, 2.0, 3.0], [1.0, 5.0, 4.0]]))) == pytest.approx(1 / 3)
+    assert float(coverage(torch.tensor([[1.0, 2.0, 3.0], [0.5, 5.0, 4.0]]))) == pytest.approx(1 / 3)
 
 
 def test_draws_of_one_law_score_one_half_and_of_another_one():

@@ -8,8 +8,9 @@ import torch
 from flowport.distribution import Brass, Digits, Flute, Notes
 from flowport.errors import Refusal
 from flowport.metric import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
-from flowport.metric.sound import autocorrelation_pitch
+from flowport.metric.sound import _profile, autocorrelation_pitch
 from flowport.modality import LogMel
+from flowport.shapes import Sample
 from tests.metric.outcomes import outcome_of
 
 A = torch.randn(3, 64, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -84,9 +85,10 @@ def outcome(n: int = 12, **changes):
 
 @pytest.fixture(scope="module")
 def pitch() -> PitchError:
-    """Of a perfect translation; its templates take seconds to play."""
+    """Of a perfect translation, with other notes as real ones; its templates take seconds to play."""
     metric = PitchError([Flute(), Brass()])
-    metric.update(outcome())
+    real = NOTES["brass"].split("test").draw(torch.arange(20, 32), None)
+    metric.update(outcome(target=real))
     return metric
 
 
@@ -104,9 +106,41 @@ def test_a_perfect_translation_scores_zero_and_a_wrong_note_is_far(pitch):
     assert float(values["lsd"]) == float(values["mcd"]) == 0
     assert float(values["lsd_untranslated"]) > 3 and float(values["lsd_retrieved"]) > 3
     found = pitch.compute()
-    assert float(found["pitch_cents"]) == float(found["pitch_cents_floor"]) < 4
+    assert float(found["pitch_cents"]) < 4 and float(found["pitch_cents_floor"]) < 4
     assert float(found["audible_within_50"]) == float(found["pitch_within_50_untranslated"]) == 1
-    assert float(found["pitch_cents_retrieved"]) > 50 and float(found["audible_cents_retrieved"]) > 50
+    octaves = NOTES["flute"].split("test").draw(torch.arange(12), None).label[:, 0].double()
+    wrong = 1200 * float((octaves.roll(1) - octaves).abs().median())
+    for name in ("pitch_cents_retrieved", "audible_cents_retrieved"):
+        assert float(found[name]) == pytest.approx(wrong, abs=25)
+
+
+def test_every_number_stands_under_its_own_name():
+    """Offsets of 2, 4 and 7 dB: distances by their size, no distortion, and no other point taken for the partner."""
+    m, x = LogMel(), 2 + 0.3 * A[:, None].float()
+    metric = SpectralDistance()
+    metric.update(outcome_of(n=3, partner=x, result=x + 2 / m.std, source=Sample(x + 4 / m.std), target=Sample(-x),
+                             retrieved=x + 7 / m.std, modality=m))  # fmt: skip
+    found = {k: round(float(v), 3) for k, v in metric.compute().items()}
+    assert found == {"lsd": 2, "lsd_untranslated": 4, "lsd_retrieved": 7, "lsd_n": 3,
+                     "mcd": 0, "mcd_untranslated": 0, "mcd_retrieved": 0}  # fmt: skip
+    pitch = PitchError([Flute()])
+    pitch.errors.append(torch.arange(11.0)[:, None] ** 2 + 10 * torch.arange(8))
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        found = pitch.compute()
+    for k, how in enumerate(("pitch", "audible")):
+        for j, which in enumerate(("", "_floor", "_untranslated", "_retrieved")):
+            offset = 10 * (4 * k + j)
+            assert float(found[f"{how}_cents{which}"]) == 25 + offset
+            assert float(found[f"{how}_cents_p90{which}"]) == 81 + offset
+            within = sum(v * v + offset <= 50 for v in range(11)) / 11
+            assert float(found[f"{how}_within_50{which}"]) == pytest.approx(within)
+
+
+def test_a_profile_forgets_loudness_and_silence():
+    loud = 5 * A - 20
+    torch.testing.assert_close(_profile(loud + 7), _profile(loud))
+    silent = torch.cat([loud, torch.full((3, 64, 10), -70.0)], 2)
+    torch.testing.assert_close(_profile(silent), _profile(loud), atol=1e-3, rtol=0)
 
 
 def test_what_they_need_is_said():

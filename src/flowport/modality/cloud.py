@@ -10,7 +10,9 @@ from flowport.errors import Refusal
 from flowport.modality.base import Modality
 from flowport.modality.picture import blank, finish, presentable
 
-COLUMNS, PANEL = 8, 150
+COLUMNS, PANEL, LABEL, FILL = 8, 150, 90, 0.42
+VIEW = torch.tensor([[0.866, 0.5, 0.0], [0.25, -0.433, -0.866], [0.433, -0.75, 0.5]])
+"""To the right, down and towards the eye, seen from 30° above the horizon."""
 
 
 def rotations(n: int, generator: torch.Generator) -> Tensor:
@@ -57,19 +59,19 @@ class Cloud(Modality):
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         rows = {name: row[:COLUMNS] for name, row in presentable(rows).items()}
         across, first = max(len(row) for row in rows.values()), next(iter(rows.values()))
-        figure, canvas = blank(PANEL * across + 90, PANEL * len(rows))
+        width, height = LABEL + PANEL * across, PANEL * len(rows)
+        figure, canvas = blank(width, height)
+        axes: Any = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # one of 3-D for each is slow
+        axes.set_axis_off()
         reach = max(float(row[row.isfinite()].abs().quantile(0.999)) for row in rows.values())
-        left = 90 / (PANEL * across + 90)
         for r, (name, row) in enumerate(rows.items()):
-            figure.text(left * 0.9, 1 - (r + 0.5) / len(rows), name, ha="right", va="center", fontsize=9)
-            height = (first if row.shape == first.shape else row)[:, 2]
-            for k, cloud in enumerate(row):
-                place = (left + k * (1 - left) / across, 1 - (r + 1) / len(rows), (1 - left) / across, 1 / len(rows))
-                axes: Any = figure.add_axes(place, projection="3d")
-                shade = height[k].argsort().argsort() / max(1, height.shape[1] - 1)
-                axes.scatter(*cloud.numpy(), s=8, c=colormaps["viridis"](shade.numpy()), depthshade=False, linewidths=0)
-                for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
-                    limits(-reach, reach)
-                axes.set_box_aspect((1, 1, 1), zoom=1.4)
-                axes.set_axis_off()
+            axes.text(0.9 * LABEL, PANEL * (r + 0.5), name, ha="right", va="center", fontsize=9)
+            up = (first if row.shape == first.shape else row)[:, 2]
+            shade = up.argsort(1).argsort(1) / max(1, up.shape[1] - 1)
+            right, down, near = (VIEW @ row).unbind(1)
+            middle = LABEL + PANEL * (torch.arange(len(row))[:, None] + 0.5)
+            x, y = middle + FILL * PANEL * right / reach, PANEL * (r + 0.5) + FILL * PANEL * down / reach
+            order = near.argsort(1)  # what is near hides what is far
+            drawn = [v.gather(1, order).flatten().numpy() for v in (x, y, shade)]
+            axes.scatter(drawn[0], drawn[1], s=8, c=colormaps["viridis"](drawn[2]), linewidths=0)
         return finish(canvas, path)
