@@ -17,6 +17,7 @@ from flowport.evaluation import Evaluation, gallery, record, reference_cost
 from flowport.grid import Uniform
 from flowport.metric import SpectralDistance
 from flowport.modality import LogMel, Plane
+from flowport.modality.base import Sound
 from flowport.randomness import Randomness
 from flowport.solver import Euler
 from flowport.volatility import Zero
@@ -107,9 +108,12 @@ def test_a_note_knows_its_partner_and_the_nearest_note_that_training_has_seen() 
 
 
 class Kept(Plane):
-    """Keeps the rows that it is to draw."""
+    """Keeps the rows that it is to draw; every point is a moment of silence."""
 
     shown = 8
+
+    def sound(self, x: torch.Tensor) -> Sound:
+        return Sound(torch.zeros(len(x), 4, dtype=torch.int16), 8000)
 
     def render(self, rows: dict[str, torch.Tensor], path: str) -> torch.Tensor:
         self.rows = rows
@@ -125,3 +129,4 @@ def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_
                          (outcome.source.x, outcome.states[1], outcome.result), strict=True):  # fmt: skip
         assert torch.equal(modality.rows[name], row[shown])
     assert {tuple(x) for x in modality.rows["real target"].tolist()} < {tuple(x) for x in outcome.floor.x.tolist()}
+    assert len(list((tmp_path / "g").glob("*.wav"))) == 3 * 4, "four sounds of source, translation and target"

@@ -114,8 +114,23 @@ def test_loudness_is_decibels():
     assert level(0.0) / level(-6.0) == pytest.approx(10 ** (6 / 20), rel=1e-3)
 
 
+class Hiss(Instrument):
+    """Nothing but breath."""
+
+    def voice(self, score: Score, seconds: torch.Tensor, generator: torch.Generator) -> Voice:
+        shape = len(score), len(seconds)
+        return Voice(torch.ones(shape), torch.ones(shape), [torch.zeros(len(score), 1)], breath=1.0)
+
+
+def test_every_note_has_a_breath_of_its_own():
+    x = Notes(Hiss(), train=260).raw[:, :60].double()
+    alike = torch.corrcoef(x).fill_diagonal_(0)
+    assert len(x) == 760 and float(alike.max()) < 0.8
+
+
 def test_the_judge_knows_the_instruments():
     judge = BRASS.judge()
+    assert torch.equal(OTHER.judge().raw, judge.raw), "one judge for every score"
     assert judge.classes == 2 and judge.size == 40 and judge.split("test").size == 800
     drawn = judge.draw(torch.arange(40), None)
     assert drawn.label.tolist() == [0] * 20 + [1] * 20

@@ -61,7 +61,7 @@ class Instrument(ABC):
         """(n, samples) int16 at ``rate`` Hz: g · envelope · Σ_k a_k sin(k φ), φ = 2π ∫ f dt, with Σ a_k² = 1."""
         seconds = torch.arange(samples, dtype=torch.float64) / rate
         voice = self.voice(score, seconds, generator)
-        turn = torch.polar(torch.ones((), dtype=torch.float64), 2 * pi * (voice.frequency / rate).cumsum(1))
+        turn = torch.polar(torch.ones((), dtype=torch.float64), 2 * pi * (voice.frequency.double() / rate).cumsum(1))
         turn = turn.to(torch.complex64)
         wave, power, tone = torch.zeros(turn.shape), torch.zeros(turn.shape), torch.ones_like(turn)
         reach = ((rate / 2 - 50) / voice.frequency).float()  # harmonics above it would fold back
