@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import flowport
+from flowport.modality import ComplexSTFT, LogMel
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.glob("*/*.yaml"))
@@ -58,6 +59,12 @@ def test_every_experiment_composes_without_adding_keys(name: str) -> None:
     plain = composed("experiment=none")
     assert set(config) == set(plain)
     assert OmegaConf.missing_keys(config) <= {"source.path", "target.path"}, "only the user knows his folders"
+
+
+def test_recordings_choose_their_modality_on_the_command_line() -> None:
+    config = composed("experiment=spectrograms", "modality@target.modality=complex_stft", "target.modality.hop=64")
+    assert isinstance(instantiate(config.source.modality), LogMel)
+    assert isinstance(instantiate(config.target.modality), ComplexSTFT) and config.target.modality.hop == 64
 
 
 @pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "sweep"])

@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from flowport.distribution import AudioFolder, CloudFolder, ImageFolder
 from flowport.errors import Refusal
 from flowport.metric.sound import autocorrelation_pitch
-from flowport.modality import LogMel
+from flowport.modality import ComplexSTFT, LogMel
 from flowport.randomness import Randomness
 from tests.distribution.folders import pictures, recordings, shapes
 
@@ -45,6 +45,14 @@ def test_recordings_are_mixed_down_resampled_and_cut_into_clips_of_one_split(tmp
     assert all(home[int(i) // 2] == name for name, rows in data.splits.items() for i in rows)
     short = recordings(tmp_path / "s", n=12, seconds=0.5)
     assert int(AudioFolder(str(short)).raw[:, 4200:].abs().max()) == 0, "filled up with silence"
+
+
+def test_recordings_may_keep_their_phase(tmp_path):
+    data = AudioFolder(str(recordings(tmp_path / "r")), modality=ComplexSTFT(rate=4000, window=256, hop=64))
+    assert data.event_shape == (2, 128, 128)
+    assert torch.equal(data.modality.decode(data.draw(torch.arange(5), None).x), data.raw[data.index[:5]])
+    heard = 440 * 2 ** autocorrelation_pitch(data.raw / 32768, 4000)
+    torch.testing.assert_close(heard, 220 + 10 * torch.arange(24).double(), rtol=1e-3, atol=0)
 
 
 def test_clouds_are_centred_scaled_and_resampled_by_training_only(tmp_path):

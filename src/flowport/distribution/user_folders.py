@@ -15,7 +15,7 @@ from scipy.signal import resample_poly
 from flowport.distribution.base import Stored
 from flowport.distribution.folder import collect
 from flowport.errors import Refusal
-from flowport.modality import Cloud, Image, LogMel, Modality
+from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 
 
 def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_bad_files: bool) -> dict[str, Any]:
@@ -78,12 +78,12 @@ class AudioFolder(Stored):
     """Every .wav, .flac and .ogg below ``path``: one channel at ``rate`` Hz (the modality's), cut into clips of
     ``samples``; a shorter recording is filled up with silence. Clips of one file lie in one split.
 
-    modality: LogMel(). Raises Refusal as ``distribution.folder.collect`` does; a sound of more than two channels counts
-    as a file that cannot be read.
+    modality: LogMel(), or ComplexSTFT(). Raises Refusal as ``distribution.folder.collect`` does; a sound of more than
+    two channels counts as a file that cannot be read.
     """
 
-    def __init__(self, path: str, samples: int = 8192, modality: LogMel | None = None, skip_bad_files: bool = False,
-                 part: str = "train") -> None:  # fmt: skip
+    def __init__(self, path: str, samples: int = 8192, modality: Spectrogram | None = None,
+                 skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
         modality = modality or LogMel()
         if samples < modality.window:
             raise Refusal(f"a clip of {samples} samples is shorter than the window of {modality.window}")

@@ -1,4 +1,4 @@
-"""What x is: points, images, spectrograms, clouds."""
+"""What x is: points, images, spectrograms, complex spectra, clouds."""
 
 from flowport.modality.base import Modality, Sound
 from flowport.modality.cloud import Cloud
@@ -6,5 +6,7 @@ from flowport.modality.image import FloatImage, Image
 from flowport.modality.latent import Latent
 from flowport.modality.log_mel import LogMel
 from flowport.modality.plane import Plane
+from flowport.modality.spectrogram import Spectrogram
+from flowport.modality.stft import ComplexSTFT
 
-__all__ = ["Cloud", "FloatImage", "Image", "Latent", "LogMel", "Modality", "Plane", "Sound"]
+__all__ = ["Cloud", "ComplexSTFT", "FloatImage", "Image", "Latent", "LogMel", "Modality", "Plane", "Sound", "Spectrogram"]

@@ -1,14 +1,11 @@
 """Sound as a log-mel spectrogram, and back by non-negative inversion and Griffin–Lim; plain torch, on any device."""
 
-import matplotlib
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flowport.errors import Refusal
-from flowport.modality.base import Modality, Sound
-from flowport.modality.gallery import draw
+from flowport.modality.spectrogram import Spectrogram
 
 TINY = 1e-12
 INVERSIONS, ROUNDS, MOMENTUM = 60, 40, 0.7
@@ -31,7 +28,7 @@ def mel_filters(bands: int, bins: int, rate: int, low: float, high: float) -> Te
     return torch.minimum(rising, falling).clamp_min(0)
 
 
-class LogMel(Modality):
+class LogMel(Spectrogram):
     """x = (10 log₁₀ max(mel power, floor) − mean) / std: int16 waves (n, T) to (n, 1, bands, T/hop) float32.
 
     Power is of a Hann window's Fourier transform, scaled so that a sine of amplitude 1 has 0 dB; triangles of peak 1
@@ -60,9 +57,7 @@ class LogMel(Modality):
         self.gain = (4 / window) ** 2  # |Fourier transform| of a unit sine is Σ window / 2 = window / 4
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        if raw.dtype != torch.int16 or raw.ndim != 2:
-            raise Refusal(f"modality.LogMel takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
-        power = self.spectrum(raw.float() / 32768).abs().square()[:, :, : raw.shape[1] // self.hop]
+        power = self.spectrum(self.amplitudes(raw)).abs().square()[:, :, : raw.shape[1] // self.hop]
         return self.normalised(self.filters.to(raw.device) @ power * self.gain)
 
     def normalised(self, power: Tensor) -> Tensor:
@@ -76,7 +71,7 @@ class LogMel(Modality):
 
     def spectrum(self, wave: Tensor) -> Tensor:
         """(n, T) to complex (n, window/2 + 1, T/hop + 1)."""
-        return torch.stft(wave, self.window, self.hop, window=self._hann(wave), return_complex=True)
+        return torch.stft(wave, self.window, self.hop, window=self.hann(wave.device), return_complex=True)
 
     def decode(self, x: Tensor) -> Tensor:
         """Points to int16 waves (n, frames · hop)."""
@@ -108,22 +103,4 @@ class LogMel(Modality):
         return self._wave(magnitude * phase, samples)
 
     def _wave(self, spectrum: Tensor, samples: int) -> Tensor:
-        return torch.istft(spectrum, self.window, self.hop, window=self._hann(spectrum), length=samples)
-
-    def _hann(self, like: Tensor) -> Tensor:
-        return torch.hann_window(self.window, device=like.device)
-
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        """Low notes at the bottom; black: the floor, white: 0 dB."""
-        colours = torch.from_numpy(matplotlib.colormaps["magma"](np.arange(256))[:, :3]).float()
-
-        def picture(x: Tensor) -> Tensor:
-            share = 1 - self.decibels(x.detach().cpu()) / self.floor_db
-            index = (255 * share.clamp(0, 1)).nan_to_num().long()
-            shown = colours[index].permute(0, 3, 1, 2).flip(2)
-            return torch.where(share.isfinite()[:, None].flip(2), shown, torch.nan)
-
-        return draw({name: picture(row) for name, row in rows.items()}, path, tile=2 * self.bands)
-
-    def sound(self, x: Tensor) -> Sound:
-        return Sound(self.decode(x), self.rate)
+        return torch.istft(spectrum, self.window, self.hop, window=self.hann(spectrum.device), length=samples)
