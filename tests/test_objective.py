@@ -10,6 +10,8 @@ from flowport.conditioning import SourceItself, Unconditional
 from flowport.distribution import EightGaussians, Moons
 from flowport.field import Field, Learned
 from flowport.objective import FlowMatching
+from flowport.path import BrownianBridge, Linear
+from flowport.prediction import Bridge, Velocity
 from flowport.shapes import Condition, Pair, Sample
 from flowport.time_sampler import TimeSampler
 from flowport.weighting import SignalToNoise, Uniform, Weighting
@@ -113,6 +115,50 @@ def test_loss_is_the_mean_over_the_event_and_a_function_of_the_generator():
     objective = FlowMatching(At(0.5), Uniform())
     found = objective.loss(field, Pair(Sample(x0), Sample(x1)), torch.Generator().manual_seed(0))
     assert found.per_sample.tolist() == [1, 4, 9, 16] and float(found.mean) == 7.5
+
+
+class Push(torch.nn.Module):
+    """The same output for every input: its gradient is that of the loss, number by number."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.output = torch.nn.Parameter(torch.randn(6, heads * 2, 4, 3, generator=torch.Generator().manual_seed(8)))
+
+    def forward(self, x, t, condition: Condition):
+        return self.output
+
+
+def masked(seed):
+    draw = torch.Generator().manual_seed(seed)
+    x, mask = torch.randn(6, 2, 4, 3, generator=draw), torch.rand(6, 2, 4, 3, generator=draw) < 0.6
+    mask[0] = False  # one item is padding altogether
+    return Sample(x, mask=mask)
+
+
+@pytest.mark.parametrize(("path", "prediction"), [(Linear(), Velocity()), (BrownianBridge(), Bridge())])
+@pytest.mark.parametrize("weighting", [Uniform(), SignalToNoise()])
+def test_padding_adds_nothing_to_the_loss_and_the_rest_is_the_loss_without_a_mask(path, prediction, weighting):
+    source, target = masked(0), masked(1)
+    network = Push(prediction.heads)
+    c = compositions()["argvalues"][0]
+    field = Learned(network, path, prediction, Unconditional(), c.field(c.joint("gaussian")).able)
+
+    def loss(*sides):
+        return FlowMatching(At(0.4), weighting).loss(field, Pair(*sides), torch.Generator().manual_seed(1))
+
+    whole, both = loss(Sample(source.x), Sample(target.x)), loss(source, target)
+    counted = torch.cat([source.mask & target.mask] * prediction.heads, 1)
+    torch.testing.assert_close(both.mean, whole.terms[counted].mean())
+    each = torch.stack(
+        [terms[m].mean() if m.any() else torch.tensor(0.0) for terms, m in zip(whole.terms, counted, strict=True)]
+    )
+    torch.testing.assert_close(both.per_sample, each)
+    (slope,) = torch.autograd.grad(both.mean, network.output)
+    (free,) = torch.autograd.grad(whole.mean, network.output)
+    assert int(slope[~counted].abs().max()) == 0
+    torch.testing.assert_close(slope[counted], (free * counted.numel() / counted.sum())[counted])
+    for sides, mask in (((source, Sample(target.x)), source.mask), ((Sample(source.x), target), target.mask)):
+        torch.testing.assert_close(loss(*sides).mean, whole.terms[torch.cat([mask] * prediction.heads, 1)].mean())
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,15 @@ from flowport.volatility import Volatility
 class Dynamics:
     """drift(x, t) and diffusion(t) of a field under one condition; ``evaluations`` counts calls of the field.
 
+    mask: (B, *D) bool; where it is False there is no drift, for what is padding was never learnt.
     Raises Refusal where a volatility is wanted that the field's score cannot serve.
     """
 
-    def __init__(self, field: Field, condition: Condition, volatility: Volatility, backward: bool = False) -> None:
+    def __init__(self, field: Field, condition: Condition, volatility: Volatility, backward: bool = False,
+                 mask: Tensor | None = None) -> None:  # fmt: skip
         if volatility.stochastic:
             field.able.require_score(f"volatility={type(volatility).__name__.lower()}")
-        self.field, self.condition, self.volatility = field, condition, volatility
+        self.field, self.condition, self.volatility, self.mask = field, condition, volatility, mask
         self.sign = -1.0 if backward else 1.0
         self.stochastic = volatility.stochastic
         self.evaluations = 0
@@ -29,7 +31,10 @@ class Dynamics:
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), the drift of the ODE. x (B, *D), t (B,)."""
         self.evaluations += 1
-        return self.field.velocity(x, t, self.condition)
+        return self._masked(self.field.velocity(x, t, self.condition))
+
+    def _masked(self, drift: Tensor) -> Tensor:
+        return drift if self.mask is None else torch.where(self.mask, drift, 0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """v ± g²/2 · s, from one call of the field."""
@@ -38,7 +43,7 @@ class Dynamics:
         self.evaluations += 1
         velocity, score = self.field.velocity_and_score(x, t, self.condition)
         g = over(self.diffusion(t), x)
-        return velocity + self.sign * 0.5 * g**2 * score
+        return self._masked(velocity + self.sign * 0.5 * g**2 * score)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """g(t), (B,)."""

@@ -120,6 +120,11 @@ class Paired(Joint):
                 f"joint=paired needs stored data of equal length, but the source has {source.size} items and the "
                 f"target {target.size}: use joint=product"
             )
+        if source.crops or target.crops:
+            raise Refusal(
+                "joint=paired needs the same piece of both sides, but training draws random pieces of long "
+                "recordings: leave stored at its default"
+            )
         if not torch.equal(source.items_of_part().cpu(), target.items_of_part().cpu()):
             raise Refusal(
                 "joint=paired needs item k of the source beside item k of the target, but their splits differ (labels "

@@ -19,18 +19,22 @@ from flowport.weighting import Weighting
 
 @dataclass(frozen=True)
 class Loss:
-    """terms: (B, *) weighted errors, of which the mean is minimised."""
+    """terms: (B, *) weighted errors, of which the mean is minimised. mask: (B, *) bool, which of them count (None: all)."""
 
     terms: Tensor
+    mask: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
-        return self.terms.mean()
+        if self.mask is None:
+            return self.terms.mean()
+        return torch.where(self.mask, self.terms, 0).sum() / self.mask.sum().clamp_min(1)
 
     @property
     def per_sample(self) -> Tensor:
         """(B,)."""
-        return self.terms.flatten(1).mean(1)
+        mask = torch.ones_like(self.terms, dtype=torch.bool) if self.mask is None else self.mask
+        return torch.where(mask, self.terms, 0).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
 
 
 class Objective(ABC):
@@ -53,7 +57,8 @@ class FlowMatching(Objective):
     al. 2022, Albergo & Vanden-Eijnden 2022, Liu et al. 2022), the target x1, the source x0, the pair's score, or
     velocity and noise by two heads of equal weight. The minimiser is E[y | x_t, condition], for any source, target and
     coupling. The sampler's [0, 1] is mapped linearly onto the times at which the prediction is finite
-    (``prediction.clamp``): on all of [0, 1] the loss of a score would be infinite.
+    (``prediction.clamp``): on all of [0, 1] the loss of a score would be infinite. Where a pair has a mask, the mean
+    is over what both ends hold (``Pair.mask``): padding neither adds to the loss nor gives a gradient.
     """
 
     def __init__(self, time_sampler: TimeSampler, weighting: Weighting) -> None:
@@ -71,4 +76,6 @@ class FlowMatching(Objective):
         output, wanted = field.output(sample.x, t, condition), field.prediction.target(path, sample)
         error = mse_loss(output.float(), wanted.float(), reduction="none")
         weight = self.weighting(t, path)
-        return Loss(error if weight is None else over(weight.float(), error) * error)
+        terms = error if weight is None else over(weight.float(), error) * error
+        mask = None if pair.mask is None else torch.cat([pair.mask] * field.prediction.heads, 1)
+        return Loss(terms, mask=mask)

@@ -19,7 +19,8 @@ EventShape = tuple[int, ...]
 class Sample:
     """n points with what belongs to them.
 
-    x: (n, *D) points; label: (n,) classes or (n, k) continuous values; mask: (n, *D) validity; id: (n,) item numbers.
+    x: (n, *D) points; label: (n,) classes or (n, k) continuous values; id: (n,) item numbers; mask: (n, *D) bool, False
+    where a number of x is padding.
     """
 
     x: Tensor
@@ -54,6 +55,12 @@ class Pair:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(n, *D) where both ends hold data, so that the way between them is known; None: everywhere."""
+        known = [side.mask for side in (self.source, self.target) if side.mask is not None]
+        return known[0] & known[-1] if known else None
 
     def take(self, i: Tensor | slice, j: Tensor | slice) -> "Pair":
         """Re-pair: source row i[k] with target row j[k], with labels, masks and ids."""

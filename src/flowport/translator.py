@@ -15,7 +15,8 @@ from flowport.volatility import Volatility
 class Translator:
     """Carries source points to target points (forward) or back.
 
-    chunk: rows integrated at once. Raises Refusal where the field cannot serve the volatility or the solver.
+    Padding (``Sample.mask`` False) stays as it came. chunk: rows integrated at once.
+    Raises Refusal where the field cannot serve the volatility or the solver.
     """
 
     def __init__(self, field: Field, solver: Solver, grid: Grid, volatility: Volatility, chunk: int = 4096) -> None:
@@ -45,7 +46,8 @@ class Translator:
         condition = self.field.conditioning.sampling(source, label)
         z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
         start = self.field.path.start(source.x, z)
-        return self._run(start, condition, generator, keep, backward=False)
+        start = start if source.mask is None else torch.where(source.mask, start, source.x)
+        return self._run(source.with_x(start), condition, generator, keep, backward=False)
 
     def backward(self, target: Sample, generator: torch.Generator, label: Tensor | None = None,
                  source: Sample | None = None, keep: bool = False) -> Trajectory:  # fmt: skip
@@ -56,25 +58,29 @@ class Translator:
             raise Refusal("direction=backward is impossible for a flow that sees its start (conditioning=source)")
         known = target.label if label is None else label
         condition = self.field.conditioning.sampling(source or Sample(target.x), known)
-        return self._run(target.x, condition, generator, keep, backward=True)
+        return self._run(target, condition, generator, keep, backward=True)
 
     def cycle(self, source: Sample, generator: torch.Generator, label: Tensor | None = None) -> Trajectory:
         """Forward and back again; ``end`` is compared with the source. An ODE returns up to solver error."""
         there = self.forward(source, generator, label)
-        back = self.backward(Sample(there.end), generator, label, source)
+        back = self.backward(Sample(there.end, mask=source.mask), generator, label, source)
         return Trajectory(back.times, back.states, there.nfe + back.nfe)
 
     @torch.no_grad()
-    def _run(self, x: Tensor, condition: Condition, generator: torch.Generator, keep: bool,
+    def _run(self, start: Sample, condition: Condition, generator: torch.Generator, keep: bool,
              backward: bool) -> Trajectory:  # fmt: skip
-        times = self.grid.times(self.field.path).to(x)
+        x, times = start.x, self.grid.times(self.field.path).to(start.x)
         times = times.flip(0) if backward else times
         was_training = self.field.training
         self.field.eval()
         pieces = []
         for begin in range(0, len(x), self.chunk):
             rows = slice(begin, begin + self.chunk)
-            dynamics = Dynamics(self.field, condition[rows], self.volatility, backward)
+            mask = None if start.mask is None else start.mask[rows]
+            dynamics = Dynamics(self.field, condition[rows], self.volatility, backward, mask)
             pieces.append(self.solver.solve(dynamics, x[rows], times, generator, keep))
         self.field.train(was_training)
-        return Trajectory(pieces[0].times, torch.cat([p.states for p in pieces], 1), max(p.nfe for p in pieces))
+        states = torch.cat([p.states for p in pieces], 1)
+        if start.mask is not None:
+            states = torch.where(start.mask, states, x)  # a solver with noise of its own moves all of it
+        return Trajectory(pieces[0].times, states, max(p.nfe for p in pieces))

@@ -101,3 +101,11 @@ def test_what_are_no_clouds_is_refused():
         Sliced()(flat.source, flat.target)
     with pytest.raises(Refusal, match="at least 1"):
         Aligned(swaps=0)
+
+
+def test_masks_go_with_their_points():
+    """A mask of the target that says "this point lies high" still says it after the points were ordered anew."""
+    pair = clouds()
+    high = Pair(pair.source, Sample(pair.target.x, mask=pair.target.x > 0.2))
+    found = Aligned()(high, seeded()).apply(high).target
+    assert torch.equal(found.mask, found.x > 0.2) and not torch.equal(found.mask, high.target.mask)

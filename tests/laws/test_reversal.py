@@ -11,7 +11,7 @@ from flowport.field import Analytic
 from flowport.grid import Power, Uniform
 from flowport.path import Linear, SmoothBridge, Trigonometric, VarianceExploding
 from flowport.prediction import Velocity
-from flowport.shapes import Sample
+from flowport.shapes import Condition, Sample
 from flowport.solver import RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
 from flowport.translator import Translator
 from flowport.volatility import Constant, Sine, Zero
@@ -133,3 +133,37 @@ def test_translator_refuses_an_ode_solver_for_an_sde(solver):
     c = Composition(Linear(), SourceIsNoise(), Velocity())
     with pytest.raises(Refusal, match="cannot serve a volatility above zero"):
         Translator(c.field(c.joint("gaussian")), solver, Uniform(), Constant())
+
+
+@pytest.mark.parametrize(
+    ("solver", "volatility"), [(Heun(), Zero()), (EulerMaruyama(), Constant(0.7)), (StochasticHeun(), Sine())]
+)
+def test_padding_stays_as_it_came(solver, volatility):
+    """Through every state, though the path starts beside its source; rows without padding move as ever."""
+    c = Composition(VarianceExploding(), SourceIsNoise(), Velocity())
+    field = c.field(c.joint("gaussian"))
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mask = torch.ones(40, 2, dtype=torch.bool)
+    mask[::2, 1] = False
+    translator = Translator(field, solver, Uniform(8), volatility, chunk=7)
+    held = translator.forward(Sample(x, mask=mask), generator(), keep=True)
+    free = translator.forward(Sample(x), generator(), keep=True)
+    assert torch.equal(held.states[:, ~mask], x[~mask].expand(9, -1))
+    assert bool((free.end[~mask] != x[~mask]).all()) and bool((held.end[mask] != x[mask]).all())
+    assert torch.equal(held.states[:, mask.all(1)], free.states[:, mask.all(1)])
+    back = translator.backward(Sample(x, mask=mask), generator()).end
+    round_trip = translator.cycle(Sample(x, mask=mask), generator()).end
+    assert torch.equal(back[~mask], x[~mask]) and torch.equal(round_trip[~mask], x[~mask])
+
+
+def test_a_field_sees_padding_where_it_came():
+    """The rest obeys the field's own equation with the padding at its place: Euler's steps written out."""
+    field = Composition(Trigonometric(), NoNoise(), Velocity()).field(COUPLED["gaussian"])
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mask = torch.tensor([[True, False]]).expand(5, 2)
+    found = Translator(field, Euler(), Uniform(6), Zero()).forward(Sample(x, mask=mask), generator()).end
+    times, now = Uniform(6).times(field.path).double(), x.clone()
+    for t, after in zip(times[:-1], times[1:], strict=True):
+        step = field.velocity(now, t.expand(5), Condition())
+        now[:, 0] += (after - t) * step[:, 0]
+    torch.testing.assert_close(found, now)

@@ -6,7 +6,7 @@ Hard requirement (THEORY of minibatch couplings, Pooladian et al. 2023, Tong et 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -37,8 +37,9 @@ class Matching:
         new = pair.take(i, j)  # type: ignore[arg-type]
         if order is None:
             return new
-        cloud = new.target.x
-        return Pair(new.source, new.target.with_x(cloud.gather(2, order[:, None].expand(-1, cloud.shape[1], -1))))
+        at = order[:, None].expand_as(new.target.x)
+        mask = None if new.target.mask is None else new.target.mask.gather(2, at)
+        return Pair(new.source, replace(new.target, x=new.target.x.gather(2, at), mask=mask))
 
 
 class Coupling(ABC):

@@ -19,8 +19,8 @@ from flowport.transfer import sent
 
 class Distribution(ABC):
     """event_shape: shape D of one encoded point. classes: number of labels, 0 without. label_width: width of a
-    continuous label, 0 without. size: number of stored items, None for an analytic law. device: where points are
-    made."""
+    continuous label, 0 without. size: number of stored items, None for an analytic law. crops: whether training sees
+    another piece of an item each time. device: where points are made."""
 
     event_shape: EventShape
     modality: Modality
@@ -29,6 +29,7 @@ class Distribution(ABC):
     size: int | None = None
     standard_gaussian: bool = False
     device: torch.device = torch.device("cpu")
+    crops: bool = False
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Sample:
@@ -128,7 +129,8 @@ class Stored(Distribution):
         self.classes = classes
         self.label_width = labels.shape[1] if labels is not None and labels.ndim == 2 else 0
         self._choose(part)
-        self.event_shape = tuple(modality.encode(raw[:1], None).shape[1:])
+        first = torch.zeros(1, dtype=torch.long, device=raw.device)
+        self.event_shape = tuple(modality.encode(self.taken(first, None)[0], None).shape[1:])
 
     def _choose(self, part: str) -> None:
         if part not in self.splits:
@@ -142,8 +144,16 @@ class Stored(Distribution):
         """Items of this split by number, (n,) int64, which becomes their id; augmented iff a generator is given."""
         at = self.index[sent(index, self.index.device)]
         labels = None if self.labels is None else sent(self.labels[at], self.device)
-        return Sample(self.modality.encode(sent(self.raw[at], self.device), generator), labels, None,
-                      sent(index, self.device))  # fmt: skip
+        raw, mask = self.taken(at, generator)
+        x = self.modality.encode(sent(raw, self.device), generator)
+        valid = None if mask is None else sent(mask, self.device).expand_as(x)
+        return Sample(x, labels, valid, sent(index, self.device))
+
+    def taken(self, at: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """Raw items by their place in ``raw``, and a mask, broadcastable to their points, of what holds data (None:
+        everything), where ``raw`` lies. Members that keep more of an item than a point shows choose here, at random
+        iff a generator is given."""
+        return self.raw[at], None
 
     def items_of_part(self) -> Tensor:
         return self.index

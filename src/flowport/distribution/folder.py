@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CACHE = Path("data/cache")
 FEWEST = 10
 """Items that a split into 80, 10 and 10 per cent needs."""
-VERSION = 1
+VERSION = 2
 """To be raised when decoding changes, so that nobody reads an old cache."""
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import ImageOps
 from scipy.signal import resample_poly
+from torch import Tensor
 
 from flowport.distribution.base import Stored
 from flowport.distribution.folder import collect
@@ -55,7 +56,11 @@ class ImageFolder(Stored):
         super().__init__(**held, modality=modality or Image(), part=part)
 
 
-def _clips(path: Path, rate: int, samples: int) -> NDArray:
+PADDING = -32768
+"""What follows the end of a recording in the cache; no decoded sample is so low."""
+
+
+def _clips(path: Path, rate: int, stored: int) -> NDArray:
     wave, own = soundfile.read(path, dtype="float32", always_2d=True)
     if wave.shape[1] > 2:
         raise ValueError(f"it has {wave.shape[1]} channels; 1 or 2 are understood")
@@ -67,29 +72,59 @@ def _clips(path: Path, rate: int, samples: int) -> NDArray:
     if own != rate:
         shared = int(np.gcd(own, rate))
         mono = resample_poly(mono, rate // shared, own // shared)
-    count = max(1, len(mono) // samples)
-    padded = np.zeros(count * samples, dtype=np.float32)
-    padded[: min(len(mono), len(padded))] = mono[: len(padded)]
-    return np.rint(32767 * padded.clip(-1, 1)).astype(np.int16).reshape(count, samples)
+    count = max(1, len(mono) // stored)
+    clips = np.full(count * stored, PADDING, dtype=np.int16)
+    kept = mono[: len(clips)]
+    clips[: len(kept)] = np.rint(32767 * kept.clip(-1, 1))
+    return clips.reshape(count, stored)
 
 
 @final
 class AudioFolder(Stored):
-    """Every .wav, .flac and .ogg below ``path``: one channel at ``rate`` Hz (the modality's), cut into clips of
-    ``samples``; a shorter recording is filled up with silence. Clips of one file lie in one split.
+    """Every .wav, .flac and .ogg below ``path``: one channel at ``rate`` Hz (the modality's), cut into items of
+    ``stored`` samples; a shorter recording is one item, filled up with silence. Items of one file lie in one split.
 
-    modality: LogMel(), or ComplexSTFT(). Raises Refusal as ``distribution.folder.collect`` does; a sound of more than
-    two channels counts as a file that cannot be read.
+    samples: of a point. stored: kept of an item, by default ``samples``; with more, training draws ``samples`` at
+    random from the sound of the item each time, and evaluation takes the first. mask_padding: points come with a mask
+    that leaves out the frames behind the end of the sound. modality: LogMel(), or ComplexSTFT().
+    Raises Refusal as ``distribution.folder.collect`` does; a sound of more than two channels counts as a file that
+    cannot be read.
     """
 
-    def __init__(self, path: str, samples: int = 8192, modality: Spectrogram | None = None,
-                 skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
-        modality = modality or LogMel()
+    modality: Spectrogram
+
+    def __init__(self, path: str, samples: int = 8192, stored: int | None = None, mask_padding: bool = False,
+                 modality: Spectrogram | None = None, skip_bad_files: bool = False, part: str = "train",
+                 ) -> None:  # fmt: skip
+        modality, stored = modality or LogMel(), samples if stored is None else stored
         if samples < modality.window:
             raise Refusal(f"a clip of {samples} samples is shorter than the window of {modality.window}")
-        decode = partial(_clips, rate=modality.rate, samples=samples)
+        if samples > stored:
+            raise Refusal(f"an audio folder needs samples ≤ stored, not samples={samples}, stored={stored}")
+        decode = partial(_clips, rate=modality.rate, stored=stored)
         held = _read(path, (".wav", ".flac", ".ogg"), decode, skip_bad_files)
+        self.samples, self.mask_padding = samples, mask_padding
+        self.length = (held["raw"] != PADDING).sum(1)  # of the sound of every item
+        self.crops = bool((self.length > samples).any())
+        held["raw"] = torch.where(held["raw"] == PADDING, 0, held["raw"])
         super().__init__(**held, modality=modality, part=part)
+
+    def taken(self, at: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        length, start = self.length[at], torch.zeros_like(at)
+        if generator is not None and self.crops:
+            room = (length - self.samples).clamp_min(0)
+            share = torch.rand(len(at), generator=generator, device=generator.device).to(at.device)
+            start = (share * (room + 1)).long().minimum(room)  # rounding can reach room + 1
+        raw = self.raw[at[:, None], start[:, None] + torch.arange(self.samples, device=at.device)]
+        if not self.mask_padding:
+            return raw, None
+        return raw, self.modality.heard(length, self.samples)[:, None, None]  # a later start is filled
+
+    def to(self, device: torch.device | str) -> "AudioFolder":
+        other = super().to(device)
+        assert isinstance(other, AudioFolder)
+        other.length = self.length.to(device)
+        return other
 
 
 def _points(path: Path, stored: int) -> NDArray:

@@ -9,4 +9,15 @@ from flowport.modality.plane import Plane
 from flowport.modality.spectrogram import Spectrogram
 from flowport.modality.stft import ComplexSTFT
 
-__all__ = ["Cloud", "ComplexSTFT", "FloatImage", "Image", "Latent", "LogMel", "Modality", "Plane", "Sound", "Spectrogram"]
+__all__ = [
+    "Cloud",
+    "ComplexSTFT",
+    "FloatImage",
+    "Image",
+    "Latent",
+    "LogMel",
+    "Modality",
+    "Plane",
+    "Sound",
+    "Spectrogram",
+]

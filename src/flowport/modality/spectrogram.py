@@ -37,6 +37,14 @@ class Spectrogram(Modality):
             raise Refusal(f"modality.{name} takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
         return raw.float() / 32768
 
+    def heard(self, length: Tensor, samples: int) -> Tensor:
+        """Which frames of a wave of ``samples`` hold sound that is ``length`` (n,) samples long -> (n, frames) bool.
+
+        Frame k stands for samples k·hop … (k+1)·hop − 1 and holds sound where one of them does.
+        """
+        begin = torch.arange(samples // self.hop, device=length.device) * self.hop
+        return begin < length[:, None]
+
     def hann(self, device: torch.device) -> Tensor:
         return torch.hann_window(self.window, device=device)
 
