@@ -11,7 +11,7 @@ LEVELS = [
     {"errors", "shapes", "broadcast", "randomness", "transfer", "values", "keeping"},
     {"modality"},
     {"distribution"},
-    {"joint", "conditioning"},
+    {"joint", "conditioning", "normalisation"},
     {"cost", "path", "time_sampler", "reward", "placement"},
     {"coupling", "weighting"},
     {"network", "prediction"},

@@ -28,6 +28,7 @@ from flowport.evaluation import Evaluation, gallery
 from flowport.field import Field
 from flowport.metric.base import Metric
 from flowport.module import FlowModule
+from flowport.normalisation import measured
 from flowport.restore import check_fits, read_config, read_weights
 from flowport.translator import Translator
 from flowport.values import check_kind, check_values
@@ -72,13 +73,22 @@ def build(config: DictConfig) -> Run:
     check(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    source, target, told = make(config.space).enter(make(config.source), make(config.target))
+    source, target, told = make(config.space).enter(*sides(config))
     module, data = compose(
         source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
     )
     facts: dict[str, Any] = dict(told)
     evaluation = build_evaluation(config, module.field, source, target, facts)
     return Run(config, module, data, evaluation, facts)
+
+
+def sides(config: DictConfig) -> tuple[Distribution, Distribution]:
+    """Source and target; what their modalities leave null is measured and written into the config."""
+    made: dict[str, Distribution] = {side: make(config[side]) for side in ("source", "target")}
+    for side, values in measured(**made).items():
+        config[side].modality.update(values)
+        made[side] = made[side].encoded_by(make(config[side].modality))
+    return made["source"], made["target"]
 
 
 def check(config: DictConfig) -> None:
@@ -168,7 +178,7 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
     run, clock, checkpoints = build(config), Clock(), folder / "checkpoints"
     if resume is not None:
         check_fits(run.module, read_weights(folder)[1], resume, resume=True)
-        keep_config(config, folder)
+    keep_config(config, folder)
     save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,
                            enable_version_counter=False)  # fmt: skip
     trainer = build_trainer(config, folder, [Reopen(), Watch(run.evaluation, folder), clock, save])
@@ -184,9 +194,9 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
 
 
 def keep_config(config: DictConfig, folder: Path) -> None:
-    """What the run is from now on, also for the next resume: written once it is known to build and to fit."""
+    """What the run is from now on, with what was measured: written once it is known to build and to fit."""
     path = folder / ".hydra" / "config.yaml"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)
 

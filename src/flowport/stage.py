@@ -33,7 +33,7 @@ class Classifier(Stage):
     """Train (or find) the classifier of the target dataset and say how good it is on the test split."""
 
     def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-        _, told, dataset = experiment.classifier_of(experiment.make(config.target))
+        _, told, dataset = experiment.classifier_of(experiment.sides(config)[1])
         numbers = {f"test/accuracy_{dataset}": told["accuracy"], "classifier/hash": told["hash"]}
         experiment.write_json(folder / "metrics.json", numbers)
         return numbers

@@ -63,6 +63,12 @@ class Distribution(ABC):
         """The same law in the space in which metrics and pictures see its points (``Modality.observed``)."""
         return self
 
+    def encoded_by(self, modality: Modality) -> "Distribution":
+        """The same distribution with another modality, which must give points of the same shape."""
+        other = copy(self)
+        other.modality = modality
+        return other
+
     @abstractmethod
     def split(self, name: str) -> "Distribution":
         """The part called train, validation or test; an analytic law is all of them."""

@@ -49,6 +49,15 @@ class Modality(ABC):
         """The frozen network that encode and decode need; its weights are saved with the flow."""
         return None
 
+    def unknown(self) -> tuple[str, ...]:
+        """The options that were left null, to be measured on the training data (``flowport.normalisation``)."""
+        return ()
+
+    def settled(self, mean: float, std: float) -> dict[str, float]:
+        """Values of the unknown options, given mean and standard deviation of the training points as they are
+        encoded without them."""
+        return {}
+
     def sound(self, x: Tensor) -> Sound | None:
         """What points sound like; None where they are silent."""
         return None

@@ -32,21 +32,24 @@ class LogMel(Spectrogram):
     """x = (10 log₁₀ max(mel power, floor) − mean) / std: int16 waves (n, T) to (n, 1, bands, T/hop) float32.
 
     Power is of a Hann window's Fourier transform, scaled so that a sine of amplitude 1 has 0 dB; triangles of peak 1
-    between low and high Hz. floor_db, mean, std: decibels; one mean and one std for all data, so that loudness stays.
+    between low and high Hz. floor_db, mean, std: decibels; one mean and one std for all data, so that loudness stays;
+    null: those of the training data, measured when a run is built (until then 0 and 1).
     decode finds a non-negative spectrum under the mels and a phase for it (fast Griffin–Lim; Perraudin et al. 2013):
     pitch and timbre survive, the phase does not. Raises Refusal for settings that leave a mel band without a bin and
     for anything but int16 waves.
     """
 
     def __init__(self, rate: int = 8000, window: int = 1024, hop: int = 256, bands: int = 64, low: float = 60.0,
-                 high: float = 4000.0, floor_db: float = -70.0, mean: float = -61.0, std: float = 15.1,
+                 high: float = 4000.0, floor_db: float = -70.0, mean: float | None = -61.0,
+                 std: float | None = 15.1,
                  ) -> None:  # fmt: skip
         if not 0 <= low < high <= rate / 2:
             raise Refusal(f"modality.low={low} and modality.high={high} must lie in order between 0 and {rate / 2} Hz")
-        if not 0 < hop <= window // 2 or std <= 0:
+        if not 0 < hop <= window // 2 or (std is not None and std <= 0):
             raise Refusal(f"modality needs 0 < hop ≤ window/2 and std > 0, not hop={hop}, window={window}, std={std}")
         self.rate, self.window, self.hop, self.bands = rate, window, hop, bands
-        self.floor_db, self.mean, self.std = floor_db, mean, std
+        self.floor_db, self._given = floor_db, {"mean": mean, "std": std}
+        self.mean, self.std = 0.0 if mean is None else mean, 1.0 if std is None else std
         self.filters = mel_filters(bands, window // 2 + 1, rate, low, high).float()
         empty = (self.filters.sum(1) == 0).nonzero()
         if len(empty):
@@ -59,6 +62,13 @@ class LogMel(Spectrogram):
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         power = self.spectrum(self.amplitudes(raw)).abs().square()[:, :, : raw.shape[1] // self.hop]
         return self.normalised(self.filters.to(raw.device) @ power * self.gain)
+
+    def unknown(self) -> tuple[str, ...]:
+        return tuple(name for name, value in self._given.items() if value is None)
+
+    def settled(self, mean: float, std: float) -> dict[str, float]:
+        found = {"mean": self.mean + self.std * mean, "std": self.std * std}
+        return {name: found[name] for name in self.unknown()}
 
     def normalised(self, power: Tensor) -> Tensor:
         """Mel power (n, bands, frames), 1 for a unit sine, to points (n, 1, bands, frames)."""

@@ -1,5 +1,7 @@
 """Sound as its complex short-time Fourier transform: nothing is lost, and the way back guesses no phase."""
 
+from math import hypot
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,20 +20,22 @@ class ComplexSTFT(Spectrogram):
 
     decode is the least-squares inverse (Griffin & Lim 1984): decode(encode(raw)) = raw to the last bit for power ≥ 0.3,
     and for points that are no spectrum of a wave the wave whose spectrum is nearest (without the compression).
-    scale: 0.025 gives the synthetic notes coordinates of mean square about 1. floor_db: of pictures.
+    scale: 0.025 gives the synthetic notes coordinates of mean square about 1; null: the root mean square
+    of the training data, measured when a run is built (until then 1). floor_db: of pictures.
     Raises Refusal for anything but int16 waves, for T that hop does not divide and for settings without an inverse.
     """
 
-    def __init__(self, rate: int = 8000, window: int = 512, hop: int = 128, power: float = 0.5, scale: float = 0.025,
-                 floor_db: float = -70.0) -> None:  # fmt: skip
+    def __init__(self, rate: int = 8000, window: int = 512, hop: int = 128, power: float = 0.5,
+                 scale: float | None = 0.025, floor_db: float = -70.0) -> None:  # fmt: skip
         if window % 2 or not 0 < hop <= window // 2 or hop % 2:
             raise Refusal(f"modality needs an even window and an even hop, 0 < hop ≤ window/2, not window={window}, "
                           f"hop={hop}")  # fmt: skip
-        if not 0 < power <= 1 or scale <= 0 or floor_db >= 0:
+        if not 0 < power <= 1 or (scale is not None and scale <= 0) or floor_db >= 0:
             raise Refusal(f"modality needs 0 < power ≤ 1, scale > 0 and floor_db < 0, not power={power}, "
                           f"scale={scale}, floor_db={floor_db}")  # fmt: skip
         self.rate, self.window, self.hop = rate, window, hop
-        self.power, self.scale, self.floor_db = power, scale, floor_db
+        self.power, self.floor_db, self._measure = power, floor_db, scale is None
+        self.scale = 1.0 if scale is None else scale
         self.margin = (window - hop) // 2  # silence before the wave and after it
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -43,6 +47,12 @@ class ComplexSTFT(Spectrogram):
         z = to_power(torch.fft.rfft(frames * self.hann(raw.device)).mT * (4 / self.window), self.power)
         imaginary = torch.cat([z.real[:, -1:], z.imag[:, 1:-1]], 1)
         return torch.stack([z.real[:, :-1], imaginary], 1) / self.scale
+
+    def unknown(self) -> tuple[str, ...]:
+        return ("scale",) if self._measure else ()
+
+    def settled(self, mean: float, std: float) -> dict[str, float]:
+        return {"scale": self.scale * hypot(mean, std)} if self._measure else {}
 
     def spectrum(self, x: Tensor) -> Tensor:
         """Points to S, complex (n, window/2 + 1, frames); a unit sine has magnitude 1."""
