@@ -63,8 +63,9 @@ def test_every_experiment_composes_without_adding_keys(name: str) -> None:
 
 def test_recordings_choose_their_modality_on_the_command_line() -> None:
     config = composed("experiment=spectrograms", "modality@target.modality=complex_stft", "target.modality.hop=64")
-    assert isinstance(instantiate(config.source.modality), LogMel)
-    assert isinstance(instantiate(config.target.modality), ComplexSTFT) and config.target.modality.hop == 64
+    source, target = (instantiate(config[side].modality) for side in ("source", "target"))
+    assert isinstance(source, LogMel) and source.unknown() == ("mean", "std")
+    assert isinstance(target, ComplexSTFT) and target.unknown() == ("scale",) and target.hop == 64
 
 
 @pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "sweep"])
