@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
 OWN = {"images": (pictures, ["size=8"]), "spectrograms": (recordings, []), "point_clouds": (shapes, ["points=32"])}
+PITCHES = "[20,30,40,50,60,70,80,90]"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,8 +30,14 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
     if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
         monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "autoencoders")
         words += ["space.steps=2", "metric=[sliced_wasserstein]"]
+    if name == "voices":
+        pytest.importorskip("espeakng_loader")
+        words += ["metric=[spectral_distance]"]
+        words += [
+            f"{side}.{word}" for side in ("source", "target") for word in ("rates=[100,180]", f"pitches={PITCHES}")
+        ]
+    monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
     if name in OWN:
-        monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
         make, smaller = OWN[name]
         for side in ("source", "target"):
             words += [f"{side}.path={make(tmp_path / side)}", *(f"{side}.{word}" for word in smaller)]

@@ -13,6 +13,7 @@ from flowport.distribution.notes import Notes
 from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
 from flowport.distribution.solids import Box, Ellipsoid, Torus
+from flowport.distribution.spoken import Spoken
 from flowport.distribution.tensor import TensorFile
 from flowport.distribution.user_folders import AudioFolder, CloudFolder, ImageFolder
 
@@ -40,6 +41,7 @@ __all__ = [
     "Notes",
     "SCurve",
     "Silhouettes",
+    "Spoken",
     "Stored",
     "TensorFile",
     "Torus",

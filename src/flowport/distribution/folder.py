@@ -59,8 +59,11 @@ def collect(path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArr
     if not files:
         raise Refusal(f"{path} holds no {', '.join(suffixes)} file: nothing to learn from")
     cached = CACHE / f"{_digest(folder, files, options)}.safetensors"
-    kept = _loaded(cached)
-    items, counts, bad = kept or _decoded(folder, files, decode, skip_bad_files)
+    kept = loaded(cached)
+    if kept is None:
+        items, counts, bad = _decoded(folder, files, decode, skip_bad_files)
+    else:
+        (items, counts), bad = (kept[0][name] for name in ("items", "counts")), kept[1]
     if bad and not skip_bad_files:
         raise Refusal(_told(path, bad) + ": mend or remove them, or set skip_bad_files=true")
     if bad:
@@ -68,8 +71,9 @@ def collect(path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArr
     if len(items) < FEWEST:
         raise Refusal(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
     if kept is None:
-        _keep(cached, items, counts, bad)
-        items, counts, bad = _loaded(cached) or (items, counts, bad)  # as pages of the file, which memory can give back
+        keep(cached, {"items": items, "counts": counts}, bad)
+        mapped = loaded(cached)
+        items = mapped[0]["items"] if mapped else items  # pages of the file, which memory can give back
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
     file = torch.arange(len(good)).repeat_interleave(counts)
     return Collected(items, file, _classes(good, file), good)
@@ -130,18 +134,19 @@ def _decoded(folder: Path, files: list[Path], decode: Callable[[Path], NDArray],
     return torch.from_numpy(np.concatenate(good)), torch.tensor([len(g) for g in good]), bad
 
 
-def _keep(path: Path, items: Tensor, counts: Tensor, bad: dict[str, str]) -> None:
+def keep(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
     """Written beside and moved into place, so that no reader ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"items": items.contiguous(), "counts": counts}, written, metadata={"bad": json.dumps(bad)})
+    save_file({name: t.contiguous() for name, t in tensors.items()}, written, metadata={"told": json.dumps(told)})
     os.replace(written, path)
 
 
-def _loaded(path: Path) -> tuple[Tensor, Tensor, dict[str, str]] | None:
-    """None where there is no file or it is damaged."""
+def loaded(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """What ``keep`` was given; None where there is no file or it is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            return file.get_tensor("items"), file.get_tensor("counts"), json.loads(file.metadata()["bad"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads(file.metadata()["told"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None

@@ -17,6 +17,8 @@ from flowport.randomness import Randomness
 
 LOWEST, OCTAVES, GRID = 200.0, 2.2, 120
 """Pitches looked for: from 200 Hz over 2.2 octaves, 120 to an octave (10 cents)."""
+WINDOW = 2048
+"""Samples in which the pitch of a wave is looked for."""
 CEPSTRA = 12
 
 
@@ -76,15 +78,17 @@ class PitchFinder:
         return (at + shift) / GRID + log(LOWEST / 440, 2)
 
 
-def autocorrelation_pitch(wave: Tensor, rate: int, window: int = 2048) -> Tensor:
+def autocorrelation_pitch(wave: Tensor, rate: int, window: int = WINDOW, lowest: float = LOWEST,
+                          octaves: float = OCTAVES) -> Tensor:  # fmt: skip
     """(n, T) waves to (n,) octaves above 440 Hz: the first high peak of the autocorrelation of the loudest window,
-    divided by that of the window itself (Boersma 1993), interpolated eightfold."""
+    divided by that of the window itself (Boersma 1993), interpolated eightfold. lowest: Hz, from which pitches are
+    looked for over ``octaves``."""
     frames = wave.double().unfold(1, window, window // 4)
     loudest = frames.square().sum(2).argmax(1)
     hann = torch.hann_window(window, dtype=torch.float64, device=wave.device)
     frame = frames[torch.arange(len(wave), device=wave.device), loudest]
     frame = (frame - frame.mean(1, keepdim=True)) * hann
-    fine, short, long = 8, int(rate / (LOWEST * 2**OCTAVES)), int(rate / LOWEST) + 1
+    fine, short, long = 8, int(rate / (lowest * 2**octaves)), int(rate / lowest) + 1
 
     def lags(signal: Tensor) -> Tensor:
         power = torch.fft.rfft(signal, 2 * window).abs().square()
