@@ -19,7 +19,7 @@ from flowport.weighting import Weighting
 
 @dataclass(frozen=True)
 class Loss:
-    """terms: (B, *) weighted errors, of which the mean is minimised; mask: (B, *) bool, which of them count, or None."""
+    """terms: (B, *) weighted errors, of which the mean is minimised; mask: (B, *) bool, which of them count."""
 
     terms: Tensor
     mask: Tensor | None = None

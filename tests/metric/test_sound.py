@@ -1,11 +1,12 @@
 """Distances between spectrograms and pitches, by closed forms."""
 
 import math
+from copy import copy
 
 import pytest
 import torch
 
-from flowport.distribution import Brass, Digits, Flute, Notes
+from flowport.distribution import Brass, Digits, Flute, Notes, Stored
 from flowport.errors import Refusal
 from flowport.metric import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
 from flowport.metric.sound import _profile, autocorrelation_pitch
@@ -147,10 +148,19 @@ def test_what_they_need_is_said():
     flute, brass = NOTES["flute"], NOTES["brass"]
     for metric in (SpectralDistance(), PitchError([Flute()])):
         metric.check(flute, brass)
-        with pytest.raises(Refusal, match="is for sound, but the target is Image"):
+        with pytest.raises(Refusal, match="is for sound as LogMel, but the target is Image"):
             metric.check(flute, Digits())
     with pytest.raises(Refusal, match="true partner"):
         SpectralDistance().check(Digits(), brass)
     with pytest.raises(Refusal, match="label is their pitch"):
         PitchError([Flute()]).check(Digits(), brass)
     assert not Digits().corresponds(Digits())
+    # One number as a label is not yet a pitch, and a clip can be too short to have one.
+    loudness = Stored("loudness", brass.raw, brass.labels, LogMel(), brass.splits)
+    for sides in ((loudness, brass), (brass, loudness)):
+        with pytest.raises(Refusal, match="label is their pitch"):
+            PitchError([Flute()]).check(*sides)
+    short = copy(brass)
+    short.event_shape = (1, 64, 7)
+    with pytest.raises(Refusal, match="listens to 2048 samples, but a clip has 1792"):
+        PitchError([Flute()]).check(flute, short)

@@ -20,7 +20,8 @@ from flowport.transfer import sent
 class Distribution(ABC):
     """event_shape: shape D of one encoded point. classes: number of labels, 0 without. label_width: width of a
     continuous label, 0 without. size: number of stored items, None for an analytic law. crops: whether training sees
-    another piece of an item each time. device: where points are made."""
+    another piece of an item each time. label_is_pitch: whether labels are octaves above 440 Hz, (n, 1). device: where
+    points are made."""
 
     event_shape: EventShape
     modality: Modality
@@ -30,6 +31,7 @@ class Distribution(ABC):
     standard_gaussian: bool = False
     device: torch.device = torch.device("cpu")
     crops: bool = False
+    label_is_pitch: bool = False
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Sample:

@@ -49,6 +49,8 @@ class Notes(Stored):
     Made when needed (about 2 s an instrument), the same on every run. Raises Refusal for fewer than 10 notes.
     """
 
+    label_is_pitch = True
+
     def __init__(self, instrument: Instrument, score: int = 0, train: int = 2000, modality: Modality | None = None,
                  part: str = "train") -> None:  # fmt: skip
         if train < 10:

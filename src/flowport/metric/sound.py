@@ -108,9 +108,11 @@ def autocorrelation_pitch(wave: Tensor, rate: int, window: int = WINDOW, lowest:
 
 
 def spectrogram(modality: Modality | None, metric: str) -> LogMel:
-    """The modality, if it is sound. Raises Refusal for any other."""
+    """The modality, if it is sound in mel bands. Raises Refusal for any other."""
     if not isinstance(modality, LogMel):
-        raise Refusal(f"metric={metric} is for sound, but the target is {type(modality).__name__}: leave it out")
+        raise Refusal(
+            f"metric={metric} is for sound as LogMel, but the target is {type(modality).__name__}: leave it out"
+        )
     return modality
 
 
@@ -172,9 +174,12 @@ class PitchError(Metric):
         self.add_state("errors", default=[], dist_reduce_fx="cat")
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        spectrogram(target.modality, "pitch_error")
-        if source.label_width != 1 or target.label_width != 1 or target.size is None:
+        modality = spectrogram(target.modality, "pitch_error")
+        if not (source.label_is_pitch and target.label_is_pitch):
             raise Refusal("metric=pitch_error needs notes whose label is their pitch on both sides: leave it out")
+        samples = target.event_shape[2] * modality.hop
+        if samples < WINDOW:
+            raise Refusal(f"metric=pitch_error listens to {WINDOW} samples, but a clip has {samples}: leave it out")
 
     def update(self, outcome: Outcome) -> None:
         assert outcome.source.label is not None and outcome.target.label is not None and outcome.retrieved is not None
