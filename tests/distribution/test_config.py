@@ -13,7 +13,8 @@ from flowport.randomness import Randomness
 
 FILES = sorted(Path(__file__).parents[2].glob("configs/distribution/*.yaml"))
 PROMISED = {"box", "brass", "checkerboard", "digits", "eight_gaussians", "ellipsoid", "flute", "gaussian", "mixture",
-            "mnist", "moons", "s_curve", "silhouettes", "tensor", "torus"}  # fmt: skip
+            "mnist", "mnist_cloud", "moons", "s_curve", "silhouettes", "silhouettes_cloud", "tensor",
+            "torus"}  # fmt: skip
 
 
 def test_the_family_is_complete():

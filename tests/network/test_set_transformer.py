@@ -9,17 +9,18 @@ from flowport.shapes import Condition, ConditionShape
 
 
 @pytest.mark.parametrize("sees", [False, True])
-def test_it_is_permutation_equivariant(sees):
+@pytest.mark.parametrize("d", [2, 3])
+def test_it_is_permutation_equivariant(d, sees):
     torch.manual_seed(0)
-    network = SetTransformer((3, 30), ConditionShape(source=sees), heads=2).double()
+    network = SetTransformer((d, 30), ConditionShape(source=sees), heads=2).double()
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    x, start = torch.randn(2, 4, 3, 30, dtype=torch.float64).unbind(0)
+    x, start = torch.randn(2, 4, d, 30, dtype=torch.float64).unbind(0)
     t, order = torch.rand(4, dtype=torch.float64), torch.randperm(30)
     condition = Condition(source=start if sees else None)
     moved = Condition(source=start[:, :, order] if sees else None)
     out = network(x, t, condition)
-    assert out.shape == (4, 6, 30) and float(out.std()) > 0.01
+    assert out.shape == (4, 2 * d, 30) and float(out.std()) > 0.01
     torch.testing.assert_close(network(x[:, :, order], t, moved), out[:, :, order], atol=1e-10, rtol=1e-10)
     assert not torch.allclose(network(x, t / 2, condition), out)
     far = x.clone()

@@ -133,6 +133,7 @@ class Stored(Distribution):
         if labels is not None and len(labels) != len(raw):
             raise Refusal(f"{name} has {len(raw)} items but {len(labels)} labels; every item needs one label")
         refuse_non_finite(name, raw)
+        modality.accept(name, raw)
         self.name, self.raw, self.labels, self.modality, self.splits = name, raw, labels, modality, splits
         self.classes = classes
         self.label_width = labels.shape[1] if labels is not None and labels.ndim == 2 else 0

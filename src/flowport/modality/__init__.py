@@ -3,6 +3,7 @@
 from flowport.modality.base import Modality, Sound
 from flowport.modality.cloud import Cloud
 from flowport.modality.image import FloatImage, Image
+from flowport.modality.ink import Ink
 from flowport.modality.latent import Latent
 from flowport.modality.log_mel import LogMel
 from flowport.modality.plane import Plane
@@ -14,6 +15,7 @@ __all__ = [
     "ComplexSTFT",
     "FloatImage",
     "Image",
+    "Ink",
     "Latent",
     "LogMel",
     "Modality",

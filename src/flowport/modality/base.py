@@ -21,6 +21,10 @@ class Modality(ABC):
 
     shown: ClassVar[int] = 16
 
+    def accept(self, name: str, raw: Tensor) -> None:
+        """Asked once, of all items of the data set ``name``: raises Refusal where one of them cannot be encoded."""
+        return
+
     @abstractmethod
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         """Raw (n, …) to points (n, *D), float32. With a generator: augmented; without: exactly reproducible."""

@@ -3,16 +3,12 @@
 from typing import Any
 
 import torch
-from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowport.errors import Refusal
 from flowport.modality.base import Modality
-from flowport.modality.picture import blank, finish, presentable
-
-COLUMNS, PANEL, LABEL, FILL = 8, 150, 90, 0.42
-VIEW = torch.tensor([[0.866, 0.5, 0.0], [0.25, -0.433, -0.866], [0.433, -0.75, 0.5]])
-"""To the right, down and towards the eye, seen from 30° above the horizon."""
+from flowport.modality.scatter import COLUMNS, Place, draw
 
 
 def rotations(n: int, generator: torch.Generator) -> Tensor:
@@ -57,21 +53,12 @@ class Cloud(Modality):
         return x.transpose(1, 2)
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        rows = {name: row[:COLUMNS] for name, row in presentable(rows).items()}
-        across, first = max(len(row) for row in rows.values()), next(iter(rows.values()))
-        width, height = LABEL + PANEL * across, PANEL * len(rows)
-        figure, canvas = blank(width, height)
-        axes: Any = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # one of 3-D for each is slow
-        axes.set_axis_off()
-        reach = max(float(row[row.isfinite()].abs().quantile(0.999)) for row in rows.values())
-        for r, (name, row) in enumerate(rows.items()):
-            axes.text(0.9 * LABEL, PANEL * (r + 0.5), name, ha="right", va="center", fontsize=9)
-            up = (first if row.shape == first.shape else row)[:, 2]
-            shade = up.argsort(1).argsort(1) / max(1, up.shape[1] - 1)
-            right, down, near = (VIEW @ row).unbind(1)
-            middle = LABEL + PANEL * (torch.arange(len(row))[:, None] + 0.5)
-            x, y = middle + FILL * PANEL * right / reach, PANEL * (r + 0.5) + FILL * PANEL * down / reach
-            order = near.argsort(1)  # what is near hides what is far
-            drawn = [v.gather(1, order).flatten().numpy() for v in (x, y, shade)]
-            axes.scatter(drawn[0], drawn[1], s=8, c=colormaps["viridis"](drawn[2]), linewidths=0)
-        return finish(canvas, path)
+        return draw(rows, path, _space, depthshade=False)
+
+
+def _space(figure: Figure, place: Place, reach: float) -> Any:
+    axes: Any = figure.add_axes(place, projection="3d")
+    for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
+        limits(-reach, reach)
+    axes.set_box_aspect((1, 1, 1), zoom=1.4)
+    return axes
