@@ -12,9 +12,9 @@ from flowport.distribution import Distribution
 from flowport.randomness import Randomness
 
 FILES = sorted(Path(__file__).parents[2].glob("configs/distribution/*.yaml"))
-PROMISED = {"box", "brass", "checkerboard", "digits", "eight_gaussians", "ellipsoid", "flute", "gaussian", "mixture",
-            "mnist", "mnist_cloud", "moons", "s_curve", "silhouettes", "silhouettes_cloud", "tensor",
-            "torus"}  # fmt: skip
+PROMISED = {"box", "brass", "capsule", "checkerboard", "digits", "eight_gaussians", "ellipsoid", "flute", "gaussian",
+            "knot", "mixture", "mnist", "mnist_cloud", "moons", "s_curve", "silhouettes", "silhouettes_cloud", "sphere",
+            "superquadric", "tensor", "torus"}  # fmt: skip
 
 
 def test_the_family_is_complete():

@@ -6,14 +6,16 @@ from flowport.distribution.digits import Digits
 from flowport.distribution.gaussian import Gaussian
 from flowport.distribution.hugging_face import HuggingFace
 from flowport.distribution.instrument import Brass, Flute, Instrument
+from flowport.distribution.knot import Knot
 from flowport.distribution.mixture import Components, EightGaussians, Mixture
 from flowport.distribution.mnist import MNIST
 from flowport.distribution.moons import Moons
 from flowport.distribution.notes import Notes
 from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
-from flowport.distribution.solids import Box, Ellipsoid, Torus
+from flowport.distribution.solids import Box, Capsule, Ellipsoid, Sphere, Torus
 from flowport.distribution.spoken import Spoken
+from flowport.distribution.superquadric import Superquadric
 from flowport.distribution.tensor import TensorFile
 from flowport.distribution.user_folders import AudioFolder, CloudFolder, ImageFolder
 
@@ -23,6 +25,7 @@ __all__ = [
     "AudioFolder",
     "Box",
     "Brass",
+    "Capsule",
     "Checkerboard",
     "CloudFolder",
     "Components",
@@ -36,13 +39,16 @@ __all__ = [
     "HuggingFace",
     "ImageFolder",
     "Instrument",
+    "Knot",
     "Mixture",
     "Moons",
     "Notes",
     "SCurve",
     "Silhouettes",
+    "Sphere",
     "Spoken",
     "Stored",
+    "Superquadric",
     "TensorFile",
     "Torus",
 ]
