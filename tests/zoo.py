@@ -115,6 +115,8 @@ COSTS = [
     ("standardised", cost.Standardised),
     ("features", lambda: cost.Features(torch.nn.Flatten())),
     ("sliced", cost.Sliced),
+    ("chamfer", cost.Chamfer),
+    ("earth_mover", cost.EarthMover),
     ("spectral", lambda: cost.Spectral(torch.nn.Flatten())),
     (
         "sum",

@@ -5,8 +5,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from flowport.cost import Sliced
+from flowport.cost.earth_mover import assigned
 from flowport.coupling import Aligned, Exact, Independent
-from flowport.coupling.aligned import assigned, swapped
+from flowport.coupling.aligned import swapped
 from flowport.data import PairStream
 from flowport.distribution import Ellipsoid, Torus
 from flowport.errors import Refusal

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from flowport.cost import Chamfer, EarthMover
+from flowport.cost.chamfer import chamfer
 from flowport.distribution import Box, Digits, Torus
 from flowport.errors import Refusal
-from flowport.metric import CloudDistance, chamfer, coverage, nearest_neighbour_accuracy
+from flowport.metric import CloudDistance, coverage, nearest_neighbour_accuracy
 from flowport.modality import Cloud
+from flowport.shapes import Sample
 
 
 def of(solid, n, seed):
@@ -48,3 +51,13 @@ def test_cloud_is_exact_both_ways_and_drawn(tmp_path):
     assert picture.dtype == torch.uint8 and picture.shape[0] == 3
     with pytest.raises(Refusal, match="takes clouds"):
         cloud.encode(raw[0], None)
+
+
+@pytest.mark.parametrize("distance", [Chamfer(), EarthMover()])
+def test_the_distance_is_a_part_and_halves_of_one_set_cannot_be_told_apart(distance):
+    metric = CloudDistance(distance, name="halves")
+    x = Torus(points=24).sample(120, torch.Generator().manual_seed(5)).x
+    found = metric.distance(x[:60], x[60:], torch.Generator())
+    assert abs(float(found["_nna"]) - 0.5) < 3 * 0.5 / 120**0.5
+    assert float(found["_mmd"]) == float(distance(Sample(x[:60]), Sample(x[60:])).amin(0).mean())
+    assert float(metric.distance(x[:60], x[60:] + 3, torch.Generator())["_nna"]) == 1

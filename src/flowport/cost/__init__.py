@@ -1,7 +1,9 @@
 """Costs c(x0, x1) of pairing two points, which couplings minimise."""
 
 from flowport.cost.base import Cost
+from flowport.cost.chamfer import Chamfer
 from flowport.cost.cosine import Cosine
+from flowport.cost.earth_mover import EarthMover
 from flowport.cost.features import Features
 from flowport.cost.hog import HOG
 from flowport.cost.sliced import Sliced
@@ -10,4 +12,16 @@ from flowport.cost.squared_euclidean import SquaredEuclidean
 from flowport.cost.standardised import Standardised
 from flowport.cost.sum import Sum
 
-__all__ = ["HOG", "Cosine", "Cost", "Features", "Sliced", "Spectral", "SquaredEuclidean", "Standardised", "Sum"]
+__all__ = [
+    "HOG",
+    "Chamfer",
+    "Cosine",
+    "Cost",
+    "EarthMover",
+    "Features",
+    "Sliced",
+    "Spectral",
+    "SquaredEuclidean",
+    "Standardised",
+    "Sum",
+]

@@ -3,25 +3,19 @@
 from dataclasses import replace
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from flowport.cost.earth_mover import assigned
 from flowport.coupling.base import Coupling, Matching
 from flowport.coupling.independent import Independent
 from flowport.errors import Refusal
 from flowport.shapes import Pair
 
 
-def assigned(a: Tensor, b: Tensor) -> Tensor:
-    """(n, N) int64: for every pair of clouds (n, d, N) the permutation p with the least Σ_k |a_k − b_p(k)|²."""
-    products = -torch.einsum("ndi,ndj->nij", a.double(), b.double()).cpu().numpy()
-    best = [torch.from_numpy(linear_sum_assignment(each)[1]) for each in products]  # scipy, pair by pair
-    return torch.stack(best).to(a.device)
-
-
 def swapped(a: Tensor, b: Tensor, rounds: int, generator: torch.Generator) -> Tensor:
-    """As ``assigned``, nearly: from the sorted order of the first coordinate, rounds of random disjoint transpositions,
-    each made where it shortens. A bijection after every round; tensors only, so it runs on any device."""
+    """As :func:`flowport.cost.earth_mover.assigned`, nearly: from the sorted order of the first coordinate, rounds of
+    random disjoint transpositions, each made where it shortens. A bijection after every round; tensors only, so it
+    runs on any device."""
     n, _, size = a.shape
     rows = torch.arange(n, device=a.device)[:, None]
     order = torch.empty(n, size, dtype=torch.long, device=a.device).scatter_(1, a[:, 0].argsort(1), b[:, 0].argsort(1))

@@ -1,7 +1,7 @@
 """Metrics: pure functions, and the torchmetrics states that feed them."""
 
 from flowport.metric.base import Metric, Outcome
-from flowport.metric.clouds import CloudDistance, chamfer, coverage, nearest_neighbour_accuracy
+from flowport.metric.clouds import CloudDistance, coverage, nearest_neighbour_accuracy
 from flowport.metric.discrepancy import MMD, EnergyDistance, energy_distance, mmd
 from flowport.metric.energy import (
     NormalisedPathEnergy,
@@ -12,6 +12,7 @@ from flowport.metric.energy import (
     transport_cost,
 )
 from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
+from flowport.metric.few_steps import FewSteps
 from flowport.metric.preservation import ClassPreservation, TargetShare
 from flowport.metric.sound import (
     PitchError,
@@ -19,6 +20,7 @@ from flowport.metric.sound import (
     log_spectral_distance,
     mel_cepstral_distortion,
 )
+from flowport.metric.torus import TorusFit, torus_fit
 from flowport.metric.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein_2, wasserstein_2
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "ClassPreservation",
     "CloudDistance",
     "EnergyDistance",
+    "FewSteps",
     "FrechetDistance",
     "KernelDistance",
     "Metric",
@@ -36,9 +39,9 @@ __all__ = [
     "SpectralDistance",
     "Straightness",
     "TargetShare",
+    "TorusFit",
     "TransportCost",
     "Wasserstein",
-    "chamfer",
     "coverage",
     "energy_distance",
     "frechet_distance",
@@ -50,6 +53,7 @@ __all__ = [
     "path_energy",
     "sliced_wasserstein_2",
     "straightness",
+    "torus_fit",
     "transport_cost",
     "wasserstein_2",
 ]

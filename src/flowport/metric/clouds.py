@@ -1,27 +1,13 @@
 """Are these clouds like those? Distances between sets of point clouds."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from flowport.cost import Chamfer, Cost
 from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
 from flowport.metric.two_sample import TwoSample
-
-
-def chamfer(x: Float[Tensor, "n d p"], y: Float[Tensor, "m d q"]) -> Tensor:
-    """CD(a, b) = mean_i min_j |a_i − b_j|² + mean_j min_i |a_i − b_j|² for all pairs of clouds -> (n, m) float64.
-
-    Squared units of the points. (Fan, Su & Guibas 2017; here with means, so that it does not grow with the points.)
-    """
-    found = torch.empty(len(x), len(y), dtype=torch.float64, device=x.device)
-    targets = y.transpose(1, 2).flatten(0, 1).double()  # (m q, d)
-    lengths = targets.square().sum(1)
-    for k, cloud in enumerate(x.transpose(1, 2).double()):
-        gap = (cloud.square().sum(1)[:, None] + lengths - 2 * cloud @ targets.T).clamp_min(0)
-        gap = gap.view(len(cloud), len(y), -1)
-        found[k] = gap.amin(2).mean(0) + gap.amin(0).mean(1)
-    return found
+from flowport.shapes import Sample
 
 
 def nearest_neighbour_accuracy(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
@@ -41,14 +27,16 @@ def coverage(xy: Tensor) -> Tensor:
 
 
 class CloudDistance(TwoSample):
-    """``clouds_nna`` (1-nearest-neighbour accuracy, 0.5 is perfect), ``clouds_coverage``, ``clouds_mmd`` (minimum
-    matching distance: mean over real clouds of the least Chamfer distance), each with ``_floor`` and ``_untranslated``.
+    """``<name>_nna`` (1-nearest-neighbour accuracy, 0.5 is perfect), ``<name>_coverage``, ``<name>_mmd`` (minimum
+    matching distance: mean over real clouds of the least distance), each with ``_floor`` and ``_untranslated``.
 
-    All depend on the number of clouds and of points: read them against their floors. (Yang et al. 2019.)
+    distance: between two clouds, :class:`flowport.cost.Chamfer` where None. All depend on the number of clouds and of
+    points: read them against their floors. (Yang et al. 2019.)
     """
 
-    def __init__(self, points: int = 200, seed: int = 0) -> None:
-        super().__init__("clouds", points, seed)
+    def __init__(self, distance: Cost | None = None, name: str = "clouds", points: int = 200, seed: int = 0) -> None:
+        super().__init__(name, points, seed)
+        self.between = distance or Chamfer()
 
     def check(self, source: Distribution, target: Distribution) -> None:
         if len(target.event_shape) != 2:
@@ -58,6 +46,7 @@ class CloudDistance(TwoSample):
         return x
 
     def distance(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        xy = chamfer(x, y)
-        accuracy = nearest_neighbour_accuracy(chamfer(x, x), xy, chamfer(y, y))
+        a, b = Sample(x), Sample(y)
+        xy = self.between(a, b)
+        accuracy = nearest_neighbour_accuracy(self.between(a, a), xy, self.between(b, b))
         return {"_nna": accuracy, "_coverage": coverage(xy), "_mmd": xy.amin(0).mean()}
