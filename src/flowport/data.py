@@ -57,11 +57,14 @@ class PairStream:
         return self._kept[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
 
     def facts_of(self, step: int) -> dict[str, float]:
-        """What the coupling had to say of the pool of a step; no batch prepared ahead can change it."""
+        """What the coupling had to say of the pool of a step, and pair_cost, the mean of |x0 − x1|² over that pool's
+        pairs, summed over coordinates; no batch prepared ahead can change it."""
         stream = copy(self)
         stream._kept = None
-        stream.at(step)
-        return {name: float(value) for name, value in stream.facts.items()}
+        pair = stream.at(step)
+        pair = pair if stream._kept is None else stream._kept[1]
+        cost = (pair.source.x - pair.target.x).double().square().sum() / len(pair)
+        return {name: float(value) for name, value in {**stream.facts, "pair_cost": cost}.items()}
 
     def _coupled(self, number: int) -> Pair:
         """The pairs of a whole pool."""

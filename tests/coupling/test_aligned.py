@@ -94,6 +94,17 @@ def test_a_pool_of_aligned_pairs_is_cut_by_step():
     assert float(stream.facts["aligned"]) == pytest.approx(float(gap), rel=1e-5)
 
 
+@pytest.mark.parametrize("coupling", [Independent(), Aligned(), Aligned(Exact(Sliced()))])
+def test_the_cost_of_the_training_pairs_is_told_whatever_the_coupling(coupling):
+    """The mean over the pool of a step of |x0 − x1|²; aligned ones cost N times what ``aligned`` says of a point."""
+    stream = PairStream(Product(Ellipsoid(16), Torus(16)), coupling, Randomness(1), 8, 4)
+    pool = [stream.at(k) for k in range(4, 8)][: 1 if coupling.independent else 4]
+    wanted = torch.stack([(p.source.x - p.target.x).square().sum((1, 2)).mean() for p in pool]).mean()
+    facts = stream.facts_of(4)
+    assert facts["pair_cost"] == pytest.approx(float(wanted), rel=1e-5)
+    assert facts.get("aligned", facts["pair_cost"] / 16) == pytest.approx(facts["pair_cost"] / 16, rel=1e-5)
+
+
 def test_what_are_no_clouds_is_refused():
     flat = Pair(Sample(torch.randn(4, 3)), Sample(torch.randn(4, 3)))
     with pytest.raises(Refusal, match="use coupling=exact"):
