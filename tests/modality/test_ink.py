@@ -12,6 +12,8 @@ from flowport.errors import Refusal
 from flowport.joint import Product
 from flowport.metric import CloudDistance
 from flowport.modality import Cloud, Ink
+from flowport.modality.cloud import VIEW
+from flowport.modality.scatter import LABEL, PANEL
 from flowport.randomness import Randomness
 
 
@@ -123,6 +125,21 @@ def test_a_picture_shows_who_went_where(tmp_path):
         picture = modality.render({"source": start, "end": end}, str(tmp_path / "p.png")).float()
         above, below = picture.split(picture.shape[1] // 2, 1)
         assert yellow(above) < -10 and yellow(below) > 10
+
+
+def test_every_cloud_has_its_panel_and_what_is_lost_is_left_out(tmp_path):
+    """A point at (1, 1) is seen to the right of and above its panel's middle; in space the view is a rotation."""
+    x = torch.full((3, 2, 5), math.nan)
+    x[0], x[2, :, 0] = 0.0, 1.0
+    picture = Ink(5).render({"row": x}, str(tmp_path / "p.png")).int()
+    inked = (picture.sub(255).abs().sum(0) > 100).nonzero().float()
+    inked = inked[inked[:, 1] > LABEL]
+    panels = [inked[(inked[:, 1] - LABEL) // PANEL == k] for k in range(3)]
+    assert len(panels[0]) and not len(panels[1])
+    torch.testing.assert_close(panels[0].mean(0), torch.tensor([0.5 * PANEL, LABEL + 0.5 * PANEL]), atol=2, rtol=0)
+    assert float(panels[2].mean(0)[0]) < 0.1 * PANEL and float(panels[2].mean(0)[1]) > LABEL + 2.9 * PANEL
+    torch.testing.assert_close(VIEW @ VIEW.T, torch.eye(3))
+    assert float(torch.linalg.det(VIEW)) > 0, "a mirror"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,21 @@
 """Clouds of points in space: sets, drawn as panels in which colour tells where a point came from."""
 
-from typing import Any
+from math import cos, radians, sin
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowport.errors import Refusal
 from flowport.modality.base import Modality
-from flowport.modality.scatter import COLUMNS, Place, draw
+from flowport.modality.scatter import COLUMNS, draw
+
+UP, ROUND = radians(30), radians(-60)
+VIEW = torch.tensor([
+    [-sin(ROUND), cos(ROUND), 0],
+    [-sin(UP) * cos(ROUND), -sin(UP) * sin(ROUND), cos(UP)],
+    [cos(UP) * cos(ROUND), cos(UP) * sin(ROUND), sin(UP)],
+])  # fmt: skip
+"""What is seen to the right, upwards and towards the eye from 30 degrees above."""
 
 
 def rotations(n: int, generator: torch.Generator) -> Tensor:
@@ -53,12 +60,4 @@ class Cloud(Modality):
         return x.transpose(1, 2)
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        return draw(rows, path, _space, depthshade=False)
-
-
-def _space(figure: Figure, place: Place, reach: float) -> Any:
-    axes: Any = figure.add_axes(place, projection="3d")
-    for limits in (axes.set_xlim, axes.set_ylim, axes.set_zlim):
-        limits(-reach, reach)
-    axes.set_box_aspect((1, 1, 1), zoom=1.4)
-    return axes
+        return draw(rows, path, VIEW)

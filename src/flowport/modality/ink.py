@@ -1,14 +1,11 @@
 """The ink of an image as a cloud of points in the plane: a lift from images to clouds."""
 
-from typing import Any
-
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowport.errors import Refusal
 from flowport.modality.base import Modality
-from flowport.modality.scatter import COLUMNS, Place, draw
+from flowport.modality.scatter import COLUMNS, draw
 
 BITS = 31
 """Random whole numbers have so many bits: times the ink of an image they still fit into 63."""
@@ -86,7 +83,7 @@ class Ink(Modality):
         return (255 * counts / counts.amax((2, 3), keepdim=True).clamp_min(1)).round().to(torch.uint8)
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        return draw(rows, path, _plane)
+        return draw(rows, path, torch.eye(3, 2))
 
 
 def _mixed(z: Tensor) -> Tensor:
@@ -102,11 +99,3 @@ def _numbers(ink: Tensor, points: int) -> Tensor:
     image = _mixed((ink * place).sum(1))
     number = _mixed(image[:, None] + STEP * torch.arange(1, 3 * points + 1, device=ink.device))
     return (number >> (64 - BITS) & 2**BITS - 1).view(len(ink), points, 3)
-
-
-def _plane(figure: Figure, place: Place, reach: float) -> Any:
-    axes = figure.add_axes(place)
-    axes.set_xlim(-1.08 * reach, 1.08 * reach)
-    axes.set_ylim(-1.08 * reach, 1.08 * reach)
-    axes.set_aspect("equal")
-    return axes

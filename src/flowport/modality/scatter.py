@@ -1,17 +1,13 @@
 """Rows of clouds as one picture: a panel each, colour tells where a point came from."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from matplotlib import colormaps
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowport.modality.picture import blank, finish, presentable
 
 COLUMNS, PANEL, LABEL = 8, 150, 90
-Place = tuple[float, float, float, float]
+"""Panels in a row, their side and the width of the labels in pixels."""
 
 
 def correspondence(x: Tensor, origin: Tensor) -> Tensor:
@@ -22,23 +18,28 @@ def correspondence(x: Tensor, origin: Tensor) -> Tensor:
     return torch.from_numpy(colormaps["viridis"](rank.cpu().numpy())[..., :3])
 
 
-def draw(rows: dict[str, Tensor], path: str, space: Callable[[Figure, Place, float], Any], **marks: Any) -> Tensor:
+def draw(rows: dict[str, Tensor], path: str, view: Tensor) -> Tensor:
     """name -> clouds (n, d, N), at most 8 of a row; returns (3, H, W) uint8.
 
     A point keeps the colour of its height in the first row, so that rows of one trajectory show who went where.
-    space: (figure, place, reach) -> axes of d dimensions from −reach to reach. marks: for matplotlib's scatter.
+    view: (3, d) directions of space that are seen to the right, upwards and towards the eye. All panels have one scale.
     """
     rows = {name: row[:COLUMNS] for name, row in presentable(rows).items()}
     across, first = max(len(row) for row in rows.values()), next(iter(rows.values()))
-    figure, canvas = blank(PANEL * across + LABEL, PANEL * len(rows))
-    reach = max(float(row[row.isfinite()].abs().quantile(0.999)) for row in rows.values())
-    left = LABEL / (PANEL * across + LABEL)
-    for r, (name, row) in enumerate(rows.items()):
-        figure.text(left * 0.9, 1 - (r + 0.5) / len(rows), name, ha="right", va="center", fontsize=9)
-        colours = correspondence(row, first)
-        for k, cloud in enumerate(row):
-            place = (left + k * (1 - left) / across, 1 - (r + 1) / len(rows), (1 - left) / across, 1 / len(rows))
-            axes = space(figure, place, reach)
-            axes.scatter(*cloud.numpy(), s=8, c=colours[k].numpy(), linewidths=0, **marks)
-            axes.set_axis_off()
+    seen = {name: view.to(row) @ row for name, row in rows.items()}
+    flat = torch.cat([row[:, :2].flatten() for row in seen.values()])
+    reach = 1.04 * float(flat[flat.isfinite()].abs().quantile(0.999)) if bool(flat.isfinite().any()) else 1.0
+    width, height = LABEL + PANEL * across, PANEL * len(rows)
+    figure, canvas = blank(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    for r, (name, row) in enumerate(seen.items()):
+        axes.text(LABEL * 0.9, (r + 0.5) * PANEL, name, ha="right", va="center", fontsize=9)
+        colours = correspondence(rows[name], first)
+        for k, (right, up, near) in enumerate(row):
+            order = near.argsort()  # the nearest are drawn last
+            order = order[(right[order].abs() <= reach) & (up[order].abs() <= reach)]
+            x, y = LABEL + PANEL * (k + 0.5 + 0.5 * right / reach), PANEL * (r + 0.5 - 0.5 * up / reach)
+            axes.scatter(x[order].numpy(), y[order].numpy(), s=8, c=colours[k][order].numpy(), linewidths=0)
     return finish(canvas, path)
