@@ -50,6 +50,7 @@ COUPLINGS = [
     ("sinkhorn", coupling.Sinkhorn),
     ("unbalanced", coupling.Unbalanced),
     ("aligned", coupling.Aligned),
+    ("aligned_rotating", lambda: coupling.Aligned(rotate=True)),
 ]
 
 SOLVERS = [

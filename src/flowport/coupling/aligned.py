@@ -8,6 +8,7 @@ from torch import Tensor
 from flowport.cost.earth_mover import assigned
 from flowport.coupling.base import Coupling, Matching
 from flowport.coupling.independent import Independent
+from flowport.coupling.rotation import turned
 from flowport.errors import Refusal
 from flowport.shapes import Pair
 
@@ -41,13 +42,19 @@ class Aligned(Coupling):
     that an ordered source would stay as it is too). swaps: None for the exact assignment (scipy, on the CPU); a number:
     so many rounds of random swaps on the tensors' device, within a few per cent of it at 400. facts: the coupling's
     own, and aligned, the mean squared distance between matched points. Raises Refusal for points that are not clouds.
-    (Hui et al. 2025; Klein et al. 2023, equivariant optimal transport.)
+
+    rotate: the target is turned towards its source as well (:func:`flowport.coupling.rotation.turned`). The source
+    always stays as it is. The target's law stays where **both** laws are the same in every pose (solids in random pose,
+    Gaussian noise) and nothing else prefers one: a source in a fixed pose would hand it to its target; ``coupling``
+    must be independent, or of a cost that a common turn leaves as it is (chamfer, earth_mover; sliced only nearly, by
+    its fixed directions), and swaps, which start from one coordinate, keep it only nearly.
+    (Hui et al. 2025; Klein et al. 2023, equivariant flow matching.)
     """
 
-    def __init__(self, coupling: Coupling | None = None, swaps: int | None = None) -> None:
+    def __init__(self, coupling: Coupling | None = None, swaps: int | None = None, rotate: bool = False) -> None:
         if swaps is not None and swaps < 1:
             raise Refusal(f"coupling.swaps is {swaps}; it must be at least 1, or null for the exact assignment")
-        self.coupling, self.swaps = coupling or Independent(), swaps
+        self.coupling, self.swaps, self.rotate = coupling or Independent(), swaps, rotate
 
     def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
         a, b = pair.source.x, pair.target.x
@@ -59,7 +66,15 @@ class Aligned(Coupling):
         matching = self.coupling(pair, generator)
         a, b = a[matching.i], b[matching.j]
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
-            order = assigned(a, b) if self.swaps is None else swapped(a.float(), b.float(), self.swaps, generator)
-            matched = b.gather(2, _wide(order, b))
-            gap = (a - matched).square().sum(1).mean()
-        return replace(matching, order=order, facts={**matching.facts, "aligned": gap})
+            rotation = None
+            if self.rotate:
+                rotation, order = turned(a, b, lambda a, b: self._matched(a, b, generator))
+            else:
+                order = self._matched(a, b, generator)
+        matching = replace(matching, order=order, rotation=rotation)
+        found = matching.apply(pair)
+        gap = (found.source.x - found.target.x).square().sum(1).mean()
+        return replace(matching, facts={**matching.facts, "aligned": gap})
+
+    def _matched(self, a: Tensor, b: Tensor, generator: torch.Generator) -> Tensor:
+        return assigned(a, b) if self.swaps is None else swapped(a.float(), b.float(), self.swaps, generator)

@@ -22,6 +22,7 @@ class Matching:
     i, j: (k,) int64 on the device of the pair, k = B for a batch of B and B; for a batch of n and m points k is a
     common multiple, so that every source point stands k/n times and every target point k/m times.
     order: (k, N) int64 for clouds (d, N): point n of target cloud j[k] becomes its point order[k, n]; else None.
+    rotation: (k, d, d) for clouds: target cloud j[k] is turned by it; else None.
     facts: numbers worth logging (lost mass, plan entropy, iterations), by name; tensors are left on their device, so
     that nobody waits for a number that nobody reads.
     """
@@ -30,16 +31,21 @@ class Matching:
     j: Tensor
     facts: Mapping[str, float | Tensor] = field(default_factory=dict)
     order: Tensor | None = None
+    rotation: Tensor | None = None
 
     def apply(self, pair: Pair, rows: Tensor | None = None) -> Pair:
         """The re-paired points; of some rows of the matching, in their order."""
-        i, j, order = (v if v is None or rows is None else v[rows] for v in (self.i, self.j, self.order))
+        i, j, order, rotation = (
+            v if v is None or rows is None else v[rows] for v in (self.i, self.j, self.order, self.rotation)
+        )
         new = pair.take(i, j)  # type: ignore[arg-type]
-        if order is None:
-            return new
-        at = order[:, None].expand_as(new.target.x)
-        mask = None if new.target.mask is None else new.target.mask.gather(2, at)
-        return Pair(new.source, replace(new.target, x=new.target.x.gather(2, at), mask=mask))
+        cloud, mask = new.target.x, new.target.mask
+        if order is not None:
+            at = order[:, None].expand_as(cloud)
+            cloud, mask = cloud.gather(2, at), None if mask is None else mask.gather(2, at)
+        if rotation is not None:
+            cloud = rotation.to(cloud) @ cloud
+        return Pair(new.source, replace(new.target, x=cloud, mask=mask))
 
 
 class Coupling(ABC):
