@@ -5,9 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
+from flowport.callback import Watch
+from flowport.experiment import build, build_trainer
+from flowport.modality import Ink, Plane
 from tests import runs
 
 
@@ -51,3 +56,26 @@ def test_a_resume_goes_on_in_the_same_record(folder: Path, tmp_path: Path) -> No
     stage.resume(tmp_path, ["trainer.max_steps=30"])
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("val/w2")] == [20, 30]
+
+
+def test_tensorboard_reads_translated_clouds_in_space(tmp_path: Path) -> None:
+    """Four translations of 16 points as the evaluation has them, in the colours of the heights of their sources."""
+    words = ["experiment=solids_ellipsoid_to_torus", "metric=[straightness]", "source.points=16", "target.points=16",
+             "trainer.max_steps=1", "evaluation_items=6", "data.pool=1", "data.batch=4", "network.depth=1"]  # fmt: skip
+    config = runs.prepared(tmp_path, *words)
+    run = build(config)
+    trainer = build_trainer(config, tmp_path, [Watch(run.evaluation, tmp_path)])
+    trainer.fit(run.module, run.data)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0}).Reload()
+    points, colours = (
+        torch.from_numpy(make_ndarray(events.Tensors(f"translation_{kind}")[-1].tensor_proto).copy())
+        for kind in ("VERTEX", "COLOR")
+    )
+    outcome = run.evaluation.outcome(run.module.ema, run.module.source, run.module.target, run.module.randomness,
+                                     "validation")  # fmt: skip
+    torch.testing.assert_close(points, outcome.result[:4].transpose(1, 2), rtol=1e-4, atol=1e-5)
+    assert colours.shape == (4, 16, 3)
+    highest = outcome.source.x[:4, 2].argmax(1)
+    shown = colours[torch.arange(4), highest].tolist()
+    assert shown == [[253, 231, 37]] * 4, "the end of the colour map is for the highest point of the source"
+    assert Plane().vertices(points, points) is None and Ink().vertices(points, points) is None

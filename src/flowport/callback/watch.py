@@ -1,4 +1,4 @@
-"""Looks at the flow while it trains: metrics and a picture at every validation, into TensorBoard."""
+"""Looks at the flow while it trains: metrics, a picture, sounds and shapes at every validation, into TensorBoard."""
 
 import logging
 from pathlib import Path
@@ -10,10 +10,13 @@ from flowport.evaluation import Evaluation, gallery
 from flowport.module import FlowModule
 
 logger = logging.getLogger(__name__)
+MESHES = 4
+"""Translated clouds that can be turned by hand in TensorBoard."""
 
 
 class Watch(Callback):
-    """Translates held-out points with the averaged field, logs val/<metric> and the gallery.
+    """Translates held-out points with the averaged field, logs val/<metric>, the gallery, and how translations sound
+    and look in space.
 
     evaluation: how to translate and what to measure; folder: the run's.
     """
@@ -37,4 +40,9 @@ class Watch(Callback):
                 sound = target.modality.surface().sound(outcome.result[:1])
                 if sound is not None:
                     log.experiment.add_audio("translation", sound.waves[0] / 32768, trainer.global_step, sound.rate)
+                shapes = target.modality.vertices(outcome.result[:MESHES], outcome.source.x[:MESHES])
+                if shapes is not None:
+                    log.experiment.add_mesh(
+                        "translation", shapes.points, shapes.colours, global_step=trainer.global_step
+                    )
         logger.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))

@@ -1,6 +1,6 @@
 """What x is: points, images, spectrograms, complex spectra, clouds."""
 
-from flowport.modality.base import Modality, Sound
+from flowport.modality.base import Modality, Sound, Vertices
 from flowport.modality.cloud import Cloud
 from flowport.modality.image import FloatImage, Image
 from flowport.modality.ink import Ink
@@ -22,4 +22,5 @@ __all__ = [
     "Plane",
     "Sound",
     "Spectrogram",
+    "Vertices",
 ]

@@ -16,6 +16,14 @@ class Sound:
     rate: int
 
 
+@dataclass(frozen=True)
+class Vertices:
+    """points: (n, N, 3) float32; colours: (n, N, 3) uint8."""
+
+    points: Tensor
+    colours: Tensor
+
+
 class Modality(ABC):
     """encode and decode are batched and run on the device of their input. shown: points that a picture shows well."""
 
@@ -64,4 +72,8 @@ class Modality(ABC):
 
     def sound(self, x: Tensor) -> Sound | None:
         """What points sound like; None where they are silent."""
+        return None
+
+    def vertices(self, x: Tensor, origin: Tensor) -> Vertices | None:
+        """Points x in space, in the colours of where they came from, ``origin`` (n, *D); None where they have none."""
         return None

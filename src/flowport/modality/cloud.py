@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from flowport.errors import Refusal
-from flowport.modality.base import Modality
-from flowport.modality.scatter import COLUMNS, draw
+from flowport.modality.base import Modality, Vertices
+from flowport.modality.scatter import COLUMNS, correspondence, draw
 
 UP, ROUND = radians(30), radians(-60)
 VIEW = torch.tensor([
@@ -61,3 +61,7 @@ class Cloud(Modality):
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         return draw(rows, path, VIEW)
+
+    def vertices(self, x: Tensor, origin: Tensor) -> Vertices:
+        colours = (255 * correspondence(x, origin)).round().to(torch.uint8)
+        return Vertices(x.detach().transpose(1, 2).cpu().float(), colours)
