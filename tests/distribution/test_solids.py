@@ -197,3 +197,27 @@ def test_clouds_are_exchangeable_centred_and_of_about_unit_size(make):
 def test_what_is_no_cloud_is_refused():
     with pytest.raises(Refusal, match="points ≥ 1"):
         Torus(points=0)
+
+
+@pytest.mark.parametrize("make", SOLIDS, ids=lambda make: type(make()).__name__)
+def test_a_cloud_is_its_surface_turned_scaled_and_jittered(make):
+    """One seed draws proportions, surface, noise and rotation, in this order, whatever the jitter."""
+    smooth, rough = make(), make()
+    smooth.jitter, rough.jitter = 0.0, 0.2
+    low, high = torch.tensor(smooth.ranges).T
+    draw = seeded()
+    own = SCALE * smooth.surface(low + (high - low) * torch.rand(300, len(smooth.ranges), generator=draw), draw).mT
+    smooth, rough = (solid.sample(300, seeded()).x for solid in (smooth, rough))
+    gram = [x.mT @ x for x in (smooth, own)]
+    torch.testing.assert_close(*gram, atol=1e-4, rtol=1e-4)
+    assert abs(float((smooth * own).sum() / own.square().sum())) < 5 / math.sqrt(300), "a mean rotation is 0"
+    assert float((rough - smooth).std()) == pytest.approx(0.2 * SCALE, rel=0.02)
+
+
+def test_torus_angles_invert_their_distribution_function():
+    k, n = 0.45, 2000
+    x, y, z = Torus(points=n).surface(torch.tensor([[1.0, k]]), seeded()).unbind(2)
+    draw = seeded()
+    wanted = [2 * math.pi * torch.rand(1, n, generator=draw) for _ in range(2)][1]
+    v = torch.atan2(z, (x**2 + y**2).sqrt() - 1.0)
+    torch.testing.assert_close((v + k * v.sin() - wanted).sin(), torch.zeros(1, n), atol=1e-5, rtol=0)

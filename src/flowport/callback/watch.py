@@ -33,14 +33,15 @@ class Watch(Callback):
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")
         numbers = self.evaluation.measure(outcome)
         picture = gallery(outcome, target.modality, self.folder / "gallery.png")
+        seen = target.modality.surface()
         for log in trainer.loggers:
             log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, trainer.global_step)
             if isinstance(log, TensorBoardLogger):
                 log.experiment.add_image("gallery", picture, trainer.global_step)
-                sound = target.modality.surface().sound(outcome.result[:1])
+                sound = seen.sound(outcome.result[:1])
                 if sound is not None:
                     log.experiment.add_audio("translation", sound.waves[0] / 32768, trainer.global_step, sound.rate)
-                shapes = target.modality.vertices(outcome.result[:MESHES], outcome.source.x[:MESHES])
+                shapes = seen.vertices(outcome.result[:MESHES], outcome.source.x[:MESHES])
                 if shapes is not None:
                     log.experiment.add_mesh(
                         "translation", shapes.points, shapes.colours, global_step=trainer.global_step
