@@ -64,6 +64,8 @@ def test_tensorboard_reads_translated_clouds_in_space(tmp_path: Path) -> None:
              "trainer.max_steps=1", "evaluation_items=6", "data.pool=1", "data.batch=4", "network.depth=1"]  # fmt: skip
     config = runs.prepared(tmp_path, *words)
     run = build(config)
+    for weights in run.module.ema.parameters():  # an untrained flow would leave every height as it is
+        torch.nn.init.normal_(weights, std=0.5, generator=torch.Generator().manual_seed(0))
     trainer = build_trainer(config, tmp_path, [Watch(run.evaluation, tmp_path)])
     trainer.fit(run.module, run.data)
     events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0}).Reload()
@@ -75,6 +77,7 @@ def test_tensorboard_reads_translated_clouds_in_space(tmp_path: Path) -> None:
                                      "validation")  # fmt: skip
     torch.testing.assert_close(points, outcome.result[:4].transpose(1, 2), rtol=1e-4, atol=1e-5)
     assert colours.shape == (4, 16, 3)
+    assert (outcome.result[:4, 2].argmax(1) != outcome.source.x[:4, 2].argmax(1)).all()
     highest = outcome.source.x[:4, 2].argmax(1)
     shown = colours[torch.arange(4), highest].tolist()
     assert shown == [[253, 231, 37]] * 4, "the end of the colour map is for the highest point of the source"
