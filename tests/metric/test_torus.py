@@ -22,8 +22,8 @@ def test_an_exact_torus_has_distance_zero_in_every_pose():
     x = of(Torus(64, jitter=0.0), 60)
     away = 3 * x + torch.tensor([5.0, -2.0, 1.0])[:, None]
     assert float(torus_fit(away).max()) < 1e-4
-    assert float(torus_fit(of(Sphere(64), 10)).median()) < 0.1 * float(of(Box(64), 10).std())
-    assert float(torus_fit(of(Box(64), 10)).min()) > 0.03
+    for other in (Box(64), Sphere(64)):  # with r > R, a sphere would be a torus with R = 0
+        assert float(torus_fit(of(other, 20)).min()) > 0.03
 
 
 @pytest.mark.parametrize("jitter", [0.005, 0.02])

@@ -43,7 +43,8 @@ def torus_fit(clouds: Tensor) -> Tensor:
     """(n,) float64: root of the mean squared distance of each cloud (n, 3, N) to its best torus. Units of the points.
 
     Levenberg and Marquardt's method in seven parameters from each of the three principal axes, the best of the three;
-    all clouds at once. Points with independent errors of deviation j have about j √(1 − 7/N).
+    all clouds at once. A torus has a hole, r ≤ R: a sphere is none. Points with independent errors of deviation j have
+    about j √(1 − 7/N).
     """
     n, points = len(clouds), clouds.transpose(1, 2).double()
     mean = points.mean(1)
@@ -64,7 +65,9 @@ def torus_fit(clouds: Tensor) -> Tensor:
         heavier = square + torch.diag_embed(damping[:, None] * square.diagonal(dim1=1, dim2=2) + TINY)
         step = -torch.linalg.solve(heavier, (slopes.transpose(1, 2) @ f[:, :, None]))[:, :, 0]
         tilted = axis + (tangents(axis) @ step[:, 3:5, None])[:, :, 0]
-        trial = (centre + step[:, :3], tilted / tilted.norm(dim=1, keepdim=True), radii + step[:, 5:])
+        wide, thin = (radii + step[:, 5:]).unbind(1)
+        ring = torch.stack([wide, thin.minimum(wide)], 1)
+        trial = (centre + step[:, :3], tilted / tilted.norm(dim=1, keepdim=True), ring)
         new = residuals(points, *trial)
         better = new[0].square().sum(1) < f.square().sum(1)
         centre, axis, radii = (
