@@ -102,7 +102,6 @@ DISTRIBUTIONS = [
     ("torus", lambda: distribution.Torus(points=32)),
     ("ellipsoid", lambda: distribution.Ellipsoid(points=32)),
     ("box", lambda: distribution.Box(points=32)),
-    ("notes", lambda: distribution.Notes(distribution.Flute(), train=20)),
     ("sphere", lambda: distribution.Sphere(points=32)),
     ("capsule", lambda: distribution.Capsule(points=32)),
     ("knot", lambda: distribution.Knot(points=32)),

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from flowport.distribution import MNIST, Digits, Silhouettes
+from flowport.distribution import MNIST, Digits, Silhouettes, Stored
 from flowport.distribution.packaged import fitted
 from flowport.distribution.parts import divide
 from flowport.errors import Refusal
-from flowport.modality import Image
+from flowport.modality import Image, Plane
 from flowport.randomness import Randomness
 
 R = Randomness(3)
@@ -175,3 +175,12 @@ def test_the_silhouettes_file_cannot_run_code(tmp_path):
     with pytest.raises(Refusal, match="only numpy arrays"):
         arrays(tmp_path / "evil.gz")
     assert not (tmp_path / "pwned").exists()
+
+
+def test_some_of_a_sorted_split_hold_every_class_in_proportion():
+    raw, labels = torch.arange(60.0)[:, None].expand(-1, 2), torch.arange(60) // 20
+    sorted_by_class = Stored("sorted", raw, labels, Plane(), {"train": torch.arange(60)}, classes=3)
+    some = sorted_by_class.every(9, Randomness(0))
+    assert some.label.bincount().tolist() == [3, 3, 3] and some.id.diff().gt(0).all()
+    for n in (60, 100):
+        assert torch.equal(sorted_by_class.every(n, Randomness(0)).x, raw)

@@ -66,7 +66,7 @@ def test_rows_of_the_table(source, coupling, path, conditioning, prediction, rol
 def test_a_score_has_a_reason_in_every_composition_of_the_zoo(path):
     """Restated from the theory: p_t has a score iff independent Gaussian noise of a known weight enters x_t and the
     field can tell it from the rest."""
-    couplings = [make() for _, make in COUPLINGS if not make.needs_matched_classes]
+    couplings = [made for _, make in COUPLINGS if not (made := make()).needs_matched_classes]
     conditionings, predictions = ([make() for _, make in members] for members in (CONDITIONINGS, PREDICTIONS))
     p, accepted = path(), 0
     for source, c, k, prediction in product((NOISE, MOONS), couplings, conditionings, predictions):

@@ -139,7 +139,7 @@ def test_bad_settings_and_bad_waves_are_refused():
 def test_low_notes_stand_at_the_bottom_and_the_floor_is_black(monkeypatch):
     rows = {}
     monkeypatch.setattr(
-        "flowport.modality.log_mel.draw", lambda given, path, tile: rows.update(given) or torch.empty(0)
+        "flowport.modality.spectrogram.draw", lambda given, path, tile: rows.update(given) or torch.empty(0)
     )
     decibels = torch.full((1, 64, 5), -70.0)
     decibels[:, 0] = 0.0

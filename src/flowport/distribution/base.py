@@ -43,7 +43,8 @@ class Distribution(ABC):
 
     @abstractmethod
     def every(self, n: int, randomness: Randomness) -> Sample:
-        """For evaluation: stored data once each and in order (at most n), analytic laws n draws; never augmented."""
+        """For evaluation: stored data once each and in order (at most n, spread evenly over the
+        split, for files often lie in order of their classes), analytic laws n draws; never augmented."""
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
         """Stored items by number. Raises Refusal for an analytic law, which has none."""
@@ -210,7 +211,8 @@ class Stored(Distribution):
         return self.draw(self.positions(start, n, randomness), generator)
 
     def every(self, n: int, randomness: Randomness) -> Sample:
-        return self.draw(torch.arange(min(n, len(self.index))), None)
+        size = len(self.index)
+        return self.draw(torch.arange(min(n, size)) * size // min(n, size), None)
 
     def split(self, name: str) -> "Stored":
         other = copy(self)
