@@ -116,7 +116,11 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
     source, target = source.observed(), target.observed()
     Translator(field, solver, grid, volatility)
     metrics: dict[str, Metric] = {}
-    for name, node in instantiate(config.metric).items():
+    nodes = instantiate(config.metric)
+    for node in nodes.values():
+        if not isinstance(node, partial):  # told before a classifier is trained for its neighbours
+            node.check(source, target)
+    for name, node in nodes.items():
         if isinstance(node, partial):
             classifier, told, dataset = classifier_of(target)
             facts.update({f"classifier/{k}": v for k, v in told.items()})

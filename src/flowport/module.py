@@ -46,6 +46,13 @@ class FlowModule(Guarded):
         self.randomness, self.ema_decay = randomness, ema_decay
         self.codec = target.modality.codec()  # a part of the flow's weights, where it lives among latents
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.device.type == "cuda" and len(self.source.event_shape) == 3:
+            # cuDNN's convolutions in half precision want the channels beside each other.
+            for flow in (self.field, self.ema):
+                flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def on_train_start(self) -> None:
         self.draws = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
