@@ -19,6 +19,7 @@ from flowport.data import PairStream
 from flowport.distribution import MNIST, EightGaussians, Ellipsoid, Gaussian, Moons, Notes, Torus
 from flowport.distribution.instrument import Brass, Flute
 from flowport.joint import Product
+from flowport.modality import Ink
 from flowport.network import MLP, PatchUNet, SetTransformer
 from flowport.randomness import Randomness
 
@@ -28,6 +29,7 @@ PAIRS = {
     "images": (lambda: (Gaussian(event_shape=[1, 16, 16]), MNIST(size=16, crop=4)), PatchUNet),
     "sound": (lambda: (Notes(Flute(), train=10), Notes(Brass(), score=1, train=10)), PatchUNet),
     "clouds": (lambda: (Ellipsoid(), Torus()), SetTransformer),
+    "ink": (lambda: (Gaussian(event_shape=[2, 9]), MNIST(modality=Ink(9))), SetTransformer),
 }
 
 

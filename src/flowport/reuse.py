@@ -85,6 +85,8 @@ def _points(path: str | None, side: Distribution, items: int, randomness: Random
         return side.split("test").every(items, randomness)
     raw, labels = read(path, None, None)
     seen = side.observed()
+    if raw.dtype == torch.uint8:
+        seen.modality.accept(path, raw)
     x = seen.modality.encode(raw, None) if raw.dtype == torch.uint8 else raw.float()
     if tuple(x.shape[1:]) != tuple(seen.event_shape):
         raise Refusal(f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {seen.event_shape}")

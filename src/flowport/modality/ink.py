@@ -47,7 +47,6 @@ class Ink(Modality):
             )
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        self.accept("a batch", raw)
         ink = self._ink(raw)
         size = (len(raw), self.points, 3)
         if generator is None:
