@@ -150,7 +150,10 @@ def test_every_cloud_has_its_panel_and_what_is_lost_is_left_out(tmp_path):
         (lambda: Ink(8, 6).encode(torch.zeros(2, 1, 6, 6), None), "uint8"),
         (lambda: Ink(8, 6).encode(torch.ones(2, 3, 6, 6, dtype=torch.uint8), None), "one channel"),
         (lambda: Ink(8, 5).encode(blots(), None), "modality.size"),
-        (lambda: Ink(8, 6).encode(blots() * torch.tensor([1, 0, 1])[:, None, None, None].byte(), None), "image 1 of 3"),
+        (
+            lambda: Ink(8, 6).accept("blots", blots() * torch.tensor([1, 0, 1])[:, None, None, None].byte()),
+            "image 1 of 3",
+        ),
     ],
 )
 def test_refusals(make, words):
