@@ -54,3 +54,9 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refusal, match="holds no finished runs"):
         tabulate.read(tmp_path / "empty", [])
+
+
+def test_the_same_number_three_times_has_no_error():
+    """0.1 + 0.1 + 0.1 is not 0.3: what rounding leaves is no spread."""
+    assert str(tabulate.Cell.of([0.1, 0.1, 0.1])) == "0.100 ± 0.000"
+    assert tabulate.Cell.of([0.1, 0.1, 0.1 + 1e-9]).error > 0

@@ -29,7 +29,8 @@ class Cell:
     def of(cls, values: list[float]) -> "Cell":
         mean, n = math.fsum(values) / len(values), len(values)
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else 0.0
-        return cls(mean, spread / math.sqrt(n), n)
+        rounding = 1e-12 * max(map(abs, values))
+        return cls(mean, 0.0 if spread <= rounding else spread / math.sqrt(n), n)
 
     def __str__(self) -> str:
         digits = 3 if self.error == 0 else max(0, min(6, 1 - math.floor(math.log10(self.error))))
