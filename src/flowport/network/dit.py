@@ -1,6 +1,6 @@
 """A small diffusion transformer with adaLN-zero."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,12 @@ def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 class Block(nn.Module):
     """tokens + gate · attention(modulated tokens), then the same with an MLP ``ratio`` times as wide; all
-    gates, scales and shifts start at 0."""
+    gates, scales and shifts start at 0. attention: makes (B, N, width) -> (B, N, width)."""
 
-    def __init__(self, width: int, attention_heads: int, ratio: int = 4) -> None:
+    def __init__(self, width: int, attention: Callable[[], nn.Module], ratio: int = 4) -> None:
         super().__init__()
         self.modulation = zeroed(nn.Linear(width, 6 * width))
-        self.attention = Attention(width, attention_heads)
+        self.attention = attention()
         self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class DiT(Network):
         self.embedding = Embedding(width, condition)
         self.patchify = nn.Conv2d(self.channels_in, width, self.patch, self.patch)
         self.position = nn.Parameter(0.1 * torch.randn(self.grid[0] * self.grid[1], width))
-        self.blocks = nn.ModuleList(Block(width, attention_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, lambda: Attention(width, attention_heads)) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, self.channels_out * patch[0] * patch[1]))
 
