@@ -156,3 +156,16 @@ def test_processes_share_no_noise():
     law = Product(Gaussian(), EightGaussians())
     a, b = (PairStream(law, Exact(), ROOT, 16, 2, rank, 2).at(0) for rank in (0, 1))
     assert not torch.isclose(a.source.x[:, None], b.source.x).all(-1).any()
+
+
+def test_processes_couple_by_noise_of_their_own():
+    seeds = []
+
+    class Seen(Exact):
+        def __call__(self, pair, generator):
+            seeds.append(generator.initial_seed())
+            return super().__call__(pair, generator)
+
+    for rank in (0, 1, 0):
+        PairStream(Product(A, B), Seen(), ROOT, 4, 1, rank, 2).at(0)
+    assert seeds[0] == seeds[2] != seeds[1]

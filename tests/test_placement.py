@@ -56,5 +56,7 @@ def test_data_beyond_the_budget_are_refused_with_their_size():
     Resident(gib=needed / GIB).place(joint, CPU)
     with pytest.raises(Refusal, match="use data=streaming"):
         Resident(gib=(needed - 1) / GIB).place(joint, CPU)
+    with pytest.raises(Refusal, match="use data=streaming"):
+        Resident(gib=(2 * needed - 1) / GIB).place(JOINT, CPU)
     with pytest.raises(Refusal, match="must be above 0"):
         Resident(gib=0)
