@@ -19,6 +19,8 @@ from flowport.solver.base import Solver
 from flowport.translator import Translator
 from flowport.volatility import Volatility
 
+SEARCHED = 10_000
+"""Training targets among which the nearest is looked for."""
 SOUNDS = 4
 """Clips of every row of a gallery that are written as sound."""
 
@@ -80,7 +82,7 @@ class Evaluation:
         train = target.split("train").observed()
         if train.size is None or train.event_shape != tuple(start.x.shape[1:]):
             return None
-        known = train.every(train.size, Randomness()).x
+        known = train.every(min(train.size, SEARCHED), Randomness()).x
         return known[squared_distances(start.x, known).argmin(1)]
 
     def measure(self, outcome: Outcome) -> dict[str, float]:

@@ -84,11 +84,14 @@ def kernel_distance(
 
 
 class FrechetDistance(TwoSample):
-    """``fd_<name>`` with ``_floor``, ``_untranslated``, ``_n``: Fréchet distance in the features of ``classifier``.
+    """``fd_<name>`` with ``_floor``, ``_untranslated``, ``_retrieved``, ``_n``: Fréchet distance in the features of
+    ``classifier``.
 
-    ``_ratio``, ``_ratio_floor`` and ``_ratio_untranslated`` (which is 1) are the same over ``_untranslated``. Left out,
-    with ``_untranslated``, where source and target have different shapes.
+    ``_ratio``, ``_ratio_floor``, ``_ratio_retrieved`` and ``_ratio_untranslated`` (which is 1) are the same over
+    ``_untranslated``. Left out, with ``_untranslated``, where source and target have different shapes.
     """
+
+    needs_retrieval = True
 
     def __init__(self, classifier: nn.Module, name: str = "classifier", points: int = 10000, seed: int = 0) -> None:
         super().__init__(f"fd_{name}", points, seed)
@@ -105,15 +108,18 @@ class FrechetDistance(TwoSample):
         idle = values.get(f"{self.name}_untranslated")
         if idle is None:
             return values
-        suffixes = [end for end in ("", "_floor", "_untranslated") if self.name + end in values]
+        suffixes = [end for end in ("", "_floor", "_untranslated", "_retrieved") if self.name + end in values]
         return values | {f"{self.name}_ratio{end}": values[self.name + end] / idle for end in suffixes}
 
 
 class KernelDistance(TwoSample):
-    """``kid_<name>``, ``_se``, with ``_floor``, ``_se_floor``, ``_untranslated``, ``_se_untranslated``, ``_n``.
+    """``kid_<name>``, ``_se``, with ``_floor``, ``_se_floor``, ``_untranslated``, ``_se_untranslated``, ``_n`` and
+    the same of what is ``_retrieved``.
 
     Unbiased, so unlike the Fréchet distance it may be compared across numbers of points. See :func:`kernel_distance`.
     """
+
+    needs_retrieval = True
 
     def __init__(
         self,

@@ -25,8 +25,9 @@ class TwoSample(Metric):
       ``<name>``               distance(result, target);
       ``<name>_floor``         distance(floor, target): real target points in place of translations, as many as these;
       ``<name>_untranslated``  distance(source, target), where a source point has a target point's shape;
+      ``<name>_retrieved``     distance(retrieved, target), for members that need it: the nearest training targets;
       ``<name>_n``             how many points stood on the left of each.
-    All three take the same number of points, min(results, floor points, ``points``), because most distances between
+    All take the same number of points, min(results, floor points, ``points``), because most distances between
     empirical laws have a bias that falls with n. Thinning and projections are drawn from ``seed`` alone, so values do
     not depend on batches or ranks and epochs are compared on the same draws.
     """
@@ -35,11 +36,12 @@ class TwoSample(Metric):
     floor: list[Tensor]
     target: list[Tensor]
     untranslated: list[Tensor]
+    retrieved: list[Tensor]
 
     def __init__(self, name: str, points: int, seed: int = 0) -> None:
         super().__init__()
         self.name, self.points, self.seed = name, points, seed
-        for state in ("result", "floor", "target", "untranslated"):
+        for state in ("result", "floor", "target", "untranslated", "retrieved"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     @abstractmethod
@@ -57,12 +59,15 @@ class TwoSample(Metric):
             self.floor.append(self.embed(outcome.floor.x))
         if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
             self.untranslated.append(self.embed(outcome.source.x))
+        if self.needs_retrieval and outcome.retrieved is not None:
+            self.retrieved.append(self.embed(outcome.retrieved))
 
     def compute(self) -> dict[str, Tensor]:
         target, result = gathered(self.target), gathered(self.result)
         if target is None or result is None or min(len(target), len(result)) < 2:
             raise Refusal(f"the metric {self.name} needs at least 2 translations and 2 target points")
-        compared = {"": result, "_floor": gathered(self.floor), "_untranslated": gathered(self.untranslated)}
+        compared = {"": result, "_floor": gathered(self.floor), "_untranslated": gathered(self.untranslated),
+                    "_retrieved": gathered(self.retrieved)}  # fmt: skip
         n = min(self.points, *(len(x) for x in compared.values() if x is not None))
         target = thin(target, self.points, self._generator("target"))
         values: dict[str, Tensor] = {}
