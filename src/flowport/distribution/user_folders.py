@@ -104,9 +104,11 @@ class AudioFolder(Stored):
         decode = partial(_clips, rate=modality.rate, stored=stored)
         held = _read(path, (".wav", ".flac", ".ogg"), decode, skip_bad_files)
         self.samples, self.mask_padding = samples, mask_padding
-        self.length = (held["raw"] != PADDING).sum(1)  # of the sound of every item
+        parts = held["raw"].split(256)  # torch would count all at once in 64 bits
+        self.length = torch.cat([(part != PADDING).sum(1) for part in parts])  # of the sound of every item
         self.crops = bool((self.length > samples).any())
-        held["raw"] = torch.where(held["raw"] == PADDING, 0, held["raw"])
+        if bool((self.length < stored).any()):
+            held["raw"] = held["raw"].masked_fill(held["raw"] == PADDING, 0)
         super().__init__(**held, modality=modality, part=part)
 
     def taken(self, at: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
