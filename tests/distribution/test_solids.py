@@ -221,3 +221,10 @@ def test_torus_angles_invert_their_distribution_function():
     wanted = [2 * math.pi * torch.rand(1, n, generator=draw) for _ in range(2)][1]
     v = torch.atan2(z, (x**2 + y**2).sqrt() - 1.0)
     torch.testing.assert_close((v + k * v.sin() - wanted).sin(), torch.zeros(1, n), atol=1e-5, rtol=0)
+
+
+def test_an_upright_torus_keeps_its_axis_and_a_turned_one_does_not():
+    """The tube never reaches the axis: R − r ≥ 0.7 (1 − 0.45), and no point is higher than r ≤ 0.45."""
+    upright, turned = (Torus(jitter=0, turned=t).sample(64, seeded()).x / SCALE for t in (False, True))
+    assert float(upright[:, :2].norm(dim=1).min()) >= 0.7 * 0.55 - 1e-5
+    assert float(upright[:, 2].abs().max()) <= 0.45 + 1e-5 < float(turned[:, 2].abs().max())

@@ -23,16 +23,18 @@ SPARE = 128
 class Solid(Analytic):
     """``points`` points, independent and uniform on the surface, jittered by N(0, jitter²), turned and scaled.
 
+    turned: in random pose; otherwise upright, its own axis along z.
+
     A member writes ``surface`` and names in ``ranges`` from where to where each of its proportions is uniform. Clouds
     are exchangeable: the order of the points means nothing.
     """
 
     ranges: ClassVar[tuple[tuple[float, float], ...]]
 
-    def __init__(self, points: int = 128, jitter: float = 0.01) -> None:
+    def __init__(self, points: int = 128, jitter: float = 0.01, turned: bool = True) -> None:
         if points < 1 or jitter < 0:
             raise Refusal(f"a cloud needs points ≥ 1 and jitter ≥ 0, not points={points}, jitter={jitter}")
-        self.points, self.jitter = points, jitter
+        self.points, self.jitter, self.turned = points, jitter, turned
         self.event_shape = (3, points)
         self.modality = Cloud()
 
@@ -45,8 +47,8 @@ class Solid(Analytic):
         share = torch.rand(n, len(self.ranges), generator=generator, device=generator.device)
         cloud = self.surface(low + (high - low) * share, generator)
         cloud = cloud + self.jitter * torch.randn(cloud.shape, generator=generator, device=generator.device)
-        turned = SCALE * cloud @ rotations(n, generator)
-        return Sample(turned.transpose(1, 2).contiguous().to(self.device))
+        posed = SCALE * cloud @ rotations(n, generator) if self.turned else SCALE * cloud
+        return Sample(posed.transpose(1, 2).contiguous().to(self.device))
 
     def uniform(self, n: int, generator: torch.Generator, many: int = 0) -> Tensor:
         """(n, many or points) uniform numbers."""
