@@ -3,5 +3,6 @@
 from flowport.field.analytic import Analytic, JointMixture
 from flowport.field.base import Field
 from flowport.field.learned import Learned
+from flowport.field.tilted import Change, Tilted
 
-__all__ = ["Analytic", "Field", "JointMixture", "Learned"]
+__all__ = ["Analytic", "Change", "Field", "JointMixture", "Learned", "Tilted"]

@@ -1,0 +1,94 @@
+"""A frozen field with a change that fine-tuning learns."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from flowport.broadcast import over
+from flowport.field.base import Field
+from flowport.path.base import Coefficients
+from flowport.prediction import Velocity
+from flowport.prediction.base import MARGIN
+from flowport.shapes import Condition
+
+
+class Change(nn.Module, ABC):
+    """What fine-tuning learns, in one of two equal forms: Δv of the velocity, or G, which estimates ∇ log h.
+
+    h_t(x) = E[e^{r(X1)} | X_t = x] under the base process. With n the weight of the path's noise (α where the source is
+    the noise, γ on a bridge that sees x0) and the memoryless volatility g² = 2η, η = n(nβ̇ − ṅβ)/β (Domingo-Enrich et
+    al. 2024; given x0 on a bridge), the tilted flow has
+
+        Δv = η G,    Δs = G,    ΔE[x1 | x] = (n²/β) G.
+    """
+
+    @abstractmethod
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "Gains") -> Tensor:
+        """Δv (B, *D) at x, where the base's velocity is ``base``."""
+
+    def tilt(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "Gains") -> Tensor:
+        """G (B, *D). gains: of a time that may be later than t, so that the start, where β = 0, can learn too."""
+        return scaled(1 / gains.eta, self.velocity(x, t, condition, base, gains))
+
+
+class Gains:
+    """The weights that turn Δv into G at one time, (B,) each: n, ṅ, β, β̇ of a path whose noise has the weight n."""
+
+    def __init__(self, coefficients: Coefficients, amplitude: tuple[Tensor, Tensor]) -> None:
+        n, dn = amplitude
+        self.beta, self.variance = coefficients.beta, n**2
+        self.speed = n * (n * coefficients.dbeta - dn * coefficients.beta)  # β η: finite at both ends
+
+    @property
+    def eta(self) -> Tensor:
+        """η = g²/2 of the memoryless volatility, infinite where β = 0 and the start is noise."""
+        return self.speed / self.beta
+
+    @property
+    def unit(self) -> Tensor:
+        """β/(n² + β²), which is ∇ log h per unit of ∇r where Cov(x1) = I: what a network's output of order 1 scales."""
+        return self.beta / (self.variance + self.beta**2)
+
+    @property
+    def unit_velocity(self) -> Tensor:
+        """η β/(n² + β²), without the division by β."""
+        return self.speed / (self.variance + self.beta**2)
+
+
+class Tilted(Field):
+    """base + change. The base is frozen and in evaluation mode whatever happens to this module.
+
+    Raises Refusal where the base has no score, so that no tilt is defined.
+    """
+
+    def __init__(self, base: Field, change: Change) -> None:
+        base.able.role.refuse_tilt()
+        base.able.require_score("reward fine-tuning")
+        super().__init__(base.path, Velocity(), base.conditioning, base.able)
+        self.base, self.change = base.requires_grad_(False).eval(), change
+
+    def train(self, mode: bool = True) -> "Tilted":
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def gains(self, t: Tensor) -> Gains:
+        """The weights at t, moved inside (0, 1)."""
+        c = self.path.coefficients(self.path.clamp(t).clamp(MARGIN, 1 - MARGIN))
+        return Gains(c, self.able.role.amplitude(c))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        base = self.base.velocity(x, t, condition)
+        return base + self.change.velocity(x, t, condition, base, self.gains(t))
+
+    def tilt(
+        self, x: Tensor, t: Tensor, condition: Condition, floor: float = 0.0, base: Tensor | None = None
+    ) -> Tensor:
+        """G(x, t) ≈ ∇ log h_t(x), (B, *D); weights are taken at max(t, floor). base: the base's velocity, if known."""
+        base = self.base.velocity(x, t, condition) if base is None else base
+        return self.change.tilt(x, t, condition, base, self.gains(t.clamp_min(floor)))
+
+
+def scaled(weight: Tensor, x: Tensor) -> Tensor:
+    """weight (B,) times x (B, *D), in the precision of x."""
+    return over(weight.to(x.dtype), x) * x

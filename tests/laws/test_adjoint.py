@@ -1,0 +1,133 @@
+"""The discretised chains of adjoint matching against their own fixed points and against the tilt."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from flowport.adjoint import Exact, Paper, lean_adjoint, roll_out
+from flowport.grid import Power, Uniform
+from flowport.path import BrownianBridge
+from flowport.shapes import Condition
+from tests.laws.oracles import line
+from tests.laws.tilts import F64, Affine, Table, Tabled, from_noise, given_start
+
+S, C = 0.7, 1.5
+
+
+def normal(s=S):
+    """N(0, 1) to N(1, s²)."""
+    return from_noise(line([(1, 0, 1, 1, s * s, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "s", "c", "steps", "mean"),
+    [
+        (Exact, 0.7, 1.5, 10, 1.7404), (Exact, 0.7, 1.5, 20, 1.7349), (Exact, 0.7, 1.5, 40, 1.7348),
+        (Exact, 0.3, 5, 20, 1.4597), (Exact, 0.3, 5, 40, 1.4520),
+        (Paper, 0.7, 1.5, 10, 1.7722), (Paper, 0.7, 1.5, 20, 1.7833), (Paper, 0.7, 1.5, 40, 1.7669),
+        (Paper, 0.3, 5, 20, 1.4616), (Paper, 0.3, 5, 40, 1.4687),
+    ],
+)  # fmt: skip
+def test_linear_reward_reaches_the_audited_mean(scheme, s, c, steps, mean):
+    made, base = scheme(Uniform(steps)), normal(s)
+    chain = Affine.of(made, base)
+    assert chain.moments(*chain.optimum(c, 0, made.after))[0] == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.parametrize(("scheme", "steps", "std"), [(Exact, 20, 0.514), (Exact, 10, 0.535), (Paper, 40, 0.515)])
+def test_quadratic_reward_has_the_spread_of_its_own_discrete_law(scheme, steps, std):
+    made = scheme(Uniform(steps))
+    chain = Affine.of(made, normal())
+    assert chain.moments(*chain.optimum(0, 2, made.after))[1] ** 0.5 == pytest.approx(std, abs=3e-3)
+
+
+def tabled(made, base, c, q, x0=None):
+    """The base under the optimal control of its own chain, and that control's g_k and H_k."""
+    affine, chain = Affine.of(made, base, x0), made.chain(base)
+    g, gain = affine.optimum(c, q, made.after)
+    return Tabled(base, Table(chain.times[:-1], g, gain, chain.variances)), affine, g, gain
+
+
+BASES = {
+    "noise-exact": (Exact(Uniform(10)), normal(), None),
+    "noise-paper": (Paper(Uniform(10)), normal(), None),
+    "bridge": (Exact(Power(10, 1.5)), given_start(line([(1, 2, 1, 0.25, 0.49, 0.21)]), BrownianBridge(0.8)), 2.4),
+}
+
+
+@cache
+def rolled(name, c, q):
+    """40,000 paths under the optimal control of a chain for the reward c x − q x²/2, and their lean adjoints."""
+    made, base, x0 = BASES[name]
+    field, affine, g, gain = tabled(made, base, c, q, x0)
+    generator = torch.Generator().manual_seed(3)
+    n = 40_000
+    x = torch.randn(n, 1, dtype=F64, generator=generator) if x0 is None else torch.full((n, 1), x0, dtype=F64)
+    condition = Condition(source=None if x0 is None else x)
+    paths = roll_out(made, field, x, condition, generator)
+    adjoint = lean_adjoint(made, base, paths.states, condition, -(c - q * paths.states[-1]))
+    return made, affine, (g, gain), paths, adjoint, (0.0, 1.0) if x0 is None else (x0, 0.0)
+
+
+every = pytest.mark.parametrize(("name", "c", "q"), [(n, *r) for n in BASES for r in ((1.5, 0.0), (1.0, 2.0))])
+
+
+@every
+def test_the_lean_adjoint_regresses_on_the_optimal_control(name, c, q):
+    """E[−a | x_k] = g_k + H_k x within 4 standard errors at every step: sign, factor, index, terminal gradient."""
+    made, _, (g, gain), paths, adjoint, _ = rolled(name, c, q)
+    for k in range(len(g) - 1):
+        x, a = paths.states[k][:, 0], -adjoint[k + 1 if made.after else k][:, 0]
+        rest = a - (g[k] + gain[k] * x)
+        features = torch.stack([torch.ones_like(x), x - x.mean()], 1)
+        if float(x.std()) < 1e-9:
+            features = features[:, :1]
+        fit = torch.linalg.lstsq(features, rest[:, None]).solution[:, 0]
+        error = rest.std() / (len(x) ** 0.5 * features.square().mean(0).sqrt())
+        assert bool((fit.abs() <= 4 * error + 1e-9).all()), k
+
+
+@every
+def test_paths_have_the_moments_of_the_recursion(name, c, q):
+    _, affine, control, paths, _, start = rolled(name, c, q)
+    mean, variance = affine.moments(*control, *start)
+    end = paths.states[-1][:, 0]
+    assert float(end.mean()) == pytest.approx(mean, abs=4 * (variance / len(end)) ** 0.5)
+    assert float(end.var()) == pytest.approx(variance, rel=0.03)
+
+
+@every
+def test_the_path_weight_is_the_exact_likelihood_ratio(name, c, q):
+    """E e^{−S} = 1 and E[e^{−S} f(x_K)] is the base's mean of f, under any control."""
+    _, affine, (g, gain), paths, _, start = rolled(name, c, q)
+    weight = torch.exp(-paths.log_ratio)
+    none = torch.zeros_like(g)
+    mean, variance = affine.moments(none, none, *start)
+    error = float(weight.std() / len(weight) ** 0.5)
+    assert float(weight.mean()) == pytest.approx(1, abs=5 * error)
+    moved = weight * (paths.states[-1][:, 0] - mean)
+    assert float(moved.mean()) == pytest.approx(0, abs=5 * float(moved.std()) / len(weight) ** 0.5)
+
+
+@every
+def test_control_energy_is_the_divergence_from_the_base(name, c, q):
+    """E S = E Σ h s² G²/2: the log ratio's martingale part has no mean."""
+    *_, paths, _, _ = rolled(name, c, q)
+    martingale = paths.log_ratio - paths.energy
+    assert float(martingale.mean()) == pytest.approx(0, abs=5 * float(martingale.std()) / len(martingale) ** 0.5)
+    assert float(martingale.var()) == pytest.approx(2 * float(paths.energy.mean()), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["noise-exact", "bridge"])
+def test_log_partition_is_minus_the_least_cost(name):
+    """log E_base e^{cx} = E[c x] − KL at the optimum of the chain, without any spread from path to path, but for the
+    share of its start that the chain remembers and cannot control."""
+    c = 1.5
+    _, affine, control, paths, _, start = rolled(name, c, 0.0)
+    none = torch.zeros_like(control[0])
+    mean, variance = affine.moments(none, none, *start)
+    memory = float(affine.a.prod()) ** 2 * start[1]
+    gained = c * paths.states[-1][:, 0] - paths.log_ratio
+    assert float(gained.mean()) == pytest.approx(c * mean + c * c * (variance - memory) / 2, abs=1e-3 + 0.03 * memory)
+    assert float(gained.var()) == pytest.approx(c * c * memory, abs=1e-9, rel=0.05)
