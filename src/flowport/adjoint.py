@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowport.broadcast import over
 from flowport.capabilities import SourceIsNoise
 from flowport.errors import Refusal
 from flowport.field.base import Field
@@ -84,7 +85,7 @@ class Scheme(ABC):
         self, base: Field, x: Tensor, t: float, h: float, variance: float, condition: Condition
     ) -> tuple[Tensor, Tensor]:
         """(m_k(x), the base's velocity at x)."""
-        at = x.new_full((len(x),), t)
+        at = x.new_tensor(t).expand(len(x))
         if variance == 0:  # the noiseless last step
             end = base.endpoints(x, at, condition)[1]
             return end, end
@@ -130,9 +131,7 @@ class Paper(Scheme):
 
     def control(self, field: Tilted, x: Tensor, t: Tensor, condition: Condition, variance: Tensor, floor: float,
                 base: Tensor | None = None) -> Tensor:  # fmt: skip
-        base = field.base.velocity(x, t, condition) if base is None else base
-        shift = field.change.velocity(x, t, condition, base, field.gains(t))
-        return 2 * shift / variance.view(-1, *(1,) * (x.ndim - 1))
+        return 2 * field.shift(x, t, condition, base) / over(variance, x)
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ def roll_out(scheme: Scheme, field: Field, start: Tensor, condition: Condition, 
             scale = (h * variance) ** 0.5
             x_next = x_next + scale * noise
             if isinstance(field, Tilted):
-                one = torch.ones_like(log_ratio)
-                g = scheme.control(field, x, t * one, condition, variance * one, chain.times[1], velocity)
+                at, s2 = (x.new_tensor(value).expand(len(x)) for value in (t, variance))
+                g = scheme.control(field, x, at, condition, s2, chain.times[1], velocity)
                 x_next = x_next + h * variance * g
                 spent = 0.5 * h * variance * rows(g.square())
                 log_ratio, energy = log_ratio + scale * rows(g * noise) + spent, energy + spent

@@ -11,6 +11,7 @@ and a mixture averages over components with weights ρ_k ∝ w_k N(x; μ_k, Σ_k
 m0 = x0, S0 = 0 and the conditional law of x1 given x0 (Albergo et al. 2023; Gaussian conditioning).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -59,16 +60,17 @@ class JointMixture:
         m1 = self.m1 + torch.einsum("kij,bki->bkj", gain, rest)
         s1 = self.s1 - self.cross.mT @ gain
         zero = torch.zeros_like(self.s0)
-        log_weights = self.log_weights + _log_normal(rest, self.s0)
+        log_weights = self.log_weights + _log_normal(rest, self.s0)[0]
         return JointMixture(log_weights, x0[:, None].expand_as(m1), m1, zero, s1, zero)
 
 
-def _log_normal(rest: Tensor, covariance: Tensor) -> Tensor:
-    """log N(rest; 0, covariance): rest (B, K, d), covariance (K, d, d) or (B, K, d, d) -> (B, K)."""
+def _log_normal(rest: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """log N(rest; 0, covariance), (B, K), and covariance⁻¹ rest, (B, K, d), of rest (B, K, d) and covariance
+    (K, d, d) or (B or 1, K, d, d)."""
     factor = torch.linalg.cholesky(covariance)
-    white = torch.linalg.solve_triangular(factor, rest[..., None], upper=False)[..., 0]
+    pull = (torch.cholesky_inverse(factor) @ rest[..., None])[..., 0]
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * white.square().sum(-1) - log_det - 0.5 * rest.shape[-1] * torch.log(torch.tensor(2 * torch.pi))
+    return -0.5 * (rest * pull).sum(-1) - log_det - 0.5 * rest.shape[-1] * math.log(2 * math.pi), pull
 
 
 class Analytic(Field):
@@ -86,10 +88,11 @@ class Analytic(Field):
         start = condition.source if self.conditioning.sees_source else None
         joint = self.joint if start is None else self.joint.given(start.flatten(1))
         coefficients = self.path.coefficients(t)
-        flat, one = x.flatten(1), torch.ones_like(t)
-        g, dg = coefficients.gamma, coefficients.dgamma
-        g, dg = (0 * one, 0 * one) if g is None or dg is None else (g, dg)
-        a, b, da, db = coefficients.alpha, coefficients.beta, coefficients.dalpha, coefficients.dbeta
+        c, flat = coefficients, x.flatten(1)
+        zero = torch.zeros_like(t)
+        many = (c.alpha, c.beta, c.dalpha, c.dbeta, *((zero, zero) if c.gamma is None else (c.gamma, c.dgamma)))
+        one_time = len(t) > 1 and t.stride(0) == 0  # a solver's step: one set of matrices serves all rows
+        a, b, da, db, g, dg = (k[:1] if one_time else k for k in many if k is not None)
 
         def row(c: Tensor, like: Tensor) -> Tensor:
             return c.view(-1, *(1,) * (3 if like is joint.s0 else 2))
@@ -108,8 +111,8 @@ class Analytic(Field):
             + row(dg * g, s) * identity
         )  # fmt: skip
         rest = flat[:, None] - mean
-        pull = torch.linalg.solve(covariance, rest[..., None])[..., 0]
-        share = torch.softmax(joint.log_weights + _log_normal(rest, covariance), 1)[..., None]
+        log_density, pull = _log_normal(rest, covariance)
+        share = torch.softmax(joint.log_weights + log_density, 1)[..., None]
         velocity = (share * (drift + (slope @ pull[..., None])[..., 0])).sum(1)
         noise = (share * pull).sum(1) * g[:, None]
         hub = Hub(x, velocity.view_as(x), noise.view_as(x) if self.path.bridge else None)

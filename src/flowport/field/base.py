@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from flowport.broadcast import clamped
 from flowport.capabilities import Capabilities
 from flowport.conditioning import Conditioning
 from flowport.path.base import Path
@@ -48,12 +49,12 @@ class Field(nn.Module, ABC):
 
     def velocity_and_score(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """v and ∇ log p_t from one evaluation of the network."""
-        t = self.path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)
         hub, c = self.hub(x, t, condition), self.path.coefficients(t)
         noise = self.able.role.noise(hub, c, self.start(condition))
         return hub.velocity, -noise / self.able.role.amplitude(c.over(x))[0]
 
     def endpoints(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Tensor | None]:
         """E[x0 | x], E[x1 | x] and E[z | x] (None without bridge noise)."""
-        t = self.path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)
         return endpoints(self.hub(x, t, condition), self.path.coefficients(t), self.start(condition))

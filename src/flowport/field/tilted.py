@@ -1,10 +1,12 @@
 """A frozen field with a change that fine-tuning learns."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from flowport.broadcast import over
+from flowport.broadcast import clamped, over
 from flowport.field.base import Field
 from flowport.path.base import Coefficients
 from flowport.prediction import Velocity
@@ -21,6 +23,9 @@ class Change(nn.Module, ABC):
 
         Δv = η G,    Δs = G,    ΔE[x1 | x] = (n²/β) G.
     """
+
+    needs_base: ClassVar[bool] = True
+    """Whether the base's velocity must be handed in."""
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "Gains") -> Tensor:
@@ -54,6 +59,16 @@ class Gains:
         """η β/(n² + β²), without the division by β."""
         return self.speed / (self.variance + self.beta**2)
 
+    @property
+    def end(self) -> Tensor:
+        """ΔE[x1 | x] per Δv: n²/(β η)."""
+        return self.variance / self.speed
+
+    @property
+    def spread(self) -> Tensor:
+        """n/√(n² + β²): the deviation of x1 given x_t where Cov(x1) = I."""
+        return (self.variance / (self.variance + self.beta**2)).sqrt()
+
 
 class Tilted(Field):
     """base + change. The base is frozen and in evaluation mode whatever happens to this module.
@@ -74,7 +89,7 @@ class Tilted(Field):
 
     def gains(self, t: Tensor) -> Gains:
         """The weights at t, moved inside (0, 1)."""
-        c = self.path.coefficients(self.path.clamp(t).clamp(MARGIN, 1 - MARGIN))
+        c = self.path.coefficients(clamped(self.path.clamp(t), MARGIN, 1 - MARGIN))
         return Gains(c, self.able.role.amplitude(c))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -85,8 +100,18 @@ class Tilted(Field):
         self, x: Tensor, t: Tensor, condition: Condition, floor: float = 0.0, base: Tensor | None = None
     ) -> Tensor:
         """G(x, t) ≈ ∇ log h_t(x), (B, *D); weights are taken at max(t, floor). base: the base's velocity, if known."""
-        base = self.base.velocity(x, t, condition) if base is None else base
-        return self.change.tilt(x, t, condition, base, self.gains(t.clamp_min(floor)))
+        return self.change.tilt(x, t, condition, self.known(x, t, condition, base), self.gains(t.clamp_min(floor)))
+
+    def shift(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None = None) -> Tensor:
+        """Δv(x, t), (B, *D)."""
+        return self.change.velocity(x, t, condition, self.known(x, t, condition, base), self.gains(t))
+
+    def known(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None) -> Tensor:
+        """The base's velocity where the change needs it; x otherwise, which nobody reads."""
+        if base is not None or not self.change.needs_base:
+            return x if base is None else base
+        with torch.set_grad_enabled(x.requires_grad):
+            return self.base.velocity(x, t, condition)
 
 
 def scaled(weight: Tensor, x: Tensor) -> Tensor:

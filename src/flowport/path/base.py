@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowport.broadcast import over
+from flowport.broadcast import clamped, over
 from flowport.shapes import Pair, Points, Time
 
 
@@ -90,7 +90,7 @@ class Path(ABC):
 
     def clamp(self, t: Tensor) -> Tensor:
         """t moved into the interval."""
-        return t.clamp(*self.interval)
+        return clamped(t, *self.interval)
 
     def start(self, x0: Tensor, z: Tensor) -> Tensor:
         """The law a translation starts from: α(0) x0 + γ(0) z, which is x0 for most paths."""

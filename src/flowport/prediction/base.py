@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from flowport.broadcast import clamped
 from flowport.errors import Refusal
 from flowport.path.base import Coefficients, Path, PathSample
 
@@ -82,7 +83,7 @@ class Prediction(ABC):
     def clamp(self, path: Path, t: Tensor) -> Tensor:
         """t moved to where this output determines a finite velocity. An end point or a score is divided by a weight
         that vanishes at an end, so those stay a margin away from both."""
-        return path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        return clamped(path.clamp(t), MARGIN, 1 - MARGIN)
 
     @abstractmethod
     def target(self, path: Path, sample: PathSample) -> Tensor:

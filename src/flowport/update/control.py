@@ -19,6 +19,8 @@ class Control(Change):
     network that this does not silence.
     """
 
+    needs_base = False
+
     def __init__(self, base: Field, event_shape: EventShape, condition: ConditionShape,
                  network: Callable[..., Network]) -> None:  # fmt: skip
         super().__init__()

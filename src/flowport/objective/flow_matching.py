@@ -1,46 +1,18 @@
-"""What is minimised."""
+"""Flow matching."""
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from flowport.broadcast import over
 from flowport.field.base import Field
+from flowport.objective.base import Loss, Objective
 from flowport.path.base import Path
 from flowport.prediction.base import Prediction
 from flowport.shapes import Pair
 from flowport.time_sampler import TimeSampler
 from flowport.weighting import Weighting
-
-
-@dataclass(frozen=True)
-class Loss:
-    """terms: (B, *) weighted errors, of which the mean is minimised; mask: (B, *) bool, which of them count."""
-
-    terms: Tensor
-    mask: Tensor | None = None
-
-    @property
-    def mean(self) -> Tensor:
-        if self.mask is None:
-            return self.terms.mean()
-        return torch.where(self.mask, self.terms, 0).sum() / self.mask.sum().clamp_min(1)
-
-    @property
-    def per_sample(self) -> Tensor:
-        """(B,)."""
-        mask = torch.ones_like(self.terms, dtype=torch.bool) if self.mask is None else self.mask
-        return torch.where(mask, self.terms, 0).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
-
-
-class Objective(ABC):
-    @abstractmethod
-    def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
-        """The loss of re-paired points; all randomness comes from the generator, on the device of the points."""
 
 
 @lru_cache(maxsize=64)

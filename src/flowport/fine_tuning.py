@@ -1,0 +1,96 @@
+"""The LightningModule that tunes a trained flow towards a reward."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowport.averaging import Averaged
+from flowport.errors import Refusal
+from flowport.field.tilted import Change, Tilted
+from flowport.guard import logged
+from flowport.objective import Rollout, Tuning
+from flowport.randomness import Randomness, seed_network
+from flowport.reward.base import Reward
+from flowport.shapes import Pair
+
+
+class FineTuneModule(Averaged):
+    """A frozen flow with a change that a tuning objective learns, so that results follow the tilt p e^{strength · r}.
+
+    trained: the module whose averaged field is the base; change: base -> Change, for instance a partial of
+    ``flowport.update.Control``. Every ``objective.rounds`` steps the averaged field rolls out paths from the starts of
+    a batch, and the steps between learn from them and from a replay of ``objective.keep`` such collections, which a
+    checkpoint holds too. Raises Refusal for a base or a reward that the objective cannot serve.
+    """
+
+    field: Tilted
+    ema: Tilted
+
+    def __init__(
+        self,
+        trained: Averaged,
+        change: Callable[..., Change],
+        objective: Tuning,
+        reward: Reward,
+        strength: float,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None,
+        randomness: Randomness,
+        ema_decay: float = 0.99,
+    ) -> None:
+        if strength <= 0:
+            raise Refusal(f"strength={strength} must be above 0: it multiplies the reward")
+        base, source, target = trained.ema, trained.source, trained.target
+        objective.accept(base, reward)
+        reward.check(source, target)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
+            made = change(base=base, event_shape=source.event_shape, condition=base.conditioning.shape(source, target))
+        field = Tilted(base, made)
+        super().__init__(
+            source, target, field, Tilted(base, deepcopy(made)), optimizer, scheduler, randomness, ema_decay
+        )
+        self.objective, self.reward, self.strength = objective, reward, float(strength)
+        self.replay: deque[Rollout] = deque(maxlen=objective.keep)
+
+    def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
+        step, device = self.global_step, self.device
+        seed_network(self.draws.number("network", self.batches), device)
+        if self.batches % self.objective.rounds == 0 or not self.replay:
+            self._collect(pair)
+        generator = self.draws.generator("objective", self.batches, device)
+        loss = self.objective.loss(self.field, self.replay, generator).mean
+        self.note(step, loss)
+        if logged(self.trainer, step + 1):
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
+        self.batches += 1
+        return loss
+
+    def _collect(self, pair: Pair) -> None:
+        generator = self.draws.generator("collection", self.batches // self.objective.rounds, self.device)
+        rollout, facts = self.objective.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
+        if self.replay:
+            self.replay.append(self.replay.pop().ends)
+        self.replay.append(rollout)
+        for name, value in facts.items():
+            self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair))
+
+    def validation_step(self, pair: Pair, batch_idx: int) -> None:
+        """A tilt has no held-out loss: the metrics and the certificate judge it."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["replay"] = [rollout.tensors() for rollout in self.replay]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.replay.clear()
+        self.replay.extend(Rollout(**tensors) for tensors in checkpoint["replay"])
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        for k, rollout in enumerate(self.replay):
+            self.replay[k] = rollout.to(self.device)

@@ -1,0 +1,168 @@
+"""Path-weighted flow matching, and its hybrid with a late adjoint."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowport.adjoint import Chain, Exact, Paths, lean_adjoint, roll_out, rows
+from flowport.errors import Refusal
+from flowport.field.tilted import Tilted, scaled
+from flowport.grid import Grid, Uniform
+from flowport.objective.base import Loss
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.weights import effective, normalised, reached
+from flowport.prediction.base import MARGIN
+from flowport.reward.base import Reward
+from flowport.shapes import Condition, Pair, Sample
+
+LEAST = 0.1
+"""Effective sample size below which an older collection is left out."""
+
+
+def weights(rollout: Rollout, scale: Tensor | None, groups: int) -> Tensor:
+    """w ∝ e^{τ(a λr − S)} of a collection, normalised in each group, (n,)."""
+    assert scale is not None
+    logits = scale * rollout.reward - rollout.log_ratio
+    return normalised(logits if rollout.temper is None else rollout.temper * logits, groups)
+
+
+class PathWeighted(Tuning):
+    """Flow matching on re-noised results of the current field, weighted by w = e^{a λr − S}, S = log dP/dP_base of the
+    path: exactly the tilted path law for any control, so that errors of one round are not inherited by the next.
+
+    a in [0, 1] is the largest with an effective sample size of ``ess``: automatic annealing; the weights of all kept
+    collections use the present a. With ``late`` the weighted lean adjoint is joined to flow matching at steps t ≥ late,
+    in inverse proportion to their variances: it gives the shape where flow matching gives the weights of separated
+    modes (this project, THEORY 3.8; null: flow matching alone, for rewards without a gradient). flow=false leaves the
+    adjoint alone, at all times: a control for experiments.
+
+    paths: rolled out from every start of a batch on a bridge, where the weights are normalised start by start.
+    batch: points of an optimiser step; rounds: such steps for every collection; keep: collections in the replay.
+    """
+
+    target = "p e^r: marginal from noise, per start on a bridge that sees it"
+
+    def __init__(self, grid: Grid | None = None, late: float | None = 0.8, flow: bool = True, ess: float = 0.5,
+                 batch: int = 512, rounds: int = 60, keep: int = 10, paths: int = 16) -> None:  # fmt: skip
+        if not flow and late is None:
+            raise Refusal("objective=path_weighted needs flow=true or a late adjoint")
+        if not 0 < ess < 1 or min(batch, rounds, keep) < 1 or paths < 2:
+            raise Refusal(f"path weights need 0 < ess < 1, batch, rounds, keep ≥ 1 and paths ≥ 2, not {ess}, {batch}, "
+                          f"{rounds}, {keep}, {paths}")  # fmt: skip
+        self.scheme = Exact(grid or Uniform(40))
+        self.late, self.flow, self.ess = late, flow, ess
+        self.batch, self.rounds, self.keep, self.paths = batch, rounds, keep, paths
+
+    @property
+    def needs_gradient(self) -> bool:  # type: ignore[override]
+        return self.late is not None
+
+    def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,
+                generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
+        given = field.conditioning.sees_source
+        start, condition = starts(field, pair, generator, self.paths if given else 1)
+        paths, chain = roll_out(self.scheme, field, start, condition, generator), self.scheme.chain(field.base)
+        end = finite(paths.states[-1], "a rolled-out path", strength)
+        slope = None
+        if self.late is None:
+            value = reward.value(end, condition)
+        else:
+            value, slope = reward.value_and_gradient(end, condition)
+        value, groups = strength * value.to(end), len(pair) if given else 1
+        scale, temper = reached(value, paths.log_ratio, groups, self.ess)
+        source = start if condition.source is None else condition.source
+        rollout = Rollout(source, end, value, paths.log_ratio, condition.label, scale=scale, temper=temper)
+        w = weights(rollout, scale, groups)
+        facts = facts_of(value, paths.energy, end, scale=scale, effective=effective(w, groups),
+                         tilted_reward=(w * value).sum())  # fmt: skip
+        if slope is None:
+            return rollout, facts
+        more = self._adjoint(field, paths, chain, condition, -strength * slope.to(end), w, scale, strength)
+        facts["flow_share"] = more["share"].mean()
+        return Rollout(**{**rollout.tensors(), **more}), facts
+
+    def _adjoint(self, field: Tilted, paths: Paths, chain: Chain, condition: Condition, terminal: Tensor, w: Tensor,
+                 scale: Tensor, strength: float) -> dict[str, Tensor]:  # fmt: skip
+        """States and adjoints of the late steps, and the share of flow matching there: V_a/(V_a + V_f), V the weighted
+        mean squares of both targets around the present control."""
+        assert self.late is not None
+        late = 0.0 if not self.flow else self.late
+        steps = [k for k, t in enumerate(chain.times[:-2]) if t >= late - 1e-9]
+        if not steps:
+            raise Refusal(f"objective.late={late} lies after the last noisy step: lower it, or use more steps")
+        first, end = steps[0], paths.states[-1]
+        adjoint = finite(lean_adjoint(self.scheme, field.base, paths.states[first:], condition, terminal, first),
+                         "the adjoint", strength)[1:-1]  # fmt: skip
+        states, controls = paths.states[first : first + len(steps)], paths.controls[first:]
+        times = torch.tensor([chain.times[k] for k in steps], dtype=end.dtype, device=end.device)
+        share = torch.zeros_like(times)
+        if self.flow:
+            for k, t in enumerate(times):
+                at = t.expand(len(end))
+                guess = scaled(field.gains(at).beta / field.gains(at).variance,
+                               end - field.base.endpoints(states[k], at, condition)[1])  # fmt: skip
+                flow, late_ = ((w * rows((y - controls[k]).square())).sum() for y in (guess, -scale * adjoint[k]))
+                share[k] = late_ / (late_ + flow).clamp_min(1e-30)
+        variances = torch.tensor([chain.variances[k] for k in steps], dtype=end.dtype, device=end.device)
+        return {"times": times, "variances": variances, "states": states, "adjoints": adjoint, "share": share}
+
+    def loss(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
+        terms = []
+        if self.flow:
+            terms.append(self._flow_terms(field, replay, generator))
+        if self.late is not None:
+            terms.append(self._adjoint_terms(field, replay[-1], generator))
+        return Loss(torch.cat(terms))
+
+    def _groups(self, field: Tilted, rollout: Rollout) -> int:
+        return len(rollout.end) // self.paths if field.conditioning.sees_source else 1
+
+    def _flow_terms(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Tensor:
+        """|ΔE[x1 | x_t] − (x1 − E_base[x1 | x_t])|² over the spread of x1: flow matching of the weighted results."""
+        newest = replay[-1]
+        found = []
+        for kept in replay:
+            groups = self._groups(field, kept)
+            w = weights(kept, newest.scale, groups)
+            size = effective(w, groups)
+            found.append(w * size * ((size >= LEAST) | torch.tensor(kept is newest, device=w.device)))
+        draw = torch.multinomial(torch.cat(found), self.batch, replacement=True, generator=generator)
+        ends, sources = (torch.cat([getattr(kept, side) for kept in replay])[draw] for side in ("end", "start"))
+        labels = [kept.label for kept in replay if kept.label is not None]
+        if not field.conditioning.sees_source:  # the schedule is memoryless: any noise goes with any result
+            sources = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
+        condition = Condition(torch.cat(labels)[draw] if labels else None,
+                              sources if field.conditioning.sees_source else None)  # fmt: skip
+        jitter = torch.rand(self.batch, generator=generator, device=ends.device, dtype=ends.dtype)
+        t = (torch.arange(self.batch, device=ends.device) + jitter) / self.batch
+        t = field.path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        z = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
+        x = field.path.sample(Pair(Sample(sources), Sample(ends)), t, z if field.path.bridge else None).x
+        with torch.no_grad():
+            wanted = ends - field.base.endpoints(x, t, condition)[1]
+        error = self._error(field, x, t, condition, wanted)
+        if newest.times is None or newest.share is None:
+            return error
+        later = torch.searchsorted(newest.times, t, right=True) - 1  # the share at the step before t; 1 before all
+        share = torch.where(later >= 0, newest.share[later.clamp_min(0)], 1)
+        return share * error
+
+    def _adjoint_terms(self, field: Tilted, rollout: Rollout, generator: torch.Generator) -> Tensor:
+        """|ΔE[x1 | x_k] + (n²/β) a A|² over the spread of x1, at states drawn by the weights of their paths."""
+        states, adjoints, times = rollout.states, rollout.adjoints, rollout.times
+        assert states is not None and adjoints is not None and times is not None and rollout.share is not None
+        assert rollout.scale is not None
+        w = weights(rollout, rollout.scale, self._groups(field, rollout))
+        row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
+        step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
+        t, x, gains = times[step], states[step, row], field.gains(times[step])
+        wanted = scaled(gains.variance / gains.beta, -rollout.scale * adjoints[step, row])
+        error = self._error(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
+        return (1 - times[0]) * (1 - rollout.share[step]) * error
+
+    @staticmethod
+    def _error(field: Tilted, x: Tensor, t: Tensor, condition: Condition, wanted: Tensor) -> Tensor:
+        gains = field.gains(t)
+        moved = scaled(gains.end, field.shift(x, t, condition))
+        return rows(scaled(1 / gains.spread, moved - wanted).square().float()) / x[0].numel()

@@ -1,0 +1,108 @@
+"""What a fine-tuning objective is: paths are collected without gradients, then learnt from for some steps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowport.errors import Refusal
+from flowport.field.base import Field
+from flowport.field.tilted import Tilted
+from flowport.objective.base import Loss
+from flowport.reward.base import Reward
+from flowport.shapes import Condition, Pair
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """n paths and what is learnt from them.
+
+    start, end: (n, *D); reward: λ r(end), (n,); log_ratio: log dP/dP_base, (n,); label: (n,) of the wished class.
+    times, variances: t_k and s²_k of the steps that are learnt from, (k,); states: x_k, and adjoints: what is paired
+    with them, (k, n, *D). share: of the flow-matching target at every such step, (k,). scale: the part a of the
+    reward's strength that is reached, (). temper: exponent of the weights, ().
+    """
+
+    start: Tensor
+    end: Tensor
+    reward: Tensor
+    log_ratio: Tensor
+    label: Tensor | None = None
+    times: Tensor | None = None
+    variances: Tensor | None = None
+    states: Tensor | None = None
+    adjoints: Tensor | None = None
+    share: Tensor | None = None
+    scale: Tensor | None = None
+    temper: Tensor | None = None
+
+    def condition(self, sees_source: bool) -> Condition:
+        return Condition(self.label, self.start if sees_source else None)
+
+    @property
+    def ends(self) -> "Rollout":
+        """Without the way: what a replay keeps of older paths."""
+        return replace(self, times=None, variances=None, states=None, adjoints=None, share=None, temper=None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+    def to(self, device: torch.device) -> "Rollout":
+        return Rollout(**{name: value.to(device) for name, value in self.tensors().items()})
+
+
+class Tuning(ABC):
+    """rounds: steps learnt from one collection; keep: collections a replay holds. target: the law it aims at.
+    needs_gradient: whether the reward must be differentiable."""
+
+    target: ClassVar[str]
+    needs_gradient: ClassVar[bool] = True
+    rounds: int = 1
+    keep: int = 1
+
+    def accept(self, base: Field, reward: Reward) -> None:
+        """Raise Refusal for a base flow or a reward that this method cannot serve."""
+        base.able.role.refuse_tilt()
+        base.able.require_score("reward fine-tuning")
+        if self.needs_gradient and not reward.differentiable:
+            raise Refusal(
+                f"objective={type(self).__name__} needs the reward's gradient, which {type(reward).__name__} does not "
+                "have: use objective=path_weighted, tilt_matching, reward_weighted or policy_gradient"
+            )
+
+    @abstractmethod
+    def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,
+                generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
+        """Paths of the current field from re-paired starts, and facts worth logging. No gradient reaches the field."""
+
+    @abstractmethod
+    def loss(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
+        """The loss of one optimiser step; the newest rollout is the last."""
+
+
+def starts(field: Field, pair: Pair, generator: torch.Generator, each: int = 1) -> tuple[Tensor, Condition]:
+    """The start law's points over a batch's sources, ``each`` paths from every one, and what the field is told."""
+    source, label = pair.source, pair.target.label
+    if each > 1:
+        index = torch.arange(len(pair), device=source.x.device).repeat_interleave(each)
+        source, label = source[index], None if label is None else label[index]
+    condition = field.conditioning.sampling(source, label)
+    z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
+    return field.path.start(source.x, z), condition
+
+
+def facts_of(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) -> dict[str, Tensor]:
+    """What every method logs: reward, control energy (KL to the base) and the spread of the results (variance of a
+    number of the point, averaged)."""
+    return {"reward": reward.mean(), "energy": energy.mean(), "diversity": end.flatten(1).var(0).mean(), **more}
+
+
+def finite(tensor: Tensor, what: str, strength: float) -> Tensor:
+    """The tensor, unless a number of it is not finite: then Refusal."""
+    if not bool(tensor.isfinite().all()):
+        raise Refusal(f"{what} is not finite at strength={strength:g}: lower the strength, or use more steps")
+    return tensor
