@@ -27,8 +27,9 @@ class Codec(nn.Module, ABC):
 class Latent(Modality):
     """x = encode(inner.encode(raw)); the network is frozen and moves to the device of what it is given.
 
-    ``observed`` decodes to points of the inner modality, by which results are measured and drawn; ``embedded`` is the
-    way back. decode(encode(raw)) = raw as nearly as the network reconstructs.
+    ``observed`` decodes to points of the inner modality, by which results are measured and drawn, with a gradient where
+    the latents ask for one; ``embedded`` is the way back. decode(encode(raw)) = raw as nearly as the network
+    reconstructs.
     """
 
     def __init__(self, inner: Modality, codec: Codec) -> None:
@@ -53,11 +54,11 @@ class Latent(Modality):
     def observed(self, x: Tensor) -> Tensor:
         return self._passed(x, self._codec.decode)
 
-    @torch.no_grad()
     def _passed(self, x: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
         self._codec.to(x.device)
+        dtype = next((p.dtype for p in self._codec.parameters()), torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([way(part.float()) for part in x.split(CHUNK)])
+            return torch.cat([way(part.to(dtype)) for part in x.split(CHUNK)])
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         return self.inner.render({name: self.observed(row) for name, row in rows.items()}, path)

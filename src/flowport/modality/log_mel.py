@@ -17,11 +17,17 @@ def mel(hertz: Tensor) -> Tensor:
     return 2595 * (1 + hertz / 700).log10()
 
 
-def mel_filters(bands: int, bins: int, rate: int, low: float, high: float) -> Tensor:
-    """(bands, bins) triangles of peak 1, equally wide in mels between low and high Hz, over bins from 0 to rate/2."""
+def mel_corners(bands: int, low: float, high: float) -> Tensor:
+    """(bands + 2,) Hz, equally spaced in mels from low to high: triangle k rises from corner k, is 1 at k + 1 and falls
+    to k + 2."""
     ends = mel(torch.tensor([low, high], dtype=torch.float64))
     corners = torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64)
-    hertz = 700 * (10 ** (corners / 2595) - 1)
+    return 700 * (10 ** (corners / 2595) - 1)
+
+
+def mel_filters(bands: int, bins: int, rate: int, low: float, high: float) -> Tensor:
+    """(bands, bins) triangles of peak 1, equally wide in mels between low and high Hz, over bins from 0 to rate/2."""
+    hertz = mel_corners(bands, low, high)
     at = torch.linspace(0, rate / 2, bins, dtype=torch.float64)
     rising = (at - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
     falling = (hertz[2:, None] - at) / (hertz[2:] - hertz[1:-1])[:, None]
@@ -48,6 +54,7 @@ class LogMel(Spectrogram):
         if not 0 < hop <= window // 2 or (std is not None and std <= 0):
             raise Refusal(f"modality needs 0 < hop ≤ window/2 and std > 0, not hop={hop}, window={window}, std={std}")
         self.rate, self.window, self.hop, self.bands = rate, window, hop, bands
+        self.low, self.high = low, high
         self.floor_db, self._given = floor_db, {"mean": mean, "std": std}
         self.mean, self.std = 0.0 if mean is None else mean, 1.0 if std is None else std
         self.filters = mel_filters(bands, window // 2 + 1, rate, low, high).float()
@@ -78,6 +85,13 @@ class LogMel(Spectrogram):
     def decibels(self, x: Tensor) -> Tensor:
         """Points (n, 1, bands, frames) to decibels (n, bands, frames), not below the floor."""
         return (x[:, 0].float() * self.std + self.mean).clamp_min(self.floor_db)
+
+    def energy(self, x: Tensor) -> Tensor:
+        return 10 ** ((x[:, 0] * self.std + self.mean).clamp_min(self.floor_db) / 10)
+
+    def hertz(self) -> Tensor:
+        """Of the triangles' peaks."""
+        return mel_corners(self.bands, self.low, self.high)[1:-1]
 
     def spectrum(self, wave: Tensor) -> Tensor:
         """(n, T) to complex (n, window/2 + 1, T/hop + 1)."""

@@ -30,6 +30,15 @@ class Spectrogram(Modality):
     def decibels(self, x: Tensor) -> Tensor:
         """Points (n, C, bins, frames) to decibels (n, bins, frames), not below the floor; a unit sine has 0 dB."""
 
+    @abstractmethod
+    def energy(self, x: Tensor) -> Tensor:
+        """Points (n, C, bins, frames) to power (n, bins, frames), 1 for a unit sine, not below the floor; in the
+        precision of x, differentiable."""
+
+    @abstractmethod
+    def hertz(self) -> Tensor:
+        """The frequency of every bin, (bins,) float64."""
+
     def amplitudes(self, raw: Tensor) -> Tensor:
         """int16 waves as float32 in [−1, 1). Raises Refusal for anything else."""
         if raw.dtype != torch.int16 or raw.ndim != 2:

@@ -56,14 +56,14 @@ class ComplexSTFT(Spectrogram):
 
     def spectrum(self, x: Tensor) -> Tensor:
         """Points to S, complex (n, window/2 + 1, frames); a unit sine has magnitude 1."""
-        re, im = (x.float() * self.scale).unbind(1)
+        re, im = (x * self.scale).unbind(1)
         silent = torch.zeros_like(im[:, :1])
         z = torch.complex(torch.cat([re, im[:, :1]], 1), torch.cat([silent, im[:, 1:], silent], 1))
         return to_power(z, 1 / self.power)
 
     def decode(self, x: Tensor) -> Tensor:
         """Points to int16 waves (n, frames · hop), clamped."""
-        frames = torch.fft.irfft(self.spectrum(x).mT * (self.window / 4), self.window)
+        frames = torch.fft.irfft(self.spectrum(x.float()).mT * (self.window / 4), self.window)
         hann, samples = self.hann(x.device), x.shape[3] * self.hop
         wave = self._added(frames * hann) / self._added(hann.square().expand(1, *frames.shape[1:]))
         inside = wave[:, self.margin : self.margin + samples]
@@ -75,8 +75,14 @@ class ComplexSTFT(Spectrogram):
         return F.fold(frames.mT, (1, length), (1, self.window), stride=(1, self.hop))[:, 0, 0]
 
     def decibels(self, x: Tensor) -> Tensor:
+        return 10 * self.energy(x.float()).log10()
+
+    def energy(self, x: Tensor) -> Tensor:
         power = self.spectrum(x).abs().square()[:, :-1]
-        return 10 * power.clamp_min(10 ** (self.floor_db / 10)).log10()
+        return power.clamp_min(10 ** (self.floor_db / 10))
+
+    def hertz(self) -> Tensor:
+        return torch.arange(self.window // 2, dtype=torch.float64) * self.rate / self.window
 
 
 def to_power(z: Tensor, power: float) -> Tensor:
