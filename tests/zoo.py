@@ -3,9 +3,11 @@
 A new member is listed here on the day it is written; tests/laws/test_zoo.py fails until it is.
 """
 
+from functools import partial
+
 import torch
 
-from flowport import conditioning, cost, coupling, distribution, grid, path, prediction, solver
+from flowport import conditioning, cost, coupling, distribution, grid, modality, path, prediction, reward, solver
 from flowport import time_sampler as times
 from flowport import volatility as volatilities
 from flowport import weighting as weights
@@ -130,6 +132,73 @@ CONDITIONINGS = [
     ("source_label", conditioning.SourceLabel),
     ("target_label", conditioning.TargetLabel),
 ]
+
+
+def judge(*event_shape: int) -> torch.nn.Module:
+    """A smooth network from points to the logits of 4 classes, float64, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        size = torch.Size(event_shape).numel()
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(size, 8), torch.nn.Tanh(), torch.nn.Dropout(), torch.nn.Linear(8, 4)
+        ).double()
+
+
+class Stretched(modality.latent.Codec):
+    """decode z = tanh of twice an image: smooth, not linear."""
+
+    latent_shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x.atanh() / self.factor
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return (z * self.factor).tanh()
+
+
+# id, factory and the shape of points that this one judges.
+REWARDS_OF = [
+    ("linear", lambda: reward.Linear([1.0, -2.0, 0.5]), (3,)),
+    ("quadratic", lambda: reward.Quadratic([1.0, -2.0], [[2.0, 0.3], [0.3, 0.7]]), (2,)),
+    ("distance", lambda: reward.Distance([0.3, -0.2, 1.0]), (3,)),
+    ("class_log_probability", lambda: reward.ClassLogProbability(judge(3)), (3,)),
+    ("class_log_probability_of_2", lambda: reward.ClassLogProbability(judge(1, 4, 4), 2), (1, 4, 4)),
+    ("class_probability", lambda: reward.ClassProbability(judge(3), 1, 3.0), (3,)),
+    ("legibility", lambda: reward.Legibility(judge(3)), (3,)),
+    ("semantic_consistency", lambda: reward.SemanticConsistency(judge(3)), (3,)),
+    ("brightness", reward.Brightness, (1, 4, 5)),
+    ("colour", lambda: reward.Colour([1, -1, 0.5]), (3, 4, 5)),
+    ("symmetry", reward.Symmetry, (1, 4, 5)),
+    ("smoothness", reward.Smoothness, (3, 4, 5)),
+    ("compressibility", lambda: reward.Compressibility(modality.Image()), (1, 12, 12)),
+    ("spectral_centroid", lambda: reward.SpectralCentroid(modality.LogMel()), (1, 64, 3)),
+    ("spectral_centroid_stft", lambda: reward.SpectralCentroid(modality.ComplexSTFT()), (2, 256, 3)),
+    ("extent", reward.Extent, (3, 16)),
+    ("extent_along", lambda: reward.Extent(2), (3, 16)),
+    ("cloud_symmetry", reward.CloudSymmetry, (3, 16)),
+    ("cloud_symmetry_across", lambda: reward.CloudSymmetry(0), (2, 16)),
+    (
+        "decoded",
+        lambda: reward.Decoded(
+            reward.SemanticConsistency(judge(3, 4, 4)), modality.Latent(modality.Image(), Stretched())
+        ),
+        (3, 4, 4),
+    ),
+    (
+        "sum",
+        lambda: reward.Sum(
+            {"bright": reward.Brightness(), "legible": partial(reward.Legibility)},
+            {"bright": 2.0, "legible": -0.5},
+            judge(1, 4, 4),
+        ),
+        (1, 4, 4),
+    ),
+]
+REWARDS = [(name, make) for name, make, _ in REWARDS_OF]
 
 
 def named(members: list) -> dict:

@@ -12,6 +12,7 @@ from flowport.distribution import Distribution
 from flowport.grid import Grid
 from flowport.path import Path
 from flowport.prediction import Prediction
+from flowport.reward import Reward
 from flowport.solver import Solver
 from flowport.time_sampler import TimeSampler
 from flowport.volatility import Volatility
@@ -23,7 +24,7 @@ FAMILIES = [
     ("solver", Solver, zoo.SOLVERS), ("grid", Grid, zoo.GRIDS), ("volatility", Volatility, zoo.VOLATILITIES),
     ("time_sampler", TimeSampler, zoo.TIME_SAMPLERS), ("weighting", Weighting, zoo.WEIGHTINGS),
     ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
-    ("distribution", Distribution, zoo.DISTRIBUTIONS),
+    ("distribution", Distribution, zoo.DISTRIBUTIONS), ("reward", Reward, zoo.REWARDS),
 ]  # fmt: skip
 ELSEWHERE = {
     "TensorFile",
@@ -32,7 +33,9 @@ ELSEWHERE = {
     "CloudFolder",
     "HuggingFace",
     "Spoken",
-}  # need a file or an extra: tests/distribution/
+    "FromFile",
+    "CLIPScore",
+}  # need a file or an extra: tests/distribution/, tests/reward/
 
 
 @pytest.mark.parametrize(("name", "base", "members"), FAMILIES, ids=[f[0] for f in FAMILIES])

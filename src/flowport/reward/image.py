@@ -1,0 +1,78 @@
+"""Rewards of images (B, C, H, W), in the units of the points: −1 is dark and 1 is bright."""
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowport.distribution.base import Distribution
+from flowport.distribution.parameter import numbers
+from flowport.errors import Refusal
+from flowport.modality import FloatImage, Image
+from flowport.reward.base import Reward
+from flowport.shapes import Condition
+
+
+class OfImages(Reward, ABC):
+    """channels: how many an image must have, None for any number."""
+
+    channels: int | None = None
+
+    def check(self, source: Distribution, target: Distribution) -> None:
+        shape, modality = tuple(target.event_shape), target.modality
+        if not isinstance(modality, (Image, FloatImage)) or len(shape) != 3:
+            raise Refusal(
+                f"reward={self.called} is for images, but the target is {type(modality).__name__} with points {shape}"
+            )
+        if self.channels not in (None, shape[0]):
+            raise Refusal(f"reward={self.called} is for images of {self.channels} channels, but the target has "
+                          f"{shape[0]}")  # fmt: skip
+
+
+@final
+class Brightness(OfImages):
+    """r = the mean over channels and pixels."""
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        return x1.flatten(1).mean(1)
+
+
+@final
+class Colour(OfImages):
+    """r = −|mean over pixels − rgb|²: the image as a whole shall have this colour, whatever it shows.
+
+    rgb: three numbers from −1, none of it, to 1. Raises Refusal for anything else and for images of other channels.
+    """
+
+    channels = 3
+    rgb: Tensor
+
+    def __init__(self, rgb: Sequence[float]) -> None:
+        super().__init__()
+        colour = numbers("reward.rgb", rgb, torch.float64)
+        if colour.shape != (3,) or bool((colour.abs() > 1).any()):
+            raise Refusal(f"reward.rgb is {rgb}; it must be three numbers from −1 to 1")
+        self.register_buffer("rgb", colour, persistent=False)
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        return -(x1.mean((2, 3)) - self.rgb.to(x1.dtype)).square().sum(1)
+
+
+@final
+class Symmetry(OfImages):
+    """r = −the mean squared difference to the image mirrored left to right; 0 iff they are equal."""
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        return -(x1 - x1.flip(3)).square().flatten(1).mean(1)
+
+
+@final
+class Smoothness(OfImages):
+    """r = −(Σ (x_{i+1,j} − x_{i,j})² + Σ (x_{i,j+1} − x_{i,j})²) / numbers of the image: the squared
+    differences of neighbours; 0 iff the image is flat."""
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        down, right = (x1.diff(dim=dim).square().flatten(1).sum(1) for dim in (2, 3))
+        return -(down + right) / x1.shape[1:].numel()

@@ -1,0 +1,313 @@
+"""Closed forms of single rewards."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flowport.distribution import Digits, EightGaussians, Flute, Gaussian, Notes, Torus
+from flowport.errors import Refusal
+from flowport.modality import ComplexSTFT, Image, Latent, LogMel
+from flowport.modality.cloud import rotations
+from flowport.reward import (
+    Brightness,
+    ClassLogProbability,
+    ClassProbability,
+    CloudSymmetry,
+    Colour,
+    Compressibility,
+    Decoded,
+    Distance,
+    Extent,
+    FromFile,
+    Legibility,
+    Linear,
+    Quadratic,
+    SemanticConsistency,
+    Smoothness,
+    SpectralCentroid,
+    Sum,
+    Symmetry,
+)
+from flowport.shapes import Condition
+from tests import zoo
+
+NOTHING = Condition()
+DOUBLE = {"dtype": torch.float64}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def close(a, b, tolerance=1e-12):
+    torch.testing.assert_close(a, torch.as_tensor(b, dtype=a.dtype), rtol=tolerance, atol=tolerance)
+
+
+def test_linear_and_quadratic_are_exact():
+    x, c, q = normal(5, 2), torch.tensor([1.5, -0.7], **DOUBLE), torch.tensor([[2.0, 0.3], [0.3, 0.7]], **DOUBLE)
+    value, gradient = Linear(c).value_and_gradient(x, NOTHING)
+    close(value, x[:, 0] * 1.5 - x[:, 1] * 0.7)
+    close(gradient, c.expand(5, 2))
+    value, gradient = Quadratic(c, q).value_and_gradient(x, NOTHING)
+    close(value, [float(c @ p - p @ q @ p / 2) for p in x])
+    close(gradient, c - x @ q)
+    close(Quadratic([0.0, 0.0], 3.0).value(x, NOTHING), -1.5 * x.square().sum(1))
+    close(
+        Linear([1.0, 2.0, 3.0, 4.0]).value(x[:4].view(2, 1, 2, 2), NOTHING),
+        x[:4].view(2, 4) @ torch.arange(1.0, 5, **DOUBLE),
+    )
+
+
+def test_a_gaussian_tilted_by_the_quadratic_is_the_gaussian_of_the_closed_form():
+    m, s = torch.tensor([0.5, -1.0], **DOUBLE), torch.tensor([[1.0, 0.4], [0.4, 0.6]], **DOUBLE)
+    reward = Quadratic([0.8, -0.3], [[1.2, 0.2], [0.2, 0.5]])
+    tilted_s = (s.inverse() + reward.q).inverse()
+    tilted_m = tilted_s @ (s.inverse() @ m + reward.c)
+    base, tilted = (Gaussian(a.tolist(), b.tolist(), dtype="float64") for a, b in ((m, s), (tilted_m, tilted_s)))
+    x = normal(20, 2)
+    constant = tilted.log_prob(x) - base.log_prob(x) - reward.value(x, NOTHING)
+    close(constant, constant.mean().expand(20))
+
+
+def test_a_distance_reads_its_reference_from_a_file_without_objects(tmp_path):
+    reference, x = normal(1, 4, 4, seed=3), normal(5, 1, 4, 4)
+    np.save(tmp_path / "point.npy", reference.numpy())
+    value, gradient = Distance(str(tmp_path / "point.npy")).value_and_gradient(x, NOTHING)
+    close(value, [-float((p - reference).pow(2).sum()) for p in x])
+    close(gradient, -2 * (x - reference))
+    np.save(tmp_path / "objects.npy", np.array([print], dtype=object), allow_pickle=True)
+    for name in ("objects.npy", "missing.npy"):
+        with pytest.raises(Refusal, match=r"reward\.reference=.*is not an \.npy file of numbers"):
+            Distance(str(tmp_path / name))
+
+
+class Logits(nn.Module):
+    """The points are the logits."""
+
+    def forward(self, x):
+        return x
+
+
+def test_probabilities_of_classes_in_closed_form():
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]], **DOUBLE)
+    x, told = p.log() + 3, Condition(torch.tensor([1, 2]), (p.flip(1)).log())
+    close(ClassLogProbability(Logits(), 0).value(x, NOTHING), [math.log(0.7), math.log(0.25)])
+    close(ClassLogProbability(Logits()).value(x, told), [math.log(0.2), math.log(0.5)])
+    close(ClassProbability(Logits(), scale=4.0).value(x, told), [0.8, 2.0])
+    close(Legibility(Logits()).value(x, NOTHING), [math.log(0.7), math.log(0.5)])
+    close(SemanticConsistency(Logits()).value(x, told), (p.flip(1) * p.log()).sum(1))
+    gradient = ClassLogProbability(Logits(), 0).value_and_gradient(x, NOTHING)[1]
+    close(gradient, torch.tensor([1.0, 0, 0]) - p)
+
+
+def test_classes_that_cannot_be_read_are_refused():
+    x = torch.zeros(2, 3)
+    for label in (None, torch.zeros(2, 1)):
+        with pytest.raises(Refusal, match=r"it is told none: give reward\.label"):
+            ClassLogProbability(Logits()).value(x, Condition(label))
+    with pytest.raises(Refusal, match="asked for class -1, but its classifier knows the classes 0 … 2"):
+        ClassLogProbability(Logits()).value(x, Condition(torch.tensor([0, -1])))
+    with pytest.raises(Refusal, match="told its source: use conditioning=source"):
+        SemanticConsistency(Logits()).value(x, NOTHING)
+
+
+def test_images():
+    x = normal(4, 3, 5, 6)
+    close(Brightness().value(x, NOTHING), [float(p.mean()) for p in x])
+    flat = torch.tensor([0.2, -0.4, 1.0], **DOUBLE).view(1, 3, 1, 1).expand(1, 3, 5, 6)
+    close(Colour([0.2, -0.4, 1.0]).value(flat, NOTHING), [0.0])
+    close(Colour([0.2, -0.4, 0.0]).value(flat, NOTHING), [-1.0])
+    mirrored = torch.cat([x, x.flip(3)], 3)
+    close(Symmetry().value(mirrored, NOTHING), torch.zeros(4))
+    assert bool((Symmetry().value(x, NOTHING) < -0.5).all())
+    assert bool((Symmetry().value(torch.cat([x, x.flip(2)], 2), NOTHING) < -0.5).all()), "upside down is no mirror"
+    moved = x.clone()
+    moved[:, 1, 2, 0] += 1.0  # and its mirror image feels it as well
+    close(Symmetry().value_and_gradient(x, NOTHING)[1][:, 1, 2, 0], -4 / 90 * (x[:, 1, 2, 0] - x[:, 1, 2, 5]))
+    ramp = torch.arange(6.0, **DOUBLE).expand(1, 1, 4, 6) * 0.3
+    close(Smoothness().value(ramp, NOTHING), [-(4 * 5 * 0.09) / 24])
+    close(Smoothness().value(ramp.mT, NOTHING), [-(4 * 5 * 0.09) / 24])
+
+
+def test_plain_images_make_smaller_files_than_noise():
+    noise = normal(1, 1, 32, 32).clamp(-1, 1)
+    x = torch.cat([torch.zeros_like(noise), noise])
+    plain, wild = Compressibility(Image()).value(x, NOTHING).tolist()
+    assert -1 < plain < 0 and -12 < wild < -5  # bits of a pixel, header included
+    torch.testing.assert_close(
+        Compressibility(Image()).value(x.expand(-1, 3, -1, -1), NOTHING)[0], torch.tensor(plain / 3), rtol=0.2, atol=0
+    )
+
+
+@pytest.mark.parametrize("hertz", [300.0, 440.0, 1000.0, 2345.0])
+@pytest.mark.parametrize("modality", [LogMel(), LogMel(mean=None, std=None), ComplexSTFT()], ids=["mel", "raw", "stft"])
+def test_the_centroid_of_a_pure_tone_is_its_frequency(modality, hertz):
+    seconds = torch.arange(8192, **DOUBLE) / 8000
+    wave = (20000 * (2 * math.pi * hertz * seconds).sin()).round().to(torch.int16)[None]
+    x = modality.encode(wave, None)[..., 4:-4]  # without the ends, where the tone begins and stops
+    octaves = SpectralCentroid(modality).value(x, NOTHING)
+    assert abs(1200 * float(octaves - math.log2(hertz / 440))) < 15, "cents"
+
+
+def test_louder_is_not_brighter_but_a_louder_overtone_is():
+    seconds = torch.arange(8192, **DOUBLE) / 8000
+
+    def tone(loud, overtone):
+        parts = (2 * math.pi * 400 * seconds).sin() + overtone * (2 * math.pi * 1600 * seconds).sin()
+        return (loud * parts).round().to(torch.int16)
+
+    x = LogMel().encode(torch.stack([tone(8000, 0.0), tone(16000, 0.0), tone(8000, 1.0)]), None)[..., 4:-4]
+    soft, loud, bright = SpectralCentroid(LogMel()).value(x, NOTHING).tolist()
+    assert abs(soft - loud) < 0.01 and bright == pytest.approx(math.log2(1000 / 440), abs=0.02)
+
+
+def test_the_size_of_a_cloud():
+    x = normal(4, 3, 50)
+    r = Extent().value(x, NOTHING)
+    close(r, x.var((2,), correction=0).sum(1).sqrt())
+    close(Extent().value(2.5 * x + 7, NOTHING), 2.5 * r)
+    turned = rotations(4, torch.Generator().manual_seed(1)).double() @ x
+    close(Extent().value(turned, NOTHING), r, 1e-6)
+    along = torch.stack([Extent(k).value(x, NOTHING) for k in range(3)])
+    close(along.square().sum(0), r.square())
+    close(along[1], x[:, 1].std(1, correction=0))
+
+
+def test_a_cloud_is_symmetric_iff_it_is_its_own_mirror_image():
+    half, shift = normal(4, 3, 20), normal(4, 3, 1, seed=1)
+    shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(2))
+    turn = rotations(4, torch.Generator().manual_seed(3)).double()
+    point = (turn @ torch.cat([half, -half], 2))[:, :, shuffled] + shift
+    plane = torch.cat([half, half * torch.tensor([1.0, -1, 1])[:, None]], 2)[:, :, shuffled] + shift
+    through, across = CloudSymmetry(), CloudSymmetry(1)
+    close(through.value(point, NOTHING), torch.zeros(4), 1e-12)
+    close(across.value(plane, NOTHING), torch.zeros(4), 1e-12)
+    for reward, x in ((through, plane), (across, point), (CloudSymmetry(0), plane)):
+        assert bool((reward.value(x, NOTHING) < -0.05).all())
+
+
+def test_the_symmetry_is_the_chamfer_distance_to_the_mirror_image_both_ways():
+    x = normal(3, 3, 12)
+    y = x - x.mean(2, keepdim=True)
+    squares = (y[:, :, :, None] + y[:, :, None]).square().sum(1)  # x_i and −x_j
+    for direction in (1, 2):
+        close(CloudSymmetry().value(x, NOTHING), -squares.amin(direction).mean(1))
+
+
+def test_tori_in_any_pose_are_more_symmetric_than_the_same_tori_dented():
+    x = Torus(points=512).sample(8, torch.Generator().manual_seed(0)).x.double()
+    dented = torch.where(x[:, :1] > 0.3, 0.6 * x, x)
+    assert bool((CloudSymmetry().value(x, NOTHING) > CloudSymmetry().value(dented, NOTHING)).all())
+
+
+def test_a_sum_is_linear_in_its_weights_and_has_a_gradient_iff_all_terms_have():
+    x = normal(4, 1, 6, 6).clamp(-1, 1)
+    parts = {"bright": Brightness(), "smooth": Smoothness()}
+    both = Sum(parts, {"bright": 2.0, "smooth": -3.0})
+    singles = [reward.value_and_gradient(x, NOTHING) for reward in parts.values()]
+    for found, bright, smooth in zip(both.value_and_gradient(x, NOTHING), *singles, strict=True):
+        close(found, 2 * bright - 3 * smooth)
+    assert not Sum({"a": Brightness(), "b": Compressibility(Image())}, {"a": 1, "b": 1}).differentiable
+    with pytest.raises(Refusal, match=r"one weight for each reward, but reward\.terms are a and reward\.weights"):
+        Sum({"a": Brightness()}, {"b": 1})
+    with pytest.raises(Refusal, match=r"reward\.terms\.a needs a classifier"):
+        Sum({"a": Legibility}, {"a": 1})
+
+
+def test_decoded_is_the_reward_of_what_is_decoded_by_the_chain_rule():
+    latent, reward = Latent(Image(), zoo.Stretched()), Quadratic(normal(48), 0.7)
+    z = normal(5, 3, 4, 4)
+    value, gradient = Decoded(reward, latent).value_and_gradient(z, NOTHING)
+    inner, slope = reward.value_and_gradient((2 * z).tanh(), NOTHING)
+    close(value, inner)
+    close(gradient, 2 * (1 - (2 * z).tanh() ** 2) * slope)
+    blind = Decoded(Compressibility(Image()), latent)
+    assert not blind.differentiable
+    close(blind.value(z, NOTHING), Compressibility(Image()).value((2 * z).tanh(), NOTHING))
+
+
+def test_a_program_of_the_users_is_run_and_pickles_are_not(tmp_path):
+    network = zoo.judge(3)
+    torch.jit.script(network).save(str(tmp_path / "judge.pt"))
+    x = normal(5, 3)
+    found, expected = FromFile(str(tmp_path / "judge.pt"), 2), ClassLogProbability(network, 2)
+    for a, b in zip(found.value_and_gradient(x, NOTHING), expected.value_and_gradient(x, NOTHING), strict=True):
+        close(a, b)
+    close(found.train().value(x.float(), NOTHING), expected.value(x, NOTHING).float(), 1e-6)
+    with pytest.raises(Refusal, match=r"reward=from_file returned the shape \(5, 4\)"):
+        FromFile(str(tmp_path / "judge.pt")).value(x, NOTHING)
+    with pytest.raises(Refusal, match=r"reward\.label is 4, but .* returned the shape \(2, 4\)"):
+        FromFile(str(tmp_path / "judge.pt"), 4).check(Torus(), Gaussian(event_shape=3))
+    with pytest.raises(Refusal, match=r"network that cannot take points of the target, \(2,\)"):
+        FromFile(str(tmp_path / "judge.pt"), 1).check(EightGaussians(), EightGaussians())
+    torch.save(network, tmp_path / "pickle.pt")
+    with pytest.raises(Refusal, match="is not a TorchScript program"):
+        FromFile(str(tmp_path / "pickle.pt"))
+    with pytest.raises(Refusal, match="is not a file"):
+        FromFile(str(tmp_path / "missing.pt"))
+
+
+def flute():
+    return Notes(Flute(), train=10)
+
+
+FITTING = [
+    (lambda: Linear([1.0, 2.0]), EightGaussians), (lambda: Quadratic([1.0, 2.0]), EightGaussians),
+    (lambda: Distance([1.0, 2.0]), EightGaussians), (lambda: Legibility(zoo.judge(2).float()), EightGaussians),
+    (Brightness, Digits), (Symmetry, Digits), (Smoothness, Digits), (Compressibility, Digits),
+    (SpectralCentroid, flute), (Extent, Torus), (lambda: CloudSymmetry(2), Torus),
+]  # fmt: skip
+UNFIT = [
+    (lambda: Linear([1.0]), EightGaussians, "points of 1 numbers, but those of the target have 2"),
+    (lambda: Quadratic([1.0]), EightGaussians, "points of 1 numbers"),
+    (lambda: Distance([[1.0, 2.0]]), EightGaussians, r"shape \(1, 2\), but points of the target have \(2,\)"),
+    (lambda: Legibility(zoo.judge(3).float()), EightGaussians, r"cannot take points of the target, \(2,\)"),
+    (lambda: ClassLogProbability(zoo.judge(2).float(), 4), EightGaussians, "the classifier knows the classes 0 … 3"),
+    (lambda: ClassLogProbability(zoo.judge(3, 32).float()), Torus, "neither side has class labels"),
+    (Brightness, flute, r"is for images, but the target is LogMel with points \(1, 64, 32\)"),
+    (Compressibility, Torus, "is for images of bytes"),
+    (lambda: Colour([1, 1, 1]), Digits, "images of 3 channels, but the target has 1"),
+    (SpectralCentroid, Digits, "is for sound as a spectrogram, but the target is Image"),
+    (Extent, EightGaussians, r"is for clouds \(d, N\)"),
+    (lambda: Extent(3), Torus, r"reward\.axis is 3, but the clouds have the coordinates 0 … 2"),
+    (lambda: Sum({"a": Brightness()}, {"a": 1}), Torus, "brightness is for images"),
+    (lambda: Decoded(Brightness(), Image()), Torus, "brightness is for images"),
+]
+
+
+@pytest.mark.parametrize(("make", "target"), FITTING)
+def test_a_fitting_reward_judges_points_of_the_target(make, target):
+    reward, law = make(), target()
+    reward.check(law, law)
+    x = law.sample(3, torch.Generator().manual_seed(0)).x
+    assert float(reward.value(x, NOTHING).std()) > 0
+
+
+@pytest.mark.parametrize(("make", "target", "sentence"), UNFIT)
+def test_an_unfit_reward_is_refused_before_anything_is_trained(make, target, sentence):
+    law = target()
+    with pytest.raises(Refusal, match=sentence):
+        make().check(law, law)
+
+
+def test_the_centroid_refuses_to_guess_a_modality():
+    with pytest.raises(Refusal, match="does not know its modality"):
+        SpectralCentroid().value(torch.zeros(1, 1, 64, 3), NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Linear(1.0), r"reward\.c is 1\.0; it must be a list"),
+        (lambda: Quadratic([1.0, 2.0], [[1.0, 2.0], [0.0, 1.0]]), "a number or a symmetric matrix"),
+        (lambda: Quadratic([1.0, 2.0], [1.0, 2.0]), r"reward\.q has the shape \(2,\)"),
+        (lambda: Colour([1, 2, 3]), "three numbers from −1 to 1"),
+        (lambda: Extent(-1), r"reward\.axis is -1"),
+    ],
+)
+def test_options_without_sense_are_refused(make, sentence):
+    with pytest.raises(Refusal, match=sentence):
+        make()
