@@ -2,6 +2,7 @@
 
 from flowport.reward.base import Reward
 from flowport.reward.classes import ClassLogProbability, ClassProbability, Legibility, SemanticConsistency
+from flowport.reward.clip import CLIPScore
 from flowport.reward.cloud import CloudSymmetry, Extent
 from flowport.reward.compressibility import Compressibility
 from flowport.reward.decoded import Decoded
@@ -14,6 +15,7 @@ from flowport.reward.sum import Sum
 
 __all__ = [
     "Brightness",
+    "CLIPScore",
     "ClassLogProbability",
     "ClassProbability",
     "CloudSymmetry",

@@ -1,0 +1,85 @@
+"""How well an image fits a sentence, by a CLIP model on disk (the extra ``clip``)."""
+
+import json
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+
+from flowport.distribution.base import Distribution
+from flowport.errors import Refusal
+from flowport.modality import FloatImage
+from flowport.reward.base import in_its_precision
+from flowport.reward.image import OfImages
+from flowport.shapes import Condition
+
+MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of the pixels that OpenAI trained on, where the folder does not say."""
+
+
+@final
+class CLIPScore(OfImages):
+    """r = s cos(φ(image), ψ(prompt)), the logit of Radford et al. 2021: φ, ψ the model's projected embeddings, s its
+    temperature. Preference models of the same make (PickScore, Kirstain et al. 2023) are taken too.
+
+    path: a folder as transformers' save_pretrained writes it, of a CLIPModel (weights as safetensors) with its
+    tokenizer; nothing is fetched and no code of the folder's is run. Points in [−1, 1], of 1 or 3 channels, are clamped
+    and resized to the model's square by bicubic interpolation with a gradient, then normalised as
+    preprocessor_config.json says. Raises Refusal where transformers or a part of the folder is missing.
+    """
+
+    text: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, path: str, prompt: str) -> None:
+        super().__init__()
+        try:
+            from transformers import AutoTokenizer, CLIPModel
+        except ImportError:
+            raise Refusal("reward=clip_score needs transformers: pip install 'flowport[clip]'") from None
+        if not Path(path).is_dir():
+            raise Refusal(f"reward.path={path} is not a folder: give one that save_pretrained of a CLIPModel wrote")
+        try:
+            model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True).float().eval()
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            told = str(error).strip().splitlines()[0]
+            raise Refusal(f"reward.path={path} holds no CLIPModel with safetensors and tokenizer: {told}") from None
+        self.vision, self.projection = model.vision_model, model.visual_projection
+        self.size = int(model.config.vision_config.image_size)
+        limit = model.config.text_config.max_position_embeddings
+        tokens = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=limit)
+        with torch.inference_mode(False), torch.no_grad():
+            pooled = model.text_model(tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
+            text = model.logit_scale.exp() * normalize(model.text_projection(pooled)[0], dim=0)
+        self.register_buffer("text", text, persistent=False)
+        mean, spread = constants(Path(path))
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("spread", torch.tensor(spread)[:, None, None], persistent=False)
+
+    def check(self, source: Distribution, target: Distribution) -> None:
+        super().check(source, target)
+        modality, channels = target.modality, target.event_shape[0]
+        span = (modality.low, modality.high) if isinstance(modality, FloatImage) else (-1, 1)
+        if channels not in (1, 3) or span != (-1, 1):
+            raise Refusal(
+                f"reward={self.called} is for images of 1 or 3 channels from −1 to 1, but the target's have {channels} "
+                f"and go from {span[0]} to {span[1]}"
+            )
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        pixels = ((in_its_precision(self.vision, x1) + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
+        size = (self.size, self.size)
+        fitted = interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+        shown = (fitted - self.mean) / self.spread
+        return normalize(self.projection(self.vision(pixel_values=shown).pooler_output), dim=1) @ self.text
+
+
+def constants(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and spread of the pixels, as the folder's image processor has them."""
+    file = folder / "preprocessor_config.json"
+    told = json.loads(file.read_text()) if file.is_file() else {}
+    return list(told.get("image_mean", MEAN)), list(told.get("image_std", SPREAD))
