@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import flowport.classifier as judge
-from flowport.classifier import Recipe, content_hash, trained_classifier
+from flowport.classifier import RECIPE, content_hash, trained_classifier
 from flowport.distribution.base import Stored
 from flowport.errors import Refusal
 from flowport.modality.base import Modality
 from flowport.network import ImageClassifier, PointClassifier
 
-QUICK = Recipe(steps=40, batch=32)
+QUICK = replace(RECIPE, steps=40, batch=32)
 
 
 class Grey(Modality):

@@ -1,6 +1,7 @@
 """Latent flows: an exact codec changes nothing that is measured, a trained one is a part of its run."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,12 @@ from flowport.modality.latent import Codec
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
 from flowport.solver import Euler
-from flowport.space import Data, Recipe, inside, trained_autoencoder
+from flowport.space import RECIPE, Data, inside, trained_autoencoder
 from flowport.space import Latent as LatentSpace
 from flowport.volatility import Zero
 from tests import runs
 
-QUICK = Recipe(steps=150)
+QUICK = replace(RECIPE, steps=150)
 
 
 def blobs(n=120, seed=0, name="blobs", modality=None):
@@ -135,7 +136,7 @@ def test_the_autoencoder_is_a_part_of_its_run(tmp_path: Path, monkeypatch: pytes
              "data.batch=4"]  # fmt: skip
     runs.run(tmp_path / "run", *words)
     shutil.rmtree(tmp_path / "first")
-    monkeypatch.setattr("flowport.space.Recipe", lambda steps: Recipe(seed=1, steps=steps))
+    monkeypatch.setattr("flowport.space.RECIPE", replace(RECIPE, seed=1))
     monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "second")
     run, _ = experiment.restore(tmp_path / "run")
     own = {k.removeprefix("codec."): v for k, v in runs.weights(tmp_path / "run").items() if k.startswith("codec.")}

@@ -11,38 +11,31 @@ from math import pi
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample
+from torch import Tensor
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from flowport.distribution.base import Stored
 from flowport.errors import Refusal
-from flowport.keeping import Facts, kept
+from flowport.keeping import Facts, Recipe, kept, optimised
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
 from flowport.shapes import EventShape
 
 CLASSIFIERS: dict[int, type[ImageClassifier] | type[PointClassifier]] = {1: PointClassifier, 3: ImageClassifier}
+RECIPE = Recipe(rate=4e-3, decay=0.02)
+"""On cross-entropy; the noise is for images in [−1, 1] or of unit scale."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a classifier is trained; a part of its hash.
+class Augmentation:
+    """A small random affine map of images; a part of the hash. Standard deviations: shift as a share of the half width,
+    turn in half turns, stretch of scale and shear as shares."""
 
-    AdamW with a one-cycle rate on cross-entropy. Images are augmented: shift as a share of the half width, rotation in
-    half turns, scale and shear as shares, all normal; then Gaussian noise (images live in [−1, 1] or have unit scale).
-    """
-
-    version: int = 1
-    seed: int = 20_240_607
-    steps: int = 1000
-    batch: int = 64
-    rate: float = 4e-3
-    decay: float = 0.02
     shift: float = 0.04
     turn: float = 0.035
     stretch: float = 0.06
-    noise: float = 0.1
+
+
+AUGMENTATION = Augmentation()
 
 
 # A caller may be inside validation: inference tensors cannot be trained or give gradients, and autocast would round.
@@ -50,7 +43,7 @@ class Recipe:
 @torch.enable_grad()
 @torch.autocast("cpu", enabled=False)
 def trained_classifier(
-    train: Stored, test: Stored, folder: Path, recipe: Recipe | None = None
+    train: Stored, test: Stored, folder: Path, recipe: Recipe = RECIPE
 ) -> tuple[Classifier, dict[str, float | str]]:
     """The classifier of ``train``, loaded from ``folder``/<hash>.safetensors or trained and kept there.
 
@@ -58,7 +51,7 @@ def trained_classifier(
     Safe where several processes ask at once: one trains, the others wait and load. A damaged file is trained anew.
     Raises Refusal for data without class labels and for points that are neither vectors nor images.
     """
-    recipe, train, test = recipe or Recipe(), train.to("cpu"), test.to("cpu")
+    train, test = train.to("cpu"), test.to("cpu")
     model = _untrained(train, test, recipe)
     name = content_hash(train, test, recipe)
     model, facts = kept(model, Path(folder) / f"{name}.safetensors", lambda: _train(train, test, recipe))
@@ -70,7 +63,8 @@ def content_hash(train: Stored, test: Stored, recipe: Recipe) -> str:
 
     The encoded points are not hashed bit by bit: another CPU may round their resizing or their spectra differently.
     """
-    digest = blake2b(repr((sorted(asdict(recipe).items()), train.event_shape, train.classes)).encode(), digest_size=8)
+    made = sorted((asdict(recipe) | asdict(AUGMENTATION)).items())
+    digest = blake2b(repr((made, train.event_shape, train.classes)).encode(), digest_size=8)
     for part in (train, test):
         for tensor in (part.raw[part.index], _labels(part)):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -101,39 +95,36 @@ def _untrained(train: Stored, test: Stored, recipe: Recipe) -> Classifier:
         return CLASSIFIERS[len(shape)](shape, train.classes)
 
 
-def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def _augmented(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Images under a small random affine map (border repeated) and noise; vectors under noise alone."""
+    a = AUGMENTATION
     if x.ndim == 4:
         n = len(x)
-        angle, shear = recipe.turn * pi * torch.randn(n, generator=generator), torch.randn(n, generator=generator)
-        scale = 1 + recipe.stretch * torch.randn(n, 2, generator=generator)
-        cos, sin, lean = angle.cos(), angle.sin(), recipe.stretch * shear
+        angle, shear = a.turn * pi * torch.randn(n, generator=generator), torch.randn(n, generator=generator)
+        scale = 1 + a.stretch * torch.randn(n, 2, generator=generator)
+        cos, sin, lean = angle.cos(), angle.sin(), a.stretch * shear
         linear = torch.stack([scale[:, 0] * cos, lean - sin, lean + sin, scale[:, 1] * cos], 1).view(n, 2, 2)
-        move = recipe.shift * torch.randn(n, 2, 1, generator=generator)
+        move = a.shift * torch.randn(n, 2, 1, generator=generator)
         grid = affine_grid(torch.cat([linear, move], 2), list(x.shape), align_corners=False)
         x = grid_sample(x, grid, padding_mode="border", align_corners=False)
-    return x + recipe.noise * torch.randn(x.shape, generator=generator)
+    return x + noise * torch.randn(x.shape, generator=generator)
 
 
 def _train(train: Stored, test: Stored, recipe: Recipe) -> tuple[Classifier, Facts]:
     """A trained classifier and its accuracy on ``test``."""
     model, generator = _untrained(train, test, recipe), torch.Generator().manual_seed(recipe.seed)
     points, labels = _encoded(train), _labels(train).clone()
-    optimizer = torch.optim.AdamW(model.parameters(), recipe.rate, weight_decay=recipe.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps)
-    loss = nn.CrossEntropyLoss()
     order = torch.empty(0, dtype=torch.long)
-    console = Console(stderr=True)
-    title = f"training the classifier of {train.name}"
-    for _ in track(range(recipe.steps), title, console=console, transient=True, disable=not console.is_terminal):
+
+    def loss() -> Tensor:
+        nonlocal order
         while len(order) < recipe.batch:
             order = torch.cat([order, torch.randperm(len(points), generator=generator)])
         rows, order = order[: recipe.batch], order[recipe.batch :]
-        optimizer.zero_grad()
-        loss(model(_augmented(points[rows], recipe, generator)), labels[rows]).backward()
-        optimizer.step()
-        schedule.step()
-    return model, {"accuracy": _accuracy(model.eval(), _encoded(test), _labels(test))}
+        return cross_entropy(model(_augmented(points[rows], recipe.noise, generator)), labels[rows])
+
+    model = optimised(model, recipe, f"training the classifier of {train.name}", loss)
+    return model, {"accuracy": _accuracy(model, _encoded(test), _labels(test))}
 
 
 def _encoded(part: Stored) -> Tensor:

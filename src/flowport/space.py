@@ -2,25 +2,26 @@
 
 from abc import ABC, abstractmethod
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.gaussian import Gaussian
 from flowport.errors import Refusal
-from flowport.keeping import Facts, kept
+from flowport.keeping import Facts, Recipe, kept, optimised
 from flowport.modality.latent import Codec
 from flowport.modality.latent import Latent as LatentPoints
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
 
 AUTOENCODERS = Path("data/autoencoders")
+RECIPE = Recipe(rate=2e-3, decay=0.01)
+"""On |x − decode(z + noise n)|², z = encode(x), n ~ N(0, I): the noise makes near latents decode to near images, for a
+flow arrives nearly."""
 
 
 class Space(ABC):
@@ -36,20 +37,6 @@ class Data(Space):
         return source, target, {}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How an autoencoder is trained; a part of its hash. AdamW with a one-cycle rate on |x − decode(z + noise n)|²,
-    z = encode(x), n ~ N(0, I): the noise makes near latents decode to near images, for a flow arrives nearly."""
-
-    version: int = 1
-    seed: int = 20_240_607
-    steps: int = 1000
-    batch: int = 64
-    rate: float = 2e-3
-    decay: float = 0.01
-    noise: float = 0.1
-
-
 class Latent(Space):
     """Stored images of both sides are encoded by one autoencoder, trained once on the training images of both and kept
     in data/autoencoders by a hash of them; a standard Gaussian source becomes the one of the latent's shape.
@@ -62,7 +49,7 @@ class Latent(Space):
     def __init__(self, channels: int = 4, width: int = 32, steps: int = 1000) -> None:
         if steps < 1:
             raise Refusal(f"space.steps is {steps}; an autoencoder needs at least 1")
-        self.channels, self.width, self.recipe = channels, width, Recipe(steps=steps)
+        self.channels, self.width, self.recipe = channels, width, replace(RECIPE, steps=steps)
 
     def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
         sides = [side for side in (source, target) if isinstance(side, Stored)]
@@ -112,20 +99,16 @@ def trained_autoencoder(sides: list[Stored], channels: int, width: int, recipe: 
 def _train(model: Autoencoder, sides: list[Stored], recipe: Recipe) -> tuple[Autoencoder, Facts]:
     x = torch.cat([_encoded(side.split("train")) for side in sides])
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(model.train().parameters(), recipe.rate, weight_decay=recipe.decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps)
-    console = Console(stderr=True)
-    title = f"training the autoencoder of {' and '.join(dict.fromkeys(side.name for side in sides))}"
-    for _ in track(range(recipe.steps), title, console=console, transient=True, disable=not console.is_terminal):
+
+    def loss() -> Tensor:
         batch = x[torch.randint(len(x), (recipe.batch,), generator=generator)]
         z = model.encode(batch)
         found = model.decode(z + recipe.noise * torch.randn(z.shape, generator=generator))
-        optimizer.zero_grad()
-        (found - batch).square().mean().backward()
-        optimizer.step()
-        schedule.step()
+        return (found - batch).square().mean()
+
+    names = " and ".join(dict.fromkeys(side.name for side in sides))
+    model = optimised(model, recipe, f"training the autoencoder of {names}", loss)
     held_out = torch.cat([_encoded(side.split("test")) for side in sides])
-    model.eval()
     with torch.no_grad():
         error = torch.cat([(model.decode(model.encode(p)) - p).square().mean((1, 2, 3)) for p in held_out.split(256)])
     return model, {"error": float(error.mean()), "unexplained": float(error.mean() / held_out.var())}
