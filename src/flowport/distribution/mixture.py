@@ -1,6 +1,7 @@
 """Mixtures of Gaussians, with density and score: the laws with which everything else is tested."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -99,9 +100,13 @@ def _matrices(s: Tensor, k: int, d: int) -> Tensor:
 
 
 class OfComponents(Density):
-    """A density that is a mixture of Gaussians: members say which ``components``."""
+    """A density in R^d that is a mixture of Gaussians, the label its component: members say which ``components``."""
 
-    components: Components
+    @abstractmethod
+    def __init__(self, components: Components) -> None:
+        self.components = components
+        self.classes, d = components.means.shape
+        self.event_shape, self.modality = (d,), Plane()
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         return Sample(*self.components.draw(n, generator))
@@ -128,9 +133,7 @@ class Mixture(OfComponents):
 
     def __init__(self, weights: Numbers, means: Numbers, covariances: Numbers,
                  dtype: str | torch.dtype = "float32") -> None:  # fmt: skip
-        self.components = Components.of(weights, means, covariances, precision(dtype))
-        self.classes, d = self.components.means.shape
-        self.event_shape, self.modality = (d,), Plane()
+        super().__init__(Components.of(weights, means, covariances, precision(dtype)))
 
 
 def _circle() -> Sequence[tuple[float, float]]:
@@ -150,5 +153,4 @@ class EightGaussians(OfComponents):
         self, scale: float = 5.0, variance: float = math.sqrt(0.1), dtype: str | torch.dtype = "float32"
     ) -> None:
         means = [[positive("scale", scale) * c for c in centre] for centre in _circle()]
-        self.components = Components.of([1.0] * 8, means, positive("variance", variance), precision(dtype))
-        self.classes, self.event_shape, self.modality = 8, (2,), Plane()
+        super().__init__(Components.of([1.0] * 8, means, positive("variance", variance), precision(dtype)))
