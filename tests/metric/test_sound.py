@@ -2,14 +2,16 @@
 
 import math
 from copy import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from flowport.distribution import Brass, Digits, Flute, Notes, Stored
+from flowport.distribution.instrument import Instrument, Voice
 from flowport.errors import Refusal
 from flowport.metric import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
-from flowport.metric.sound import _profile, autocorrelation_pitch
+from flowport.metric.sound import PitchFinder, _profile, autocorrelation_pitch
 from flowport.modality import LogMel
 from flowport.shapes import Sample
 from tests.metric.outcomes import outcome_of
@@ -84,9 +86,39 @@ def outcome(n: int = 12, **changes):
     return outcome_of(**(given | changes))
 
 
+played = []
+
+
+@dataclass(frozen=True)
+class Whistle(Instrument):
+    """One harmonic, steady; it counts how often it is played."""
+
+    gain: float = 1.0
+
+    def voice(self, score, seconds, generator):
+        played.append(score)
+        steady = torch.ones(len(score), len(seconds))
+        return Voice(steady * score.pitch[:, None], self.gain * steady, [torch.ones(1, 1)])
+
+
+def test_templates_are_played_once_for_all_that_look_for_the_same():
+    def templates(modality, *players):
+        return PitchFinder(modality, players).templates
+
+    played.clear()
+    small = 4000, 256, 128, 16, 70.0, 1900.0, -60.0, -50.0, 12.0
+    first = templates(LogMel(*small), Whistle())
+    assert len(played) == 3 and first.shape == (3, 264, 16)
+    assert torch.equal(templates(LogMel(*small), Whistle()), first) and len(played) == 3
+    assert torch.equal(templates(LogMel(*small), Whistle(), Whistle())[3:], first) and len(played) == 3
+    assert LogMel(*small).options == small
+    templates(LogMel(*small[:3], 15, *small[4:]), Whistle())  # another modality hears otherwise
+    assert not torch.equal(templates(LogMel(*small), Whistle(0.0)), first) and len(played) == 9
+
+
 @pytest.fixture(scope="module")
 def pitch() -> PitchError:
-    """Of a perfect translation, with other notes as real ones; its templates take seconds to play."""
+    """Of a perfect translation, with other notes as real ones."""
     metric = PitchError([Flute(), Brass()])
     real = NOTES["brass"].split("test").draw(torch.arange(20, 32), None)
     metric.update(outcome(target=real))
@@ -94,9 +126,11 @@ def pitch() -> PitchError:
 
 
 @pytest.mark.parametrize("name", NOTES)
-def test_the_pitch_of_real_notes_is_heard(name, pitch):
+def test_the_pitch_of_real_notes_is_heard(name):
     test = NOTES[name].split("test").draw(torch.arange(200), None)
-    cents = 1200 * (pitch.finder.octaves_above_440(test.x) - test.label[:, 0].double()).abs()
+    cents = (
+        1200 * (PitchFinder(LogMel(), (Flute(), Brass())).octaves_above_440(test.x) - test.label[:, 0].double()).abs()
+    )
     assert float(cents.median()) < 1.8 and float(cents.quantile(0.9)) < 5 and float(cents.max()) < 15
 
 

@@ -53,6 +53,8 @@ def ramp(seconds: Tensor, start: Tensor, length: Tensor) -> Tensor:
 
 
 class Instrument(ABC):
+    """Those of equal options should be equal: what they play is kept."""
+
     @abstractmethod
     def voice(self, score: Score, seconds: Tensor, generator: torch.Generator) -> Voice:
         """How the notes sound at times ``seconds`` (T,), each note with variations of its own."""
@@ -88,6 +90,7 @@ def _envelope(score: Score, seconds: Tensor, attack: Tensor) -> Tensor:
     )
 
 
+@dataclass(frozen=True)
 class Flute(Instrument):
     """Four weak harmonics, a slow attack (80 to 120 ms), vibrato (10 to 25 cents at 4.5 to 6 Hz) and breath."""
 
@@ -101,9 +104,14 @@ class Flute(Instrument):
         return Voice(frequency, _envelope(score, seconds, attack), amplitudes, breath=0.02)
 
 
+HARMONICS = 18
+"""Of brass: those of its lowest note, 220 Hz, below 4 kHz, the edge of sound at 8 kHz."""
+
+
+@dataclass(frozen=True)
 class Brass(Instrument):
-    """Harmonics up to the band's edge, a_k = e^{−(k−1)/b}; b grows with loudness and during a quick attack (25 to 45
-    ms), in which the pitch rises by 40 cents."""
+    """Eighteen harmonics, as far as the band holds them, a_k = e^{−(k−1)/b}; b grows with loudness and during a quick
+    attack (25 to 45 ms), in which the pitch rises by 40 cents."""
 
     def voice(self, score: Score, seconds: Tensor, generator: torch.Generator) -> Voice:
         n = len(score)
@@ -114,7 +122,7 @@ class Brass(Instrument):
         width = 0.5 + (2.0 + 3.0 * bright) * risen
         decay = (-1 / width).exp().float()
         amplitudes, now = [], torch.ones_like(decay)
-        for _ in range(int(4000 / 220)):
+        for _ in range(HARMONICS):
             amplitudes.append(now)
             now = now * decay
         return Voice(frequency, _envelope(score, seconds, attack), amplitudes)

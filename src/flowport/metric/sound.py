@@ -1,6 +1,7 @@
 """Is it the right note, and does it sound like the right instrument? Distances between spectrograms and pitches."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import log
 
 import torch
@@ -49,6 +50,19 @@ def _profile(decibels: Tensor) -> Tensor:
     return mean / mean.norm(dim=1, keepdim=True).clamp_min(1e-9)
 
 
+@lru_cache(maxsize=8)
+def _templates(instrument: Instrument, options: tuple[float | None, ...]) -> Tensor:
+    """(loudnesses, pitches, bands): an instrument's steady notes as LogMel(*options) sees them; kept, for they take
+    seconds to play and every metric of a process looks for the same."""
+    modality = LogMel(*options)  # type: ignore[arg-type]
+    pitch, sets = LOWEST * 2 ** (torch.arange(int(OCTAVES * GRID), dtype=torch.float64) / GRID), []
+    for loudness in (-10.0, -6.0, -2.0):
+        score = Score(pitch, torch.full_like(pitch, loudness), torch.full_like(pitch, 0.9))
+        raw = instrument.play(score, modality.rate, 8 * modality.window, Randomness().generator("templates"))
+        sets.append(_profile(modality.decibels(modality.encode(raw, None))))
+    return torch.stack(sets)
+
+
 class PitchFinder:
     """The pitch of a spectrogram: the template it correlates with best, refined by a parabola.
 
@@ -57,14 +71,7 @@ class PitchFinder:
 
     def __init__(self, modality: LogMel, instruments: tuple[Instrument, ...]) -> None:
         self.modality = modality
-        self.octaves = torch.arange(int(OCTAVES * GRID), dtype=torch.float64) / GRID
-        pitch, sets = LOWEST * 2**self.octaves, []
-        for instrument in instruments:
-            for loudness in (-10.0, -6.0, -2.0):
-                score = Score(pitch, torch.full_like(pitch, loudness), torch.full_like(pitch, 0.9))
-                raw = instrument.play(score, modality.rate, 8 * modality.window, Randomness().generator("templates"))
-                sets.append(_profile(modality.decibels(modality.encode(raw, None))))
-        self.templates = torch.stack(sets)  # (sets, pitches, bands)
+        self.templates = torch.cat([_templates(player, modality.options) for player in instruments])
 
     def octaves_above_440(self, x: Tensor) -> Tensor:
         """Points (n, 1, bands, frames) to (n,) float64."""
@@ -170,7 +177,6 @@ class PitchError(Metric):
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         super().__init__()
         self.instruments = tuple(instruments)
-        self.finder: PitchFinder | None = None
         self.add_state("errors", default=[], dist_reduce_fx="cat")
 
     def check(self, source: Distribution, target: Distribution) -> None:
@@ -184,14 +190,13 @@ class PitchError(Metric):
     def update(self, outcome: Outcome) -> None:
         assert outcome.source.label is not None and outcome.target.label is not None and outcome.retrieved is not None
         modality = spectrogram(outcome.modality, "pitch_error")
-        if self.finder is None or self.finder.modality is not modality:
-            self.finder = PitchFinder(modality, self.instruments)
+        finder = PitchFinder(modality, self.instruments)
         wanted, n = outcome.source.label[:, 0], min(len(outcome.target), len(outcome.source))
         real = outcome.target.label[:n, 0]
         heard = [(outcome.result, wanted), (outcome.target.x[:n], real), (outcome.source.x, wanted),
                  (outcome.retrieved, wanted)]  # fmt: skip
         columns = []
-        for listen in (self.finder.octaves_above_440, lambda x: in_the_wave(x, modality)):
+        for listen in (finder.octaves_above_440, lambda x: in_the_wave(x, modality)):
             for x, truth in heard:
                 cents = 1200 * (listen(x) - truth.double()).abs()
                 columns.append(cents[torch.arange(len(wanted), device=cents.device) % len(cents)])

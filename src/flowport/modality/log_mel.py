@@ -42,7 +42,7 @@ class LogMel(Spectrogram):
     null: those of the training data, measured when a run is built (until then 0 and 1).
     decode finds a non-negative spectrum under the mels and a phase for it (fast Griffin–Lim; Perraudin et al. 2013):
     pitch and timbre survive, the phase does not. Raises Refusal for settings that leave a mel band without a bin and
-    for anything but int16 waves.
+    for anything but int16 waves. options: what it was made of, in order, so that LogMel(*options) is the same again.
     """
 
     def __init__(self, rate: int = 8000, window: int = 1024, hop: int = 256, bands: int = 64, low: float = 60.0,
@@ -53,6 +53,7 @@ class LogMel(Spectrogram):
             raise Refusal(f"modality.low={low} and modality.high={high} must lie in order between 0 and {rate / 2} Hz")
         if not 0 < hop <= window // 2 or (std is not None and std <= 0):
             raise Refusal(f"modality needs 0 < hop ≤ window/2 and std > 0, not hop={hop}, window={window}, std={std}")
+        self.options = (rate, window, hop, bands, low, high, floor_db, mean, std)
         self.rate, self.window, self.hop, self.bands = rate, window, hop, bands
         self.low, self.high = low, high
         self.floor_db, self._given = floor_db, {"mean": mean, "std": std}
