@@ -93,11 +93,25 @@ def test_a_trained_autoencoder_rebuilds_and_standardises_and_is_kept(tmp_path: P
     x = torch.cat([Image().encode(s.raw[s.splits["test"]], None) for s in sides])
     error = (codec.decode(codec.encode(x)) - x).square().mean()
     assert float(error) == pytest.approx(facts["autoencoder/error"], rel=1e-4)
+    assert facts["autoencoder/unexplained"] == pytest.approx(facts["autoencoder/error"] / float(x.var()), rel=1e-4)
     z = codec.encode(torch.cat([Image().encode(s.raw[s.splits["train"]], None) for s in sides]))
     assert z.mean((0, 2, 3)).abs().max() < 0.2 and (z.std((0, 2, 3)) - 1).abs().max() < 0.2
     again, told = trained_autoencoder(sides, 2, 8, QUICK, tmp_path)
     assert told == facts and all(torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True))
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+def test_noise_in_training_makes_near_latents_decode_to_near_images(tmp_path: Path):
+    side = blobs(seed=6)
+    x = Image().encode(side.raw[side.splits["test"]], None)
+    off = []
+    for noise in (0.0, 1.0):
+        codec, _ = trained_autoencoder([side], 2, 4, replace(QUICK, noise=noise, steps=80, batch=16), tmp_path)
+        with torch.no_grad():
+            z = codec.encode(x)
+            moved = codec.decode(z + torch.randn(z.shape, generator=torch.Generator().manual_seed(0)))
+            off.append(float((moved - codec.decode(z)).square().mean()))
+    assert off[1] < 0.6 * off[0]
 
 
 def test_a_gaussian_enters_as_the_gaussian_of_the_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -170,6 +170,19 @@ def test_a_lift_fits_whole_images_centred_on_black():
     assert torch.allclose(tall[0, 0], torch.tensor([[-1.0, 1.0, 1.0, -1.0]]).expand(4, 4))
 
 
+def test_a_lift_rounds_its_sides_and_averages_what_it_shrinks():
+    """7 x 10 fits 9 x 8 as 5.6 x 8, so as 6; a thread stays a pixel wide. Of columns, every fourth white, a triangle
+    of eight takes 5/8 of one and 3/8 of the next over a sum of 4: a quarter of white."""
+    white = torch.full((1, 1, 7, 10), 255, dtype=torch.uint8)
+    lit = Image(size=(9, 8)).encode(white, None)[0, 0] > 0
+    assert lit.all(1).tolist() == [False] + 6 * [True] + 2 * [False]
+    thread = Image(size=(8, 8)).encode(torch.full((1, 1, 40, 1), 255, dtype=torch.uint8), None)[0, 0] > 0
+    assert thread.all(0).tolist() == 3 * [False] + [True] + 4 * [False]
+    fence = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+    fence[..., ::4] = 255
+    torch.testing.assert_close(Image(size=(4, 4)).encode(fence, None)[..., 1:3], torch.full((1, 1, 4, 2), -0.5))
+
+
 def test_colour_becomes_grey_by_its_luma():
     raw = torch.tensor([255, 0, 0, 0, 255, 0, 0, 0, 255], dtype=torch.uint8).view(3, 3, 1, 1)
     x = Image(channels=1).encode(raw, None).flatten()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flowport.errors import Refusal
-from flowport.network import MLP, DiT, Network, PatchUNet, UNet
+from flowport.network import MLP, DiT, Network, PatchUNet, SetTransformer, UNet
 from flowport.shapes import Condition, ConditionShape
 
 IMAGE = (2, 8, 8)
@@ -18,6 +18,8 @@ SMALL: dict[str, tuple[type[Network], dict, tuple[int, ...]]] = {
     "patch_unet": (PatchUNet, {"width": 8, "embedding": 16}, IMAGE),
     "dit": (DiT, {"width": 16, "depth": 2}, IMAGE),
     "unet": (UNet, {"attention": (4,)}, IMAGE),
+    "set_transformer": (SetTransformer, {"width": 16, "depth": 2}, (3, 9)),
+    "set_transformer, induced": (SetTransformer, {"width": 16, "depth": 2, "induced": 4}, (3, 9)),
 }
 CONDITIONS = {
     "none": ConditionShape(),
@@ -67,7 +69,7 @@ def test_output_has_event_shape_times_heads(name: str, which: str, heads: int) -
     assert y.std() > 0
 
 
-@pytest.mark.parametrize("name", ["patch_unet", "dit", "unet"])
+@pytest.mark.parametrize("name", [name for name in SMALL if not name.startswith("mlp")])
 def test_output_starts_at_exactly_zero(name: str) -> None:
     y = built(name, CONDITIONS["all"], 2, awake=False)(*given(name, CONDITIONS["all"]))
     assert y.eq(0).all()
@@ -131,6 +133,8 @@ LAST: dict[str, Callable[[Any], Any]] = {
     "patch_unet": lambda net: net.out[2],
     "dit": lambda net: net.out,
     "unet": lambda net: net.net.out[2],
+    "set_transformer": lambda net: net.out,
+    "set_transformer, induced": lambda net: net.out,
 }
 
 
@@ -164,7 +168,7 @@ def test_time_stays_float32_under_bfloat16_autocast(name: str) -> None:
     assert len(seen) == 0 or (seen[0] - seen[1]).abs().max() > 0.3
 
 
-@pytest.mark.parametrize("name", ["mlp", "patch_unet", "dit"])
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "unet"])
 def test_double_precision_networks_work(name: str) -> None:
     net, (x, t, c) = built(name, CONDITIONS["none"]), given(name, CONDITIONS["none"])
     y = net(x, t, c)
