@@ -81,9 +81,7 @@ def plain(stored: Stored, device: torch.device) -> Iterator[Pair]:
 
 
 def ours(data: PairDataModule, placement: Placement, prefetch: int, device: torch.device) -> Iterator[Pair]:
-    data.placement = placement
-    data._placed.clear()
-    data.train.joint = data.placed(device).split("train")
+    data.train.joint = placement.place(data.joint, device).split("train")
     return iter(_Batches(data.train, lambda: 0, prefetch))
 
 
