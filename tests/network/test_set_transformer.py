@@ -54,6 +54,22 @@ def test_with_its_gates_shut_every_point_is_mapped_alone():
                                        network.out(hidden * (1 + scale[k]) + shift[k]))  # fmt: skip
 
 
+def test_a_block_adds_attention_and_then_an_mlp_each_of_modulated_tokens():
+    """Six parts of the modulation, in order: shift, scale and gate of attention, then of the MLP."""
+    torch.manual_seed(3)
+    block, tokens = Block(4, lambda: torch.nn.Linear(4, 4), 2).double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    embedding = torch.randn(2, 4, dtype=torch.float64)
+    assert torch.equal(block(tokens, embedding), tokens)
+    for p in block.modulation.parameters():
+        torch.nn.init.normal_(p)
+    found, parts = tokens, block.modulation(embedding).unflatten(1, (6, 1, 4)).unbind(1)
+    for layer, (shift, scale, gate) in ((block.attention, parts[:3]), (block.mlp, parts[3:])):
+        centred = found - found.mean(2, keepdim=True)
+        normed = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()
+        found = found + gate * layer(normed * (1 + scale) + shift)
+    torch.testing.assert_close(block(tokens, embedding), found)
+
+
 def by_hand(attention: CrossAttention, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Every head a slice of the width, with softmax(q kᵀ / √(its width)) v."""
     q, (k, v) = attention.q(x), attention.kv(y).chunk(2, -1)
