@@ -9,7 +9,7 @@ from flowport.composition import compose
 from flowport.conditioning import SourceItself, Unconditional
 from flowport.distribution import EightGaussians, Moons
 from flowport.field import Field, Learned
-from flowport.objective import FlowMatching
+from flowport.objective import FlowMatching, Loss
 from flowport.path import BrownianBridge, Linear
 from flowport.prediction import Bridge, Velocity
 from flowport.shapes import Condition, Pair, Sample
@@ -87,6 +87,13 @@ def test_loss_is_least_at_the_conditional_mean(c):
         assert bool((slope.mean(1).abs() < 5 * slope.std(1) / math.sqrt(N) + 1e-5).all())
 
 
+class Along(TimeSampler):
+    """Every item a time of its own."""
+
+    def __call__(self, n, generator):
+        return torch.linspace(0.2, 0.6, n, dtype=torch.float64)
+
+
 class Twice(Weighting):
     def __call__(self, t, coefficients):
         return 3 * SignalToNoise()(t, coefficients)
@@ -97,10 +104,11 @@ def test_weighting_enters_linearly():
     pair, mean, covariance = ends(c)
     field = Affine(c, c.field(c.joint("gaussian")).able, 0.4, mean, covariance)
     losses = [
-        FlowMatching(At(0.4), w).loss(field, pair, torch.Generator().manual_seed(1)).per_sample.detach()
+        FlowMatching(Along(), w).loss(field, pair, torch.Generator().manual_seed(1)).per_sample.detach()
         for w in (Uniform(), SignalToNoise(), Twice())
     ]
-    torch.testing.assert_close(losses[1], losses[0] * (0.4 / 0.6) ** 2, rtol=1e-5, atol=0)
+    t = Along()(N, None)
+    torch.testing.assert_close(losses[1], (losses[0] * (t / (1 - t)) ** 2).float(), rtol=1e-5, atol=0)
     torch.testing.assert_close(losses[2], 3 * losses[1])
 
 
@@ -159,6 +167,14 @@ def test_padding_adds_nothing_to_the_loss_and_the_rest_is_the_loss_without_a_mas
     torch.testing.assert_close(slope[counted], (free * counted.numel() / counted.sum())[counted])
     for sides, mask in (((source, Sample(target.x)), source.mask), ((Sample(source.x), target), target.mask)):
         torch.testing.assert_close(loss(*sides).mean, whole.terms[torch.cat([mask] * prediction.heads, 1)].mean())
+
+
+def test_a_batch_of_nothing_but_padding_has_no_loss():
+    terms = torch.ones(3, 2, 4, requires_grad=True)
+    loss = Loss(terms, torch.zeros(3, 2, 4, dtype=torch.bool))
+    loss.mean.backward()
+    assert float(loss.mean.detach()) == 0 and float(terms.grad.abs().max()) == 0
+    assert loss.per_sample.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
