@@ -22,11 +22,13 @@ LEVELS = [
     {"solver"},
     {"objective", "metric", "schedule", "report", "tabulate"},
     {"translator"},
-    {"evaluation", "guard", "averaging", "module", "fine_tuning", "data"},
+    {"evaluation", "guard", "averaging", "module", "fine_tuning", "data", "certificate"},
     {"callback", "restore", "composition"},
     {"experiment"},
-    {"reuse", "stage"},
+    {"reuse", "tuning"},
+    {"stage"},
     {"command"},
+    {"bases"},
 ]
 """Imports point to lower levels or within a level's own family, never up."""
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
@@ -48,6 +49,11 @@ def launch(task: Callable[[DictConfig], Any], configs: Path, name: str) -> None:
             if unknown is None:
                 raise
             raise Refusal(_unknown(unknown[1], configs, name)) from None
+
+
+def composed(name: str, words: list[str]) -> DictConfig:
+    """The primary config ``name`` as its launcher would compose it, asked from within another launcher's task."""
+    return compose(name, words)
 
 
 def wanted(numbers: Mapping[str, Any], name: str | None) -> Any:

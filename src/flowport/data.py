@@ -112,13 +112,19 @@ class PairStream:
 
 
 class _Batches(IterableDataset):
-    """Batches from a step on, ``ahead`` of them prepared in a background thread."""
+    """Batches from a step on, every one ``repeat`` times, ``ahead`` of them prepared in a background thread."""
 
-    def __init__(self, stream: PairStream, first: Callable[[], int], ahead: int) -> None:
-        self.stream, self.first, self.ahead = stream, first, ahead
+    def __init__(self, stream: PairStream, first: Callable[[], int], ahead: int, repeat: int = 1) -> None:
+        self.stream, self.first, self.ahead, self.repeat = stream, first, ahead, repeat
 
     def __iter__(self) -> Iterator[Pair]:
-        step = self.first()
+        number, seen = divmod(self.first(), self.repeat)
+        for pair in self._from(number):
+            for _ in range(seen, self.repeat):
+                yield pair
+            seen = 0
+
+    def _from(self, step: int) -> Iterator[Pair]:
         if self.ahead == 0:
             while True:
                 yield self.stream.at(step)
@@ -141,13 +147,16 @@ class PairDataModule(LightningDataModule):
     joint: of the whole distributions; training uses its train split and validation its validation split.
     placement: whether stored data live on the device or are streamed to it; by default Resident().
     prefetch: batches drawn and coupled ahead in a background thread (0: none). validation_items: pairs of the
-    validation loss.
+    validation loss. repeat: steps that see the same batch: a fine-tuning learns from its paths for some.
     """
 
     def __init__(self, joint: Joint, coupling: Coupling, randomness: Randomness, batch: int = 256,
                  pool: int | Literal["all"] = 1, prefetch: int = 0, validation_items: int = 1024,
-                 placement: Placement | None = None) -> None:  # fmt: skip
+                 placement: Placement | None = None, repeat: int = 1) -> None:  # fmt: skip
         super().__init__()
+        if repeat < 1:
+            raise Refusal(f"data.repeat must be at least 1, not {repeat}")
+        self.repeat = repeat
         self.placement, self._placed = placement or Resident(), dict[torch.device, Joint]()
         self.joint, self.coupling, self.randomness = joint, coupling, randomness
         self.batch, self.pool, self.prefetch, self.validation_items = batch, pool, prefetch, validation_items
@@ -177,7 +186,7 @@ class PairDataModule(LightningDataModule):
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> DataLoader[Pair]:
-        return DataLoader(_Batches(self.train, self._first_step, self.prefetch), batch_size=None)
+        return DataLoader(_Batches(self.train, self._first_step, self.prefetch, self.repeat), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Pair]:
         batches = max(1, self.validation_items // self.batch)

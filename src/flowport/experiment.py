@@ -5,6 +5,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from flowport.averaging import Averaged
 from flowport.callback import AtomicCheckpointIO, Clock, Progress, Reopen, Watch
 from flowport.classifier import trained_classifier
 from flowport.composition import compose
@@ -26,10 +28,12 @@ from flowport.distribution.base import Distribution, Stored
 from flowport.errors import Refusal
 from flowport.evaluation import Evaluation, gallery
 from flowport.field import Field
+from flowport.fine_tuning import FineTuneModule, tilted
 from flowport.metric.base import Metric
-from flowport.module import FlowModule
 from flowport.normalisation import measured
+from flowport.randomness import Randomness
 from flowport.restore import check_fits, read_config, read_weights
+from flowport.reward import Decoded
 from flowport.translator import Translator
 from flowport.values import check_kind, check_values
 
@@ -54,7 +58,7 @@ class Run:
     """A composed experiment: everything that training, translation and evaluation need."""
 
     config: DictConfig
-    module: FlowModule
+    module: Averaged
     data: PairDataModule
     evaluation: Evaluation
     facts: dict[str, Any]
@@ -68,18 +72,41 @@ PARTS = ("joint", "coupling", "path", "prediction", "conditioning", "network", "
 """The nodes of a config that ``compose`` joins."""
 
 
-def build(config: DictConfig) -> Run:
-    """Instantiate every part once and join them. Raises Refusal for parts that do not fit together."""
+def build(config: DictConfig, trained: Field | None = None) -> Run:
+    """Instantiate every part once and join them. Raises Refusal for parts that do not fit together.
+
+    trained: the flow that the last entry of ``config.tuning`` tunes; without it all entries are built, one upon the
+    other, for a checkpoint to fill.
+    """
     check(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     source, target, told = make(config.space).enter(*sides(config))
-    module, data = compose(
+    flow, data = compose(
         source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
     )
+    entries = config.get("tuning") or []
+    module = tuned(flow, entries, config, trained) if entries else flow
     facts: dict[str, Any] = dict(told)
     evaluation = build_evaluation(config, module.field, source, target, facts)
     return Run(config, module, data, evaluation, facts)
+
+
+def tuned(flow: Averaged, entries: ListConfig, config: DictConfig, trained: Field | None) -> FineTuneModule:
+    """The last entry of ``config.tuning`` upon a trained field, or upon the changes of all entries before it."""
+    source, target, last = flow.source, flow.target, entries[-1]
+    base = flow.ema if trained is None else trained
+    for entry in entries[:-1] if trained is None else []:
+        base = tilted(base, make(entry.update), source, target)
+    reward = make(last.reward)
+    if isinstance(reward, partial):
+        reward = reward(classifier=classifier_of(target.observed())[0])
+    if target.modality.surface() is not target.modality:
+        reward = Decoded(reward, target.modality)
+    return FineTuneModule(
+        source, target, base, make(last.update), make(last.objective), reward, last.strength, make(config.optimizer),
+        make(config.scheduler), Randomness(config.seed).under(f"tuning {len(entries)}"), config.ema_decay,
+    )  # fmt: skip
 
 
 def sides(config: DictConfig) -> tuple[Distribution, Distribution]:
@@ -177,9 +204,13 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Ca
         raise Refusal(f"this trainer cannot be built: {error}") from None
 
 
-def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, float]:
-    """Train (or resume) a run in its folder, evaluate it, write metrics.json and gallery.png. Returns the metrics."""
-    run, clock, checkpoints = build(config), Clock(), folder / "checkpoints"
+def train(config: DictConfig, folder: Path, resume: Path | None = None, trained: Field | None = None,
+          after: Callable[[Run, Path], dict[str, Any]] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Train (or resume) a run in its folder, evaluate it, write metrics.json and gallery.png. Returns the metrics.
+
+    trained: as for ``build``; after: further numbers of the trained run.
+    """
+    run, clock, checkpoints = build(config, trained), Clock(), folder / "checkpoints"
     if resume is not None:
         check_fits(run.module, read_weights(folder)[1], resume, resume=True)
     keep_config(config, folder)
@@ -193,6 +224,7 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[
     last = trainer.global_step * trainer.accumulate_grad_batches - 1
     numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
     numbers.update(evaluate(run, folder, trainer.strategy.root_device))
+    numbers.update(after(run, folder) if after else {})
     write_json(folder / "metrics.json", numbers)
     return numbers
 

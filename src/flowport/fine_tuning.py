@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from flowport.averaging import Averaged
+from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
+from flowport.field.base import Field
 from flowport.field.tilted import Change, Tilted
 from flowport.guard import logged
 from flowport.objective import Rollout, Tuning
@@ -18,11 +20,16 @@ from flowport.reward.base import Reward
 from flowport.shapes import Pair
 
 
+def tilted(base: Field, change: Callable[..., Change], source: Distribution, target: Distribution) -> Tilted:
+    """A base with a fresh change, built for the shapes of its run."""
+    condition = base.conditioning.shape(source, target)
+    return Tilted(base, change(base=base, event_shape=source.event_shape, condition=condition))
+
+
 class FineTuneModule(Averaged):
     """A frozen flow with a change that a tuning objective learns, so that results follow the tilt p e^{strength · r}.
 
-    trained: the module whose averaged field is the base; change: base -> Change, for instance a partial of
-    ``flowport.update.Control``. Every ``objective.rounds`` steps the averaged field rolls out paths from the starts of
+    base: the trained field; change: base -> Change, for instance a partial of ``flowport.update.Control``. Every ``objective.rounds`` steps the averaged field rolls out paths from the starts of
     a batch, and the steps between learn from them and from a replay of ``objective.keep`` such collections, which a
     checkpoint holds too. Raises Refusal for a base or a reward that the objective cannot serve.
     """
@@ -32,7 +39,9 @@ class FineTuneModule(Averaged):
 
     def __init__(
         self,
-        trained: Averaged,
+        source: Distribution,
+        target: Distribution,
+        base: Field,
         change: Callable[..., Change],
         objective: Tuning,
         reward: Reward,
@@ -44,7 +53,6 @@ class FineTuneModule(Averaged):
     ) -> None:
         if strength <= 0:
             raise Refusal(f"strength={strength} must be above 0: it multiplies the reward")
-        base, source, target = trained.ema, trained.source, trained.target
         objective.accept(base, reward)
         reward.check(source, target)
         with torch.random.fork_rng(devices=[]):
@@ -56,6 +64,11 @@ class FineTuneModule(Averaged):
         )
         self.objective, self.reward, self.strength = objective, reward, float(strength)
         self.replay: deque[Rollout] = deque(maxlen=objective.keep)
+
+    @property
+    def reward(self) -> Reward:
+        """The judge, on this module's device."""
+        return self.judge[0].to(self.device)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         step, device = self.global_step, self.device

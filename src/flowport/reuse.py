@@ -10,10 +10,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import experiment
+from flowport.averaging import Averaged
 from flowport.distribution.base import Distribution
 from flowport.distribution.reading import read
 from flowport.errors import Refusal
-from flowport.module import FlowModule
 from flowport.randomness import Randomness
 from flowport.shapes import Sample
 from flowport.solver.base import Trajectory
@@ -95,7 +95,7 @@ def _points(path: str | None, side: Distribution, items: int, randomness: Random
     return Sample(side.modality.embedded(x), labels)[:items]
 
 
-def _wished(label: int | None, module: FlowModule, points: Sample) -> torch.Tensor | None:
+def _wished(label: int | None, module: Averaged, points: Sample) -> torch.Tensor | None:
     if label is None:
         return None
     classes = module.ema.conditioning.shape(module.source, module.target).classes

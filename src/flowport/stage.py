@@ -1,4 +1,4 @@
-"""What a run does: train a flow, or the classifier that judges flows."""
+"""What a run does: train a flow, tune one, or train the classifier that judges flows."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flowport import experiment
 from flowport.errors import Refusal
 from flowport.restore import read_config, read_weights
+from flowport.tuning import tune
 
 
 class Stage(ABC):
@@ -37,6 +38,13 @@ class Classifier(Stage):
         numbers = {f"test/accuracy_{dataset}": told["accuracy"], "classifier/hash": told["hash"]}
         experiment.write_json(folder / "metrics.json", numbers)
         return numbers
+
+
+class Tuning(Stage):
+    """Tune a trained flow towards a reward by the last entry of ``config.tuning``, then evaluate and certify it."""
+
+    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+        return tune(config, folder, resume)
 
 
 def resume(folder: Path, words: list[str]) -> dict[str, Any]:

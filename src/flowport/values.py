@@ -25,6 +25,10 @@ def check_values(config: DictConfig, key: str = "") -> None:
     """Raise Refusal where a node with a ``_target_`` holds an option that its class does not take, or a value of a
     kind that the class's type hint does not allow. What has no plain hint is left to the class itself."""
     for name in config:
+        if not OmegaConf.is_missing(config, name) and isinstance(config[name], ListConfig):
+            for number, part in enumerate(config[name]):
+                if isinstance(part, DictConfig):
+                    check_values(part, f"{key}.{name!s}.{number}".lstrip("."))
         if not OmegaConf.is_missing(config, name) and isinstance(config[name], DictConfig):
             node, place = config[name], f"{key}.{name!s}".lstrip(".")
             if "_target_" in node:

@@ -6,8 +6,8 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from flowport.averaging import Averaged
 from flowport.evaluation import Evaluation, gallery
-from flowport.module import FlowModule
 
 logger = logging.getLogger(__name__)
 MESHES = 4
@@ -27,7 +27,7 @@ class Watch(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        assert isinstance(module, FlowModule)
+        assert isinstance(module, Averaged)
         pair = trainer.datamodule.placed(module.device)  # type: ignore[attr-defined]
         source, target = pair.source, pair.target
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")

@@ -1,0 +1,131 @@
+"""How near a tuned flow came to its tilt, and what the tilt can be, without an oracle.
+
+Every path of the tuned chain has the exact weight e^{λr − S} towards the tilted law of the frozen base (``adjoint``):
+means of the tuned flow can be held against those of the tilt itself. No weight finds a mode that no path visits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowport.adjoint import Exact, Scheme, lean_adjoint, roll_out
+from flowport.field.base import Field
+from flowport.field.tilted import Tilted, scaled
+from flowport.grid import Uniform
+from flowport.objective.tuning import starts
+from flowport.objective.weights import effective, normalised, reached
+from flowport.reward.base import Reward
+from flowport.shapes import Condition, Pair
+
+
+def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, generator: torch.Generator,
+                scheme: Scheme | None = None) -> dict[str, float]:  # fmt: skip
+    """Of paths of a tuned flow's chain from the starts of a batch:
+
+    reward, base_reward: mean of λr over tuned paths and over the base's; tilted_reward: path-weighted, so of the tilt;
+    energy: E Σ h s²|G|²/2 = KL to the base; effective: effective sample size of the weights, a share; reached: the
+    largest a for which e^{a λr − S} keeps half of it; gap: largest difference of a coordinate's mean between tuned
+    paths and the tilt, in deviations of the tilt.
+    """
+    scheme = scheme or Exact(Uniform(40))
+    start, condition = starts(field, pair, generator)
+    paths = roll_out(scheme, field, start, condition, generator)
+    end = paths.states[-1].flatten(1).double()
+    value = strength * reward.value(paths.states[-1], condition).double()
+    base = roll_out(scheme, field.base, start, condition, generator).states[-1]
+    w = normalised(value - paths.log_ratio.double(), 1)
+    mean = w @ end
+    spread = (w @ (end - mean).square()).sqrt().clamp_min(1e-12)
+    gap = ((end.mean(0) - mean) / spread).abs().max()
+    told = {
+        "reward": value.mean(), "base_reward": strength * reward.value(base, condition).mean(),
+        "tilted_reward": w @ value, "energy": paths.energy.mean(), "effective": effective(w, 1),
+        "reached": reached(value, paths.log_ratio.double(), 1, 0.5)[0], "gap": gap,
+    }  # fmt: skip
+    return {name: float(number) for name, number in told.items()}
+
+
+def memory(base: Field, reward: Reward, strength: float, pair: Pair, generator: torch.Generator, each: int = 64,
+           scheme: Scheme | None = None) -> float:  # fmt: skip
+    """Var over starts of log ĥ0(x0), ĥ0 the mean of e^{λr} over ``each`` base paths from x0, less the variance that so
+    few paths bring: 0 where the tilt per start is the tilt of the whole (memoryless), large where they differ."""
+    scheme = scheme or Exact(Uniform(40))
+    start, condition = starts(base, pair, generator, each)
+    end = roll_out(scheme, base, start, condition, generator).states[-1]
+    value = strength * reward.value(end, condition).double().view(-1, each)
+    log_h = value.logsumexp(1)
+    noise = (value - log_h[:, None]).exp().mul(each).var(1) / each  # delta method, of the logarithm of a mean
+    return float((log_h.var() - noise.mean()).clamp_min(0))
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the adjoint sees at some times: slope E[−a·G]/E|G|², which should be 1, and signal E|G|²/E|a + G|²."""
+
+    times: list[float]
+    slopes: list[float]
+    signals: list[float]
+
+    @property
+    def clear(self) -> bool:
+        """Signal at least 0.3 and slope within 0.1 of 1 at all times: adjoint matching can see the answer."""
+        return min(self.signals) >= 0.3 and max(abs(s - 1) for s in self.slopes) <= 0.1
+
+    def sentence(self) -> str:
+        worst = min(range(len(self.times)), key=lambda k: self.signals[k])
+        told = f"signal {self.signals[worst]:.2g}, slope {self.slopes[worst]:.2f} at t = {self.times[worst]:.2f}"
+        if self.clear:
+            return f"the adjoint sees the answer at all times (least: {told})"
+        return (
+            f"the adjoint cannot see the answer at all times ({told}; signal ≥ 0.3 and slope 1 ± 0.1 are needed): "
+            "use objective=hybrid or path_weighted"
+        )
+
+
+def sight(base: Field, reward: Reward, strength: float, pair: Pair, generator: torch.Generator, branches: int = 256,
+          scheme: Scheme | None = None, at: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> Sight:  # fmt: skip
+    """Slope and signal of the adjoint under the tilt, before any training and without an oracle.
+
+    From every state x_k of some base paths ``branches`` base paths go on. Weighted by e^{λr} their adjoints have the
+    mean −G(x_k) that the discrete chain's control should have, and the re-noised ends, (β/n²)(x1 − E[x1 | x_k]), the
+    mean ∇ log h. Both are estimated on separate halves, and states are weighted towards the tilted law.
+    """
+    scheme = scheme or Exact(Uniform(20))
+    start, condition = starts(base, pair, generator)
+    chain, paths = scheme.chain(base), roll_out(scheme, base, start, condition, generator)
+    found: list[tuple[float, float, float]] = []
+    for wanted in at:
+        k = min(range(len(chain.times) - 2), key=lambda i: abs(chain.times[i] - wanted))
+        index = torch.arange(len(start), device=start.device).repeat_interleave(branches)
+        again = condition[index]
+        way = roll_out(scheme, base, paths.states[k][index], again, generator, first=k)
+        value, slope = reward.value_and_gradient(way.states[-1], again)
+        pulls = -lean_adjoint(scheme, base, way.states, again, -strength * slope.to(start), first=k)[1]
+        state, t = paths.states[k], start.new_tensor(chain.times[k]).expand(len(start))
+        flow = _flow_pull(base, state, t, way.states[-1], index, condition)
+        logits = (strength * value).to(start).view(-1, branches)
+        root = logits.logsumexp(1).softmax(0)
+        a, b = (_halves(v.flatten(1).view(len(start), branches, -1), logits) for v in (pulls, flow))
+        aim = (root * (b[0] * b[1]).sum(1)).sum()  # |∇ log h|², without the bias of its own noise
+        cross = (root * ((a[0] * b[1]).sum(1) + (a[1] * b[0]).sum(1))).sum() / 2
+        w = logits.softmax(1)
+        flat = pulls.flatten(1).view(len(start), branches, -1)
+        rest = (flat - (w[..., None] * flat).sum(1, keepdim=True)).square().sum(2)
+        noise = (root * (w * rest).sum(1)).sum()
+        found.append((chain.times[k], float(cross / aim), float(aim.clamp_min(0) / noise.clamp_min(1e-30))))
+    return Sight(*(list(column) for column in zip(*found, strict=True)))
+
+
+def _flow_pull(base: Field, state: Tensor, t: Tensor, end: Tensor, index: Tensor, condition: Condition) -> Tensor:
+    """(β/n²)(x1 − E_base[x1 | x_k]) of every branch."""
+    c = base.path.coefficients(base.path.clamp(t).clamp(1e-3, 1 - 1e-3))
+    n = base.able.role.amplitude(c)[0]
+    with torch.no_grad():
+        guess = base.endpoints(state, t, condition)[1]
+    return scaled((c.beta / n**2)[index], end - guess[index])
+
+
+def _halves(values: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted means over the even and over the odd branches, each (n, D)."""
+    return tuple((logits[:, k::2].softmax(1)[..., None] * values[:, k::2]).sum(1) for k in (0, 1))  # type: ignore[return-value]

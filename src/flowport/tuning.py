@@ -1,0 +1,92 @@
+"""A tuned run: the config of its base with one more entry of ``tuning``, trained from the base's weights."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from flowport import experiment
+from flowport.certificate import certificate, memory
+from flowport.errors import Refusal
+from flowport.fine_tuning import FineTuneModule
+from flowport.restore import read_config, read_weights
+from flowport.shapes import Pair
+
+OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "optimise")
+"""Keys of a fine-tuning that replace the base's."""
+IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
+"""Keys that stay the base's where they are null."""
+CERTIFIED = 1024
+"""Paths of a certificate; starts of the memory certificate are a sixteenth of them."""
+
+
+def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
+    """The config of a run that tunes the run in ``folder``. Raises Refusal for a folder without a trained flow, weights
+    that are neither ema nor raw, and an update of unknown kind."""
+    if wishes.weights not in ("ema", "raw"):
+        raise Refusal(f"weights={wishes.weights} is unknown: use weights=ema or weights=raw")
+    config = read_config(folder)
+    path, _ = read_weights(folder)
+    update = OmegaConf.create(OmegaConf.to_container(wishes.update, resolve=True))
+    if "network" in update and update.network is None:
+        update.network = config.network
+    record = {"run": str(folder), "weights": wishes.weights, "checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
+    entry = {
+        "reward": wishes.reward, "objective": wishes.objective, "update": update, "strength": wishes.strength,
+        "base": record,
+    }  # fmt: skip
+    for key in OWN:
+        config[key] = wishes[key]
+    for key in IF_SAID:
+        if wishes.get(key) is not None:
+            config[key] = wishes[key]
+    config.tuning = [*(config.get("tuning") or []), entry]
+    config.stage = {"_target_": "flowport.stage.Tuning"}
+    config.data.batch, config.data.validation_items = wishes.starts, wishes.starts
+    config.data.repeat = experiment.make(wishes.objective).rounds
+    config.run = None
+    return config
+
+
+def tune(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+    """Tune (or resume) a run in its folder; writes what training writes, the certificate, and before_after.png."""
+    trained = None
+    if resume is None:
+        base = config.tuning[-1].base
+        module = experiment.restore(Path(base.run))[0].module
+        trained = module.field if base.weights == "raw" else module.ema
+    return experiment.train(config, folder, resume, trained, certified)
+
+
+def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
+    """tune/<number> of the certificate, memory/variance, and the picture of starts, base results and tuned results."""
+    module = run.module
+    assert isinstance(module, FineTuneModule)
+    device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
+    joint = run.data.placed(device).split("test")
+    source, target = (side.every(CERTIFIED, randomness.under(name)) for name, side in
+                      (("source", joint.source), ("target", joint.target)))  # fmt: skip
+    n = min(len(source), len(target))
+    pair, few = Pair(source[:n], target[:n]), max(2, n // 16)
+    told = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
+    left = memory(module.ema.base, module.reward, module.strength, pair.take(slice(few), slice(few)),
+                  randomness.generator("memory", 0, device))  # fmt: skip
+    before_after(run, folder, pair, randomness.generator("picture", 0, device))
+    return {**{f"tune/{name}": number for name, number in told.items()}, "tune/memory": left}
+
+
+def before_after(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> None:
+    """The same starts and the same noise through the base and through the tuned flow, side by side."""
+    module, modality = run.module, run.module.target.modality
+    assert isinstance(module, FineTuneModule)
+    shown = slice(modality.shown)
+    rows = {"source": pair.source.x[shown]}
+    state, label = generator.get_state(), pair.target.label
+    for name, field in (("base", module.ema.base), ("tuned", module.ema)):
+        generator.set_state(state)
+        wished = None if label is None else label[shown]
+        rows[name] = run.evaluation.translator(field).forward(pair.source[shown], generator, wished).end
+    seen = {name: modality.observed(x).cpu() for name, x in rows.items()}
+    modality.surface().render(seen, str(folder / "before_after.png"))
