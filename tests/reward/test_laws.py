@@ -81,6 +81,7 @@ def test_it_never_learns_and_the_points_stay_as_they_are(make, shape):
     assert not any(p.requires_grad for p in reward.parameters())
     value = reward.value(x, condition)
     reward.train()
+    assert not any(module.training for module in reward.modules())
     for module in reward.modules():
         module.training = True  # as if another had trained a network that is shared
     torch.testing.assert_close(reward.value(x, condition), value, rtol=0, atol=0)

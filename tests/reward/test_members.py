@@ -1,6 +1,9 @@
 """Closed forms of single rewards."""
 
 import math
+import os
+import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -72,16 +75,27 @@ def test_a_gaussian_tilted_by_the_quadratic_is_the_gaussian_of_the_closed_form()
     close(constant, constant.mean().expand(20))
 
 
+class Trap:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 def test_a_distance_reads_its_reference_from_a_file_without_objects(tmp_path):
     reference, x = normal(1, 4, 4, seed=3), normal(5, 1, 4, 4)
     np.save(tmp_path / "point.npy", reference.numpy())
     value, gradient = Distance(str(tmp_path / "point.npy")).value_and_gradient(x, NOTHING)
     close(value, [-float((p - reference).pow(2).sum()) for p in x])
     close(gradient, -2 * (x - reference))
-    np.save(tmp_path / "objects.npy", np.array([print], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "objects.npy", np.array([Trap(tmp_path / "sprung")], dtype=object), allow_pickle=True)
     for name in ("objects.npy", "missing.npy"):
         with pytest.raises(Refusal, match=r"reward\.reference=.*is not an \.npy file of numbers"):
             Distance(str(tmp_path / name))
+    assert not (tmp_path / "sprung").exists()
 
 
 class Logits(nn.Module):
@@ -224,6 +238,9 @@ def test_decoded_is_the_reward_of_what_is_decoded_by_the_chain_rule():
     inner, slope = reward.value_and_gradient((2 * z).tanh(), NOTHING)
     close(value, inner)
     close(gradient, 2 * (1 - (2 * z).tanh() ** 2) * slope)
+    told = Condition(source=normal(5, 3, 4, 4, seed=1))
+    consistent, seen = SemanticConsistency(zoo.judge(3, 4, 4)), Condition(source=(2 * told.source).tanh())
+    close(Decoded(consistent, latent).value(z, told), consistent.value((2 * z).tanh(), seen))
     blind = Decoded(Compressibility(Image()), latent)
     assert not blind.differentiable
     close(blind.value(z, NOTHING), Compressibility(Image()).value((2 * z).tanh(), NOTHING))
@@ -243,9 +260,18 @@ def test_a_program_of_the_users_is_run_and_pickles_are_not(tmp_path):
         FromFile(str(tmp_path / "judge.pt"), 4).check(Torus(), Gaussian(event_shape=3))
     with pytest.raises(Refusal, match=r"network that cannot take points of the target, \(2,\)"):
         FromFile(str(tmp_path / "judge.pt"), 1).check(EightGaussians(), EightGaussians())
-    torch.save(network, tmp_path / "pickle.pt")
-    with pytest.raises(Refusal, match="is not a TorchScript program"):
-        FromFile(str(tmp_path / "pickle.pt"))
+    torch.save(Trap(tmp_path / "sprung"), tmp_path / "pickle.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "judge.pt") as honest,
+        zipfile.ZipFile(tmp_path / "changed.pt", "w", zipfile.ZIP_STORED) as changed,
+    ):
+        for name in honest.namelist():
+            trap = name.endswith("/data.pkl")
+            changed.writestr(name, pickle.dumps(Trap(tmp_path / "sprung"), 2) if trap else honest.read(name))
+    for name in ("pickle.pt", "changed.pt"):
+        with pytest.raises(Refusal, match="is not a TorchScript program"):
+            FromFile(str(tmp_path / name))
+    assert not (tmp_path / "sprung").exists()
     with pytest.raises(Refusal, match="is not a file"):
         FromFile(str(tmp_path / "missing.pt"))
 
