@@ -17,7 +17,7 @@ LEVELS = [
     {"network", "prediction"},
     {"classifier", "capabilities", "space"},
     {"field", "volatility"},
-    {"dynamics", "grid", "likelihood", "update"},
+    {"dynamics", "grid", "likelihood", "change"},
     {"adjoint"},
     {"solver"},
     {"objective", "metric", "schedule", "report", "tabulate"},

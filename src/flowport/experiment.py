@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from flowport.averaging import Averaged
 from flowport.callback import AtomicCheckpointIO, Clock, Progress, Reopen, Watch
@@ -85,26 +85,26 @@ def build(config: DictConfig, trained: Field | None = None) -> Run:
     flow, data = compose(
         source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
     )
-    entries = config.get("tuning") or []
+    entries = list(config.get("tuning") or [])
     module = tuned(flow, entries, config, trained) if entries else flow
     facts: dict[str, Any] = dict(told)
     evaluation = build_evaluation(config, module.field, source, target, facts)
     return Run(config, module, data, evaluation, facts)
 
 
-def tuned(flow: Averaged, entries: ListConfig, config: DictConfig, trained: Field | None) -> FineTuneModule:
+def tuned(flow: Averaged, entries: list[DictConfig], config: DictConfig, trained: Field | None) -> FineTuneModule:
     """The last entry of ``config.tuning`` upon a trained field, or upon the changes of all entries before it."""
     source, target, last = flow.source, flow.target, entries[-1]
     base = flow.ema if trained is None else trained
     for entry in entries[:-1] if trained is None else []:
-        base = tilted(base, make(entry.update), source, target)
+        base = tilted(base, make(entry.change), source, target)
     reward = make(last.reward)
     if isinstance(reward, partial):
         reward = reward(classifier=classifier_of(target.observed())[0])
     if target.modality.surface() is not target.modality:
         reward = Decoded(reward, target.modality)
     return FineTuneModule(
-        source, target, base, make(last.update), make(last.objective), reward, last.strength, make(config.optimizer),
+        source, target, base, make(last.change), make(last.objective), reward, last.strength, make(config.optimizer),
         make(config.scheduler), Randomness(config.seed).under(f"tuning {len(entries)}"), config.ema_decay,
     )  # fmt: skip
 

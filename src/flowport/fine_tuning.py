@@ -29,13 +29,15 @@ def tilted(base: Field, change: Callable[..., Change], source: Distribution, tar
 class FineTuneModule(Averaged):
     """A frozen flow with a change that a tuning objective learns, so that results follow the tilt p e^{strength · r}.
 
-    base: the trained field; change: base -> Change, for instance a partial of ``flowport.update.Control``. Every ``objective.rounds`` steps the averaged field rolls out paths from the starts of
-    a batch, and the steps between learn from them and from a replay of ``objective.keep`` such collections, which a
-    checkpoint holds too. Raises Refusal for a base or a reward that the objective cannot serve.
+    base: the trained field; change: base -> Change, for instance a partial of ``flowport.change.Control``. Every
+    ``objective.rounds`` steps the averaged field rolls out paths from the starts of a batch, and the steps between
+    learn from them and from a replay of ``objective.keep`` such collections, which a checkpoint holds too.
+    Raises Refusal for a base or a reward that the objective cannot serve.
     """
 
     field: Tilted
     ema: Tilted
+    judge: tuple[Reward]
 
     def __init__(
         self,
@@ -57,12 +59,11 @@ class FineTuneModule(Averaged):
         reward.check(source, target)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
-            made = change(base=base, event_shape=source.event_shape, condition=base.conditioning.shape(source, target))
-        field = Tilted(base, made)
-        super().__init__(
-            source, target, field, Tilted(base, deepcopy(made)), optimizer, scheduler, randomness, ema_decay
-        )
-        self.objective, self.reward, self.strength = objective, reward, float(strength)
+            field = tilted(base, change, source, target)
+        ema = Tilted(base, deepcopy(field.change))
+        super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
+        self.objective, self.strength = objective, float(strength)
+        self.judge = (reward,)  # in a tuple, so no submodule: a judge's weights are no part of the run
         self.replay: deque[Rollout] = deque(maxlen=objective.keep)
 
     @property

@@ -24,17 +24,17 @@ CERTIFIED = 1024
 
 def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
     """The config of a run that tunes the run in ``folder``. Raises Refusal for a folder without a trained flow, weights
-    that are neither ema nor raw, and an update of unknown kind."""
+    that are neither ema nor raw."""
     if wishes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={wishes.weights} is unknown: use weights=ema or weights=raw")
     config = read_config(folder)
     path, _ = read_weights(folder)
-    update = OmegaConf.create(OmegaConf.to_container(wishes.update, resolve=True))
-    if "network" in update and update.network is None:
-        update.network = config.network
+    change = OmegaConf.create(OmegaConf.to_container(wishes.change, resolve=True))
+    if "network" in change and change.network is None:
+        change.network = config.network
     record = {"run": str(folder), "weights": wishes.weights, "checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
     entry = {
-        "reward": wishes.reward, "objective": wishes.objective, "update": update, "strength": wishes.strength,
+        "reward": wishes.reward, "objective": wishes.objective, "change": change, "strength": wishes.strength,
         "base": record,
     }  # fmt: skip
     for key in OWN:

@@ -47,4 +47,4 @@ def _refuse_unless_zero(network: Network, event_shape: EventShape, condition: Co
     x, t = torch.ones(2, *event_shape), torch.full((2,), 0.5)
     told = Condition(source=x if condition.source else None)
     if bool(network(x, t, told).any()):
-        raise Refusal(f"update.network={type(network).__name__} does not end in its last layer: use update=full")
+        raise Refusal(f"change.network={type(network).__name__} does not end in its last layer: use change=full")

@@ -21,17 +21,17 @@ class LowRank(Change):
                  alpha: float = 8.0) -> None:  # fmt: skip
         super().__init__()
         if rank < 1 or alpha <= 0:
-            raise Refusal(f"update=low_rank needs rank ≥ 1 and alpha > 0, not rank={rank} and alpha={alpha}")
+            raise Refusal(f"change=low_rank needs rank ≥ 1 and alpha > 0, not rank={rank} and alpha={alpha}")
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError:
             raise Refusal(
-                "update=low_rank needs the library peft: install flowport[lora], or use update=full"
+                "change=low_rank needs the library peft: install flowport[lora], or use change=full"
             ) from None
         copied = deepcopy(base)
         layers = [name for name, m in copied.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
         if not layers:
-            raise Refusal("update=low_rank found no linear or convolution layer in the base: use update=control")
+            raise Refusal("change=low_rank found no linear or convolution layer in the base: use change=control")
         self.copy: Field = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), copied)
         for name, parameter in self.copy.named_parameters():
             parameter.requires_grad_("lora_" in name)
