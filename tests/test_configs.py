@@ -20,9 +20,14 @@ FOREIGN = {"optimizer": "torch.optim", "trainer": "lightning", "scheduler": "flo
 SENTENCES = {"experiment", "sweep"}
 
 
-def composed(*words: str) -> DictConfig:
+def composed(*words: str, primary: str = "train") -> DictConfig:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", list(words))
+        return compose(primary, list(words))
+
+
+def experiments(tuning: bool) -> list[str]:
+    """Names of the experiments that tune a flow, or of those that train one."""
+    return [p.name for p in FILES if p.parent.name == "experiment" and p.name.startswith("finetune_") == tuning]
 
 
 def parts() -> list[Any]:
@@ -55,7 +60,18 @@ def test_every_group_mirrors_a_family() -> None:
     assert groups <= families, f"configs without a family: {groups - families}"
 
 
-@pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "experiment"])
+@pytest.mark.parametrize("name", experiments(tuning=True))
+def test_every_tuning_composes_upon_an_experiment(name: str) -> None:
+    config, plain = (
+        composed(f"experiment={name}", primary="finetune"),
+        composed("reward=brightness", primary="finetune"),
+    )
+    assert set(config) == set(plain)
+    assert config.base in experiments(tuning=False)
+    assert not OmegaConf.missing_keys(config)
+
+
+@pytest.mark.parametrize("name", experiments(tuning=False))
 def test_every_experiment_composes_without_adding_keys(name: str) -> None:
     config = composed(f"experiment={name}")
     plain = composed("experiment=none")
