@@ -50,8 +50,8 @@ class Scheme(ABC):
 
     after: ClassVar[bool]
 
-    def __init__(self, grid: Grid | None = None) -> None:
-        self.grid = grid or Uniform(20)
+    def __init__(self, grid: Grid | None = None, offset: float | None = None) -> None:
+        self.grid, self.offset = grid or Uniform(20), offset
         if self.grid.steps < 2:
             raise Refusal(f"a fine-tuning chain needs at least 2 steps, not grid.steps={self.grid.steps}")
 
@@ -61,10 +61,10 @@ class Scheme(ABC):
         base.able.require_score("reward fine-tuning")
 
     def chain(self, base: Field) -> Chain:
-        """Times and variances for a base. The offset is the first step: s² is read at (t + h)/(1 + 2h), which on the
-        linear path is 2(1 − t + h)/(t + h), finite at t = 0."""
+        """Times and variances for a base: s² is read at (t + o)/(1 + 2o), which on the linear path is
+        2(1 − t + o)/(t + o), finite at t = 0. The offset o is the first step unless it was given."""
         times = self.grid.times(base.path)
-        h = float(times[1] - times[0])
+        h = float(times[1] - times[0]) if self.offset is None else self.offset
         volatility = Memoryless(offset=1e-4)
         variances = volatility((times[:-1] + h) / (1 + 2 * h), base.path, base.able.role) ** 2
         variances[-1] = 0.0

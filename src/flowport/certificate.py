@@ -4,6 +4,7 @@ Every path of the tuned chain has the exact weight e^{λr − S} towards the til
 means of the tuned flow can be held against those of the tilt itself. No weight finds a mode that no path visits.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from flowport.adjoint import Exact, Scheme, lean_adjoint, roll_out
 from flowport.field.base import Field
-from flowport.field.tilted import Tilted, scaled
+from flowport.field.tilted import Tilted
 from flowport.grid import Uniform
 from flowport.objective.tuning import starts
 from flowport.objective.weights import effective, normalised, reached
 from flowport.reward.base import Reward
-from flowport.shapes import Condition, Pair
+from flowport.shapes import Pair
 
 
 def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, generator: torch.Generator,
@@ -59,6 +60,10 @@ def memory(base: Field, reward: Reward, strength: float, pair: Pair, generator: 
     return float((log_h.var() - noise.mean()).clamp_min(0))
 
 
+FINER = 5
+"""How much finer the steps are that tell the continuous answer."""
+
+
 @dataclass(frozen=True)
 class Sight:
     """What the adjoint sees at some times: slope E[−a·G]/E|G|², which should be 1, and signal E|G|²/E|a + G|²."""
@@ -87,45 +92,38 @@ def sight(base: Field, reward: Reward, strength: float, pair: Pair, generator: t
           scheme: Scheme | None = None, at: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> Sight:  # fmt: skip
     """Slope and signal of the adjoint under the tilt, before any training and without an oracle.
 
-    From every state x_k of some base paths ``branches`` base paths go on. Weighted by e^{λr} their adjoints have the
-    mean −G(x_k) that the discrete chain's control should have, and the re-noised ends, (β/n²)(x1 − E[x1 | x_k]), the
-    mean ∇ log h. Both are estimated on separate halves, and states are weighted towards the tilted law.
+    From every state of some base paths, weighted towards the tilted law, ``branches`` base paths go on. Weighted by
+    e^{λr}, their adjoints −a_{k+1} should have the mean G = ∇ log h = (β/n²)(E_tilt[x1 | x] − E_base[x1 | x]), which
+    as many paths of five times finer steps tell without a gradient.
     """
     scheme = scheme or Exact(Uniform(20))
+    fine = Exact(copy(scheme.grid), offset=1e-3)
+    fine.grid.steps = FINER * scheme.grid.steps
     start, condition = starts(base, pair, generator)
     chain, paths = scheme.chain(base), roll_out(scheme, base, start, condition, generator)
+    index = torch.arange(len(start), device=start.device).repeat_interleave(branches)
+    again = condition[index]
     found: list[tuple[float, float, float]] = []
     for wanted in at:
         k = min(range(len(chain.times) - 2), key=lambda i: abs(chain.times[i] - wanted))
-        index = torch.arange(len(start), device=start.device).repeat_interleave(branches)
-        again = condition[index]
-        way = roll_out(scheme, base, paths.states[k][index], again, generator, first=k)
+        state = paths.states[k]
+        way = roll_out(scheme, base, state[index], again, generator, first=k)
         value, slope = reward.value_and_gradient(way.states[-1], again)
-        pulls = -lean_adjoint(scheme, base, way.states, again, -strength * slope.to(start), first=k)[1]
-        state, t = paths.states[k], start.new_tensor(chain.times[k]).expand(len(start))
-        flow = _flow_pull(base, state, t, way.states[-1], index, condition)
-        logits = (strength * value).to(start).view(-1, branches)
-        root = logits.logsumexp(1).softmax(0)
-        a, b = (_halves(v.flatten(1).view(len(start), branches, -1), logits) for v in (pulls, flow))
-        aim = (root * (b[0] * b[1]).sum(1)).sum()  # |∇ log h|², without the bias of its own noise
-        cross = (root * ((a[0] * b[1]).sum(1) + (a[1] * b[0]).sum(1))).sum() / 2
-        w = logits.softmax(1)
-        flat = pulls.flatten(1).view(len(start), branches, -1)
-        rest = (flat - (w[..., None] * flat).sum(1, keepdim=True)).square().sum(2)
-        noise = (root * (w * rest).sum(1)).sum()
+        pull = -lean_adjoint(scheme, base, way.states, again, -strength * slope.to(start), first=k)[1]
+        end = roll_out(fine, base, state[index], again, generator, first=FINER * k).states[-1]
+        logits, told = (strength * v.to(start).view(-1, branches) for v in (value, reward.value(end, again)))
+        pull, end = (v.flatten(1).view(len(start), branches, -1) for v in (pull, end))
+        c = base.path.coefficients(state.new_tensor([chain.times[k]]).clamp_min(chain.times[1] / 2))
+        gain = c.beta / base.able.role.amplitude(c)[0] ** 2
+        halves = [gain * (_mean(end[:, j::2], told[:, j::2]) - end[:, j::2].mean(1)) for j in (0, 1)]
+        root, seen = logits.logsumexp(1).softmax(0), _mean(pull, logits)
+        aim = root @ (halves[0] * halves[1]).sum(1)  # |∇ log h|² without the bias of its own noise
+        noise = root @ _mean((pull - seen[:, None]).square().sum(2, keepdim=True), logits)[:, 0]
+        cross = root @ (seen * (halves[0] + halves[1]) / 2).sum(1)
         found.append((chain.times[k], float(cross / aim), float(aim.clamp_min(0) / noise.clamp_min(1e-30))))
     return Sight(*(list(column) for column in zip(*found, strict=True)))
 
 
-def _flow_pull(base: Field, state: Tensor, t: Tensor, end: Tensor, index: Tensor, condition: Condition) -> Tensor:
-    """(β/n²)(x1 − E_base[x1 | x_k]) of every branch."""
-    c = base.path.coefficients(base.path.clamp(t).clamp(1e-3, 1 - 1e-3))
-    n = base.able.role.amplitude(c)[0]
-    with torch.no_grad():
-        guess = base.endpoints(state, t, condition)[1]
-    return scaled((c.beta / n**2)[index], end - guess[index])
-
-
-def _halves(values: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted means over the even and over the odd branches, each (n, D)."""
-    return tuple((logits[:, k::2].softmax(1)[..., None] * values[:, k::2]).sum(1) for k in (0, 1))  # type: ignore[return-value]
+def _mean(values: Tensor, logits: Tensor) -> Tensor:
+    """Mean of (n, m, D) over the branches with weights e^{logits} (n, m): (n, D)."""
+    return (logits.softmax(1)[..., None] * values).sum(1)
