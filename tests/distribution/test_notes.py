@@ -73,6 +73,48 @@ def test_a_note_begins_rises_and_ends_when_written(player, attack):
     assert int(wave[SECONDS >= ONSET + 0.5].abs().max()) == 0 < int(wave.abs().max())
 
 
+def many(player: Instrument, n: int = 400, samples: int = 2000) -> Voice:
+    return player.voice(Score(*(torch.full((n,), v).double() for v in (440.0, 0.0, 0.6))), SECONDS[:samples], seeded())
+
+
+def passes(rising: torch.Tensor, level: float) -> torch.Tensor:
+    """Seconds after the onset at which every row first reaches a level."""
+    return SECONDS[(rising >= level).double().argmax(1)] - ONSET
+
+
+@pytest.mark.parametrize(("player", "low", "high"), [(Flute(), 0.08, 0.12), (Brass(), 0.025, 0.045)])
+def test_attacks_are_uniform_between_their_ends(player, low, high):
+    """Half a cosine is at a half in the middle of the attack."""
+    share = (2 * passes(many(player).envelope, 0.5) - low) / (high - low)
+    assert -0.001 <= float(share.min()) < 0.02 and 0.98 < float(share.max()) < 1.02
+    assert abs(float(share.mean()) - 0.5) < 5 * 0.289 / 400**0.5 + 0.01
+
+
+def test_brass_takes_two_attacks_to_its_pitch():
+    voice = many(Brass())
+    rise = passes(1200 * (voice.frequency / 440).log2(), -20.0)
+    torch.testing.assert_close(rise, 2 * passes(voice.envelope, 0.5), atol=3 / 8000, rtol=0)
+
+
+def test_the_flutes_harmonics_differ_from_note_to_note_by_a_decibel():
+    """Normal, independent of each other, around 1, 0.35, 0.12 and 0.05; and every note begins to sway elsewhere."""
+    voice = many(Flute(), 2000, 1)
+    found = 20 * torch.cat(voice.amplitudes, 1).double().log10()
+    found = found - 20 * torch.tensor([1.0, 0.35, 0.12, 0.05]).double().log10()
+    assert float(found.mean(0).abs().max()) < 5 / 2000**0.5
+    assert float((found.T.cov() - torch.eye(4)).abs().max()) < 5 * (2 / 2000) ** 0.5
+    above = (voice.frequency[:, 0] > 440).double()
+    assert abs(float(above.mean()) - 0.5) < 5 * 0.5 / 2000**0.5
+
+
+def test_the_flutes_breath_is_a_fiftieth():
+    """White: of 0.02 of the loudest, half of the power lies above 2000 Hz, where a note of 220 Hz has no harmonic."""
+    wave = Flute().play(note(220.0), 8000, 8192, seeded())[0, 1600:6600].double()
+    spectrum = torch.fft.rfft(wave * torch.hann_window(5000, dtype=torch.float64)).abs().square()[1251:-1]
+    deviation = (2 * spectrum.sum() / 5000 / (5000 * 0.375) * 2).sqrt()
+    assert float(deviation) == pytest.approx(0.02 * 0.25 * 32767, rel=0.06)
+
+
 class Siren(Instrument):
     """One harmonic that rises from 200 Hz by 300 Hz a second."""
 
@@ -100,6 +142,8 @@ def test_harmonics_of_brass_fall_as_written(loudness):
     """In the steady part a_k/a_1 = e^{−(k−1)/b}, b = 2.5 + 3 (1 + L/12): read off by projection on 10 whole periods."""
     pitch, rate = 250.0, 8000
     steady = Brass().play(note(pitch, loudness), rate, 8192, seeded())[0, 3200:6400].double()
+    level = 0.25 * 32767 / 2**0.5 * 10 ** (loudness / 20)
+    assert float(steady.square().mean().sqrt()) == pytest.approx(level, rel=1e-3), "Σ a_k² = 1"
     spectrum = torch.fft.rfft(steady).abs()
     step = round(pitch * 3200 / rate)
     found = spectrum[step : 16 * step : step] / spectrum[step]

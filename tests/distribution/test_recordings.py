@@ -76,6 +76,7 @@ def test_the_mask_is_the_sound(folder, modality):
         assert sample.mask.shape == sample.x.shape and sample.mask.dtype == torch.bool
         assert torch.equal(sample.mask, wanted[:, None, None].expand_as(sample.x))
     assert data.draw(torch.tensor([3]), None)[:1].mask.shape == (1, *data.event_shape)
+    assert data.to("meta").length.device.type == "meta", "lengths travel with their sound"
     moved = data.to("cpu").split("test")
     assert torch.equal(moved.every(9, RANDOM).mask, data.split("test").every(9, RANDOM).mask)
     assert AudioFolder(folder, SAMPLES, modality=modality).draw(torch.arange(3), None).mask is None

@@ -31,6 +31,25 @@ def test_pictures_are_squares_of_bytes_in_order_of_names(tmp_path):
     assert parts == [20, 2, 2]
 
 
+def test_pictures_stand_upright(tmp_path):
+    folder = pictures(tmp_path / "p", size=(8, 8))
+    with Picture.open(folder / "001.png") as picture:
+        exif = picture.getexif()
+        exif[0x0112] = 6  # the camera was turned: the right of the file is the bottom of the picture
+        picture.rotate(90).save(folder / "001.png", exif=exif)
+    data = ImageFolder(str(folder), size=8)
+    assert data.raw[1, 0, 0].tolist() == 4 * [250] + 4 * [5], "as it was before it was turned"
+
+
+def test_what_is_louder_than_files_can_be_is_clipped(tmp_path):
+    folder = recordings(tmp_path / "r", rate=8000)
+    wave = np.linspace(-2, 2, 8192)
+    soundfile.write(folder / "000.wav", wave, 8000, subtype="FLOAT")
+    heard = AudioFolder(str(folder)).raw[0]
+    assert torch.equal(heard, torch.from_numpy(wave.astype(np.float32) * np.float32(32767)).clamp(-32767, 32767)
+                       .round().to(torch.int16))  # fmt: skip
+
+
 def test_recordings_are_mixed_down_resampled_and_cut_into_clips_of_one_split(tmp_path):
     folder = recordings(tmp_path / "r", n=12, seconds=2.2)
     wave, rate = soundfile.read(folder / "000.wav")
@@ -72,6 +91,20 @@ def test_clouds_are_centred_scaled_and_resampled_by_training_only(tmp_path):
     )
     torch.testing.assert_close(torch.linalg.svdvals(turned[0]), torch.linalg.svdvals(stored.T), rtol=1e-4, atol=0)
     assert float((turned[0] - stored.T).square().mean()) > 0.1
+
+
+def test_points_are_kept_from_all_over_a_cloud_and_repeated_where_there_are_too_few(tmp_path):
+    folder = shapes(tmp_path / "c", n=20)
+    half = np.ones((500, 3))
+    np.save(folder / "000.npy", np.concatenate([-half, half]))
+    np.savez(folder / "001.npz", np.arange(90).reshape(30, 3), np.zeros((30, 3)))  # of several arrays the first
+    (folder / "001.npy").unlink()
+    np.save(folder / "002.npy", np.full((1, 3), 7.0))
+    two, few, one = CloudFolder(str(folder), points=10, stored=70).raw[:3]
+    counts = two[:, 0].unique(return_counts=True)[1]
+    assert len(counts) == 2 and abs(int(counts[0]) - 35) < 4.5 * (70 * 0.25) ** 0.5
+    assert sorted(few[:, 0].unique(return_counts=True)[1].tolist()) == 20 * [2] + 10 * [3]
+    assert torch.equal(one, torch.zeros(70, 3)), "a point has no size"
 
 
 def test_meshes_are_sampled_by_area(tmp_path):
@@ -122,6 +155,10 @@ def broken(folder, kind):
     if kind == "eight":
         soundfile.write(folder / "eight.wav", np.zeros((9000, 8)), 8000)
         return "eight.wav"
+    if kind in ("unheard", "endless"):
+        wave = np.full(9000 * (kind == "endless"), np.inf)
+        soundfile.write(folder / f"{kind}.wav", wave, 8000, subtype="FLOAT")
+        return f"{kind}.wav"
     if kind == "nan":
         np.save(folder / "bad.npy", np.full((30, 3), np.nan))
         return "bad.npy"
@@ -134,6 +171,7 @@ def broken(folder, kind):
 
 @pytest.mark.parametrize(("make", "kind", "member"), [
     (pictures, "truncated", ImageFolder), (recordings, "text", AudioFolder), (recordings, "eight", AudioFolder),
+    (recordings, "unheard", AudioFolder), (recordings, "endless", AudioFolder),
     (shapes, "nan", CloudFolder), (shapes, "shape", CloudFolder), (shapes, "pickle", CloudFolder),
 ])  # fmt: skip
 def test_a_bad_file_is_named_or_left_out(make, kind, member, tmp_path, caplog):

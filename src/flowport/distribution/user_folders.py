@@ -70,8 +70,7 @@ def _clips(path: Path, rate: int, stored: int) -> NDArray:
         raise ValueError("it holds NaN or infinite values")
     mono = wave.mean(1)
     if own != rate:
-        shared = int(np.gcd(own, rate))
-        mono = resample_poly(mono, rate // shared, own // shared)
+        mono = resample_poly(mono, rate, own)
     count = max(1, len(mono) // stored)
     clips = np.full(count * stored, PADDING, dtype=np.int16)
     kept = mono[: len(clips)]
