@@ -83,3 +83,11 @@ def test_buffers_that_were_moved_between_two_trainings_are_still_copied() -> Non
     module.double().float()  # as a move to another device does: buffers become new tensors
     fit()
     assert float(module.ema.count) == 16
+
+
+def test_the_average_of_any_field_is_float32_and_never_in_training_mode() -> None:
+    flow, _ = compose(EightGaussians(), Moons(), coupling=Independent())
+    field = flow.field.bfloat16().train()
+    again = FlowModule(flow.source, flow.target, field, flow.objective, flow.make_optimizer, None, flow.randomness)
+    assert {p.dtype for p in again.ema.parameters()} == {torch.float32} != {p.dtype for p in field.parameters()}
+    assert all(not part.training for part in again.ema.modules()) and field.training
