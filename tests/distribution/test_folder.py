@@ -49,14 +49,14 @@ def test_without_two_folders_for_all_there_are_no_classes(names, tmp_path):
 
 
 def test_a_tenth_of_the_files_is_held_out_twice_and_every_class_in_proportion(tmp_path):
-    """20 files of one class and 10 of another, of one to three items: 3 for the test, 2 of them of the first class."""
-    files = {f"{'a' if k < 20 else 'b'}/{k:02}.txt": f"{1 + k % 3} {k}" for k in range(30)}
+    """Files of one to three items, 160 of one class and 80 of another: 24 for the test, 16 of them of the first."""
+    files = {f"{'a' if k < 160 else 'b'}/{k:03}.txt": f"{1 + k % 3} {k}" for k in range(240)}
     found = read(written(tmp_path / "f", files))
     homes = {name: found.file[rows].unique() for name, rows in found.splits().items()}
-    assert {name: len(home) for name, home in homes.items()} == {"train": 24, "validation": 3, "test": 3}
+    assert {name: len(home) for name, home in homes.items()} == {"train": 192, "validation": 24, "test": 24}
     for part in ("validation", "test"):
-        assert int((homes[part] < 20).sum()) == 2
-    assert torch.cat(list(homes.values())).sort().values.tolist() == list(range(30)), "no file in two parts"
+        assert int((homes[part] < 160).sum()) == 16
+    assert torch.cat(list(homes.values())).sort().values.tolist() == list(range(240)), "no file in two parts"
 
 
 def test_ten_items_are_enough(tmp_path):
