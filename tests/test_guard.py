@@ -65,3 +65,15 @@ def test_no_bad_step_is_forgotten_however_seldom_one_looks(tmp_path: Path) -> No
     flow.note(3, torch.tensor(torch.nan))
     with pytest.raises(Refusal, match="training step 3"):
         many()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_look_forgets_what_was_finite_and_nothing_else(value: float, tmp_path: Path) -> None:
+    flow = module(tmp_path)
+    flow.note(0, torch.tensor(1.0))
+    flow.check_losses()
+    assert not flow.losses
+    flow.note(1, torch.tensor(value))
+    for _ in range(2):
+        with pytest.raises(Refusal, match="training step 1"):
+            flow.check_losses()
