@@ -30,8 +30,9 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(value: fl
     flow = module(tmp_path)
     with torch.no_grad():
         next(flow.field.parameters()).view(-1)[-1] = value
-    with pytest.raises(Refusal, match=r"field\.network.* was not finite after training step -1"):
-        flow.on_save_checkpoint({})
+    for look in (lambda: flow.on_save_checkpoint({}), flow.on_train_end, flow.on_validation_start):
+        with pytest.raises(Refusal, match=r"field\.network.* was not finite after training step -1"):
+            look()
 
 
 def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +78,5 @@ def test_a_look_forgets_what_was_finite_and_nothing_else(value: float, tmp_path:
     for _ in range(2):
         with pytest.raises(Refusal, match="training step 1"):
             flow.check_losses()
+    flow.on_fit_start()
+    assert not flow.losses, "a new training begins anew"
