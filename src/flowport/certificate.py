@@ -74,22 +74,21 @@ class Sight:
 
     @property
     def clear(self) -> bool:
-        """Signal at least 0.3 and slope within 0.1 of 1 at all times: adjoint matching can see the answer."""
-        return min(self.signals) >= 0.3 and max(abs(s - 1) for s in self.slopes) <= 0.1
+        """Signal at least 0.3 and slope within 0.15 of 1 (20 steps alone bring 0.1) at all times."""
+        return min(self.signals) >= 0.3 and max(abs(s - 1) for s in self.slopes) <= 0.15
 
     def sentence(self) -> str:
-        worst = min(range(len(self.times)), key=lambda k: self.signals[k])
-        told = f"signal {self.signals[worst]:.2g}, slope {self.slopes[worst]:.2f} at t = {self.times[worst]:.2f}"
+        told = f"signal {min(self.signals):.2g}, slopes {min(self.slopes):.2f} to {max(self.slopes):.2f}"
         if self.clear:
-            return f"the adjoint sees the answer at all times (least: {told})"
+            return f"the adjoint sees the answer at all times ({told})"
         return (
-            f"the adjoint cannot see the answer at all times ({told}; signal ≥ 0.3 and slope 1 ± 0.1 are needed): "
+            f"the adjoint cannot see the answer at all times ({told}; signal ≥ 0.3 and slopes of 1 ± 0.15 are needed): "
             "use objective=hybrid or path_weighted"
         )
 
 
 def sight(base: Field, reward: Reward, strength: float, pair: Pair, generator: torch.Generator, branches: int = 256,
-          scheme: Scheme | None = None, at: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)) -> Sight:  # fmt: skip
+          scheme: Scheme | None = None, at: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)) -> Sight:  # fmt: skip
     """Slope and signal of the adjoint under the tilt, before any training and without an oracle.
 
     From every state of some base paths, weighted towards the tilted law, ``branches`` base paths go on. Weighted by
