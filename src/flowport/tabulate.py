@@ -105,15 +105,19 @@ def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict
 
 def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str],
                     reference: str) -> list[tuple[tuple[str, ...], dict[str, Cell]]]:  # fmt: skip
-    """References depend on the data alone: a row for every value of the first setting, or one where all agree."""
+    """References depend on the data alone: one row for all values of the first setting that agree in them."""
     seen = dict[str, list[dict[str, float]]]()
     for setting, runs in groups.items():
         seen.setdefault(setting[0] if setting else "any", []).extend(runs)
-    rows = [(first, _cells(runs, wanted, f"_{reference}")) for first, runs in seen.items()]
-    rows = [(first, cells) for first, cells in rows if cells]
-    texts = {tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()) for _, cells in rows}
-    if len(rows) > 1 and len(texts) == 1:
-        rows = [("any", _cells([run for runs in seen.values() for run in runs], wanted, f"_{reference}"))]
+    same = dict[tuple[str, ...], list[str]]()
+    for first, runs in seen.items():
+        cells = _cells(runs, wanted, f"_{reference}")
+        if cells:
+            same.setdefault(tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()), []).append(first)
+    rows = []
+    for firsts in same.values():
+        name = "any" if len(same) == 1 and len(firsts) > 1 else ", ".join(firsts)
+        rows.append((name, _cells(seen[firsts[0]], wanted, f"_{reference}")))
     alone = len(varied) < 2
     return [
         ((f"{first}: {reference}",)[: len(varied) or 1] if alone else (first, *[reference] * (len(varied) - 1)), cells)
