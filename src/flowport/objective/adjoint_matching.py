@@ -44,26 +44,27 @@ class AdjointMatching(Tuning):
         end = finite(paths.states[-1], "a rolled-out path", strength)
         value, slope = reward.value_and_gradient(end, condition)
         adjoint = lean_adjoint(self.scheme, field.base, paths.states, condition, -strength * slope.to(end))
-        finite(adjoint[0], "the adjoint", strength)
         paired = adjoint[1:-1] if self.scheme.after else adjoint[:-2]
         times, variances = (torch.tensor(v[: len(paired)], dtype=end.dtype, device=end.device)
                             for v in (chain.times, chain.variances))  # fmt: skip
         errors = variances[:, None] * (paths.controls + paired).square().flatten(2).sum(2)
-        limit = torch.inf if self.clip is None else self.clip * strength**2
-        self.limit = limit
+        finite(errors, "the squared adjoint", strength)
+        limit = errors.new_tensor(torch.inf if self.clip is None else self.clip * strength**2)
         facts = facts_of(
             strength * value, paths.energy, end, adjoint_norm=rows(adjoint[0].square()).sqrt().mean(),
             clipped=(errors > limit).float().mean(),
         )  # fmt: skip
         source = pair.source.x if field.conditioning.sees_source else start
         rollout = Rollout(source, end, strength * value, paths.log_ratio, condition.label, times, variances,
-                          paths.states[: len(paired)], paired)  # fmt: skip
+                          paths.states[: len(paired)], paired, limit=limit)  # fmt: skip
         return rollout, facts
 
     def loss(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
         states, adjoints, times, variances = rollout.states, rollout.adjoints, rollout.times, rollout.variances
-        assert states is not None and adjoints is not None and times is not None and variances is not None
+        limit = rollout.limit
+        assert states is not None and adjoints is not None
+        assert times is not None and variances is not None and limit is not None
         k, n = len(times), len(rollout.start)
         chosen = torch.arange(k, device=times.device).expand(n, k)
         if self.early is not None:
@@ -76,4 +77,4 @@ class AdjointMatching(Tuning):
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.scheme.control(field, x, times[step], condition, s2, floor)
         error = s2 * rows((g - wanted).square().float())
-        return Loss(error.clamp_max(self.limit) / x[0].numel())
+        return Loss(torch.minimum(error, limit) / x[0].numel())

@@ -23,7 +23,8 @@ class Rollout:
     start, end: (n, *D); reward: λ r(end), (n,); log_ratio: log dP/dP_base, (n,); label: (n,) of the wished class.
     times, variances: t_k and s²_k of the steps that are learnt from, (k,); states: x_k, and adjoints: what is paired
     with them, (k, n, *D). share: of the flow-matching target at every such step, (k,). scale: the part a of the
-    reward's strength that is reached, (). temper: exponent of the weights, ().
+    reward's strength that is reached, (). temper: exponent of the weights, (). limit: what a term of the loss counts at
+    most, ().
     """
 
     start: Tensor
@@ -38,6 +39,7 @@ class Rollout:
     share: Tensor | None = None
     scale: Tensor | None = None
     temper: Tensor | None = None
+    limit: Tensor | None = None
 
     def condition(self, sees_source: bool) -> Condition:
         return Condition(self.label, self.start if sees_source else None)
