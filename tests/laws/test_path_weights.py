@@ -1,0 +1,59 @@
+"""Path weights are exact for any control: the hard mixture's tilt from base paths and from wrongly controlled ones."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.adjoint import Exact, roll_out
+from flowport.field import Change, Tilted
+from flowport.grid import Uniform
+from flowport.shapes import Condition
+from tests.laws.tilts import F64, from_noise, mixture
+
+WEIGHTS = [0.4, 0.3, 0.2, 0.1]
+MEANS = torch.tensor([[-2, -1], [1.5, -1.5], [-0.5, 2], [2.5, 1.5]], dtype=F64)
+AXES = [(0.6, 0.3, 0.5), (0.5, 0.25, -0.4), (0.7, 0.3, 1.2), (0.35, 0.35, 0.0)]
+C = torch.tensor([0.5, 0.4], dtype=F64)
+
+
+def covariances():
+    found = []
+    for a, b, angle in AXES:
+        turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=F64)
+        found.append(turn @ torch.diag(torch.tensor([a * a, b * b], dtype=F64)) @ turn.T)
+    return torch.stack(found)
+
+
+class Wrong(Change):
+    """G = max(t, h) ½ (½ − x₂, tanh x₁), which has nothing to do with the reward."""
+
+    needs_base = False
+
+    def velocity(self, x, t, condition, base, gains):
+        raise NotImplementedError
+
+    def tilt(self, x, t, condition, base, gains):
+        return 0.5 * gains.beta[:, None] * torch.stack([0.5 - x[:, 1], torch.tanh(x[:, 0])], 1)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
+    n, s = 30_000, covariances()
+    base = from_noise(mixture(WEIGHTS, MEANS, s))
+    generator = torch.Generator().manual_seed(0)
+    field = Tilted(base, Wrong()) if controlled else base
+    start = torch.randn(n, 2, dtype=F64, generator=generator)
+    paths = roll_out(Exact(Uniform(40)), field, start, Condition(), generator)
+    inverse = (-paths.log_ratio).exp()
+    assert float(inverse.mean()) == pytest.approx(1, abs=0.02)
+    assert (float(inverse.std()) > 0.3) == controlled
+    end = paths.states[-1]
+    weight = (end @ C - paths.log_ratio).softmax(0)
+    wanted = (torch.tensor(WEIGHTS, dtype=F64).log() + MEANS @ C + 0.5 * (C @ s @ C)).softmax(0)
+    law = torch.distributions.MultivariateNormal(MEANS, s)
+    tilted = (law.log_prob(end[:, None]) + torch.tensor(WEIGHTS, dtype=F64).log()).softmax(1)
+    found = weight @ tilted
+    assert float((found - wanted).abs().max()) <= 0.012
+    ess = float(1 / weight.square().sum() / n)
+    assert 0.3 < ess < 0.45
