@@ -107,17 +107,11 @@ def test_the_memoryless_weights_of_the_straight_path():
     close(gains.spread, (1 - t) / ((1 - t) ** 2 + t**2).sqrt())
 
 
-@pytest.mark.parametrize(
-    "make", [lambda base: Control(base, (2,), ConditionShape(), MLP), None], ids=["control", "full"]
-)
-def test_tuning_starts_at_the_base_and_never_moves_it(make):
-    c = Composition(
-        Linear(), from_noise(FROM_NOISE["gaussian"]).able.role, from_noise(FROM_NOISE["gaussian"]).prediction
-    )
-    base = learned() if make is None else c.field(FROM_NOISE["gaussian"])
-    tilted = Tilted(base, Full(base, (2,), ConditionShape()) if make is None else make(base))
-    x, _ = points(8)
-    x, t = (x.float(), torch.rand(8)) if make is None else (x, torch.rand(8, dtype=F64))
+@pytest.mark.parametrize("change", [partial(Control, network=MLP), Full], ids=["control", "full"])
+def test_tuning_starts_at_the_base_and_never_moves_it(change):
+    base = learned()
+    tilted = Tilted(base, change(base, (2,), ConditionShape()))
+    x, t = points(8)[0].float(), torch.linspace(0, 1, 8)
     close(tilted.velocity(x, t, Condition()), base.velocity(x, t, Condition()), rtol=1e-6, atol=1e-6)
     assert not tilted.train().base.training and tilted.change.training
     assert [p for p in base.parameters() if p.requires_grad] == []
