@@ -1,6 +1,7 @@
 """The algebra of a tilt: Δv = η G, Δs = G, ΔE[x1 | x] = (n²/β) G, on every path that has a noise (THEORY 3.1, 4.2)."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
