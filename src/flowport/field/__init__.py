@@ -2,7 +2,8 @@
 
 from flowport.field.analytic import Analytic, JointMixture
 from flowport.field.base import Field
+from flowport.field.guided import Guided
 from flowport.field.learned import Learned
 from flowport.field.tilted import Change, Tilted
 
-__all__ = ["Analytic", "Change", "Field", "JointMixture", "Learned", "Tilted"]
+__all__ = ["Analytic", "Change", "Field", "Guided", "JointMixture", "Learned", "Tilted"]
