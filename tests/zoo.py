@@ -7,7 +7,20 @@ from functools import partial
 
 import torch
 
-from flowport import conditioning, cost, coupling, distribution, grid, modality, path, prediction, reward, solver
+from flowport import (
+    adjoint,
+    conditioning,
+    cost,
+    coupling,
+    distribution,
+    grid,
+    modality,
+    objective,
+    path,
+    prediction,
+    reward,
+    solver,
+)
 from flowport import time_sampler as times
 from flowport import volatility as volatilities
 from flowport import weighting as weights
@@ -199,6 +212,19 @@ REWARDS_OF = [
     ),
 ]
 REWARDS = [(name, make) for name, make, _ in REWARDS_OF]
+
+STEPS = partial(grid.Uniform, 5)
+TUNINGS = [
+    ("adjoint_matching", lambda: objective.AdjointMatching(adjoint.Exact(STEPS()), early=2, clip=1.6, rounds=2)),
+    ("path_weighted", lambda: objective.PathWeighted(STEPS(), late=None, batch=32, rounds=2, keep=2, paths=4)),
+    ("hybrid", lambda: objective.PathWeighted(STEPS(), late=0.4, batch=32, rounds=2, keep=2, paths=4)),
+    ("draft", lambda: objective.DRaFT(STEPS(), last=2, rounds=2)),
+    ("refl", lambda: objective.ReFL(STEPS(), late=0.4, rounds=2)),
+    ("reward_weighted", lambda: objective.RewardWeighted(STEPS(), batch=32, rounds=2, paths=4)),
+    ("best_of", lambda: objective.RewardWeighted(STEPS(), None, best_of=4, batch=32, rounds=2)),
+    ("tilt_matching", lambda: objective.TiltMatching(STEPS(), stages=2, noisings=8, batch=32, rounds=2, paths=4)),
+    ("policy_gradient", lambda: objective.PolicyGradient(STEPS(), group=4, batch=32, rounds=2)),
+]
 
 
 def named(members: list) -> dict:

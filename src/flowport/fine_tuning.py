@@ -85,7 +85,9 @@ class FineTuneModule(Averaged):
         return loss
 
     def _collect(self, pair: Pair) -> None:
-        generator = self.draws.generator("collection", self.batches // self.objective.rounds, self.device)
+        number = self.batches // self.objective.rounds
+        generator = self.draws.generator("collection", number, self.device)
+        self.objective.begin(number)
         rollout, facts = self.objective.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
         if self.replay:
             self.replay.append(self.replay.pop().ends)

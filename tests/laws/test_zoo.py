@@ -10,6 +10,7 @@ from flowport.cost import Cost
 from flowport.coupling import Coupling
 from flowport.distribution import Distribution
 from flowport.grid import Grid
+from flowport.objective import Tuning
 from flowport.path import Path
 from flowport.prediction import Prediction
 from flowport.reward import Reward
@@ -25,6 +26,7 @@ FAMILIES = [
     ("time_sampler", TimeSampler, zoo.TIME_SAMPLERS), ("weighting", Weighting, zoo.WEIGHTINGS),
     ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
     ("distribution", Distribution, zoo.DISTRIBUTIONS), ("reward", Reward, zoo.REWARDS),
+    ("objective", Tuning, zoo.TUNINGS),
 ]  # fmt: skip
 ELSEWHERE = {
     "TensorFile",

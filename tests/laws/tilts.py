@@ -104,3 +104,48 @@ class Affine:
             factor = float(a + h * s2 * slope)
             mean, variance = factor * mean + float(b + h * s2 * shift), factor**2 * variance + float(h * s2)
         return mean, variance
+
+
+class Scaled(Change):
+    """a times the step from a base's velocity to a goal's. For one Gaussian and the tilt by a linear reward as the goal
+    this is the tilt of strength a."""
+
+    def __init__(self, base: Analytic, goal: Analytic, a: float = 1.0) -> None:
+        super().__init__()
+        self.fields, self.a = (base, goal), a
+
+    def velocity(self, x, t, condition, base, gains):
+        ground, goal = (field.velocity(x, t, condition) for field in self.fields)
+        return self.a * (goal - ground)
+
+
+class Line(Change):
+    """Δv = G = g + k x, with parameters g and k."""
+
+    def __init__(self, g: float = 0.0, k: float = 0.0) -> None:
+        super().__init__()
+        self.gk = torch.nn.Parameter(torch.tensor([g, k], dtype=F64))
+
+    def velocity(self, x, t, condition, base, gains):
+        return self.gk[0] + self.gk[1] * x
+
+    def tilt(self, x, t, condition, base, gains):
+        return self.gk[0] + self.gk[1] * x
+
+
+class Pull(Change):
+    """ΔE[x1 | x_t] = a spread²."""
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = a
+
+    def velocity(self, x, t, condition, base, gains):
+        return (self.a * gains.spread**2 / gains.end)[:, None].expand_as(x)
+
+
+def vertex(values: list[Tensor]) -> float:
+    """Where the parabola through the values at 0, 1 and 2 is least."""
+    zero, one, two = (float(v) for v in values)
+    bend = (two - 2 * one + zero) / 2
+    return -(one - zero - bend) / (2 * bend)

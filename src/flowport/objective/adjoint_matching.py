@@ -49,22 +49,20 @@ class AdjointMatching(Tuning):
                             for v in (chain.times, chain.variances))  # fmt: skip
         errors = variances[:, None] * (paths.controls + paired).square().flatten(2).sum(2)
         finite(errors, "the squared adjoint", strength)
-        limit = errors.new_tensor(torch.inf if self.clip is None else self.clip * strength**2)
+        power = end.new_tensor(strength)
         facts = facts_of(
             strength * value, paths.energy, end, adjoint_norm=rows(adjoint[0].square()).sqrt().mean(),
-            clipped=(errors > limit).float().mean(),
+            clipped=(errors > self._limit(power)).float().mean(),
         )  # fmt: skip
         source = pair.source.x if field.conditioning.sees_source else start
         rollout = Rollout(source, end, strength * value, paths.log_ratio, condition.label, times, variances,
-                          paths.states[: len(paired)], paired, limit=limit)  # fmt: skip
+                          paths.states[: len(paired)], paired, strength=power)  # fmt: skip
         return rollout, facts
 
     def loss(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
         states, adjoints, times, variances = rollout.states, rollout.adjoints, rollout.times, rollout.variances
-        limit = rollout.limit
-        assert states is not None and adjoints is not None
-        assert times is not None and variances is not None and limit is not None
+        assert states is not None and adjoints is not None and times is not None and variances is not None
         k, n = len(times), len(rollout.start)
         chosen = torch.arange(k, device=times.device).expand(n, k)
         if self.early is not None:
@@ -77,4 +75,9 @@ class AdjointMatching(Tuning):
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.scheme.control(field, x, times[step], condition, s2, floor)
         error = s2 * rows((g - wanted).square().float())
-        return Loss(torch.minimum(error, limit) / x[0].numel())
+        return Loss(torch.minimum(error, self._limit(rollout.strength)) / x[0].numel())
+
+    def _limit(self, strength: Tensor | None) -> Tensor:
+        """What a term counts at most, ()."""
+        assert strength is not None
+        return torch.full_like(strength, torch.inf) if self.clip is None else self.clip * strength**2

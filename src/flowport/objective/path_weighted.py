@@ -10,6 +10,7 @@ from flowport.errors import Refusal
 from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
+from flowport.objective.results import error_of
 from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
 from flowport.objective.weights import effective, normalised, reached
 from flowport.prediction.base import MARGIN
@@ -141,7 +142,7 @@ class PathWeighted(Tuning):
         x = field.path.sample(Pair(Sample(sources), Sample(ends)), t, z if field.path.bridge else None).x
         with torch.no_grad():
             wanted = ends - field.base.endpoints(x, t, condition)[1]
-        error = self._error(field, x, t, condition, wanted)
+        error = error_of(field, x, t, condition, wanted)
         if newest.times is None or newest.share is None:
             return error
         later = torch.searchsorted(newest.times, t, right=True) - 1  # the share at the step before t; 1 before all
@@ -158,11 +159,5 @@ class PathWeighted(Tuning):
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
         t, x, gains = times[step], states[step, row], field.gains(times[step])
         wanted = scaled(gains.variance / gains.beta, -rollout.scale * adjoints[step, row])
-        error = self._error(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
+        error = error_of(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
         return (1 - times[0]) * (1 - rollout.share[step]) * error
-
-    @staticmethod
-    def _error(field: Tilted, x: Tensor, t: Tensor, condition: Condition, wanted: Tensor) -> Tensor:
-        gains = field.gains(t)
-        moved = scaled(gains.end, field.shift(x, t, condition))
-        return rows(scaled(1 / gains.spread, moved - wanted).square().float()) / x[0].numel()

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -23,8 +23,10 @@ class Rollout:
     start, end: (n, *D); reward: λ r(end), (n,); log_ratio: log dP/dP_base, (n,); label: (n,) of the wished class.
     times, variances: t_k and s²_k of the steps that are learnt from, (k,); states: x_k, and adjoints: what is paired
     with them, (k, n, *D). share: of the flow-matching target at every such step, (k,). scale: the part a of the
-    reward's strength that is reached, (). temper: exponent of the weights, (). limit: what a term of the loss counts at
-    most, ().
+    reward's strength that is reached, (). temper: exponent of the weights, (). strength: λ, ().
+
+    Of single methods: goal: target points of the batch itself, (n, *D); wanted: changes of velocity to regress on at
+    the states, (k, n, *D); actions: what was done there, (k, n, *D), and log_prob: of that, up to a constant, (k, n).
     """
 
     start: Tensor
@@ -39,7 +41,11 @@ class Rollout:
     share: Tensor | None = None
     scale: Tensor | None = None
     temper: Tensor | None = None
-    limit: Tensor | None = None
+    strength: Tensor | None = None
+    goal: Tensor | None = None
+    wanted: Tensor | None = None
+    actions: Tensor | None = None
+    log_prob: Tensor | None = None
 
     def condition(self, sees_source: bool) -> Condition:
         return Condition(self.label, self.start if sees_source else None)
@@ -47,7 +53,8 @@ class Rollout:
     @property
     def ends(self) -> "Rollout":
         """Without the way: what a replay keeps of older paths."""
-        return replace(self, times=None, variances=None, states=None, adjoints=None, share=None, temper=None)
+        kept = (self.start, self.end, self.reward, self.log_ratio, self.label)
+        return Rollout(*kept, scale=self.scale, strength=self.strength)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
@@ -75,6 +82,10 @@ class Tuning(ABC):
                 f"objective={type(self).__name__} needs the reward's gradient, which {type(reward).__name__} does not "
                 "have: use objective=path_weighted, tilt_matching, reward_weighted or policy_gradient"
             )
+
+    def begin(self, number: int) -> None:
+        """Told before every collection how many were before it, so that a resumed run is at the same stage."""
+        return
 
     @abstractmethod
     def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,

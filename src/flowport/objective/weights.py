@@ -1,5 +1,7 @@
 """Path weights: self-normalised, annealed until enough of the paths count."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,3 +30,16 @@ def reached(reward: Tensor, log_ratio: Tensor, groups: int, ess: float) -> tuple
     scale = level[best]
     tempered = effective(normalised(level[:, None] * (scale * reward - log_ratio), groups), groups)
     return scale, level[torch.where(tempered >= ess, level, -1).argmax()]
+
+
+def centred(values: Tensor, groups: int) -> Tensor:
+    """Every value less the mean of the others of its group, (n,): a baseline that the value itself does not move, so
+    that products with it have the mean of a covariance whatever the size of the groups."""
+    v = values.view(groups, -1)
+    return ((v - v.mean(1, keepdim=True)) * (v.shape[1] / (v.shape[1] - 1))).flatten()
+
+
+def best_of_divergence(n: int) -> float:
+    """KL(best of n | base) = log n − (n − 1)/n, for rewards without ties (with ties less): the budget of best-of-n
+    (Beirami et al. 2024, Theoretical guarantees on the best-of-n alignment policy)."""
+    return math.log(n) - (n - 1) / n

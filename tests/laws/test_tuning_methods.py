@@ -1,0 +1,280 @@
+"""What the other reward fine-tuning methods reach, exactly or with a known bias, in one dimension."""
+
+import math
+
+import pytest
+import torch
+
+from flowport.adjoint import Exact
+from flowport.field import Tilted
+from flowport.grid import Uniform
+from flowport.objective import DRaFT, PolicyGradient, ReFL, RewardWeighted, TiltMatching
+from flowport.objective.results import spent
+from flowport.objective.weights import best_of_divergence
+from flowport.path import BrownianBridge
+from flowport.reward import Linear, Quadratic
+from flowport.shapes import Condition, Pair, Sample
+from tests.laws.oracles import line
+from tests.laws.tilts import F64, Affine, Change, Line, Pull, Scaled, Table, Tabled, from_noise, given_start, vertex
+
+C, S2, REST = 0.9, 0.49, 0.49 - 0.21**2 / 0.25
+"""The reward C x; Var x1 in the world from noise; Var(x1 | x0) in that of the bridge."""
+
+
+def noise(m=1.0, s2=S2):
+    return from_noise(line([(1, 0, m, 1, s2, 0)]))
+
+
+def bridge(m=1.0):
+    return given_start(line([(1, 2, m, 0.25, 0.49, 0.21)]), BrownianBridge(0.8))
+
+
+WORLDS = {"noise": (noise(), noise(1 + S2 * C)), "bridge": (bridge(), bridge(1 + REST * C))}
+"""A base and its tilt by C x, given x0 on the bridge."""
+worlds = pytest.mark.parametrize("world", WORLDS)
+
+
+def drawn(world, n, seed=0):
+    """n pairs of the world's joint law."""
+    joint, generator = WORLDS[world][0].joint, torch.Generator().manual_seed(seed)
+    x0 = joint.m0 + joint.s0[0].sqrt() * torch.randn(n, 1, dtype=F64, generator=generator)
+    given = joint.given(x0)
+    x1 = given.m1[:, 0] + given.s1[:, 0, 0].sqrt() * torch.randn(n, 1, dtype=F64, generator=generator)
+    return Pair(Sample(x0), Sample(x1))
+
+
+def at(world, a):
+    base, goal = WORLDS[world]
+    return Tilted(base, Scaled(base, goal, a))
+
+
+def collected(objective, field, world, n, reward=None, seed=1):
+    reward, generator = reward or Linear([C]), torch.Generator().manual_seed(seed)
+    objective.accept(field.base, reward)
+    return objective.collect(field, reward, 1.0, drawn(world, n), generator)
+
+
+def learnt(objective, rollout, fields):
+    """The least loss over fields of strength 0, 1, 2, of which the loss is a parabola."""
+    return vertex([objective.loss(f, [rollout], torch.Generator().manual_seed(7)).mean for f in fields])
+
+
+def strengths(world):
+    return [at(world, a) for a in (0.0, 1.0, 2.0)]
+
+
+@worlds
+@pytest.mark.parametrize(("own", "temperature"), [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0), (1.0, 2.0)])
+def test_one_round_of_weights_adds_the_tilt_of_its_temperature_and_the_next_overshoots(world, own, temperature):
+    made = RewardWeighted(Uniform(20), temperature, batch=8000, paths=250)
+    rollout, _ = collected(made, at(world, own), world, 4000 if world == "noise" else 16)
+    assert learnt(made, rollout, strengths(world)) == pytest.approx(own + 1 / temperature, abs=0.15)
+
+
+def test_every_start_of_a_bridge_keeps_its_share():
+    made = RewardWeighted(paths=8)
+    field = at("bridge", 0.0)
+    rollout, _ = collected(made, field, "bridge", 30)
+    torch.testing.assert_close(made.weights(field, rollout).view(30, 8).sum(1), torch.full((30,), 1 / 30, dtype=F64))
+    made = RewardWeighted(temperature=None, best_of=8)
+    pair = drawn("bridge", 30)
+    rollout, _ = made.collect(field, Linear([C]), 1.0, pair, torch.Generator().manual_seed(0))
+    assert torch.equal(rollout.start, pair.source.x)
+
+
+@pytest.mark.parametrize(("n", "mean"), [(2, 0.56419), (4, 1.02938)])
+def test_best_of_n_is_an_order_statistic_within_its_budget(n, mean):
+    """Of N(0, 1) and a growing reward: the density n φ Φ^{n−1}, whose KL to φ is the budget."""
+    base = noise(0.0, 1.0)
+    made = RewardWeighted(temperature=None, best_of=n)
+    field = Tilted(base, Scaled(base, base))
+    rollout, _ = collected(made, field, "noise", 4000)
+    assert float(rollout.end.mean()) == pytest.approx(mean, abs=4 * 0.83 / 4000**0.5)
+    x = torch.linspace(-9, 9, 20_001, dtype=F64)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=F64), 1.0)
+    log_ratio = math.log(n) + (n - 1) * torch.special.log_ndtr(x)
+    divergence = torch.trapezoid((normal.log_prob(x) + log_ratio).exp() * log_ratio, x)
+    assert float(divergence) == pytest.approx(best_of_divergence(n), abs=1e-6)
+
+
+@worlds
+def test_tilt_matching_reaches_the_tilt_of_a_linear_reward_and_stays(world):
+    made, a = TiltMatching(Uniform(20), stages=2, noisings=8, batch=4000, paths=4), 0.0
+    for number, wanted in enumerate([0.5, 1.0, 1.0]):
+        made.begin(number)
+        rollout, facts = collected(made, at(world, a), world, 2000 if world == "noise" else 500, seed=number)
+        a = learnt(made, rollout, strengths(world))
+        assert a == pytest.approx(wanted, abs=0.08)
+        assert float(facts["scale"]) == wanted
+
+
+class Fitted(Change):
+    """Least squares of what is wanted on 1, x and x² at every time of a rollout, linear in between."""
+
+    def __init__(self, rollout):
+        super().__init__()
+        self.times = rollout.times
+        x = rollout.states
+        self.weights = torch.linalg.lstsq(torch.cat([torch.ones_like(x), x], 2), rollout.wanted).solution[..., 0]
+
+    def velocity(self, x, t, condition, base, gains):
+        k = torch.searchsorted(self.times, t.contiguous()).clamp(1, len(self.times) - 1)
+        share = (t - self.times[k - 1]) / (self.times[k] - self.times[k - 1])
+        w = torch.lerp(self.weights[k - 1], self.weights[k], share[:, None])
+        return w[:, :1] + w[:, 1:] * x
+
+
+def test_the_error_of_tilt_matching_falls_with_its_stages():
+    """c x − q x²/2: N(m, s²) becomes N((m + s²c)/(1 + s²q), s²/(1 + s²q)); Euler's rule in a is off by O(1/stages)."""
+    base, reward = noise(), Quadratic([0.5], 2.0)
+    mean, variance = (1 + S2 * 0.5) / (1 + 2 * S2), S2 / (1 + 2 * S2)
+    errors = []
+    for stages in (1, 4):
+        made, field = TiltMatching(Uniform(10), stages=stages, noisings=12), Tilted(base, Scaled(base, base))
+        for number in range(stages + 1):  # the last collection shows the results
+            made.begin(number)
+            rollout, _ = collected(made, field, "noise", 8000, reward, seed=number)
+            field = Tilted(base, Fitted(rollout))
+        errors.append((float(rollout.end.mean()) - mean, float(rollout.end.var()) - variance))
+    assert all(abs(first) > 0.05 and abs(second) < abs(first) / 2.5 for first, second in zip(*errors, strict=True))
+
+
+@pytest.mark.parametrize(("weight", "late"), [(4.0, 0.75), (8.0, 0.5)])
+def test_refl_rests_where_reward_and_flow_matching_balance_whatever_the_spread(weight, late):
+    """Of D = a spread² the loss is a² ∫ spread² dt − weight C a E[spread² | late], and ∫ spread² = 1/2."""
+    made, base = ReFL(late=late, weight=weight), noise()
+    rollout, _ = collected(made, at("noise", 0.0), "noise", 20_000)
+    times = torch.arange(round(20 * late), 20, dtype=F64) / 20
+    spread = ((1 - times) ** 2 / ((1 - times) ** 2 + times**2)).mean()
+    found = learnt(made, rollout, [Tilted(base, Pull(a)) for a in (0.0, 1.0, 2.0)])
+    assert found == pytest.approx(weight * C * float(spread), abs=0.04)
+
+
+@pytest.mark.parametrize("last", [1, 3, 6])
+def test_draft_has_the_gradient_of_the_reward_through_its_last_steps(last):
+    base = from_noise(line([(1, 0, -1, 1, 0.2, 0), (2, 0, 1, 1, 0.4, 0)]))
+    field, reward = Tilted(base, Line(0.3, -0.2)), Quadratic([0.7], 1.3)
+    found = []
+    for checkpointing in (True, False):
+        made = DRaFT(Uniform(6), last=last, checkpointing=checkpointing)
+        rollout, _ = collected(made, field, "noise", 50, reward)
+        loss = made.loss(field, [rollout], torch.Generator()).mean
+        found.append(torch.autograd.grad(loss, field.change.gk)[0])
+    assert torch.equal(*found)
+
+    def reached(g, k):
+        moved, x = Tilted(base, Line(g, k)), rollout.states[0]
+        for step in range(6 - last, 6):
+            x = x + moved.velocity(x, torch.full((50,), step / 6, dtype=F64), Condition()) / 6
+        return -float(reward.value(x.detach(), Condition()).mean())
+
+    e = 1e-5
+    slopes = [(reached(0.3 + e, -0.2) - reached(0.3 - e, -0.2)) / (2 * e),
+              (reached(0.3, -0.2 + e) - reached(0.3, -0.2 - e)) / (2 * e)]  # fmt: skip
+    torch.testing.assert_close(found[0], torch.tensor(slopes, dtype=F64), rtol=1e-7, atol=1e-8)
+
+
+def test_draft_runs_away_under_a_linear_reward_and_collapses_under_a_concave_one():
+    base = noise()
+    made = DRaFT()
+    rollout, _ = collected(made, Tilted(base, Line()), "noise", 200)
+    losses = [made.loss(at("noise", a), [rollout], torch.Generator()).mean for a in (0.0, 10.0, 20.0)]
+    moved = 0.05 * S2 * C / (0.05**2 + 0.95**2 * S2)  # the tilt's Δv at t = 0.95, for a step of 0.05
+    assert float(losses[1] - losses[0]) == pytest.approx(-10 * 0.05 * C * moved)
+    torch.testing.assert_close(losses[2] - losses[1], losses[1] - losses[0])
+
+    reward, change = Quadratic([0.5], 2.0), Line()
+    field = Tilted(base, change)
+    rollout, _ = collected(made, field, "noise", 200, reward)
+
+    def loss(gk):
+        with torch.no_grad():
+            change.gk.copy_(gk)
+        return torch.autograd.grad(made.loss(field, [rollout], torch.Generator()).mean, change.gk)[0]
+
+    zero, unit = torch.zeros(2, dtype=F64), torch.eye(2, dtype=F64)
+    slope = loss(zero)
+    newton = -torch.linalg.solve(torch.stack([loss(u) - slope for u in unit]), slope)  # the loss is quadratic
+    assert float(loss(newton).abs().max()) < 1e-9
+    x, t = rollout.states[0], torch.full((200,), 0.95, dtype=F64)
+    end = x + field.velocity(x, t, Condition()) / 20
+    torch.testing.assert_close(end.detach(), torch.full_like(end, 0.25))
+
+
+def test_the_energy_of_a_consistent_field_is_its_divergence_from_the_base():
+    for world, rest in (("noise", S2), ("bridge", REST)):
+        field, pair = at(world, 2.0), drawn(world, 20_000)
+        given = field.conditioning.sees_source
+        ends = pair.target.x + 2 * rest * C
+        condition = Condition(source=pair.source.x if given else None)
+        energy = spent(field, pair.source.x, ends, condition, torch.Generator().manual_seed(0)).mean()
+        assert float(energy) == pytest.approx(2 * rest * C * C, rel=0.01)
+
+
+# Policy gradients
+
+
+def objective_of(chain, gk, c, q, kl, states_given):
+    """E[c x_K − q x_K²/2] − kl E Σ h s²G²/2 of G = g + k x, by recursion of moments."""
+    mean, variance = gk.new_zeros(()), gk.new_ones(())
+    spent = gk.new_zeros(())
+    for a, b, h, s2 in zip(chain.a, chain.b, chain.h, chain.s2, strict=True):
+        m, v = (mean.detach(), variance.detach()) if states_given else (mean, variance)
+        spent = spent + h * s2 / 2 * ((gk[0] + gk[1] * m) ** 2 + gk[1] ** 2 * v)
+        factor = a + h * s2 * gk[1]
+        mean, variance = factor * mean + b + h * s2 * gk[0], factor**2 * variance + h * s2
+    return c * mean - q / 2 * (mean**2 + variance) - kl * spent
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("kl", [0.0, 1.0, 2.5])
+def test_the_policy_gradient_is_that_of_reward_less_divergence(kl, published):
+    """published: of the divergence at given states."""
+    base, reward = noise(), Quadratic([0.8], 1.1)
+    field = Tilted(base, Line(0.4, -0.3))
+    made = PolicyGradient(Uniform(6), clip=None, kl=kl, published=published, batch=None)
+    chain = Affine.of(made.scheme, base)
+    gk = field.change.gk.detach().clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(objective_of(chain, gk, 0.8, 1.1, kl, published), gk)
+    rollout, _ = collected(made, field, "noise", 40_000, reward)
+    terms = made.loss(field, [rollout], torch.Generator()).terms.view(5, 20, -1).mean((0, 2))
+    parts = torch.stack([torch.autograd.grad(-v, field.change.gk, retain_graph=True)[0] for v in terms])
+    error = parts.std(0) / 20**0.5
+    assert bool(((parts.mean(0) - wanted).abs() <= 4 * error).all()), (parts.mean(0), wanted, error)
+    assert bool((error < 0.15 * wanted.abs().max()).all())
+
+
+def test_at_the_tilt_no_path_has_an_advantage():
+    """Given its start, λr − S is the same for all paths of the optimal chain: the tilt at kl = 1 has a gradient of
+    exactly zero."""
+    base = WORLDS["bridge"][0]
+    made = PolicyGradient(Uniform(10), group=8, clip=None, batch=None)
+    affine, chain = Affine.of(made.scheme, base, 2.4), Exact(Uniform(10)).chain(base)
+    field = Tabled(base, Table(chain.times[:-1], *affine.optimum(C, 0, True), chain.variances))
+    rollout, _ = collected(made, field, "bridge", 20)
+    assert float(made.advantage(field, rollout).abs().max()) < 1e-9
+    assert float(rollout.reward.std()) > 0.3
+    for other in (PolicyGradient(Uniform(10), group=8, kl=0.5), PolicyGradient(Uniform(10), group=8, published=True)):
+        assert float(other.advantage(field, rollout).abs().max()) > 0.3
+
+
+def test_advantages_are_against_the_others_of_the_same_start():
+    field = at("bridge", 0.0)
+    made = PolicyGradient(Uniform(6), group=2)
+    rollout, _ = collected(made, field, "bridge", 12)
+    one, other = rollout.reward.view(12, 2).unbind(1)
+    torch.testing.assert_close(made.advantage(field, rollout).view(12, 2)[:, 0], one - other)
+    unit = PolicyGradient(Uniform(6), group=2, normalise=True).advantage(field, rollout).view(12, 2)
+    torch.testing.assert_close(unit.abs(), torch.full((12, 2), 2**0.5, dtype=F64))
+
+
+def test_clipped_ratios_never_gain_more_and_are_nothing_on_policy():
+    field = Tilted(noise(), Line(0.4, -0.3))
+    clipped, free = (PolicyGradient(Uniform(6), clip=clip, batch=None) for clip in (0.2, None))
+    rollout, _ = collected(clipped, field, "noise", 500)
+    on, off = [[m.loss(f, [rollout], torch.Generator()).terms for m in (clipped, free)]
+               for f in (field, Tilted(noise(), Line(1.0, 0.3)))]  # fmt: skip
+    torch.testing.assert_close(*on)
+    assert bool((off[0] >= off[1]).all()) and float((off[0] > off[1] + 1e-6).double().mean()) > 0.05
+    advantage = clipped.advantage(field, rollout).repeat(5)
+    assert bool((off[0] >= -5 * torch.where(advantage > 0, 1.2 * advantage, 0.8 * advantage) - 1e-9).all())
