@@ -68,9 +68,15 @@ def _log_normal(rest: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """log N(rest; 0, covariance), (B, K), and covariance⁻¹ rest, (B, K, d), of rest (B, K, d) and covariance
     (K, d, d) or (B or 1, K, d, d)."""
     factor = torch.linalg.cholesky(covariance)
-    pull = (torch.cholesky_inverse(factor) @ rest[..., None])[..., 0]
+    pull = _applied(torch.cholesky_inverse(factor), rest)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * (rest * pull).sum(-1) - log_det - 0.5 * rest.shape[-1] * math.log(2 * math.pi), pull
+
+
+def _applied(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Of (K, d, d) or (B or 1, K, d, d) to (B, K, d): einsum makes one product a component of matrices that all rows
+    share, where @ would make one a row."""
+    return torch.einsum("...kij,...kj->...ki", matrices, vectors)
 
 
 class Analytic(Field):
@@ -113,7 +119,7 @@ class Analytic(Field):
         rest = flat[:, None] - mean
         log_density, pull = _log_normal(rest, covariance)
         share = torch.softmax(joint.log_weights + log_density, 1)[..., None]
-        velocity = (share * (drift + (slope @ pull[..., None])[..., 0])).sum(1)
+        velocity = (share * (drift + _applied(slope, pull))).sum(1)
         noise = (share * pull).sum(1) * g[:, None]
         hub = Hub(x, velocity.view_as(x), noise.view_as(x) if self.path.bridge else None)
         return self.prediction.output(hub, coefficients, self.start(condition))
