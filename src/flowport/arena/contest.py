@@ -1,0 +1,101 @@
+"""One method in one world at one strength: trained from the exact base, then judged against the exact tilt."""
+
+import logging
+import warnings
+from collections.abc import Callable
+
+import lightning
+import torch
+from torch import Tensor
+
+from flowport.arena.judge import judge
+from flowport.callback import Clock
+from flowport.certificate import sight
+from flowport.coupling import Independent
+from flowport.data import PairDataModule
+from flowport.errors import Refusal
+from flowport.field.tilted import Change
+from flowport.fine_tuning import FineTuneModule
+from flowport.joint import Product
+from flowport.objective import Tuning
+from flowport.randomness import Randomness
+from flowport.reward import Reward
+from flowport.shapes import Condition, Pair
+from flowport.world import World
+
+
+class Counted(Reward):
+    """A reward that counts the points it is asked about."""
+
+    def __init__(self, reward: Reward) -> None:
+        super().__init__()
+        self.reward, self.calls = reward, 0
+        self.differentiable = reward.differentiable
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        self.calls += len(x1)
+        return self.reward(x1, condition)
+
+
+def contest(world: World, objective: Tuning, change: Callable[..., Change], strength: float,
+            optimizer: Callable[..., torch.optim.Optimizer],
+            scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
+            trainer: Callable[..., lightning.Trainer], seed: int = 0, ema_decay: float = 0.99, fresh: int = 256,
+            points: int = 8192, seen: int = 0) -> dict[str, float]:  # fmt: skip
+    """Errors of a method to the true tilt (``judge``), calls of the reward, seconds and optimiser steps of training.
+
+    Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
+    from ``world.starts`` points; one that learns a single step from ``fresh``. seen: starts from which slope and signal
+    of the adjoint are measured before (``certificate.sight``; 0: not at all).
+    """
+    if fresh < 1 or points < 2 * world.groups:
+        raise Refusal(f"fresh and points must be at least 1 and {2 * world.groups}, not {fresh} and {points}")
+    if world.rounds is not None:
+        objective.rounds = world.rounds
+    starts = world.starts if objective.rounds > 1 else fresh
+    reward, randomness = Counted(world.reward), Randomness(seed).under("arena")
+    data = PairDataModule(Product(world.source, world.target), Independent(), randomness.under("data"), starts,
+                          validation_items=starts, repeat=objective.rounds)  # fmt: skip
+    module = FineTuneModule(world.source, world.target, world.base, change, objective, reward, strength, optimizer,
+                            scheduler, randomness, ema_decay)  # fmt: skip
+    clock, steps = Clock(), affordable(module, data.train.at(0), world.calls, randomness.generator("rehearsal"))
+    reward.calls = 0
+    fit(trainer, module, data, clock, steps)
+    found = judge(module.ema, world, strength, randomness.generator("judge"), points)
+    if seen:
+        pair = Pair(*(world.source.sample(seen, randomness.generator("sight")),) * 2)
+        told = sight(world.base, world.reward, strength, pair, randomness.generator("branches"))
+        found |= {"signal": min(told.signals), "slope": max(told.slopes, key=lambda s: abs(s - 1)), "clear": told.clear}
+    return {f"arena/{name}": float(number) for name, number in found.items()} | {
+        "arena/calls": reward.calls, "train/seconds": round(clock.seconds, 2), "train/steps": steps,
+    }  # fmt: skip
+
+
+def affordable(module: FineTuneModule, pair: Pair, calls: int, generator: torch.Generator) -> int:
+    """Optimiser steps, in whole collections, that ``calls`` of the reward pay for: what one collection and one step
+    take is counted in a rehearsal that changes nothing.
+
+    Raises Refusal where they do not pay for a single collection.
+    """
+    objective, reward = module.objective, module.reward
+    assert isinstance(reward, Counted)
+    before = reward.calls
+    rollout, _ = objective.collect(module.ema, reward, module.strength, pair, generator)
+    collected = reward.calls - before
+    objective.loss(module.field, [rollout], generator)
+    learnt = reward.calls - before - collected
+    steps = calls // (collected + learnt * objective.rounds) * objective.rounds
+    if steps < 1:
+        raise Refusal(f"world.calls={calls} is too small: one collection takes {collected + learnt * objective.rounds}")
+    return steps
+
+
+def fit(trainer: Callable[..., lightning.Trainer], module: FineTuneModule, data: PairDataModule, clock: Clock,
+        steps: int) -> None:  # fmt: skip
+    """Train for ``steps`` steps, and leave nothing behind but the weights."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    trainer(
+        max_steps=steps, limit_train_batches=steps, limit_val_batches=0, max_epochs=1, callbacks=[clock], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False,
+    ).fit(module, data)  # fmt: skip

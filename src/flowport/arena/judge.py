@@ -1,0 +1,111 @@
+"""How far a tuned flow is from the true tilt: every number here is 0 (or its floor) for the exactly tilted field."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowport.adjoint import roll_out
+from flowport.dynamics import Dynamics
+from flowport.field.base import Field
+from flowport.field.tilted import Change, Gains, Tilted
+from flowport.metric.transport import wasserstein_2
+from flowport.shapes import Condition, Sample
+from flowport.world import World
+from flowport.world.base import REACH
+
+TIMES = 64
+"""Times at which velocities are compared."""
+
+
+class Known(Change):
+    """Δv of a field that is known already."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+
+    def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: Gains) -> Tensor:
+        return self.field.velocity(x, t, condition) - base
+
+
+def exact(world: World, strength: float) -> Tilted:
+    """The exactly tilted field as a tuned one: what a perfect method would return."""
+    return Tilted(world.base, Known(world.tilted(strength)))
+
+
+@torch.no_grad()
+def judge(field: Tilted, world: World, strength: float, generator: torch.Generator, points: int = 8192,
+          transported: int = 2048) -> dict[str, float]:  # fmt: skip
+    """Errors of a tuned field to the tilt p e^{λr}, and its place beside the exact frontier:
+
+    velocity_error: E|u − u*|² / E|u* − u_base|² over points of the tilted paths and times. weight_error: largest error
+    of a component's share of the world's sampler's results, mean over starts. mean_error: of the mean per start, rms
+    over starts, in shifts of the tilt, less the noise of so few points. w2, w2_floor: to points of the tilt, of results and of other points of the tilt.
+    kl: E S, S = log dP/dP_base of a path of the chain: the KL of its path law to the base (the control's energy), so at
+    least that of its results; reward: E r of the same results, so that both lie on or below the frontier (Gibbs), up
+    to O(h); kl_to_tilt: E[S − λr] + log Z = KL(paths ‖ tilted paths), without noise at the tilt, where S = λr − log Z.
+    energy: E Σ h s²|G|²/2, which is E S with other noise. frontier_reward: the largest E r with this kl.
+    exact_kl, exact_reward: of the tilt. sampled_reward: E r of the sampler's results.
+    """
+    start = world.judged(points, generator)
+    condition = field.conditioning.sampling(Sample(start), None)
+    law, log_z = world.tilt(strength, start)
+    result = sampled(field, world, start, condition, generator)
+    found = {"velocity_error": velocity_error(field, world, strength, generator)}
+    groups = slice(None, None, len(start) // world.groups)
+    share = _groups(law.posterior(result) - law.weights, world.groups)
+    found["weight_error"] = float(share.abs().amax(1).mean())
+    miss, shift = (_groups(a.double() - b, world.groups).square().sum() for a, b in (
+        (result, law.mean), (law.mean.expand(points, -1), world.base_law(start).mean)))  # fmt: skip
+    spread = result.double().unflatten(0, (world.groups, -1))
+    noise = spread.var(1).sum() / spread.shape[1]
+    found["mean_error"] = float(((miss - noise).clamp_min(0) / shift).sqrt())
+    one, two = law.draw(points, generator), law.draw(points, generator)
+    some = torch.arange(0, points, max(1, points // transported))
+    found["w2"] = float(wasserstein_2(result[some].double(), one[some]))
+    found["w2_floor"] = float(wasserstein_2(two[some], one[some]))
+    begin = field.path.start(start, torch.randn(start.shape, generator=generator))
+    paths = roll_out(world.chain, field, begin, condition, generator)
+    kl, reward = float(paths.log_ratio.double().mean()), _reward(world, paths.states[-1])
+    some_starts = start[groups]
+    line = world.frontier(strength * REACH, some_starts)
+    best = world.frontier(torch.tensor([strength]), some_starts)
+    frontier = float(np.interp(kl, *(v.numpy() for v in line)))
+    gap = float(log_z.mean()) - strength * reward + kl
+    return found | {
+        "kl": kl, "energy": float(paths.energy.mean()), "reward": reward, "frontier_reward": frontier, "kl_to_tilt": gap, "exact_kl": float(best[0]),
+        "exact_reward": float(best[1]), "base_reward": float(line[1][0]), "sampled_reward": _reward(world, result),
+    }  # fmt: skip
+
+
+def sampled(field: Field, world: World, start: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+    """Results of the world's sampler from starts (n, d)."""
+    solver, grid, volatility = world.sampler
+    begin = field.path.start(start, torch.randn(start.shape, generator=generator))
+    return solver.solve(Dynamics(field, condition, volatility), begin, grid.times(field.path), generator).end
+
+
+def velocity_error(field: Field, world: World, strength: float, generator: torch.Generator, each: int = 256) -> float:
+    """E|u − u*|² / E|u* − u_base|² over ``each`` points of the tilted path law at every one of TIMES times."""
+    true, wrong, moved = world.tilted(strength), 0.0, 0.0
+    for t in ((torch.arange(TIMES) + 0.5) / TIMES).tolist():
+        source = world.source.sample(each, generator).x
+        end = world.tilt(strength, source)[0].draw(each, generator).float()
+        at = torch.tensor(t).expand(each)  # one time for all rows: exact fields are fast
+        c = field.path.coefficients(at).over(source)
+        x = c.alpha * source + c.beta * end
+        if c.gamma is not None:
+            x = x + c.gamma * torch.randn(x.shape, generator=generator)
+        condition = field.conditioning.sampling(Sample(source), None)
+        u, u_true, u_base = (f.velocity(x, at, condition) for f in (field, true, world.base))
+        wrong, moved = wrong + float((u - u_true).square().sum()), moved + float((u_true - u_base).square().sum())
+    return wrong / moved
+
+
+def _groups(rows: Tensor, groups: int) -> Tensor:
+    """Means of rows (n, k) over each of equal parts, (groups, k)."""
+    return rows.unflatten(0, (groups, -1)).mean(1)
+
+
+def _reward(world: World, x: Tensor) -> float:
+    return float(world.reward.value(x, Condition()).double().mean())

@@ -1,0 +1,96 @@
+"""A world: an exact base flow and a reward whose tilt is known at every strength."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flowport.adjoint import Exact
+from flowport.distribution import Mixture
+from flowport.distribution.base import Distribution
+from flowport.distribution.parameter import Numbers, numbers, positive
+from flowport.errors import Refusal
+from flowport.grid import Grid
+from flowport.reward import Quadratic
+from flowport.solver import Solver
+from flowport.volatility import Volatility
+from flowport.world.law import Law
+from flowport.world.oracle import Oracle
+
+REACH = torch.linspace(0, 3, 301, dtype=torch.float64)
+"""Strengths, as multiples of a given one, at which a frontier is drawn."""
+
+
+class World(ABC):
+    """Results of the base follow ``base_law``, given their start or not; the reward r = cᵀx − ½ xᵀQx (Q = 0: linear)
+    tilts them to p e^{λr}/Z, a mixture again. The tilt has the largest E r of all laws with its KL to the base, so that
+    (KL, E r) of the tilts, as λ grows, is the exact frontier of any fine-tuning.
+
+    weights, means, deviations, turns: components of the target (see ``components``). c, q: of the reward.
+    calls: of the reward that a fine-tuning may spend here. starts: of each collection of a method that learns many
+    steps from one. rounds: such steps (null: as the method would). sampler: solver, grid and volatility with which
+    tuned flows are judged; chain: the discretised process in which KL is measured.
+    """
+
+    groups: ClassVar[int]
+    """Starts at which laws are judged: 1 where the law does not depend on the start."""
+    source: Distribution
+    base: Oracle
+    sampler: tuple[Solver, Grid, Volatility]
+    chain: Exact
+
+    def __init__(self, weights: Numbers, means: Sequence[Sequence[float]], deviations: Numbers, turns: Numbers,
+                 c: Sequence[float], q: Numbers, calls: int, starts: int, rounds: int | None) -> None:  # fmt: skip
+        spread = numbers("deviations", deviations, torch.float64)
+        d = spread.shape[-1]
+        padded = torch.tensor([[*m, *[0.0] * (d - len(m))] for m in means], dtype=torch.float64)
+        if len(c) > d:
+            raise Refusal(f"c has {len(c)} numbers, but the world's points have {d}")
+        turned = covariances(spread.expand(len(padded), d), numbers("turns", turns, torch.float64).expand(len(padded)))
+        self.target = Mixture(weights, padded, turned, torch.float64)
+        self.reward = Quadratic([*c, *[0.0] * (d - len(c))], q)
+        self.calls, self.starts, self.rounds = int(positive("calls", calls)), int(positive("starts", starts)), rounds
+
+    @abstractmethod
+    def base_law(self, start: Tensor) -> Law:
+        """Of the base's results from starts (B, d), one for all rows where it does not depend on them."""
+
+    @abstractmethod
+    def tilted(self, strength: float) -> Oracle:
+        """The exact field of the tilt."""
+
+    @abstractmethod
+    def judged(self, n: int, generator: torch.Generator) -> Tensor:
+        """Starts (n, d) from which tuned flows are judged: ``groups`` of them, repeated where results depend on
+        them."""
+
+    def tilt(self, strength: float, start: Tensor) -> tuple[Law, Tensor]:
+        """The law p e^{λr}/Z from starts (B, d), and log Z, (B or 1,)."""
+        return self.base_law(start).tilted(strength * self.reward.c, strength * self.reward.q)
+
+    def frontier(self, strengths: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(tilt ‖ base) = λ E r − log Z and E r under the tilt at strengths (n,), means over starts, both (n,)."""
+        found = []
+        for strength in strengths.tolist():
+            law, log_z = self.tilt(strength, start)
+            reward = law.reward(self.reward.c, self.reward.q)
+            found.append(torch.stack([(strength * reward - log_z).mean(), reward.mean()]))
+        kl, reward = torch.stack(found, 1)
+        return kl.clamp_min(0), reward
+
+
+def covariances(deviations: Tensor, turns: Tensor) -> Tensor:
+    """R diag(s²) Rᵀ, (K, d, d), of deviations s (K, d) and angles (K,): R turns by the angle in the plane of
+    coordinates 1 and 2, then of 2 and 3, and so on to the last."""
+    k, d = deviations.shape
+    rotation = torch.eye(d, dtype=deviations.dtype).repeat(k, 1, 1)
+    for i in range(d - 1):
+        plane = torch.eye(d, dtype=deviations.dtype).repeat(k, 1, 1)
+        plane[:, i, i] = plane[:, i + 1, i + 1] = turns.cos()
+        plane[:, i + 1, i] = turns.sin()
+        plane[:, i, i + 1] = -turns.sin()
+        rotation = rotation @ plane
+    whole = rotation @ torch.diag_embed(deviations**2) @ rotation.mT
+    return (whole + whole.mT) / 2

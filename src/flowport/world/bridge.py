@@ -1,0 +1,79 @@
+"""Worlds that start from data: a bridge that sees its start, and one tilt for every start."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from flowport.adjoint import Exact
+from flowport.capabilities import BridgeGivenSource
+from flowport.conditioning import SourceItself
+from flowport.distribution import Gaussian
+from flowport.distribution.base import Distribution
+from flowport.distribution.parameter import Numbers
+from flowport.errors import Refusal
+from flowport.grid import Power
+from flowport.path import BrownianBridge
+from flowport.solver import EulerMaruyama
+from flowport.volatility import Memoryless
+from flowport.world.base import World
+from flowport.world.law import Law
+from flowport.world.oracle import Oracle
+
+
+@final
+class Bridge(World):
+    """Any source to a mixture of Gaussians on a Brownian bridge that sees its start x0.
+
+    correlation ρ: with Cov(x0, x1) = ρ L0 L1ᵀ, L Cholesky factors of a Gaussian source N(m0, S0) and a target of one
+    component N(m, S), so that x1 given x0 is N(m + ρ L1 L0⁻¹(x0 − m0), (1 − ρ²) S) and differs from start to start; 0:
+    independent, for any laws. noise: of the bridge. Judged by the SDE, at ``groups`` starts.
+    Raises Refusal for a correlation between other laws, or of 1 and more.
+    """
+
+    groups = 4
+
+    def __init__(self, source: Distribution, weights: Numbers, means: Sequence[Sequence[float]], deviations: Numbers,
+                 turns: Numbers, c: Sequence[float], q: Numbers = 0.0, correlation: float = 0.0, noise: float = 1.0,
+                 calls: int = 102_400, starts: int = 128, rounds: int | None = None) -> None:  # fmt: skip
+        super().__init__(weights, means, deviations, turns, c, q, calls, starts, rounds)
+        law = Law.of(self.target.components)
+        self.source, self.path = source, BrownianBridge(noise)
+        self.gain, self.centre = _regression(source, law, correlation)
+        self.law = Law(law.log_weights, law.means, (1 - correlation**2) * law.covariances)
+        self.base = self._field(0.0)
+        grid = Power(64, 1.5)
+        self.sampler, self.chain = (EulerMaruyama(), grid, Memoryless()), Exact(grid)
+
+    def base_law(self, start: Tensor) -> Law:
+        moved = (start.double() - self.centre) @ self.gain.mT
+        return Law(self.law.log_weights, self.law.means + moved[:, None], self.law.covariances)
+
+    def tilted(self, strength: float) -> Oracle:
+        return self._field(strength)
+
+    def judged(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.source.sample(self.groups, generator).x.repeat_interleave(n // self.groups, 0)
+
+    def _field(self, strength: float) -> Oracle:
+        def law(start: Tensor | None) -> Law:
+            assert start is not None
+            return self.tilt(strength, start)[0]
+
+        spread = self.law.tilted(strength * self.reward.c, strength * self.reward.q)[0].covariances
+        return Oracle(law, spread, self.path, SourceItself(), BridgeGivenSource())
+
+
+def _regression(source: Distribution, law: Law, correlation: float) -> tuple[Tensor, Tensor]:
+    """Slope (d, d) and centre (d,) of E[x1 | x0] in x0."""
+    k, d = law.means.shape[1:]
+    if correlation == 0:
+        return torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    if not isinstance(source, Gaussian) or k > 1 or not abs(correlation) < 1:
+        raise Refusal(
+            f"correlation={correlation} needs |correlation| < 1, a Gaussian source and a target of one component: "
+            "write correlation=0 for independent ends"
+        )
+    ends = torch.linalg.cholesky(law.covariances[0]), torch.linalg.cholesky(source.covariance.double())
+    return correlation * ends[0] @ torch.linalg.inv(ends[1]), source.mean.double()

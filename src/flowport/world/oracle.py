@@ -1,0 +1,55 @@
+"""The exact field of a world: what ``field.Analytic`` computes, without a factorisation for every time.
+
+Given x0 (or not, from noise) x_t = o + b x1 + n z with o = a x0 on a bridge, 0 from noise. A component of x1 with
+covariance U diag(λ) Uᵀ has in the basis U at all times the variances b²λ + n², so that
+
+    E[ẋ | x] = ȯ + Σ_k ρ_k (ḃ m_k + U_k (bḃλ_k + nṅ)/(b²λ_k + n²) y_k),   y_k = U_kᵀ (x − o − b m_k).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from flowport.broadcast import over
+from flowport.capabilities import NoiseRole
+from flowport.capabilities import Capabilities as Able
+from flowport.conditioning import Conditioning
+from flowport.field.base import Field
+from flowport.path.base import Path
+from flowport.prediction import Velocity
+from flowport.prediction.base import Hub
+from flowport.shapes import Condition
+from flowport.world.law import Law
+
+
+class Oracle(Field):
+    """law: starts (B, d), or None from noise, -> the law of results, whose covariances never depend on the start."""
+
+    values: Tensor
+    basis: Tensor
+
+    def __init__(self, law: Callable[[Tensor | None], Law], covariances: Tensor, path: Path, conditioning: Conditioning,
+                 role: NoiseRole) -> None:  # fmt: skip
+        super().__init__(path, Velocity(), conditioning, Able(role, True))
+        self.law = law
+        values, basis = torch.linalg.eigh(covariances)
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("basis", basis, persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        start = condition.source if self.conditioning.sees_source else None
+        law, c = self.law(start), self.path.coefficients(t)
+        log_weights, means, values, basis = (v.to(x.dtype) for v in (law.log_weights, law.means, self.values,
+                                                                     self.basis))  # fmt: skip
+        offset, drift = (0, 0) if start is None else (over(c.alpha, x) * start, over(c.dalpha, x) * start)
+        n, dn = self.able.role.amplitude(c)
+        b, db, n, dn = (over(v, means.expand(len(x), -1, -1)).to(x.dtype) for v in (c.beta, c.dbeta, n, dn))
+        y = torch.einsum("kij,bki->bkj", basis, (x - offset)[:, None] - b * means)
+        variance = b**2 * values + n**2
+        pull = y / variance
+        share = (log_weights - 0.5 * (y * pull + variance.log()).sum(2)).softmax(1)[..., None]
+        moved = torch.einsum("kij,bkj->bi", basis, share * (b * db * values + n * dn) * pull)
+        velocity = drift + (share * db * means).sum(1) + moved
+        noise = torch.einsum("kij,bkj->bi", basis, share * n * pull)
+        return self.prediction.output(Hub(x, velocity, noise if self.path.bridge else None), c, self.start(condition))
