@@ -54,6 +54,12 @@ class Field(nn.Module, ABC):
         noise = self.able.role.noise(hub, c, self.start(condition))
         return hub.velocity, -noise / self.able.role.amplitude(c.over(x))[0]
 
+    def velocity_and_end(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """v and E[x1 | x_t] from one evaluation of the network."""
+        t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)
+        hub, c = self.hub(x, t, condition), self.path.coefficients(t)
+        return hub.velocity, endpoints(hub, c, self.start(condition))[1]
+
     def endpoints(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Tensor | None]:
         """E[x0 | x], E[x1 | x] and E[z | x] (None without bridge noise)."""
         t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)

@@ -141,8 +141,8 @@ class PathWeighted(Tuning):
         z = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
         x = field.path.sample(Pair(Sample(sources), Sample(ends)), t, z if field.path.bridge else None).x
         with torch.no_grad():
-            wanted = ends - field.base.endpoints(x, t, condition)[1]
-        error = error_of(field, x, t, condition, wanted)
+            base, guess = field.base.velocity_and_end(x, t, condition)
+        error = error_of(field, x, t, condition, ends - guess, base)
         if newest.times is None or newest.share is None:
             return error
         later = torch.searchsorted(newest.times, t, right=True) - 1  # the share at the step before t; 1 before all

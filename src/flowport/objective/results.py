@@ -43,10 +43,12 @@ def renoised(field: Tilted, sources: Tensor, ends: Tensor, t: Tensor, generator:
     return field.path.sample(Pair(Sample(sources), Sample(ends)), t, noise if field.path.bridge else None)
 
 
-def error_of(field: Tilted, x: Tensor, t: Tensor, condition: Condition, wanted: Tensor) -> Tensor:
-    """|ΔE[x1 | x_t] − wanted|² per number of a point, over the spread of x1 given x_t, (B,)."""
+def error_of(field: Tilted, x: Tensor, t: Tensor, condition: Condition, wanted: Tensor,
+             base: Tensor | None = None) -> Tensor:  # fmt: skip
+    """|ΔE[x1 | x_t] − wanted|² per number of a point, over the spread of x1 given x_t, (B,). base: the base's velocity,
+    where known."""
     gains = field.gains(t)
-    moved = scaled(gains.end, field.shift(x, t, condition))
+    moved = scaled(gains.end, field.shift(x, t, condition, base))
     return rows(scaled(1 / gains.spread, moved - wanted).square().float()) / x[0].numel()
 
 
