@@ -205,22 +205,24 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Ca
 
 
 def train(config: DictConfig, folder: Path, resume: Path | None = None, trained: Field | None = None,
+          before: Callable[[Run], dict[str, Any]] | None = None,
           after: Callable[[Run, Path], dict[str, Any]] | None = None) -> dict[str, Any]:  # fmt: skip
     """Train (or resume) a run in its folder, evaluate it, write metrics.json and gallery.png. Returns the metrics.
 
-    trained: as for ``build``; after: further numbers of the trained run.
+    trained: as for ``build``; before, after: further numbers of the run, before and after its training.
     """
     run, clock, checkpoints = build(config, trained), Clock(), folder / "checkpoints"
     if resume is not None:
         check_fits(run.module, read_weights(folder)[1], resume, resume=True)
     keep_config(config, folder)
+    found = before(run) if before and resume is None else {}
     save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,
                            enable_version_counter=False)  # fmt: skip
     trainer = build_trainer(config, folder, [Reopen(), Watch(run.evaluation, folder), clock, save])
     trainer.fit(run.module, run.data, ckpt_path=resume)
     trainer.save_checkpoint(checkpoints / "last.ckpt")
     numbers: dict[str, Any] = {"train/steps": trainer.global_step, "train/seconds": round(clock.seconds, 2),
-                               "train/step_ms": round(clock.step_ms, 3), **run.facts}  # fmt: skip
+                               "train/step_ms": round(clock.step_ms, 3), **run.facts, **found}  # fmt: skip
     last = trainer.global_step * trainer.accumulate_grad_batches - 1
     numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
     numbers.update(evaluate(run, folder, trainer.strategy.root_device))

@@ -1,5 +1,6 @@
 """A tuned run: the config of its base with one more entry of ``tuning``, trained from the base's weights."""
 
+import logging
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import experiment
-from flowport.certificate import certificate, memory
+from flowport.certificate import certificate, memory, sight
 from flowport.errors import Refusal
 from flowport.fine_tuning import FineTuneModule
 from flowport.restore import read_config, read_weights
 from flowport.shapes import Pair
 
+logger = logging.getLogger(__name__)
 OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "optimise")
 """Keys of a fine-tuning that replace the base's."""
 IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
 """Keys that stay the base's where they are null."""
+LOOKED, BRANCHES = 16, 64
+"""States and paths from each of them by which the adjoint's sight is judged."""
 CERTIFIED = 1024
 """Paths of a certificate; starts of the memory certificate are a sixteenth of them."""
 
@@ -35,7 +39,7 @@ def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
     record = {"run": str(folder), "weights": wishes.weights, "checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
     entry = {
         "reward": wishes.reward, "objective": wishes.objective, "change": change, "strength": wishes.strength,
-        "base": record,
+        "sight": wishes.sight, "base": record,
     }  # fmt: skip
     for key in OWN:
         config[key] = wishes[key]
@@ -57,7 +61,23 @@ def tune(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[s
         base = config.tuning[-1].base
         module = experiment.restore(Path(base.run))[0].module
         trained = module.field if base.weights == "raw" else module.ema
-    return experiment.train(config, folder, resume, trained, certified)
+    return experiment.train(config, folder, resume, trained, look if config.tuning[-1].sight else None, certified)
+
+
+def look(run: experiment.Run) -> dict[str, Any]:
+    """sight/<number>: slopes and signals of the adjoint before any training; what they mean is logged."""
+    module = run.module
+    assert isinstance(module, FineTuneModule)
+    device, randomness = next(module.parameters()).device, module.randomness.under("sight")
+    joint = run.data.placed(device).split("train")
+    source, target = (side.sample(LOOKED, randomness.generator(name, 0, device)) for name, side in
+                      (("source", joint.source), ("target", joint.target)))  # fmt: skip
+    found = sight(module.ema.base, module.reward, module.strength, Pair(source, target),
+                  randomness.generator("paths", 0, device), BRANCHES)  # fmt: skip
+    logger.log(logging.INFO if found.clear else logging.WARNING, found.sentence())
+    numbers = {"slope": found.slopes, "signal": found.signals}
+    return {f"sight/{name}_{t:.2f}": value for name, values in numbers.items()
+            for t, value in zip(found.times, values, strict=True)}  # fmt: skip
 
 
 def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from flowport.broadcast import over
-from flowport.capabilities import NoiseRole
 from flowport.capabilities import Capabilities as Able
+from flowport.capabilities import NoiseRole
 from flowport.conditioning import Conditioning
 from flowport.field.base import Field
 from flowport.path.base import Path
