@@ -1,16 +1,19 @@
 """The discretised chains of adjoint matching against their own fixed points and against the tilt."""
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
+from torch import nn
 
-from flowport.adjoint import Exact, Paper, lean_adjoint, roll_out
+from flowport.adjoint import Chain, Exact, Paper, lean_adjoint, roll_out
+from flowport.field import Learned, Tilted
 from flowport.grid import Power, Uniform
+from flowport.network import MLP
 from flowport.path import BrownianBridge
-from flowport.shapes import Condition
+from flowport.shapes import Condition, ConditionShape
 from tests.laws.oracles import line
-from tests.laws.tilts import F64, Affine, Table, Tabled, from_noise, given_start
+from tests.laws.tilts import F64, Affine, Difference, Table, Tabled, from_noise, given_start
 
 S, C = 0.7, 1.5
 
@@ -131,3 +134,67 @@ def test_log_partition_is_minus_the_least_cost(name):
     gained = c * paths.states[-1][:, 0] - paths.log_ratio
     assert float(gained.mean()) == pytest.approx(c * mean + c * c * (variance - memory) / 2, abs=1e-3 + 0.03 * memory)
     assert float(gained.var()) == pytest.approx(c * c * memory, abs=1e-9, rel=0.05)
+
+
+class Scaled(Exact):
+    """The chain with another volatility: s² = share · 2η + constant."""
+
+    def __init__(self, share, constant):
+        super().__init__(Uniform(400), offset=1e-3)
+        self.share, self.constant = share, constant
+
+    def chain(self, base):
+        plain = super().chain(base)
+        scaled = [self.share * v + self.constant for v in plain.variances]
+        return Chain(plain.times, [*scaled[:-1], 0.0])
+
+
+@pytest.mark.parametrize(
+    ("share", "constant", "mean"), [(1, 0, 1.7350), (0, 0.25, 1.3155)], ids=["memoryless", "constant"]
+)
+def test_only_the_memoryless_volatility_reaches_the_tilt(share, constant, mean):
+    """Value-function bias: the shift is (1 − ρ²) s² c, ρ the correlation of end and start; the tilt is s² c."""
+    made = Scaled(share, constant)
+    chain = Affine.of(made, normal())
+    assert chain.moments(*chain.optimum(C, 0, True))[0] == pytest.approx(mean, abs=6e-3)
+    memory = float(chain.a.prod()) / S  # of a chain without control, whose end has the deviation s
+    assert 1 + (1 - memory**2) * S**2 * C == pytest.approx(mean, abs=6e-3)
+
+
+def test_tuning_a_tuned_flow_adds_the_rewards():
+    """c₁ and then c₂ on top is c₁ + c₂ (multiplicity of tilts)."""
+    made, base = Exact(Uniform(40)), normal()
+    first, second = 0.9, 0.6
+    once = Tilted(base, Difference(from_noise(line([(1, 0, 1 + S**2 * first, 1, S**2, 0)]))))
+    chain = Affine.of(made, once)
+    mean, variance = chain.moments(*chain.optimum(second, 0, True))
+    assert mean == pytest.approx(1 + S**2 * (first + second), abs=2e-3)
+    assert variance == pytest.approx(S**2, rel=5e-3)
+
+
+@pytest.mark.parametrize("x0", [1.4, 2.0, 2.6])
+@pytest.mark.parametrize(("c", "q"), [(1.5, 0.0), (1.0, 0.5)])
+def test_a_bridge_reaches_the_tilt_of_every_start(x0, c, q):
+    """X1 | x0 ~ N(S′(S⁻¹m + c), S′), S′ = (S⁻¹ + q)⁻¹, with m = m1 + C/S0 (x0 − m0) and S = S1 − C²/S0."""
+    m0, m1, s0, s1, cross = 2, 1, 0.25, 0.49, 0.21
+    base = given_start(line([(1, m0, m1, s0, s1, cross)]), BrownianBridge(0.8))
+    made = Exact(Power(100, 1.5))
+    chain = Affine.of(made, base, x0)
+    mean, variance = chain.moments(*chain.optimum(c, q, True), x0, 0.0)
+    m, s = m1 + cross / s0 * (x0 - m0), s1 - cross**2 / s0
+    tilted = 1 / (1 / s + q)
+    assert mean == pytest.approx(tilted * (m / s + c), abs=0.01)
+    assert variance == pytest.approx(tilted, rel=0.03)
+
+
+def test_the_adjoint_of_a_network_is_that_of_its_evaluation_mode():
+    """Dropout would make the adjoint another function at every step."""
+    like = normal()
+    network = MLP((1,), ConditionShape(), width=8, depth=1, activation=partial(nn.Dropout, 0.5))
+    field = Tilted(Learned(network, like.path, like.prediction, like.conditioning, like.able), Difference(like))
+    field.train()
+    x, one = torch.randn(16, 1), torch.ones(16, 1)
+    made = Exact(Uniform(4))
+    paths = roll_out(made, field.base, x, Condition(), torch.Generator().manual_seed(0))
+    first, second = (lean_adjoint(made, field.base, paths.states, Condition(), one) for _ in range(2))
+    assert torch.equal(first, second) and bool(first[0].ne(one).any())

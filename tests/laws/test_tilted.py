@@ -8,14 +8,14 @@ import torch
 
 from flowport.change import Control, Full
 from flowport.errors import Refusal
-from flowport.field import Analytic, Change, Learned, Tilted
+from flowport.field import Analytic, Learned, Tilted
 from flowport.field.analytic import JointMixture
 from flowport.network import MLP
 from flowport.objective.weights import effective, normalised, reached
 from flowport.path import BrownianBridge, Linear, Polynomial, SmoothBridge, Trigonometric, VariancePreserving
 from flowport.shapes import Condition, ConditionShape
 from tests.laws.oracles import COUPLED, FROM_NOISE, points, tensor
-from tests.laws.tilts import F64, from_noise, given_start
+from tests.laws.tilts import F64, Difference, from_noise, given_start
 
 close = torch.testing.assert_close
 C, Q = tensor(0.7, -0.4), torch.tensor([[0.5, 0.1], [0.1, 0.3]], dtype=F64)
@@ -33,17 +33,6 @@ def tilt_of(joint: JointMixture) -> JointMixture:
         + 0.5 * (pull * m1).sum(-1)
     )
     return JointMixture(joint.log_weights + gained, joint.m0, m1, joint.s0, s1, joint.cross)
-
-
-class Difference(Change):
-    """Δv of the exactly tilted field."""
-
-    def __init__(self, tilted: Analytic) -> None:
-        super().__init__()
-        self.tilted = tilted
-
-    def velocity(self, x, t, condition, base, gains):
-        return self.tilted.velocity(x, t, condition) - base
 
 
 NOISY = [Linear(), Trigonometric(), Polynomial(1.5, 3.0), VariancePreserving()]

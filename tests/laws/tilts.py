@@ -59,6 +59,17 @@ class Tabled(Tilted):
         return super().tilt(x, t, condition, floor, base)
 
 
+class Difference(Change):
+    """Δv of the exactly tilted field."""
+
+    def __init__(self, tilted: Analytic) -> None:
+        super().__init__()
+        self.tilted = tilted
+
+    def velocity(self, x, t, condition, base, gains):
+        return self.tilted.velocity(x, t, condition) - base
+
+
 @dataclass(frozen=True)
 class Affine:
     """The chain's steps x' = a x + b + h s² G + √(h s²) ε, each (K,)."""
