@@ -12,10 +12,11 @@ from flowport.objective import DRaFT, PolicyGradient, ReFL, RewardWeighted, Tilt
 from flowport.objective.results import spent
 from flowport.objective.weights import best_of_divergence
 from flowport.path import BrownianBridge
-from flowport.reward import Linear, Quadratic
+from flowport.reward import Linear, Quadratic, Reward
 from flowport.shapes import Condition, Pair, Sample
 from tests.laws.oracles import line
 from tests.laws.tilts import F64, Affine, Change, Line, Pull, Scaled, Table, Tabled, from_noise, given_start, vertex
+from tests.zoo import TUNINGS, named
 
 C, S2, REST = 0.9, 0.49, 0.49 - 0.21**2 / 0.25
 """The reward C x; Var x1 in the world from noise; Var(x1 | x0) in that of the bridge."""
@@ -61,6 +62,31 @@ def learnt(objective, rollout, fields):
 
 def strengths(world):
     return [at(world, a) for a in (0.0, 1.0, 2.0)]
+
+
+class Shifted(Reward):
+    """C x, and what no method may see: a constant and, where a field sees the start, any function of it."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x1, condition):
+        told = 0 if condition.source is None else 3 * condition.source[:, 0].square()
+        return C * x1[:, 0] + self.seen * (5 + told)
+
+
+@worlds
+@pytest.mark.parametrize("make", **named([t for t in TUNINGS if t[0] != "draft"]))
+def test_what_a_reward_says_of_the_start_alone_moves_nothing(make, world):
+    found = []
+    for seen in (0.0, 1.0):
+        objective, field = make(), Tilted(WORLDS[world][0], Line(0.3, -0.2))
+        rollout, _ = collected(objective, field, world, 12, Shifted(seen))
+        loss = objective.loss(field, [rollout], torch.Generator().manual_seed(2)).mean
+        found.append(torch.autograd.grad(loss, field.change.gk)[0])
+    assert bool(found[0].any())
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
 
 
 @worlds
@@ -159,6 +185,7 @@ def test_draft_has_the_gradient_of_the_reward_through_its_last_steps(last):
         made = DRaFT(Uniform(6), last=last, checkpointing=checkpointing)
         rollout, _ = collected(made, field, "noise", 50, reward)
         loss = made.loss(field, [rollout], torch.Generator()).mean
+        assert float(loss.detach()) == pytest.approx(-float(rollout.reward.mean()))  # the collection went the same way
         found.append(torch.autograd.grad(loss, field.change.gk)[0])
     assert torch.equal(*found)
 
