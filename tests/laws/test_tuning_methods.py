@@ -5,54 +5,17 @@ import math
 import pytest
 import torch
 
-from flowport.adjoint import Exact
 from flowport.field import Tilted
 from flowport.grid import Uniform
-from flowport.objective import DRaFT, PolicyGradient, ReFL, RewardWeighted, TiltMatching
+from flowport.objective import DRaFT, ReFL, RewardWeighted, TiltMatching
 from flowport.objective.results import spent
 from flowport.objective.weights import best_of_divergence
-from flowport.path import BrownianBridge
 from flowport.reward import Linear, Quadratic, Reward
-from flowport.shapes import Condition, Pair, Sample
+from flowport.shapes import Condition
 from tests.laws.oracles import line
-from tests.laws.tilts import F64, Affine, Change, Line, Pull, Scaled, Table, Tabled, from_noise, given_start, vertex
+from tests.laws.tilts import F64, Change, Line, Pull, Scaled, from_noise, vertex
+from tests.laws.worlds import REST, S2, WORLDS, C, at, collected, drawn, noise, worlds
 from tests.zoo import TUNINGS, named
-
-C, S2, REST = 0.9, 0.49, 0.49 - 0.21**2 / 0.25
-"""The reward C x; Var x1 in the world from noise; Var(x1 | x0) in that of the bridge."""
-
-
-def noise(m=1.0, s2=S2):
-    return from_noise(line([(1, 0, m, 1, s2, 0)]))
-
-
-def bridge(m=1.0):
-    return given_start(line([(1, 2, m, 0.25, 0.49, 0.21)]), BrownianBridge(0.8))
-
-
-WORLDS = {"noise": (noise(), noise(1 + S2 * C)), "bridge": (bridge(), bridge(1 + REST * C))}
-"""A base and its tilt by C x, given x0 on the bridge."""
-worlds = pytest.mark.parametrize("world", WORLDS)
-
-
-def drawn(world, n, seed=0):
-    """n pairs of the world's joint law."""
-    joint, generator = WORLDS[world][0].joint, torch.Generator().manual_seed(seed)
-    x0 = joint.m0 + joint.s0[0].sqrt() * torch.randn(n, 1, dtype=F64, generator=generator)
-    given = joint.given(x0)
-    x1 = given.m1[:, 0] + given.s1[:, 0, 0].sqrt() * torch.randn(n, 1, dtype=F64, generator=generator)
-    return Pair(Sample(x0), Sample(x1))
-
-
-def at(world, a):
-    base, goal = WORLDS[world]
-    return Tilted(base, Scaled(base, goal, a))
-
-
-def collected(objective, field, world, n, reward=None, seed=1):
-    reward, generator = reward or Linear([C]), torch.Generator().manual_seed(seed)
-    objective.accept(field.base, reward)
-    return objective.collect(field, reward, 1.0, drawn(world, n), generator)
 
 
 def learnt(objective, rollout, fields):
@@ -236,72 +199,3 @@ def test_the_energy_of_a_consistent_field_is_its_divergence_from_the_base():
         condition = Condition(source=pair.source.x if given else None)
         energy = spent(field, pair.source.x, ends, condition, torch.Generator().manual_seed(0)).mean()
         assert float(energy) == pytest.approx(2 * rest * C * C, rel=0.01)
-
-
-# Policy gradients
-
-
-def objective_of(chain, gk, c, q, kl, states_given):
-    """E[c x_K − q x_K²/2] − kl E Σ h s²G²/2 of G = g + k x, by recursion of moments."""
-    mean, variance = gk.new_zeros(()), gk.new_ones(())
-    spent = gk.new_zeros(())
-    for a, b, h, s2 in zip(chain.a, chain.b, chain.h, chain.s2, strict=True):
-        m, v = (mean.detach(), variance.detach()) if states_given else (mean, variance)
-        spent = spent + h * s2 / 2 * ((gk[0] + gk[1] * m) ** 2 + gk[1] ** 2 * v)
-        factor = a + h * s2 * gk[1]
-        mean, variance = factor * mean + b + h * s2 * gk[0], factor**2 * variance + h * s2
-    return c * mean - q / 2 * (mean**2 + variance) - kl * spent
-
-
-@pytest.mark.parametrize("published", [False, True])
-@pytest.mark.parametrize("kl", [0.0, 1.0, 2.5])
-def test_the_policy_gradient_is_that_of_reward_less_divergence(kl, published):
-    """published: of the divergence at given states."""
-    base, reward = noise(), Quadratic([0.8], 1.1)
-    field = Tilted(base, Line(0.4, -0.3))
-    made = PolicyGradient(Uniform(6), clip=None, kl=kl, published=published, batch=None)
-    chain = Affine.of(made.scheme, base)
-    gk = field.change.gk.detach().clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(objective_of(chain, gk, 0.8, 1.1, kl, published), gk)
-    rollout, _ = collected(made, field, "noise", 40_000, reward)
-    terms = made.loss(field, [rollout], torch.Generator()).terms.view(5, 20, -1).mean((0, 2))
-    parts = torch.stack([torch.autograd.grad(-v, field.change.gk, retain_graph=True)[0] for v in terms])
-    error = parts.std(0) / 20**0.5
-    assert bool(((parts.mean(0) - wanted).abs() <= 4 * error).all()), (parts.mean(0), wanted, error)
-    assert bool((error < 0.15 * wanted.abs().max()).all())
-
-
-def test_at_the_tilt_no_path_has_an_advantage():
-    """Given its start, λr − S is the same for all paths of the optimal chain: the tilt at kl = 1 has a gradient of
-    exactly zero."""
-    base = WORLDS["bridge"][0]
-    made = PolicyGradient(Uniform(10), group=8, clip=None, batch=None)
-    affine, chain = Affine.of(made.scheme, base, 2.4), Exact(Uniform(10)).chain(base)
-    field = Tabled(base, Table(chain.times[:-1], *affine.optimum(C, 0, True), chain.variances))
-    rollout, _ = collected(made, field, "bridge", 20)
-    assert float(made.advantage(field, rollout).abs().max()) < 1e-9
-    assert float(rollout.reward.std()) > 0.3
-    for other in (PolicyGradient(Uniform(10), group=8, kl=0.5), PolicyGradient(Uniform(10), group=8, published=True)):
-        assert float(other.advantage(field, rollout).abs().max()) > 0.3
-
-
-def test_advantages_are_against_the_others_of_the_same_start():
-    field = at("bridge", 0.0)
-    made = PolicyGradient(Uniform(6), group=2)
-    rollout, _ = collected(made, field, "bridge", 12)
-    one, other = rollout.reward.view(12, 2).unbind(1)
-    torch.testing.assert_close(made.advantage(field, rollout).view(12, 2)[:, 0], one - other)
-    unit = PolicyGradient(Uniform(6), group=2, normalise=True).advantage(field, rollout).view(12, 2)
-    torch.testing.assert_close(unit.abs(), torch.full((12, 2), 2**0.5, dtype=F64))
-
-
-def test_clipped_ratios_never_gain_more_and_are_nothing_on_policy():
-    field = Tilted(noise(), Line(0.4, -0.3))
-    clipped, free = (PolicyGradient(Uniform(6), clip=clip, batch=None) for clip in (0.2, None))
-    rollout, _ = collected(clipped, field, "noise", 500)
-    on, off = [[m.loss(f, [rollout], torch.Generator()).terms for m in (clipped, free)]
-               for f in (field, Tilted(noise(), Line(1.0, 0.3)))]  # fmt: skip
-    torch.testing.assert_close(*on)
-    assert bool((off[0] >= off[1]).all()) and float((off[0] > off[1] + 1e-6).double().mean()) > 0.05
-    advantage = clipped.advantage(field, rollout).repeat(5)
-    assert bool((off[0] >= -5 * torch.where(advantage > 0, 1.2 * advantage, 0.8 * advantage) - 1e-9).all())

@@ -53,8 +53,7 @@ class Rollout:
     @property
     def ends(self) -> "Rollout":
         """Without the way: what a replay keeps of older paths."""
-        kept = (self.start, self.end, self.reward, self.log_ratio, self.label)
-        return Rollout(*kept, scale=self.scale, strength=self.strength)
+        return Rollout(self.start, self.end, self.reward, self.log_ratio, self.label, scale=self.scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
