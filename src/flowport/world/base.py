@@ -19,7 +19,7 @@ from flowport.volatility import Volatility
 from flowport.world.law import Law
 from flowport.world.oracle import Oracle
 
-REACH = torch.linspace(0, 3, 301, dtype=torch.float64)
+REACH = torch.linspace(0, 3, 61, dtype=torch.float64)
 """Strengths, as multiples of a given one, at which a frontier is drawn."""
 
 
@@ -45,9 +45,11 @@ class World(ABC):
                  c: Sequence[float], q: Numbers, calls: int, starts: int, rounds: int | None) -> None:  # fmt: skip
         spread = numbers("deviations", deviations, torch.float64)
         d = spread.shape[-1]
+        for key, row in (("c", c), *(("means", m) for m in means)):
+            if len(row) > d:
+                inside = " in a row" if key == "means" else ""
+                raise Refusal(f"{key} has {len(row)} numbers{inside}, but the world's points have {d}")
         padded = torch.tensor([[*m, *[0.0] * (d - len(m))] for m in means], dtype=torch.float64)
-        if len(c) > d:
-            raise Refusal(f"c has {len(c)} numbers, but the world's points have {d}")
         turned = covariances(spread.expand(len(padded), d), numbers("turns", turns, torch.float64).expand(len(padded)))
         self.target = Mixture(weights, padded, turned, torch.float64)
         self.reward = Quadratic([*c, *[0.0] * (d - len(c))], q)

@@ -33,7 +33,7 @@ class FromNoise(World):
         self.law = Law.of(self.target.components)
         self.source = Gaussian(event_shape=self.target.event_shape)
         self.base = self._field(self.law)
-        self.sampler, self.chain = (Heun(), Uniform(48), Zero()), Exact(Uniform(64))
+        self.sampler, self.chain = (Heun(), Uniform(48), Zero()), Exact(Uniform(128))
 
     def base_law(self, start: Tensor) -> Law:
         return self.law

@@ -1,0 +1,79 @@
+"""The judge finds no fault with the exact tilt, and every fault with a wrong one."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from flowport.adjoint import Exact
+from flowport.arena import exact, judge
+from flowport.arena.judge import Known, velocity_error
+from flowport.distribution import Moons
+from flowport.field import Tilted
+from flowport.grid import Power
+from flowport.world import Bridge, FromNoise, World
+
+PARTS = {"weights": [0.6, 0.4], "means": [[-1.5, 0.0], [1.5, 0.5]], "deviations": [[0.6, 0.4], [0.5, 0.7]],
+         "turns": [0.4, 0.0], "c": [0.6, 0.3]}  # fmt: skip
+WORLDS = {"noise": lambda: FromNoise(**PARTS, q=[[0.4, 0.1], [0.1, 0.2]]), "bridge": lambda: Bridge(Moons(), **PARTS)}
+POINTS = 2048
+
+
+def made(name: str) -> World:
+    """With a coarse sampler and chain."""
+    world = WORLDS[name]()
+    solver, _, volatility = world.sampler
+    world.sampler, world.chain = (solver, Power(24, 1.5), volatility), Exact(Power(32, 1.5))
+    return world
+
+
+@cache
+def judged(name: str, strength: float) -> dict[str, float]:
+    """The exact tilt at a strength, judged as if 1 had been wanted."""
+    world = made(name)
+    return judge(exact(world, strength), world, 1.0, torch.Generator().manual_seed(0), POINTS, 512)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_exact_tilt_has_no_error(name: str) -> None:
+    found, n = judged(name, 1.0), POINTS / WORLDS[name]().groups
+    assert found["velocity_error"] < 1e-10
+    assert found["weight_error"] < 3.5 * (0.25 / n) ** 0.5
+    assert found["mean_error"] < 0.12
+    assert found["w2"] < 2 * found["w2_floor"]
+    assert found["kl_to_tilt"] == pytest.approx(0, abs=0.03)
+    assert found["kl"] == pytest.approx(found["exact_kl"], abs=0.05)
+    assert found["energy"] == pytest.approx(found["exact_kl"], abs=0.05)
+    for reward in ("reward", "sampled_reward"):
+        assert found[reward] == pytest.approx(found["exact_reward"], abs=0.08)
+    assert found["frontier_reward"] == pytest.approx(found["reward"], abs=0.03)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("noise", -1.0), ("noise", 0.5), ("bridge", -1.0)])
+def test_a_wrong_sign_and_half_the_strength_are_seen_by_every_number(name: str, wrong: float) -> None:
+    """kl_to_tilt of the tilt at a is log Z(1) − log Z(a) + (a − 1) E_a r."""
+    found, world = judged(name, wrong), WORLDS[name]()
+    start = world.judged(world.groups, torch.Generator().manual_seed(0))
+    log_z = [world.tilt(s, start)[1].mean() for s in (1.0, wrong)]
+    reward = world.frontier(torch.tensor([wrong]), start)[1]
+    assert found["kl_to_tilt"] == pytest.approx(float(log_z[0] - log_z[1] + (wrong - 1) * reward), rel=0.2)
+    assert found["velocity_error"] > (2 if wrong < 0 else 0.15)
+    assert found["weight_error"] > 0.08
+    assert found["mean_error"] > 0.4
+    assert found["reward"] < found["exact_reward"] - 0.15
+
+
+def test_half_the_strength_lies_on_the_frontier_and_a_wrong_sign_far_below() -> None:
+    found = judged("noise", 0.5)
+    assert found["frontier_reward"] == pytest.approx(found["reward"], abs=0.04)
+    assert judged("noise", -1.0)["reward"] < found["base_reward"] < found["frontier_reward"]
+
+
+def test_the_base_has_velocity_error_one_and_no_kl() -> None:
+    world = made("noise")
+    untuned = Tilted(world.base, Known(world.base))
+    generator = torch.Generator().manual_seed(0)
+    assert velocity_error(untuned, world, 1.0, generator) == pytest.approx(1)
+    found = judge(untuned, world, 1.0, generator, POINTS, 256)
+    assert found["kl"] == pytest.approx(0, abs=1e-4)
+    assert found["weight_error"] > 0.08
