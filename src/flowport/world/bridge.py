@@ -57,12 +57,9 @@ class Bridge(World):
         return self.source.sample(self.groups, generator).x.repeat_interleave(n // self.groups, 0)
 
     def _field(self, strength: float) -> Oracle:
-        def law(start: Tensor | None) -> Law:
-            assert start is not None
-            return self.tilt(strength, start)[0]
-
-        spread = self.law.tilted(strength * self.reward.c, strength * self.reward.q)[0].covariances
-        return Oracle(law, spread, self.path, SourceItself(), BridgeGivenSource())
+        law, _ = self.tilt(strength, self.centre[None])
+        slope = law.covariances[0] @ torch.linalg.solve(self.law.covariances[0], self.gain)  # of one component, or 0
+        return Oracle(law, self.path, SourceItself(), BridgeGivenSource(), slope, self.centre)
 
 
 def _regression(source: Distribution, law: Law, correlation: float) -> tuple[Tensor, Tensor]:

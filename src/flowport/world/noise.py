@@ -45,4 +45,4 @@ class FromNoise(World):
         return self.source.sample(n, generator).x
 
     def _field(self, law: Law) -> Oracle:
-        return Oracle(lambda _: law, law.covariances, Linear(), Unconditional(), SourceIsNoise())
+        return Oracle(law, Linear(), Unconditional(), SourceIsNoise())

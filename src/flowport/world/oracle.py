@@ -6,8 +6,6 @@ covariance U diag(λ) Uᵀ has in the basis U at all times the variances b²λ +
     E[ẋ | x] = ȯ + Σ_k ρ_k (ḃ m_k + U_k (bḃλ_k + nṅ)/(b²λ_k + n²) y_k),   y_k = U_kᵀ (x − o − b m_k).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -24,25 +22,23 @@ from flowport.world.law import Law
 
 
 class Oracle(Field):
-    """law: starts (B, d), or None from noise, -> the law of results, whose covariances never depend on the start."""
+    """law: of results from a start at ``centre`` (d,), one for all rows; a bridge's means move by slope (d, d) times
+    x0 − centre. From noise there is neither."""
 
-    values: Tensor
-    basis: Tensor
-
-    def __init__(self, law: Callable[[Tensor | None], Law], covariances: Tensor, path: Path, conditioning: Conditioning,
-                 role: NoiseRole) -> None:  # fmt: skip
+    def __init__(self, law: Law, path: Path, conditioning: Conditioning, role: NoiseRole, slope: Tensor | None = None,
+                 centre: Tensor | None = None) -> None:  # fmt: skip
         super().__init__(path, Velocity(), conditioning, Able(role, True))
-        self.law = law
-        values, basis = torch.linalg.eigh(covariances)
-        self.register_buffer("values", values, persistent=False)
-        self.register_buffer("basis", basis, persistent=False)
+        values, basis = torch.linalg.eigh(law.covariances)
+        slope, centre = (torch.zeros(()) if v is None else v for v in (slope, centre))
+        self.known = (law.log_weights, law.means, values, basis, slope, centre)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         start = condition.source if self.conditioning.sees_source else None
-        law, c = self.law(start), self.path.coefficients(t)
-        log_weights, means, values, basis = (v.to(x.dtype) for v in (law.log_weights, law.means, self.values,
-                                                                     self.basis))  # fmt: skip
-        offset, drift = (0, 0) if start is None else (over(c.alpha, x) * start, over(c.dalpha, x) * start)
+        log_weights, means, values, basis, slope, centre = (v.to(x) for v in self.known)
+        c, offset, drift = self.path.coefficients(t), torch.zeros_like(x), torch.zeros_like(x)
+        if start is not None:
+            offset, drift = over(c.alpha, x) * start, over(c.dalpha, x) * start
+            means = means + ((start - centre) @ slope.mT)[:, None]
         n, dn = self.able.role.amplitude(c)
         b, db, n, dn = (over(v, means.expand(len(x), -1, -1)).to(x.dtype) for v in (c.beta, c.dbeta, n, dn))
         y = torch.einsum("kij,bki->bkj", basis, (x - offset)[:, None] - b * means)
