@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from flowport.errors import Refusal
-from flowport.path.base import Path
+from flowport.path.base import Coefficients, Path
+from flowport.shapes import Time
 
 
 class BrownianBridge(Path):
@@ -34,6 +35,10 @@ class BrownianBridge(Path):
 
     def gamma(self, t: Tensor) -> Tensor:
         return self.noise * torch.sqrt(t * (1 - t))
+
+    def coefficients(self, t: Time) -> Coefficients:
+        gamma, one = self.gamma(t), torch.ones_like(t)  # in closed form: a small network's step is bound by Python
+        return Coefficients(1 - t, t, -one, one, gamma, self.noise**2 * (0.5 - t) / gamma)
 
 
 class SmoothBridge(Path):
