@@ -2,18 +2,21 @@
 
 python launch/arena.py world=hard objective=hybrid strength=1
 python launch/arena.py sweep=arena
-python launch/arena.py draw=outputs/arena/arena/<time>
+python launch/arena.py draw=outputs/arena/all
 """
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.command import composed, launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def arena(config):  # noqa: ANN201  (Hydra's task)
-    """One method in one world, into metrics.json of the folder that Hydra made for it; or the drawing of a sweep."""
+    """One method in one world, into metrics.json of the folder that Hydra made for it (a finished one is left alone),
+    or the drawing of a sweep. Returns what a sweeper minimises: the KL to the tilt."""
+    import json
+
     import torch
     from hydra.core.hydra_config import HydraConfig
 
@@ -24,13 +27,26 @@ def arena(config):  # noqa: ANN201  (Hydra's task)
 
     check_values(config)
     torch.set_num_threads(config.threads)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    parts = {name: make(config[name]) for name in ("world", "objective", "change", "optimizer", "scheduler", "trainer")}
-    plain = {name: config[name] for name in ("strength", "seed", "ema_decay", "fresh", "points", "seen")}
-    numbers = contest(**parts, **plain)
-    write_json(folder / "metrics.json", numbers)
-    print(table(numbers, title=str(folder)))
-    return numbers["arena/kl_to_tilt"]
+    if config.draw is not None:
+        return drawn(Path(config.draw))
+    result = Path(HydraConfig.get().runtime.output_dir) / "metrics.json"
+    if not result.is_file():
+        parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer")
+        plain = ("strength", "seed", "ema_decay", "fresh", "points", "seen")
+        numbers = contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain})
+        write_json(result, numbers)
+        print(table(numbers, title=str(result.parent)))
+    return json.loads(result.read_text())["arena/kl_to_tilt"]
+
+
+def drawn(folder):  # noqa: ANN201
+    """arena.png, arena.md and all.md in a sweep's folder."""
+    from flowport.arena import draw
+    from flowport.arena.picture import read
+    from flowport.experiment import make
+
+    names = sorted({entry.world for entry in read(folder)})
+    print(draw(folder, {name: make(composed("arena", [f"world={name}"]).world) for name in names}))
 
 
 if __name__ == "__main__":

@@ -2,5 +2,6 @@
 
 from flowport.arena.contest import contest
 from flowport.arena.judge import exact, judge
+from flowport.arena.picture import draw
 
-__all__ = ["contest", "exact", "judge"]
+__all__ = ["contest", "draw", "exact", "judge"]

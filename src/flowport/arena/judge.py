@@ -13,6 +13,7 @@ from flowport.shapes import Condition, Sample
 from flowport.world import World
 from flowport.world.base import REACH
 
+
 class Known(Change):
     """Δv of a field that is known already."""
 
@@ -36,19 +37,19 @@ def judge(field: Tilted, world: World, strength: float, generator: torch.Generat
 
     velocity_error: E|u − u*|² / E|u* − u_base|² over points of the tilted paths and times. weight_error: largest error
     of a component's share of the world's sampler's results, mean over starts. mean_error: of the mean per start, rms
-    over starts, in shifts of the tilt, less the noise of so few points. w2, w2_floor: to points of the tilt, of results and of other points of the tilt.
+    over starts, in shifts of the tilt, less the noise of so few points. w2, w2_floor: distances to points of the tilt,
+    of results and of other points of the tilt. sampled_reward: E r of the results. Of a chain from other starts:
     kl: E S, S = log dP/dP_base of a path of the chain: the KL of its path law to the base (the control's energy), so at
     least that of its results; reward: E r of the same results, so that both lie on or below the frontier (Gibbs), up
     to O(h); kl_to_tilt: E[S − λr] + log Z = KL(paths ‖ tilted paths), without noise at the tilt, where S = λr − log Z.
     energy: E Σ h s²|G|²/2, which is E S with other noise. frontier_reward: the largest E r with this kl.
-    exact_kl, exact_reward: of the tilt. sampled_reward: E r of the sampler's results.
+    exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base.
     """
     start = world.judged(points, generator)
     condition = field.conditioning.sampling(Sample(start), None)
-    law, log_z = world.tilt(strength, start)
+    law, _ = world.tilt(strength, start)
     result = sampled(field, world, start, condition, generator)
     found = {"velocity_error": velocity_error(field, world, strength, generator)}
-    groups = slice(None, None, len(start) // world.groups)
     share = _groups(law.posterior(result) - law.weights, world.groups)
     found["weight_error"] = float(share.abs().amax(1).mean())
     miss, shift = (_groups(a.double() - b, world.groups).square().sum() for a, b in (
@@ -60,17 +61,22 @@ def judge(field: Tilted, world: World, strength: float, generator: torch.Generat
     some = torch.arange(0, points, max(1, points // transported))
     found["w2"] = float(wasserstein_2(result[some].double(), one[some]))
     found["w2_floor"] = float(wasserstein_2(two[some], one[some]))
+    return found | {"sampled_reward": _reward(world, result)} | _beside(field, world, strength, points, generator)
+
+
+def _beside(field: Tilted, world: World, strength: float, points: int, generator: torch.Generator) -> dict[str, float]:
+    """The place of the chain's paths beside the frontier."""
+    start = world.source.sample(points, generator).x
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
+    condition = field.conditioning.sampling(Sample(start), None)
     paths = roll_out(world.chain, field, begin, condition, generator)
     kl, reward = float(paths.log_ratio.double().mean()), _reward(world, paths.states[-1])
-    some_starts = start[groups]
-    line = world.frontier(strength * REACH, some_starts)
-    best = world.frontier(torch.tensor([strength]), some_starts)
-    frontier = float(np.interp(kl, *(v.numpy() for v in line)))
-    gap = float(log_z.mean()) - strength * reward + kl
-    return found | {
-        "kl": kl, "energy": float(paths.energy.mean()), "reward": reward, "frontier_reward": frontier, "kl_to_tilt": gap, "exact_kl": float(best[0]),
-        "exact_reward": float(best[1]), "base_reward": float(line[1][0]), "sampled_reward": _reward(world, result),
+    line, best = world.frontier(strength * REACH, start), world.frontier(torch.tensor([strength]), start)
+    return {
+        "kl": kl, "energy": float(paths.energy.mean()), "reward": reward,
+        "frontier_reward": float(np.interp(kl, line[0].numpy(), line[1].numpy())),
+        "kl_to_tilt": float(world.tilt(strength, start)[1].mean()) - strength * reward + kl,
+        "exact_kl": float(best[0]), "exact_reward": float(best[1]), "base_reward": float(line[1][0]),
     }  # fmt: skip
 
 

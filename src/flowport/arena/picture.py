@@ -1,0 +1,155 @@
+"""What a sweep of contests found: reward against KL beside the exact frontier, and a table of errors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import torch
+from omegaconf import OmegaConf
+
+from flowport.errors import Refusal
+from flowport.tabulate import Cell
+from flowport.world import World
+from flowport.world.base import REACH
+
+matplotlib.use("Agg")
+ERRORS = ("kl_to_tilt", "velocity_error", "weight_error", "mean_error")
+STARTS = 512
+"""Starts over which a drawn frontier is averaged."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method in one world at one strength, over its seeds."""
+
+    world: str
+    method: str
+    strength: float
+    cells: dict[str, Cell]
+
+    def __getitem__(self, name: str) -> Cell:
+        return self.cells[name]
+
+
+def read(folder: Path) -> list[Entry]:
+    """All finished contests of a sweep's folder. Raises Refusal where there are none."""
+    found: dict[tuple[str, str, float], list[dict[str, float]]] = {}
+    for path in sorted(folder.glob("*/metrics.json")):
+        words = OmegaConf.to_container(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml"))
+        assert isinstance(words, list)
+        said = {"world": "hard", "objective": "hybrid", "strength": "1.0"}
+        said |= dict(str(word).lstrip("+").split("=", 1) for word in words)
+        key = said["world"], said["objective"], float(said["strength"])
+        found.setdefault(key, []).append(json.loads(path.read_text()))
+    if not found:
+        raise Refusal(f"{folder} holds no finished contests (<job>/metrics.json): give the folder that a sweep wrote")
+    for run in (run for runs in found.values() for run in runs):
+        run["arena/gain"] = run["arena/reward"] - run["arena/base_reward"]
+    return [
+        Entry(*key, {name.partition("/")[2]: Cell.of([run[name] for run in runs]) for name in runs[0]})
+        for key, runs in sorted(found.items())
+    ]
+
+
+def names(entries: list[Entry]) -> tuple[list[str], list[str]]:
+    """(worlds, methods), each once, in order; the method that is nearest to the tilt in most worlds first."""
+    worlds = sorted({e.world for e in entries})
+
+    def rank(method: str) -> float:
+        own = [e for e in entries if e.method == method]
+        return sum(sum(o["kl_to_tilt"].mean < e["kl_to_tilt"].mean for o in entries
+                       if (o.world, o.strength) == (e.world, e.strength)) for e in own) / len(own)  # fmt: skip
+
+    return worlds, sorted({e.method for e in entries}, key=lambda m: (rank(m), m))
+
+
+def table(entries: list[Entry], strength: float) -> str:
+    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats."""
+    worlds, methods = names(entries)
+    rows = [["KL to the tilt, nats", *worlds], ["---", *["---:"] * len(worlds)]]
+    for method in methods:
+        own = {e.world: e["kl_to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
+        rows.append([method, *(str(own[w]) if w in own else "" for w in worlds)])
+    first = {e.world: e["exact_kl"].mean for e in entries if e.strength == strength}
+    rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in worlds)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def whole(entries: list[Entry]) -> str:
+    """Markdown: every number that matters, a row for every world, method and strength."""
+    head = ["world", "method", "strength", "runs", *(e.replace("_", " ") for e in ERRORS), "W2 ÷ floor", "KL", "reward",
+            "frontier", "calls", "seconds"]  # fmt: skip
+    rows = [head, ["---"] * len(head)]
+    for e in entries:
+        ratio = f"{e['w2'].mean / e['w2_floor'].mean:.2f}"
+        rows.append([e.world, e.method, f"{e.strength:g}", str(e["kl"].n), *(str(e[name]) for name in ERRORS), ratio,
+                     str(e["kl"]), str(e["reward"]), f"{e['frontier_reward'].mean:.3f}", f"{e['calls'].mean:.0f}",
+                     f"{e['seconds'].mean:.0f}"])  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def draw(folder: Path, worlds: Mapping[str, World]) -> str:
+    """Write arena.png, arena.md (one row a method) and all.md (every entry) into a sweep's folder; the short table.
+
+    worlds: those of the sweep by name, for their frontiers.
+    """
+    entries = read(folder)
+    short = table(entries, max(e.strength for e in entries))
+    (folder / "arena.md").write_text(short)
+    (folder / "all.md").write_text(whole(entries))
+    picture(entries, worlds, folder / "arena.png")
+    return short
+
+
+def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> None:
+    """A panel a world: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
+    aimed at are crosses on it; methods are dots, with standard errors over seeds, open where there is one seed."""
+    from matplotlib import pyplot
+
+    shown, methods = names(entries)
+    columns = min(4, len(shown) + 1)
+    rows = -(-(len(shown) + 1) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.1 * columns, 3.5 * rows), squeeze=False)
+    colours = dict(zip(methods, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    panels = axes.flatten()
+    for axis, name in zip(panels, shown, strict=False):
+        own = [e for e in entries if e.world == name]
+        _frontier(axis, worlds[name], sorted({e.strength for e in own}), max(e["exact_kl"].mean for e in own))
+        for method in methods:
+            line = sorted((e for e in own if e.method == method), key=lambda e: e.strength)
+            kl, reward = ([e[what] for e in line] for what in ("kl", "gain"))
+            axis.errorbar(
+                [c.mean for c in kl], [c.mean for c in reward], [c.error for c in reward], [c.error for c in kl],
+                fmt="o-", ms=5, lw=0.8, capsize=2, color=colours.get(method, "grey"), label=method,
+                mfc=colours.get(method, "grey") if any(c.n > 1 for c in kl) else "white",
+            )  # fmt: skip
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.grid(alpha=0.25)
+    for axis in panels[len(shown) :]:
+        axis.axis("off")
+    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    for axis in panels[: len(shown)]:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    panels[len(shown)].legend(handles.values(), handles.keys(), loc="center", fontsize=9, frameon=False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mean reward above the base's")
+    figure.supxlabel("KL to the base, nats", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _frontier(axis: "matplotlib.axes.Axes", world: World, strengths: list[float], most: float) -> None:
+    """The line, the tilts on it, and limits that keep a method that has run away from squeezing the rest."""
+    start = world.judged(STARTS, torch.Generator().manual_seed(0))
+    kl, reward = world.frontier(max(strengths) * REACH, start)
+    base = float(reward[0])
+    seen, reward = kl <= 1.8 * most, reward - base
+    axis.plot(kl[seen], reward[seen], color="black", lw=1.2, label="exact frontier")
+    tilts = world.frontier(torch.tensor(strengths), start)
+    axis.plot(tilts[0], tilts[1] - base, "kx", ms=8, mew=1.5, label="exact tilts")
+    high = float(reward[seen][-1])
+    axis.set_xlim(-0.06 * most, 1.8 * most)
+    axis.set_ylim(-0.15 * high, 1.1 * high)

@@ -1,0 +1,51 @@
+"""The table and the picture of a sweep say what its contests found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flowport.arena.picture import draw, names, read
+from flowport.errors import Refusal
+from flowport.world import FromNoise
+
+WORLD = FromNoise([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for method, gaps in {"good": (0.01, 0.02, 0.03), "bad": (0.5,)}.items():
+        for seed, gap in enumerate(gaps):
+            job = tmp_path / f"{method}{seed}"
+            (job / ".hydra").mkdir(parents=True)
+            words = ["world=plain", f"objective={method}", "strength=0.7", f"seed={seed}"]
+            (job / ".hydra" / "overrides.yaml").write_text("".join(f"- {w}\n" for w in words))
+            found = {"kl": 0.3 - gap, "reward": 1.0 - gap, "base_reward": 0.5, "frontier_reward": 1.0, "exact_kl": 0.3,
+                     "kl_to_tilt": gap, "velocity_error": gap, "weight_error": gap, "mean_error": gap, "w2": 0.4,
+                     "w2_floor": 0.2, "calls": 100.0}  # fmt: skip
+            told = {f"arena/{name}": value for name, value in found.items()} | {"train/seconds": 3.0}
+            (job / "metrics.json").write_text(json.dumps(told))
+    return tmp_path
+
+
+def test_seeds_are_joined_and_the_nearest_method_comes_first(folder: Path) -> None:
+    entries = read(folder)
+    assert [(e.method, e["kl_to_tilt"].n) for e in entries] == [("bad", 1), ("good", 3)]
+    assert entries[1]["gain"].mean == pytest.approx(0.48)
+    assert entries[1]["kl_to_tilt"].error == pytest.approx(0.01 / 3**0.5)
+    assert names(entries) == (["plain"], ["good", "bad"])
+
+
+def test_the_files(folder: Path) -> None:
+    short = draw(folder, {"plain": WORLD})
+    assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
+    assert "| (KL of the tilt to the base) | 0.30 |" in short
+    assert (folder / "arena.md").read_text() == short
+    assert "| plain | good | 0.7 | 3 | 0.0200 ± 0.0058 |" in (folder / "all.md").read_text()
+    assert "| 2.00 | 0.2800 ± 0.0058 | 0.9800 ± 0.0058 | 1.000 | 100 | 3 |" in (folder / "all.md").read_text()
+    assert (folder / "arena.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="holds no finished contests"):
+        read(tmp_path)
