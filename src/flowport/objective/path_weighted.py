@@ -157,7 +157,8 @@ class PathWeighted(Tuning):
         w = weights(rollout, rollout.scale, self._groups(field, rollout))
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
-        t, x, gains = times[step], states[step, row], field.gains(times[step])
+        t, x = times[step], states[step, row]
+        gains = field.gains(t.clamp_min(self.scheme.chain(field.base).times[1]))  # β = 0 where noise starts
         wanted = scaled(gains.variance / gains.beta, -rollout.scale * adjoints[step, row])
         error = error_of(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
         return (1 - times[0]) * (1 - rollout.share[step]) * error

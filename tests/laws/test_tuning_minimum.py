@@ -1,0 +1,131 @@
+"""The losses of tuning are least at the exact tilt, and pull towards it from either side (no network, 1-D)."""
+
+import pytest
+import torch
+from torch import nn
+
+from flowport.adjoint import Exact
+from flowport.certificate import Sight, certificate, memory, sight
+from flowport.field import Change, Tilted
+from flowport.field.tilted import scaled
+from flowport.grid import Power, Uniform
+from flowport.objective import AdjointMatching, PathWeighted
+from flowport.path import BrownianBridge
+from flowport.reward import Linear, Quadratic
+from flowport.shapes import Pair, Sample
+from tests.laws.oracles import line
+from tests.laws.test_path_weights import MEANS, WEIGHTS, covariances
+from tests.laws.tilts import F64, Difference, from_noise, given_start, mixture
+
+S2, C = 0.49, 1.0
+
+
+class Near(Change):
+    """The exact change plus δ times the unit of a control."""
+
+    def __init__(self, exact, delta=0.0):
+        super().__init__()
+        self.exact, self.delta = Difference(exact), nn.Parameter(torch.tensor(delta, dtype=F64))
+
+    def velocity(self, x, t, condition, base, gains):
+        return self.exact.velocity(x, t, condition, base, gains) + self.delta * scaled(gains.unit_velocity, x / x)
+
+    def tilt(self, x, t, condition, base, gains):
+        known = scaled(1 / gains.eta, self.exact.velocity(x, t, condition, base, gains))
+        return known + self.delta * scaled(gains.unit, x / x)
+
+
+def world(bridge):
+    """Base, tilt by C x, starts."""
+    if bridge:
+        x0 = torch.full((100, 1), 2.4, dtype=F64)
+        path = BrownianBridge(0.8)
+        law, tilted = (line([(1, 2, m, 0.25, S2, 0.0)]) for m in (1, 1 + S2 * C))
+        return given_start(law, path), given_start(tilted, path), x0
+    law, tilted = (line([(1, 0, m, 1, S2, 0)]) for m in (1, 1 + S2 * C))
+    x0 = torch.randn(800, 1, dtype=F64, generator=torch.Generator().manual_seed(9))
+    return from_noise(law), from_noise(tilted), x0
+
+
+DELTAS = (-0.3, 0.0, 0.3)
+SEEDS = 6
+
+
+def slopes(objective, base, exact, x0, rolled):
+    """Derivatives of the loss by δ at each of DELTAS, (SEEDS, 3); paths are those of the field with δ = ``rolled``."""
+    found = []
+    for seed in range(SEEDS):
+        generator = torch.Generator().manual_seed(seed)
+        pair = Pair(Sample(x0), Sample(x0))
+        rollout, _ = objective.collect(Tilted(base, Near(exact, rolled)), Linear([C]), 1.0, pair, generator)
+        fields = [Tilted(base, Near(exact, delta)) for delta in DELTAS]
+        for field in fields:
+            objective.loss(field, [rollout], generator).mean.backward()
+        found.append([float(field.change.delta.grad) for field in fields])
+    return torch.tensor(found)
+
+
+CASES = {
+    "path weights": (lambda grid: PathWeighted(grid, late=None, batch=1000, paths=8), 0.4),
+    "hybrid": (lambda grid: PathWeighted(grid, late=0.7, batch=1000, paths=8), 0.4),
+    "weighted adjoint": (lambda grid: PathWeighted(grid, late=0.0, flow=False, batch=1000, paths=8), 0.4),
+    "adjoint matching": (lambda grid: AdjointMatching(Exact(grid)), 0.0),
+}
+
+
+@pytest.mark.parametrize("bridge", [False, True], ids=["noise", "bridge"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_loss_is_least_at_the_tilt(name, bridge):
+    """Whatever the control that rolled the paths out, where their weights are used; at its own control otherwise. The
+    adjoint alone, on early steps too, has the O(h) of its chain."""
+    make, rolled = CASES[name]
+    found = slopes(make(Power(20, 1.5) if bridge else Uniform(20)), *world(bridge), rolled)
+    low, here, high = found.mean(0).tolist()
+    assert low < 0 < high
+    room = 4 * float(found[:, 1].std()) / SEEDS**0.5 + (0.25 if "adjoint" in name else 0.06) * (high - low) / 2
+    assert abs(here) < room
+
+
+def test_the_certificate_of_the_exact_tilt():
+    """Reward, KL and the tilt's own mean reward are those of N(m + s²c, s²); nothing is left to gain."""
+    base, exact, _ = world(False)
+    x0 = torch.randn(3000, 1, dtype=F64, generator=torch.Generator().manual_seed(9))
+    told = certificate(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)),
+                       torch.Generator().manual_seed(1))  # fmt: skip
+    assert told["base_reward"] == pytest.approx(1, abs=0.06)
+    assert told["reward"] == pytest.approx(1 + S2, abs=0.08) == told["tilted_reward"]
+    assert told["energy"] == pytest.approx(C**2 * S2 / 2, abs=0.03)
+    assert told["effective"] > 0.98 and told["reached"] == 1 and told["gap"] < 0.05
+    none = certificate(Tilted(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)])))), Linear([C]), 1.0,
+                       Pair(Sample(x0), Sample(x0)), torch.Generator().manual_seed(1))  # fmt: skip
+    assert none["effective"] == pytest.approx(torch.tensor(-S2 * C**2).exp().item(), abs=0.06) and none["gap"] > 0.4
+
+
+def test_memory_is_nought_from_noise_and_the_spread_of_the_starts_on_a_bridge():
+    """log h0(x0) = c E[x1 | x0] + const for a linear reward: its variance is (c C/S0)² S0."""
+    base, _, x0 = world(False)
+    generator = torch.Generator().manual_seed(0)
+    assert memory(base, Linear([C]), 1.0, Pair(Sample(x0[:200]), Sample(x0[:200])), generator) < 0.01
+    m0, s0, cross = 2.0, 0.25, 0.21
+    start = m0 + s0**0.5 * torch.randn(400, 1, dtype=F64, generator=generator)
+    bridge = given_start(line([(1, m0, 1, s0, S2, cross)]), BrownianBridge(0.8))
+    scheme = Exact(Power(30, 1.5))
+    left = memory(bridge, Linear([C]), 1.0, Pair(Sample(start), Sample(start)), generator, scheme=scheme)
+    assert left == pytest.approx((C * cross / s0) ** 2 * s0, rel=0.2)
+
+
+def test_the_adjoint_sees_a_gaussian_and_not_separated_modes():
+    base, _, x0 = world(False)
+    generator = torch.Generator().manual_seed(0)
+    seen = sight(base, Linear([C]), 1.0, Pair(Sample(x0[:64]), Sample(x0[:64])), generator, 64)
+    assert seen.clear and min(seen.signals) > 1e6, "a linear reward of a Gaussian has a deterministic adjoint"
+    x0 = torch.randn(64, 2, dtype=F64, generator=generator)
+    hard = from_noise(mixture(WEIGHTS, MEANS, covariances()))
+    reward = Quadratic([0.6, 0.3], [[0.5, 0.1], [0.1, 0.3]])
+    blind = sight(hard, reward, 1.0, Pair(Sample(x0), Sample(x0)), generator, 64)
+    assert not blind.clear and blind.signals[0] < 0.1 and "cannot see" in blind.sentence()
+
+
+def test_what_is_clear():
+    assert Sight([0.5], [1.1], [0.4]).clear and "sees the answer" in Sight([0.5], [1.1], [0.4]).sentence()
+    assert not Sight([0.5], [1.2], [0.4]).clear and not Sight([0.5], [1.0], [0.2]).clear
