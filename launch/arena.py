@@ -32,7 +32,7 @@ def arena(config):  # noqa: ANN201  (Hydra's task)
     result = Path(HydraConfig.get().runtime.output_dir) / "metrics.json"
     if not result.is_file():
         parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer")
-        plain = ("strength", "seed", "ema_decay", "fresh", "points", "seen")
+        plain = ("strength", "seed", "ema_decay", "fresh", "points")
         numbers = contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain})
         write_json(result, numbers)
         print(table(numbers, title=str(result.parent)))

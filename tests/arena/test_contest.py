@@ -69,12 +69,12 @@ def test_calls_are_counted_with_and_without_gradients() -> None:
 
 def test_the_launcher_writes_its_numbers(capfd: Any, tmp_path: Path) -> None:
     words = ["world=bridge_moons", "objective=path_weighted", "world.calls=64", "world.starts=4", "objective.rounds=2",
-             "objective.grid.steps=4", "points=64", "seen=2", f"hydra.run.dir={tmp_path}"]  # fmt: skip
+             "objective.grid.steps=4", "points=64", f"hydra.run.dir={tmp_path}"]  # fmt: skip
     said = runs.here(capfd, "arena.py", *words)
     assert said.code == 0, said.err
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["arena/calls"] == 64
-    assert {"arena/signal", "arena/slope", "arena/clear", "arena/w2_floor", "train/seconds"} <= set(found)
+    assert {"arena/signal", "arena/slope", "arena/w2_floor", "train/seconds"} <= set(found)
     assert "arena/kl_to_tilt" in said.out
     slip = runs.here(capfd, "arena.py", "world=nowhere", f"hydra.run.dir={tmp_path}")
     assert "world=nowhere does not exist: choose bridge_gaussian" in slip.sentence

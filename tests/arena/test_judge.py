@@ -7,7 +7,7 @@ import torch
 
 from flowport.adjoint import Exact
 from flowport.arena import exact, judge
-from flowport.arena.judge import Known, velocity_error
+from flowport.arena.judge import Known, adjoint_sees, velocity_error
 from flowport.distribution import Moons
 from flowport.field import Tilted
 from flowport.grid import Power
@@ -77,3 +77,14 @@ def test_the_base_has_velocity_error_one_and_no_kl() -> None:
     found = judge(untuned, world, 1.0, generator, POINTS, 256)
     assert found["kl"] == pytest.approx(0, abs=1e-4)
     assert found["weight_error"] > 0.08
+
+
+def test_the_adjoint_sees_a_gaussian_and_not_across_gaps() -> None:
+    """Linear reward, one Gaussian: the lean adjoint is ∇ log h itself, without noise."""
+    generator = torch.Generator().manual_seed(0)
+    one = adjoint_sees(FromNoise([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4]), 1.0, generator, 256)
+    assert one["slope"] == pytest.approx(1, abs=0.07)
+    assert one["signal"] > 100
+    means, spread = [[-2, -1], [1.5, -1.5], [-0.5, 2], [2.5, 1.5]], [[0.6, 0.3], [0.5, 0.25], [0.7, 0.3], [0.35, 0.35]]
+    far = FromNoise([0.4, 0.3, 0.2, 0.1], means, spread, [0.5, -0.4, 1.2, 0.0], [0.5, 0.4])
+    assert adjoint_sees(far, 1.0, generator, 512)["signal"] < 0.3

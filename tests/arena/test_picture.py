@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
             (job / ".hydra" / "overrides.yaml").write_text("".join(f"- {w}\n" for w in words))
             found = {"kl": 0.3 - gap, "reward": 1.0 - gap, "base_reward": 0.5, "frontier_reward": 1.0, "exact_kl": 0.3,
                      "kl_to_tilt": gap, "velocity_error": gap, "weight_error": gap, "mean_error": gap, "w2": 0.4,
-                     "w2_floor": 0.2, "calls": 100.0}  # fmt: skip
+                     "w2_floor": 0.2, "calls": 100.0, "slope": 0.97, "signal": 2.0}  # fmt: skip
             told = {f"arena/{name}": value for name, value in found.items()} | {"train/seconds": 3.0}
             (job / "metrics.json").write_text(json.dumps(told))
     return tmp_path
@@ -40,6 +40,7 @@ def test_the_files(folder: Path) -> None:
     short = draw(folder, {"plain": WORLD})
     assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
     assert "| (KL of the tilt to the base) | 0.30 |" in short
+    assert "| (the adjoint's worst slope; least signal) | 0.97; 2 |" in short
     assert (folder / "arena.md").read_text() == short
     assert "| plain | good | 0.7 | 3 | 0.0200 ± 0.0058 |" in (folder / "all.md").read_text()
     assert "| 2.00 | 0.2800 ± 0.0058 | 0.9800 ± 0.0058 | 1.000 | 100 | 3 |" in (folder / "all.md").read_text()

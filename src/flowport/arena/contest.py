@@ -8,9 +8,8 @@ import lightning
 import torch
 from torch import Tensor
 
-from flowport.arena.judge import judge
+from flowport.arena.judge import adjoint_sees, judge
 from flowport.callback import Clock
-from flowport.certificate import sight
 from flowport.coupling import Independent
 from flowport.data import PairDataModule
 from flowport.errors import Refusal
@@ -41,12 +40,11 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
             optimizer: Callable[..., torch.optim.Optimizer],
             scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
             trainer: Callable[..., lightning.Trainer], seed: int = 0, ema_decay: float = 0.99, fresh: int = 256,
-            points: int = 8192, seen: int = 0) -> dict[str, float]:  # fmt: skip
+            points: int = 8192) -> dict[str, float]:  # fmt: skip
     """Errors of a method to the true tilt (``judge``), calls of the reward, seconds and optimiser steps of training.
 
     Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
-    from ``world.starts`` points; one that learns a single step from ``fresh``. seen: starts from which slope and signal
-    of the adjoint are measured before (``certificate.sight``; 0: not at all).
+    from ``world.starts`` points; one that learns a single step from ``fresh``.
     """
     if fresh < 1 or points < 2 * world.groups:
         raise Refusal(f"fresh and points must be at least 1 and {2 * world.groups}, not {fresh} and {points}")
@@ -62,10 +60,7 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
     reward.calls = 0
     fit(trainer, module, data, clock, steps)
     found = judge(module.ema, world, strength, randomness.generator("judge"), points)
-    if seen:
-        pair = Pair(*(world.source.sample(seen, randomness.generator("sight")),) * 2)
-        told = sight(world.base, world.reward, strength, pair, randomness.generator("branches"))
-        found |= {"signal": min(told.signals), "slope": max(told.slopes, key=lambda s: abs(s - 1)), "clear": told.clear}
+    found |= adjoint_sees(world, strength, randomness.generator("sight"))
     return {f"arena/{name}": float(number) for name, number in found.items()} | {
         "arena/calls": reward.calls, "train/seconds": round(clock.seconds, 2), "train/steps": steps,
     }  # fmt: skip

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowport.adjoint import roll_out
+from flowport.adjoint import Exact, lean_adjoint, roll_out
 from flowport.dynamics import Dynamics
 from flowport.field.base import Field
 from flowport.field.tilted import Change, Gains, Tilted
+from flowport.grid import Uniform
 from flowport.metric.transport import wasserstein_2
 from flowport.shapes import Condition, Sample
 from flowport.world import World
@@ -78,6 +79,27 @@ def _beside(field: Tilted, world: World, strength: float, points: int, generator
         "kl_to_tilt": float(world.tilt(strength, start)[1].mean()) - strength * reward + kl,
         "exact_kl": float(best[0]), "exact_reward": float(best[1]), "base_reward": float(line[1][0]),
     }  # fmt: skip
+
+
+def adjoint_sees(world: World, strength: float, generator: torch.Generator, n: int = 2048,
+                 scheme: Exact | None = None) -> dict[str, float]:  # fmt: skip
+    """What the lean adjoint shows of the answer G under the exactly tilted chain, at the times 0.2 … 0.8: slope, the
+    value of E[−a·G]/E|G|² that is farthest from 1, and signal, the least E|G|²/E|a + G|². Adjoint matching can be
+    asked for the tilt where slope is within 0.1 of 1 and signal at least 0.3 (``flowport.certificate.sight`` estimates
+    both without knowing the answer)."""
+    scheme, field = scheme or Exact(Uniform(40)), exact(world, strength)
+    start = world.source.sample(n, generator).x
+    condition = field.conditioning.sampling(Sample(start), None)
+    begin = field.path.start(start, torch.randn(start.shape, generator=generator))
+    paths = roll_out(scheme, field, begin, condition, generator)
+    gradient = world.reward.value_and_gradient(paths.states[-1], condition)[1]
+    pull = -lean_adjoint(scheme, world.base, paths.states, condition, -strength * gradient)[1:-1]
+    answer, times = paths.controls, torch.tensor(scheme.chain(world.base).times[:-2])
+    inner = (times >= 0.2 - 1e-6) & (times <= 0.8 + 1e-6)
+    size = answer.square().sum(2).mean(1)[inner]
+    slope = (pull * answer).sum(2).mean(1)[inner] / size
+    signal = size / (pull - answer).square().sum(2).mean(1)[inner]
+    return {"slope": float(slope[(slope - 1).abs().argmax()]), "signal": float(signal.min())}
 
 
 def sampled(field: Field, world: World, start: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:

@@ -74,6 +74,8 @@ def table(entries: list[Entry], strength: float) -> str:
         rows.append([method, *(str(own[w]) if w in own else "" for w in worlds)])
     first = {e.world: e["exact_kl"].mean for e in entries if e.strength == strength}
     rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in worlds)])
+    sees = {e.world: f"{e['slope'].mean:.2f}; {e['signal'].mean:.2g}" for e in entries if e.strength == strength}
+    rows.append(["(the adjoint's worst slope; least signal)", *(sees.get(w, "") for w in worlds)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
