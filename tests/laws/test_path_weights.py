@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowport.adjoint import Exact, roll_out
+from flowport.adjoint import Exact, lean_adjoint, roll_out
 from flowport.field import Change, Tilted
 from flowport.grid import Uniform
 from flowport.shapes import Condition
@@ -57,3 +57,19 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
     assert float((found - wanted).abs().max()) <= 0.012
     ess = float(1 / weight.square().sum() / n)
     assert 0.3 < ess < 0.45
+
+
+def test_the_lean_adjoint_of_base_paths_is_the_gradient_of_the_end_by_the_start():
+    """With the noise held fixed a path is a function of its start: a_0 = −∇ r(x_K(x_0)), on a field that is not affine."""
+    base, scheme = from_noise(mixture(WEIGHTS, MEANS, covariances())), Exact(Uniform(12))
+    generator = torch.Generator().manual_seed(4)
+    start = torch.randn(64, 2, dtype=F64, generator=generator)
+    paths = roll_out(scheme, base, start, Condition(), generator)
+    x = first = start.clone().requires_grad_()
+    for k, t, h, variance in scheme.chain(base).steps:
+        mean, _ = scheme.step(base, x, t, h, variance, Condition())
+        x = mean + (paths.states[k + 1] - mean).detach()  # the noise that was drawn
+    torch.testing.assert_close(x.detach(), paths.states[-1])
+    (slope,) = torch.autograd.grad((x.square() @ C).sum(), first)
+    adjoint = lean_adjoint(scheme, base, paths.states, Condition(), -2 * C * paths.states[-1])
+    torch.testing.assert_close(-adjoint[0], slope)
