@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from flowport import experiment
 from flowport.certificate import certificate, memory, sight
 from flowport.errors import Refusal
 from flowport.fine_tuning import FineTuneModule
+from flowport.objective.weights import effective
 from flowport.restore import read_config, read_weights
 from flowport.shapes import Pair
 
@@ -93,20 +95,38 @@ def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
     told = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
     left = memory(module.ema.base, module.reward, module.strength, pair.take(slice(few), slice(few)),
                   randomness.generator("memory", 0, device))  # fmt: skip
-    before_after(run, folder, pair, randomness.generator("picture", 0, device))
-    return {**{f"tune/{name}": number for name, number in told.items()}, "tune/memory": left}
+    seen = sampled(run, folder, pair, randomness.generator("samples", 0, device))
+    return {**{f"tune/{name}": number for name, number in told.items()}, "tune/memory": left, **seen}
 
 
-def before_after(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> None:
-    """The same starts and the same noise through the base and through the tuned flow, side by side."""
+def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> dict[str, float]:
+    """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
+
+    sampled/reward, base_reward: mean λr; spread, base_spread: variance of a number of the results; where the source is
+    noise also tilted_reward, tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
+    """
     module, modality = run.module, run.module.target.modality
     assert isinstance(module, FineTuneModule)
-    shown = slice(modality.shown)
-    rows = {"source": pair.source.x[shown]}
     state, label = generator.get_state(), pair.target.label
+    ends: dict[str, Tensor] = {}
     for name, field in (("base", module.ema.base), ("tuned", module.ema)):
         generator.set_state(state)
-        wished = None if label is None else label[shown]
-        rows[name] = run.evaluation.translator(field).forward(pair.source[shown], generator, wished).end
-    seen = {name: modality.observed(x).cpu() for name, x in rows.items()}
-    modality.surface().render(seen, str(folder / "before_after.png"))
+        ends[name] = run.evaluation.translator(field).forward(pair.source, generator, label).end
+    condition = module.ema.conditioning.sampling(pair.source, label)
+    reward = {name: module.strength * module.reward.value(x, condition).double() for name, x in ends.items()}
+    even = torch.full_like(reward["base"], 1 / len(pair))
+    laws = {"": ("tuned", even), "base_": ("base", even)}
+    if not module.ema.conditioning.sees_source:
+        laws["tilted_"] = ("base", reward["base"].softmax(0))
+    numbers = {}
+    for prefix, (name, w) in laws.items():
+        x = ends[name].flatten(1).double()
+        numbers[f"sampled/{prefix}reward"] = float(w @ reward[name])
+        numbers[f"sampled/{prefix}spread"] = float((w @ (x - w @ x).square()).mean())
+    if "tilted_" in laws:
+        numbers["sampled/effective"] = float(effective(laws["tilted_"][1], 1))
+    shown = slice(modality.shown)
+    rows = {"source": pair.source.x[shown], **{name: x[shown] for name, x in ends.items()}}
+    picture = {name: modality.observed(x).cpu() for name, x in rows.items()}
+    modality.surface().render(picture, str(folder / "before_after.png"))
+    return numbers

@@ -60,7 +60,7 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
 
 
 def test_the_lean_adjoint_of_base_paths_is_the_gradient_of_the_end_by_the_start():
-    """With the noise held fixed a path is a function of its start: a_0 = −∇ r(x_K(x_0)), on a field that is not affine."""
+    """With the noise held fixed a path is a function of its start: a_0 = −∇ r(x_K(x_0)), on a field that bends."""
     base, scheme = from_noise(mixture(WEIGHTS, MEANS, covariances())), Exact(Uniform(12))
     generator = torch.Generator().manual_seed(4)
     start = torch.randn(64, 2, dtype=F64, generator=generator)

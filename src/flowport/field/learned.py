@@ -27,6 +27,6 @@ class Learned(Field):
     def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         weight = next(self.network.parameters(), x)
         if weight.dtype == x.dtype:
-            return self.network(x, t, condition)
+            return self.network(x, t, condition).to(x.dtype)  # an autocast would leave it in half precision
         start = None if condition.source is None else condition.source.to(weight.dtype)
         return self.network(x.to(weight.dtype), t, Condition(condition.label, start)).to(x.dtype)

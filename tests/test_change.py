@@ -1,0 +1,69 @@
+"""What fine-tuning may change: every network can be silenced, low rank touches little, half precision stays outside."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from flowport.adjoint import Exact, lean_adjoint, roll_out
+from flowport.change import Control, LowRank
+from flowport.errors import Refusal
+from flowport.field import Learned, Tilted
+from flowport.grid import Uniform
+from flowport.network import MLP
+from flowport.shapes import Condition, ConditionShape
+from tests.laws.oracles import FROM_NOISE
+from tests.laws.tilts import Difference, from_noise
+from tests.network.test_networks import SMALL, built
+
+
+def learned(network, x=None):
+    like = from_noise(FROM_NOISE["gaussian"])
+    return Learned(network, like.path, like.prediction, like.conditioning, like.able)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_begins_as_no_change_and_learns(name):
+    kind, options, shape = SMALL[name]
+    base = learned(built(name, ConditionShape()))
+    tilted = Tilted(base, Control(base, shape, ConditionShape(), partial(kind, **options)))
+    x, t = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(tilted.velocity(x, t, Condition()), base.velocity(x, t, Condition()), rtol=0, atol=0)
+    tilted.tilt(x, t, Condition()).sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in tilted.change.parameters())
+
+
+def test_paths_and_adjoints_stay_in_float32_under_autocast():
+    """The network runs in bfloat16; what is added up over steps does not."""
+    base = learned(MLP((2,), ConditionShape(), width=32, depth=2)).requires_grad_(False)
+    x, scheme = torch.randn(64, 2), Exact(Uniform(8))
+    found = []
+    for half in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            paths = roll_out(scheme, Tilted(base, Difference(base)), x, Condition(), generator)
+            adjoint = lean_adjoint(scheme, base, paths.states, Condition(), torch.ones_like(x))
+            assert base.velocity(x, torch.full((64,), 0.5), Condition()).dtype == torch.float32
+        assert {paths.states.dtype, paths.log_ratio.dtype, adjoint.dtype} == {torch.float32}
+        found.append((paths.states[-1], adjoint[0]))
+    for plain, halved in zip(*found, strict=True):
+        assert not torch.equal(plain, halved) and float((plain - halved).abs().max()) < 0.05 * float(plain.abs().max())
+
+
+def test_low_rank_trains_low_rank_additions_alone():
+    pytest.importorskip("peft")
+    base = learned(MLP((2,), ConditionShape(), width=32, depth=2))
+    tilted = Tilted(base, LowRank(base, (2,), ConditionShape(), rank=2))
+    x, t = torch.randn(5, 2), torch.linspace(0, 1, 5)
+    torch.testing.assert_close(tilted.velocity(x, t, Condition()), base.velocity(x, t, Condition()), rtol=0, atol=0)
+    learnt = {name: p for name, p in tilted.named_parameters() if p.requires_grad}
+    assert learnt and all("lora_" in name and min(p.shape) <= 2 for name, p in learnt.items())
+    assert sum(p.numel() for p in learnt.values()) < 0.6 * sum(p.numel() for p in base.parameters())
+    tilted.velocity(x, t, Condition()).square().sum().backward()
+    assert any(bool(p.grad.any()) for p in learnt.values())
+
+
+@pytest.mark.parametrize("options", [{"rank": 0}, {"alpha": 0.0}])
+def test_a_rank_that_is_none_is_refused(options):
+    with pytest.raises(Refusal, match="needs rank"):
+        LowRank(learned(MLP((2,), ConditionShape())), (2,), ConditionShape(), **options)
