@@ -129,3 +129,34 @@ def test_the_adjoint_sees_a_gaussian_and_not_separated_modes():
 def test_what_is_clear():
     assert Sight([0.5], [1.1], [0.4]).clear and "sees the answer" in Sight([0.5], [1.1], [0.4]).sentence()
     assert not Sight([0.5], [1.2], [0.4]).clear and not Sight([0.5], [1.0], [0.2]).clear
+
+
+@pytest.mark.parametrize("options", [{"late": None}, {"late": 0.5, "flow": False}, {"late": 0.5}], ids=str)
+def test_a_strength_out_of_reach_is_annealed_to_the_part_that_is_in_reach(options):
+    """From base paths the weights e^{a c x} have the effective share e^{−a²c²s²}: a = √(log 2)/(c s), and the loss is
+    least at the tilt by a·c."""
+    objective, base, x0 = PathWeighted(Uniform(20), batch=4000, **options), world(False)[0], world(False)[2]
+    c = 3.0
+    found = []
+    for seed in range(SEEDS):
+        generator = torch.Generator().manual_seed(seed)
+        none = Tilted(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)]))))
+        rollout, _ = objective.collect(none, Linear([c]), 1.0, Pair(Sample(x0), Sample(x0)), generator)
+        scale = float(rollout.scale)
+        assert scale == pytest.approx(0.6931**0.5 / (c * S2**0.5), rel=0.15)
+        fields = [Tilted(base, Near(from_noise(line([(1, 0, 1 + S2 * scale * c, 1, S2, 0)])), d)) for d in DELTAS]
+        for field in fields:
+            objective.loss(field, [rollout], generator).mean.backward()
+        found.append([float(field.change.delta.grad) for field in fields])
+    low, here, high = torch.tensor(found).mean(0).tolist()
+    room = 4 * float(torch.tensor(found)[:, 1].std()) / SEEDS**0.5 + 0.1 * (high - low) / 2
+    assert low < 0 < high and abs(here) < room
+
+
+def test_the_less_certain_target_has_the_smaller_share():
+    """The adjoint of a linear reward on a Gaussian has no spread, so flow matching gets no share beside it."""
+    base, exact, x0 = world(False)
+    objective = PathWeighted(Uniform(20), late=0.5)
+    rollout, _ = objective.collect(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)),
+                                   torch.Generator().manual_seed(0))  # fmt: skip
+    assert float(rollout.share.max()) < 0.05
