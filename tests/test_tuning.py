@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flowport import experiment
+from flowport.bases import base_of
 from flowport.errors import Refusal
 from flowport.reuse import evaluate_again, translate
 from flowport.stage import resume
@@ -129,6 +130,13 @@ def test_a_base_without_a_tilt_is_refused_with_what_to_do(tmp_path: Path, words:
     other = trained(tmp_path / "base", *words)
     with pytest.raises(Refusal, match=sentence):
         tuned(other, tmp_path / "tuned")
+
+
+def test_a_tuning_without_a_reward_or_a_base_is_refused(base: Path) -> None:
+    with pytest.raises(Refusal, match="say reward="):
+        tuned_config(base, composed("finetune"))
+    with pytest.raises(Refusal, match="give run="):
+        base_of(composed("finetune", "reward=brightness"))
 
 
 def test_a_bridge_that_sees_its_start_is_tuned_start_by_start(tmp_path: Path) -> None:

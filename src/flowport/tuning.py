@@ -33,6 +33,8 @@ def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
     that are neither ema nor raw."""
     if wishes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={wishes.weights} is unknown: use weights=ema or weights=raw")
+    if wishes.get("reward") is None:
+        raise Refusal("nothing to tune for: say reward=<name>, for instance reward=brightness")
     config = read_config(folder)
     path, _ = read_weights(folder)
     change = OmegaConf.create(OmegaConf.to_container(wishes.change, resolve=True))
