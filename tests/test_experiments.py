@@ -10,10 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
 from flowport.evaluation import reference_cost
+from flowport.tuning import tune, tuned_config
 from tests.distribution.folders import pictures, recordings, shapes
 
 ROOT = Path(__file__).parents[1]
-NAMES = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
+ALL = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
+NAMES = [name for name in ALL if not name.startswith("finetune_")]
 
 OWN = {"images": (pictures, ["size=8"]), "spectrograms": (recordings, []), "point_clouds": (shapes, ["points=32"])}
 PITCHES = "[20,30,40,50,60,70,80,90]"
@@ -55,3 +57,31 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
         assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_size > 0
         assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
         assert numbers["train/steps"] == 2
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("finetune_")])
+def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
+    """Its base is trained for one step, whatever it has learnt."""
+    (tmp_path / "base").mkdir(), (tmp_path / "tuned").mkdir()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        wishes = compose("finetune", [f"experiment={name}", "trainer.max_steps=2", "starts=2", "threads=1",
+                                      f"sight={name == 'finetune_mixture'}", "objective.grid.steps=12",
+                                      "objective.batch=2", "objective.paths=2"])  # fmt: skip
+        words = [f"experiment={wishes.base}", "trainer.max_steps=1", "evaluation_items=4", "threads=1", "grid.steps=2",
+                 "metric=[sliced_wasserstein]", "data.validation_items=2", "data.batch=2", "data.pool=1"]  # fmt: skip
+        small = ["source.train=16", "target.train=16"] if "timbre" in name else []
+        config = compose("train", words + small)
+    for part in (config, wishes):
+        with open_dict(part):
+            part.trainer.enable_progress_bar = False
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    instantiate(config.stage).run(config, tmp_path / "base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowport.tuning.CERTIFIED", 4)
+        patch.setattr("flowport.tuning.LOOKED", 2)
+        patch.setattr("flowport.tuning.BRANCHES", 2)
+        patch.setattr("flowport.certificate.EACH", 2)
+        patch.setattr("flowport.certificate.STEPS", 4)
+        numbers = tune(tuned_config(tmp_path / "base", wishes), tmp_path / "tuned")
+    assert numbers["train/steps"] == 2 and (tmp_path / "tuned" / "before_after.png").stat().st_size > 0
+    assert all(v == v for k, v in numbers.items() if k.startswith(("tune/", "sampled/")))

@@ -9,6 +9,7 @@ import torch
 
 from flowport import experiment
 from flowport.errors import Refusal
+from flowport.module import FlowModule
 from tests import runs
 
 
@@ -37,7 +38,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(value: fl
 
 def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is bad at step 5 and good again is still told, as step 5, and the checkpoint is of step 3."""
-    plain = experiment.FlowModule.training_step
+    plain = FlowModule.training_step
 
     def sometimes(self: Any, pair: Any, batch_idx: int) -> torch.Tensor:
         if self.global_step in (5, 6):
@@ -49,7 +50,7 @@ def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch:
             return torch.nan_to_num(loss) * 0
         return plain(self, pair, batch_idx)
 
-    monkeypatch.setattr(experiment.FlowModule, "training_step", sometimes)
+    monkeypatch.setattr(FlowModule, "training_step", sometimes)
     with pytest.raises(Refusal, match="not finite at training step 5"):
         runs.run(tmp_path, "checkpoint_every=3", "trainer.log_every_n_steps=100")
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

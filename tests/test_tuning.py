@@ -103,6 +103,7 @@ def test_a_tuned_run_is_measured_translated_and_tuned_again(base: Path, tmp_path
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["objective.late=0.99"], "late=0.99 lies after the last noisy step"),
         (["strength=0"], "strength=0 must be above 0"),
         (["strength=1e30", "objective=adjoint_matching"], "squared adjoint is not finite at strength=1e"),
         (["weights=best"], "weights=best is unknown"),

@@ -29,7 +29,7 @@ def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, gene
     largest a for which e^{a λr − S} keeps half of it; gap: largest difference of a coordinate's mean between tuned
     paths and the tilt, in deviations of the tilt.
     """
-    scheme = scheme or Exact(Uniform(40))
+    scheme = scheme or Exact(Uniform(STEPS))
     start, condition = starts(field, pair, generator)
     paths = roll_out(scheme, field, start, condition, generator)
     end = paths.states[-1].flatten(1).double()
@@ -47,11 +47,11 @@ def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, gene
     return {name: float(number) for name, number in told.items()}
 
 
-def memory(base: Field, reward: Reward, strength: float, pair: Pair, generator: torch.Generator, each: int = 64,
-           scheme: Scheme | None = None) -> float:  # fmt: skip
+def memory(base: Field, reward: Reward, strength: float, pair: Pair, generator: torch.Generator,
+           each: int | None = None, scheme: Scheme | None = None) -> float:  # fmt: skip
     """Var over starts of log ĥ0(x0), ĥ0 the mean of e^{λr} over ``each`` base paths from x0, less the variance that so
     few paths bring: 0 where the tilt per start is the tilt of the whole (memoryless), large where they differ."""
-    scheme = scheme or Exact(Uniform(40))
+    scheme, each = scheme or Exact(Uniform(STEPS)), each or EACH
     start, condition = starts(base, pair, generator, each)
     end = roll_out(scheme, base, start, condition, generator).states[-1]
     value = strength * reward.value(end, condition).double().view(-1, each)
@@ -60,6 +60,10 @@ def memory(base: Field, reward: Reward, strength: float, pair: Pair, generator: 
     return float((log_h.var() - noise.mean()).clamp_min(0))
 
 
+STEPS = 40
+"""Of a certificate's chain, unless said otherwise."""
+EACH = 64
+"""Paths from every start of a memory certificate, unless said otherwise."""
 FINER = 5
 """How much finer the steps are that tell the continuous answer."""
 

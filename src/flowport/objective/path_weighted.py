@@ -87,11 +87,7 @@ class PathWeighted(Tuning):
                  scale: Tensor, strength: float) -> dict[str, Tensor]:  # fmt: skip
         """States and adjoints of the late steps, and the share of flow matching there: V_a/(V_a + V_f), V the weighted
         mean squares of both targets around the present control."""
-        assert self.late is not None
-        late = 0.0 if not self.flow else self.late
-        steps = [k for k, t in enumerate(chain.times[:-2]) if t >= late - 1e-9]
-        if not steps:
-            raise Refusal(f"objective.late={late} lies after the last noisy step: lower it, or use more steps")
+        steps = self._late_steps(chain)
         first, end = steps[0], paths.states[-1]
         adjoint = finite(lean_adjoint(self.scheme, field.base, paths.states[first:], condition, terminal, first),
                          "the adjoint", strength)[1:-1]  # fmt: skip
@@ -107,6 +103,16 @@ class PathWeighted(Tuning):
                 share[k] = late_ / (late_ + flow).clamp_min(1e-30)
         variances = torch.tensor([chain.variances[k] for k in steps], dtype=end.dtype, device=end.device)
         return {"times": times, "variances": variances, "states": states, "adjoints": adjoint, "share": share}
+
+    def _late_steps(self, chain: Chain) -> list[int]:
+        """Numbers of the noisy steps from which the adjoint is learnt."""
+        late = 0.0 if self.late is None or not self.flow else self.late
+        return [k for k, t in enumerate(chain.times[:-2]) if t >= late - 1e-9]
+
+    def accept(self, base: Field, reward: Reward) -> None:
+        super().accept(base, reward)
+        if not self._late_steps(self.scheme.chain(base)):
+            raise Refusal(f"objective.late={self.late} lies after the last noisy step: lower it, or use more steps")
 
     def loss(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         terms = []
