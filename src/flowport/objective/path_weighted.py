@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowport.adjoint import Chain, Exact, Paths, lean_adjoint, roll_out, rows
 from flowport.errors import Refusal
+from flowport.field.base import Field
 from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
