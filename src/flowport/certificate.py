@@ -22,7 +22,7 @@ from flowport.shapes import Pair
 
 def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, generator: torch.Generator,
                 scheme: Scheme | None = None) -> dict[str, float]:  # fmt: skip
-    """Of paths of a tuned flow's chain from the starts of a batch:
+    """Of paths of a tuned flow's chain from the starts of a batch (on a bridge from a sixteenth of them, 16 each):
 
     reward, base_reward: mean of λr over tuned paths and over the base's; tilted_reward: path-weighted, so of the tilt;
     energy: E Σ h s²|G|²/2 = KL to the base; effective: effective sample size of the weights, a share; reached: the
@@ -30,19 +30,23 @@ def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, gene
     paths and the tilt, in deviations of the tilt.
     """
     scheme = scheme or Exact(Uniform(STEPS))
-    start, condition = starts(field, pair, generator)
+    groups = 1
+    if field.conditioning.sees_source:  # every start has a law, so a tilt and weights, of its own
+        groups = max(1, len(pair) // BRANCHES)
+        pair = pair.take(slice(groups), slice(groups))
+    start, condition = starts(field, pair, generator, BRANCHES if field.conditioning.sees_source else 1)
     paths = roll_out(scheme, field, start, condition, generator)
     end = paths.states[-1].flatten(1).double()
     value = strength * reward.value(paths.states[-1], condition).double()
     base = roll_out(scheme, field.base, start, condition, generator).states[-1]
-    w = normalised(value - paths.log_ratio.double(), 1)
+    w = normalised(value - paths.log_ratio.double(), groups)
     mean = w @ end
     spread = (w @ (end - mean).square()).sqrt().clamp_min(1e-12)
     gap = ((end.mean(0) - mean) / spread).abs().max()
     told = {
         "reward": value.mean(), "base_reward": strength * reward.value(base, condition).mean(),
-        "tilted_reward": w @ value, "energy": paths.energy.mean(), "effective": effective(w, 1),
-        "reached": reached(value, paths.log_ratio.double(), 1, 0.5)[0], "gap": gap,
+        "tilted_reward": w @ value, "energy": paths.energy.mean(), "effective": effective(w, groups),
+        "reached": reached(value, paths.log_ratio.double(), groups, 0.5)[0], "gap": gap,
     }  # fmt: skip
     return {name: float(number) for name, number in told.items()}
 
@@ -62,6 +66,8 @@ def memory(base: Field, reward: Reward, strength: float, pair: Pair, generator: 
 
 STEPS = 40
 """Of a certificate's chain, unless said otherwise."""
+BRANCHES = 16
+"""Paths from every start of a certificate on a bridge."""
 EACH = 64
 """Paths from every start of a memory certificate, unless said otherwise."""
 FINER = 5

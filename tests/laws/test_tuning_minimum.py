@@ -160,3 +160,16 @@ def test_the_less_certain_target_has_the_smaller_share():
     rollout, _ = objective.collect(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)),
                                    torch.Generator().manual_seed(0))  # fmt: skip
     assert float(rollout.share.max()) < 0.05
+
+
+def test_the_certificate_of_a_bridge_weighs_the_paths_of_every_start_by_themselves():
+    """At the exact tilt of every start nothing is left to gain, though starts differ in what they can earn."""
+    m0, s0, cross = 2.0, 0.25, 0.21
+    generator = torch.Generator().manual_seed(0)
+    x0 = m0 + s0**0.5 * torch.randn(640, 1, dtype=F64, generator=generator)
+    gained = C * (S2 - cross**2 / s0)
+    base, exact = (given_start(line([(1, m0, m, s0, S2, cross)]), BrownianBridge(0.8)) for m in (1, 1 + gained))
+    told = certificate(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)), generator,
+                       Exact(Power(40, 1.5)))  # fmt: skip
+    assert told["effective"] > 0.97 and told["gap"] < 0.1
+    assert told["energy"] == pytest.approx(C * gained / 2, abs=0.03)
