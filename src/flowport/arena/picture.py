@@ -124,7 +124,7 @@ def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> No
             kl, reward = ([e[what] for e in line] for what in ("kl", "gain"))
             axis.errorbar(
                 [c.mean for c in kl], [c.mean for c in reward], [c.error for c in reward], [c.error for c in kl],
-                fmt="o-", ms=5, lw=0.8, capsize=2, color=colours.get(method, "grey"), label=method,
+                fmt="o", ms=6, elinewidth=0.8, capsize=2, color=colours.get(method, "grey"), label=method,
                 mfc=colours.get(method, "grey") if any(c.n > 1 for c in kl) else "white",
             )  # fmt: skip
         axis.set_title(name.replace("_", " "), fontsize=10)
