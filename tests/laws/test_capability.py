@@ -125,7 +125,7 @@ def test_reward_tilts_and_their_refusals():
     BridgeGivenSource().refuse_tilt()
     assert "marginal" in SourceIsNoise.tilt and "per start" in BridgeGivenSource.tilt
     assert not NoNoise.tilt and not BlindBridge.tilt
-    with pytest.raises(Refusal, match="adjoint matching needs a score"):
+    with pytest.raises(Refusal, match="reward fine-tuning needs a score"):
         NoNoise().refuse_tilt()
     with pytest.raises(Refusal, match="train the bridge with conditioning=source"):
         BlindBridge().refuse_tilt()
