@@ -113,8 +113,8 @@ class NoNoise(NoiseRole):
 
     def refuse_tilt(self) -> None:
         raise Refusal(
-            "reward fine-tuning needs a score, which a path without noise has only for an independent standard Gaussian "
-            "source: train the bridge variant of this experiment (a bridge path with conditioning=source)"
+            "reward fine-tuning needs a score, which a path without noise has only for an independent standard "
+            "Gaussian source: train the bridge variant of this experiment (a bridge path with conditioning=source)"
         )
 
 
