@@ -11,10 +11,9 @@ from flowport.field.base import Field
 from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
-from flowport.objective.results import error_of
+from flowport.objective.results import error_of, spaced
 from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
 from flowport.objective.weights import effective, normalised, reached
-from flowport.prediction.base import MARGIN
 from flowport.reward.base import Reward
 from flowport.shapes import Condition, Pair, Sample
 
@@ -142,9 +141,7 @@ class PathWeighted(Tuning):
             sources = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
         condition = Condition(torch.cat(labels)[draw] if labels else None,
                               sources if field.conditioning.sees_source else None)  # fmt: skip
-        jitter = torch.rand(self.batch, generator=generator, device=ends.device, dtype=ends.dtype)
-        t = (torch.arange(self.batch, device=ends.device) + jitter) / self.batch
-        t = field.path.clamp(t).clamp(MARGIN, 1 - MARGIN)
+        t = spaced(self.batch, field, ends, generator)
         z = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
         x = field.path.sample(Pair(Sample(sources), Sample(ends)), t, z if field.path.bridge else None).x
         with torch.no_grad():

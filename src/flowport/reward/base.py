@@ -3,15 +3,17 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
+from flowport.modality.base import Modality
 from flowport.shapes import Condition
 
+Kind = TypeVar("Kind", bound=Modality)
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -99,6 +101,38 @@ class Reward(nn.Module, ABC):
                 "themselves"
             )
         return value
+
+
+class OfModality(Reward, ABC, Generic[Kind]):
+    """A reward that reads points through a modality: the one given, or that of the target (null).
+
+    kind: of modality; meant: what that is called. Raises Refusal for a target of another kind.
+    """
+
+    kind: type[Kind]
+    meant: ClassVar[str]
+
+    def __init__(self, modality: Kind | None = None) -> None:
+        super().__init__()
+        self.modality = modality
+
+    def fits(self, target: Distribution) -> bool:
+        return isinstance(target.modality, self.kind)
+
+    def check(self, source: Distribution, target: Distribution) -> None:
+        if not self.fits(target):
+            raise Refusal(
+                f"reward={self.called} is for {self.meant}, but the target is {type(target.modality).__name__} with "
+                f"points {tuple(target.event_shape)}"
+            )
+        self.modality = self.modality or target.modality  # type: ignore[assignment]
+
+    @property
+    def known(self) -> Kind:
+        """The modality. Raises Refusal where none was given or found."""
+        if self.modality is None:
+            raise Refusal(f"reward={self.called} does not know its modality: give reward.modality, or ask check first")
+        return self.modality
 
 
 def own(v: Tensor) -> Tensor:
