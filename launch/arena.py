@@ -31,8 +31,8 @@ def arena(config):  # noqa: ANN201  (Hydra's task)
         return drawn(Path(config.draw))
     result = Path(HydraConfig.get().runtime.output_dir) / "metrics.json"
     if not result.is_file():
-        parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer")
-        plain = ("strength", "seed", "ema_decay", "fresh", "points")
+        parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer", "base")
+        plain = ("strength", "seed", "ema_decay", "fresh", "points", "pretraining")
         numbers = contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain})
         write_json(result, numbers)
         print(table(numbers, title=str(result.parent)))

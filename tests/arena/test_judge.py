@@ -47,6 +47,11 @@ def test_the_exact_tilt_has_no_error(name: str) -> None:
     for reward in ("reward", "sampled_reward"):
         assert found[reward] == pytest.approx(found["exact_reward"], abs=0.08)
     assert found["frontier_reward"] == pytest.approx(found["reward"], abs=0.03)
+    if name == "noise":
+        assert found["chain_weight_error"] < 3.5 * (0.25 / n) ** 0.5
+        assert found["chain_w2"] < 2 * found["w2_floor"]
+        assert found["own_weight_error"] < 5 * (0.25 / n) ** 0.5, "two samples, one of them weighted"
+        assert found["own_effective"] == pytest.approx(1, abs=0.06), "S = λr − log Z on every path, up to O(h)"
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("noise", -1.0), ("noise", 0.5), ("bridge", -1.0)])
@@ -67,6 +72,17 @@ def test_half_the_strength_lies_on_the_frontier_and_a_wrong_sign_far_below() -> 
     found = judged("noise", 0.5)
     assert found["frontier_reward"] == pytest.approx(found["reward"], abs=0.04)
     assert judged("noise", -1.0)["reward"] < found["base_reward"] < found["frontier_reward"]
+
+
+def test_a_chain_weighted_by_its_own_paths_tells_the_tilt_of_the_base_that_was_tuned() -> None:
+    half, noise = judged("noise", 0.5), 5 * (0.25 / POINTS) ** 0.5
+    assert half["chain_weight_error"] > 2 * noise
+    assert half["own_weight_error"] == pytest.approx(half["weight_error"], abs=noise), "weights mend half the strength"
+    world = made("noise")
+    other = FromNoise(**{**PARTS, "weights": [0.3, 0.7]}, q=[[0.4, 0.1], [0.1, 0.2]])
+    tuned = Tilted(other.base, Known(other.tilted(1.0)))
+    found = judge(tuned, world, 1.0, torch.Generator().manual_seed(0), POINTS, 512)
+    assert found["weight_error"] > 2 * noise > 2 * found["own_weight_error"], "the base was wrong, not the tuning"
 
 
 def test_the_base_has_velocity_error_one_and_no_kl() -> None:

@@ -1,21 +1,22 @@
 """One method in one world at one strength: trained from the exact base, then judged against the exact tilt."""
 
-import logging
-import warnings
 from collections.abc import Callable
 
 import lightning
 import torch
 from torch import Tensor
 
+from flowport.arena.fitting import fit
 from flowport.arena.judge import adjoint_sees, judge
-from flowport.callback import Clock
+from flowport.arena.learnt import learnt
 from flowport.coupling import Independent
 from flowport.data import PairDataModule
 from flowport.errors import Refusal
+from flowport.field.base import Field
 from flowport.field.tilted import Change
 from flowport.fine_tuning import FineTuneModule
 from flowport.joint import Product
+from flowport.network import Network
 from flowport.objective import Tuning
 from flowport.randomness import Randomness
 from flowport.reward import Reward
@@ -40,11 +41,13 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
             optimizer: Callable[..., torch.optim.Optimizer],
             scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
             trainer: Callable[..., lightning.Trainer], seed: int = 0, ema_decay: float = 0.99, fresh: int = 256,
-            points: int = 8192) -> dict[str, float]:  # fmt: skip
+            points: int = 8192, base: Callable[..., Network] | None = None,
+            pretraining: int = 0) -> dict[str, float]:  # fmt: skip
     """Errors of a method to the true tilt (``judge``), calls of the reward, seconds and optimiser steps of training.
 
     Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
-    from ``world.starts`` points; one that learns a single step from ``fresh``.
+    from ``world.starts`` points; one that learns a single step from ``fresh``. pretraining: steps in which the network
+    ``base`` learns the world's base first (``learnt``); 0: the exact one is tuned.
     """
     if fresh < 1 or points < 2 * world.groups:
         raise Refusal(f"fresh and points must be at least 1 and {2 * world.groups}, not {fresh} and {points}")
@@ -54,15 +57,16 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
     reward, randomness = Counted(world.reward), Randomness(seed).under("arena")
     data = PairDataModule(Product(world.source, world.target), Independent(), randomness.under("data"), starts,
                           validation_items=starts, repeat=objective.rounds)  # fmt: skip
-    module = FineTuneModule(world.source, world.target, world.base, change, objective, reward, strength, optimizer,
+    tuned: Field = world.base if base is None or not pretraining else learnt(world, base, trainer, pretraining, seed)
+    module = FineTuneModule(world.source, world.target, tuned, change, objective, reward, strength, optimizer,
                             scheduler, randomness, ema_decay)  # fmt: skip
-    clock, steps = Clock(), affordable(module, data.train.at(0), world.calls, randomness.generator("rehearsal"))
+    steps = affordable(module, data.train.at(0), world.calls, randomness.generator("rehearsal"))
     reward.calls = 0
-    fit(trainer, module, data, clock, steps)
+    seconds = fit(trainer, module, data, steps)
     found = judge(module.ema, world, strength, randomness.generator("judge"), points)
     found |= adjoint_sees(world, strength, randomness.generator("sight"))
     return {f"arena/{name}": float(number) for name, number in found.items()} | {
-        "arena/calls": reward.calls, "train/seconds": round(clock.seconds, 2), "train/steps": steps,
+        "arena/calls": reward.calls, "train/seconds": round(seconds, 2), "train/steps": steps,
     }  # fmt: skip
 
 
@@ -83,14 +87,3 @@ def affordable(module: FineTuneModule, pair: Pair, calls: int, generator: torch.
     if steps < 1:
         raise Refusal(f"world.calls={calls} is too small: one collection takes {collected + learnt * objective.rounds}")
     return steps
-
-
-def fit(trainer: Callable[..., lightning.Trainer], module: FineTuneModule, data: PairDataModule, clock: Clock,
-        steps: int) -> None:  # fmt: skip
-    """Train for ``steps`` steps, and leave nothing behind but the weights."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
-    trainer(
-        max_steps=steps, limit_train_batches=steps, limit_val_batches=0, max_epochs=1, callbacks=[clock], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False,
-    ).fit(module, data)  # fmt: skip

@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowport.adjoint import Exact, lean_adjoint, roll_out
+from flowport.adjoint import Exact, Paths, lean_adjoint, roll_out
 from flowport.dynamics import Dynamics
 from flowport.field.base import Field
 from flowport.field.tilted import Change, Gains, Tilted
 from flowport.grid import Uniform
 from flowport.metric.transport import wasserstein_2
+from flowport.objective.weights import effective, normalised
 from flowport.shapes import Condition, Sample
 from flowport.world import World
 from flowport.world.base import REACH
@@ -44,7 +45,9 @@ def judge(field: Tilted, world: World, strength: float, generator: torch.Generat
     least that of its results; reward: E r of the same results, so that both lie on or below the frontier (Gibbs), up
     to O(h); kl_to_tilt: E[S − λr] + log Z = KL(paths ‖ tilted paths), without noise at the tilt, where S = λr − log Z.
     energy: E Σ h s²|G|²/2, which is E S with other noise. frontier_reward: the largest E r with this kl.
-    exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base.
+    exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base. In worlds of noise also of the
+    chain: chain_weight_error, chain_w2, and own_weight_error: of the sampler's shares to those of the chain's paths
+    weighted by e^{λr − S}, which is the tilt of whatever base was tuned; own_effective: the size of those weights.
     """
     start = world.judged(points, generator)
     condition = field.conditioning.sampling(Sample(start), None)
@@ -62,15 +65,30 @@ def judge(field: Tilted, world: World, strength: float, generator: torch.Generat
     some = torch.arange(0, points, max(1, points // transported))
     found["w2"] = float(wasserstein_2(result[some].double(), one[some]))
     found["w2_floor"] = float(wasserstein_2(two[some], one[some]))
-    return found | {"sampled_reward": _reward(world, result)} | _beside(field, world, strength, points, generator)
+    chain = start if world.groups == 1 else world.source.sample(points, generator).x
+    paths = walked(field, world, chain, generator)
+    found |= {"sampled_reward": _reward(world, result)} | _beside(paths, world, strength, chain)
+    if world.groups > 1:
+        return found
+    end = paths.states[-1]
+    w = normalised(strength * world.reward.value(end, condition).double() - paths.log_ratio.double(), 1)
+    seen = law.posterior(end)
+    return found | {
+        "chain_weight_error": float((seen.mean(0) - law.weights[0]).abs().max()),
+        "chain_w2": float(wasserstein_2(end[some].double(), one[some])),
+        "own_weight_error": float((w @ seen - law.posterior(result).mean(0)).abs().max()),
+        "own_effective": float(effective(w, 1)),
+    }
 
 
-def _beside(field: Tilted, world: World, strength: float, points: int, generator: torch.Generator) -> dict[str, float]:
-    """The place of the chain's paths beside the frontier."""
-    start = world.source.sample(points, generator).x
+def walked(field: Tilted, world: World, start: Tensor, generator: torch.Generator) -> Paths:
+    """Paths of the world's chain from starts (n, d)."""
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
-    condition = field.conditioning.sampling(Sample(start), None)
-    paths = roll_out(world.chain, field, begin, condition, generator)
+    return roll_out(world.chain, field, begin, field.conditioning.sampling(Sample(start), None), generator)
+
+
+def _beside(paths: Paths, world: World, strength: float, start: Tensor) -> dict[str, float]:
+    """The place of the chain's paths beside the frontier."""
     kl, reward = float(paths.log_ratio.double().mean()), _reward(world, paths.states[-1])
     line, best = world.frontier(strength * REACH, start), world.frontier(torch.tensor([strength]), start)
     return {

@@ -11,11 +11,11 @@ from flowport.field.base import Field
 from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
-from flowport.objective.results import error_of, spaced
+from flowport.objective.results import error_of, renoised, spaced
 from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
 from flowport.objective.weights import effective, normalised, reached
 from flowport.reward.base import Reward
-from flowport.shapes import Condition, Pair, Sample
+from flowport.shapes import Condition, Pair
 
 LEAST = 0.1
 """Effective sample size below which an older collection is left out."""
@@ -137,13 +137,10 @@ class PathWeighted(Tuning):
         draw = torch.multinomial(torch.cat(found), self.batch, replacement=True, generator=generator)
         ends, sources = (torch.cat([getattr(kept, side) for kept in replay])[draw] for side in ("end", "start"))
         labels = [kept.label for kept in replay if kept.label is not None]
-        if not field.conditioning.sees_source:  # the schedule is memoryless: any noise goes with any result
-            sources = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
         condition = Condition(torch.cat(labels)[draw] if labels else None,
                               sources if field.conditioning.sees_source else None)  # fmt: skip
         t = spaced(self.batch, field, ends, generator)
-        z = torch.randn(ends.shape, generator=generator, device=ends.device, dtype=ends.dtype)
-        x = field.path.sample(Pair(Sample(sources), Sample(ends)), t, z if field.path.bridge else None).x
+        x = renoised(field, sources, ends, t, generator).x  # the schedule is memoryless: any noise goes with any result
         with torch.no_grad():
             base, guess = field.base.velocity_and_end(x, t, condition)
         error = error_of(field, x, t, condition, ends - guess, base)

@@ -36,6 +36,8 @@ class World(ABC):
 
     groups: ClassVar[int]
     """Starts at which laws are judged: 1 where the law does not depend on the start."""
+    independent: bool = True
+    """Whether start and result of the base are."""
     source: Distribution
     base: Oracle
     sampler: tuple[Solver, Grid, Volatility]

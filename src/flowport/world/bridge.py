@@ -39,7 +39,7 @@ class Bridge(World):
                  calls: int = 102_400, starts: int = 128, rounds: int | None = None) -> None:  # fmt: skip
         super().__init__(weights, means, deviations, turns, c, q, calls, starts, rounds)
         law = Law.of(self.target.components)
-        self.source, self.path = source, BrownianBridge(noise)
+        self.source, self.path, self.independent = source, BrownianBridge(noise), correlation == 0
         self.gain, self.centre = _regression(source, law, correlation)
         self.law = Law(law.log_weights, law.means, (1 - correlation**2) * law.covariances)
         self.base = self._field(0.0)
