@@ -1,12 +1,13 @@
 """What fine-tuning may change: every network can be silenced, low rank touches little, half precision stays outside."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
 import torch
 
 from flowport.adjoint import Exact, lean_adjoint, roll_out
-from flowport.change import Control, LowRank
+from flowport.change import Control, LowRank, Value
 from flowport.errors import Refusal
 from flowport.field import Learned, Tilted
 from flowport.grid import Uniform
@@ -67,3 +68,32 @@ def test_low_rank_trains_low_rank_additions_alone():
 def test_a_rank_that_is_none_is_refused(options):
     with pytest.raises(Refusal, match="needs rank"):
         LowRank(learned(MLP((2,), ConditionShape())), (2,), ConditionShape(), **options)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_value_begins_as_no_change_and_its_gradient_is_the_tilt(name):
+    kind, options, shape = SMALL[name]
+    base = learned(built(name, ConditionShape())).requires_grad_(False)
+    tilted = Tilted(base, Value(base, shape, ConditionShape(), partial(kind, **options)))
+    x, t = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(tilted.velocity(x, t, Condition()), base.velocity(x, t, Condition()), rtol=0, atol=0)
+    for parameter in tilted.change.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    point = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(tilted.log_value(point, t, Condition()).sum(), point)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
+    close(tilted.tilt(x, t, Condition()), slope)
+    eta = tilted.gains(t).eta.view(-1, *[1] * len(shape))
+    close(tilted.shift(x, t, Condition()), eta * slope)
+    with torch.inference_mode():
+        close(tilted.tilt(x.clone(), t.clone(), Condition()), slope)
+    tilted.tilt(x, t, Condition()).square().sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in tilted.change.parameters())
+    assert deepcopy(tilted.change).shared.field is base, "a moving average does not copy the base"
+
+
+def test_a_change_without_a_value_is_refused_where_one_is_learnt():
+    base = learned(MLP((2,), ConditionShape()))
+    tilted = Tilted(base, Control(base, (2,), ConditionShape(), MLP))
+    with pytest.raises(Refusal, match="change=control has no value to learn as a number: use change=value"):
+        tilted.log_value(torch.zeros(1, 2), torch.zeros(1), Condition())

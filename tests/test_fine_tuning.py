@@ -1,12 +1,13 @@
 """Every tuning objective through Lightning: bits of the base, resume equal to unbroken, finite losses."""
 
+from functools import partial
 from pathlib import Path
 
 import lightning
 import pytest
 import torch
 
-from flowport.change import Full
+from flowport.change import Full, Value
 from flowport.composition import compose
 from flowport.conditioning import SourceItself
 from flowport.coupling import Independent
@@ -14,7 +15,7 @@ from flowport.distribution import Gaussian, Mixture
 from flowport.errors import Refusal
 from flowport.fine_tuning import FineTuneModule
 from flowport.network import MLP
-from flowport.objective import TiltMatching
+from flowport.objective import TiltMatching, ValueMatching
 from flowport.path import BrownianBridge
 from flowport.randomness import Randomness
 from flowport.reward import Linear
@@ -32,8 +33,9 @@ def flow(bridge=False):
 
 
 def module(objective, base):
+    change = partial(Value, network=partial(MLP, **SMALL)) if isinstance(objective, ValueMatching) else Full
     return FineTuneModule(
-        base.source, base.target, base.ema, Full, objective, Linear([0.5, -0.4]), 0.8,
+        base.source, base.target, base.ema, change, objective, Linear([0.5, -0.4]), 0.8,
         lambda parameters: torch.optim.Adam(parameters, 1e-2), None, Randomness(3), 0.9,
     )  # fmt: skip
 

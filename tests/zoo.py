@@ -223,6 +223,7 @@ TUNINGS = [
     ("reward_weighted", lambda: objective.RewardWeighted(STEPS(), batch=32, rounds=2, paths=4)),
     ("best_of", lambda: objective.RewardWeighted(STEPS(), None, best_of=4, batch=32, rounds=2)),
     ("tilt_matching", lambda: objective.TiltMatching(STEPS(), stages=2, noisings=8, batch=32, rounds=2, paths=4)),
+    ("value_matching", lambda: objective.ValueMatching(STEPS(), batch=32, rounds=2, paths=4)),
     ("policy_gradient", lambda: objective.PolicyGradient(STEPS(), group=4, batch=32, rounds=2)),
 ]
 

@@ -9,7 +9,7 @@ from flowport.certificate import Sight, certificate, memory, sight
 from flowport.field import Change, Tilted
 from flowport.field.tilted import scaled
 from flowport.grid import Power, Uniform
-from flowport.objective import AdjointMatching, PathWeighted
+from flowport.objective import AdjointMatching, PathWeighted, ValueMatching
 from flowport.path import BrownianBridge
 from flowport.reward import Linear, Quadratic
 from flowport.shapes import Pair, Sample
@@ -23,8 +23,9 @@ S2, C = 0.49, 1.0
 class Near(Change):
     """The exact change plus δ times the unit of a control."""
 
-    def __init__(self, exact, delta=0.0):
+    def __init__(self, exact, delta=0.0, base=None):
         super().__init__()
+        self.base = base
         self.exact, self.delta = Difference(exact), nn.Parameter(torch.tensor(delta, dtype=F64))
 
     def velocity(self, x, t, condition, base, gains):
@@ -33,6 +34,12 @@ class Near(Change):
     def tilt(self, x, t, condition, base, gains):
         known = scaled(1 / gains.eta, self.exact.velocity(x, t, condition, base, gains))
         return known + self.delta * scaled(gains.unit, x / x)
+
+    def log_value(self, x, t, condition, gains):
+        """log E[e^{C x1} | x_t = x] / E e^{C x1} of a Gaussian of variance S2, and what δ adds to its gradient."""
+        end = self.base.endpoints(x, t, condition)[1][:, 0]
+        left = S2 * gains.variance / (gains.beta**2 * S2 + gains.variance)
+        return C * (end - 1) + C**2 * (left - S2) / 2 + self.delta * gains.unit * (x[:, 0] - gains.beta)
 
 
 def world(bridge):
@@ -57,8 +64,8 @@ def slopes(objective, base, exact, x0, rolled):
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
         pair = Pair(Sample(x0), Sample(x0))
-        rollout, _ = objective.collect(Tilted(base, Near(exact, rolled)), Linear([C]), 1.0, pair, generator)
-        fields = [Tilted(base, Near(exact, delta)) for delta in DELTAS]
+        rollout, _ = objective.collect(Tilted(base, Near(exact, rolled, base)), Linear([C]), 1.0, pair, generator)
+        fields = [Tilted(base, Near(exact, delta, base)) for delta in DELTAS]
         for field in fields:
             objective.loss(field, [rollout], generator).mean.backward()
         found.append([float(field.change.delta.grad) for field in fields])
@@ -69,6 +76,7 @@ CASES = {
     "path weights": (lambda grid: PathWeighted(grid, late=None, batch=1000, paths=8), 0.4),
     "hybrid": (lambda grid: PathWeighted(grid, late=0.7, batch=1000, paths=8), 0.4),
     "weighted adjoint": (lambda grid: PathWeighted(grid, late=0.0, flow=False, batch=1000, paths=8), 0.4),
+    "value matching": (lambda grid: ValueMatching(grid, batch=1000, paths=50), 0.4),
     "adjoint matching": (lambda grid: AdjointMatching(Exact(grid)), 0.0),
 }
 

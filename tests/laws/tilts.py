@@ -143,6 +143,9 @@ class Line(Change):
     def tilt(self, x, t, condition, base, gains):
         return self.gk[0] + self.gk[1] * x
 
+    def log_value(self, x, t, condition, gains):
+        return (self.gk[0] * x + self.gk[1] * x.square() / 2).flatten(1).sum(1)
+
 
 class Pull(Change):
     """ΔE[x1 | x_t] = a spread²."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.broadcast import clamped, over
+from flowport.errors import Refusal
 from flowport.field.base import Field
 from flowport.path.base import Coefficients
 from flowport.prediction import Velocity
@@ -34,6 +35,10 @@ class Change(nn.Module, ABC):
     def tilt(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "Gains") -> Tensor:
         """G (B, *D). gains: of a time that may be later than t, so that the start, where β = 0, can learn too."""
         return scaled(1 / gains.eta, self.velocity(x, t, condition, base, gains))
+
+    def log_value(self, x: Tensor, t: Tensor, condition: Condition, gains: "Gains") -> Tensor:
+        """log h_t(x)/h_0, (B,), of which G is the gradient. Raises Refusal for a change that is no gradient."""
+        raise Refusal(f"change={type(self).__name__.lower()} has no value to learn as a number: use change=value")
 
 
 class Gains:
@@ -101,6 +106,10 @@ class Tilted(Field):
     ) -> Tensor:
         """G(x, t) ≈ ∇ log h_t(x), (B, *D); weights are taken at max(t, floor). base: the base's velocity, if known."""
         return self.change.tilt(x, t, condition, self.known(x, t, condition, base), self.gains(t.clamp_min(floor)))
+
+    def log_value(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """log h_t(x)/h_0, (B,). Raises Refusal where the change is no gradient."""
+        return self.change.log_value(x, t, condition, self.gains(t))
 
     def shift(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None = None) -> Tensor:
         """Δv(x, t), (B, *D)."""

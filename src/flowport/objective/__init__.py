@@ -10,6 +10,7 @@ from flowport.objective.refl import ReFL
 from flowport.objective.reward_weighted import RewardWeighted
 from flowport.objective.tilt_matching import TiltMatching
 from flowport.objective.tuning import Rollout, Tuning
+from flowport.objective.value_matching import ValueMatching
 
 __all__ = ["AdjointMatching", "DRaFT", "FlowMatching", "Loss", "Objective", "PathWeighted", "PolicyGradient", "ReFL",
-           "RewardWeighted", "Rollout", "TiltMatching", "Tuning"]  # fmt: skip
+           "RewardWeighted", "Rollout", "TiltMatching", "Tuning", "ValueMatching"]  # fmt: skip

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from flowport.adjoint import Exact, roll_out, rows
 from flowport.dynamics import Dynamics
+from flowport.field.base import Field
 from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid
 from flowport.path.base import PathSample
@@ -15,9 +16,9 @@ from flowport.solver.runge_kutta import Heun
 from flowport.volatility import Zero
 
 
-def journey(field: Tilted, start: Tensor, condition: Condition, grid: Grid, generator: torch.Generator,
+def journey(field: Field, start: Tensor, condition: Condition, grid: Grid, generator: torch.Generator,
             keep: bool = False) -> Tensor:  # fmt: skip
-    """States of the current flow, (K+1, n, *D), or (1, n, *D) with the results alone: by Heun's rule for its ODE, and
+    """States of a flow, (K+1, n, *D), or (1, n, *D) with the results alone: by Heun's rule for its ODE, and
     by the chain of ``adjoint`` on a bridge whose start is one point, from which an ODE reaches one point."""
     if not field.able.role.ode(field.path):
         states = roll_out(Exact(grid), field, start, condition, generator).states
