@@ -24,7 +24,7 @@ IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
 """Keys that stay the base's where they are null."""
 LOOKED, BRANCHES = 16, 64
 """States and paths from each of them by which the adjoint's sight is judged."""
-CERTIFIED = 1024
+CERTIFIED = 512
 """Paths of a certificate; starts of the memory certificate are a sixteenth of them."""
 
 
