@@ -99,9 +99,26 @@ TIME_SAMPLERS = [
     ("logit_normal", times.LogitNormal),
     ("power", times.Power),
     ("beta", times.Beta),
+    ("mode", times.Mode),
+    ("mode_ends", lambda: times.Mode(-0.8)),
+    ("cosmap", times.CosMap),
+    ("adaptive", times.Adaptive),
 ]
 
-WEIGHTINGS = [("uniform", weights.Uniform), ("signal_to_noise", weights.SignalToNoise)]
+WEIGHTINGS = [
+    ("uniform", weights.Uniform),
+    ("signal_to_noise", weights.SignalToNoise),
+    ("score_matching", weights.ScoreMatching),
+    ("flow_matching", lambda: weights.LinearFlow(times.Uniform())),
+    ("sd3_logit_normal", lambda: weights.LinearFlow(times.LogitNormal())),
+    ("sd3_mode", lambda: weights.LinearFlow(times.Mode())),
+    ("sd3_cosmap", lambda: weights.LinearFlow(times.CosMap())),
+    ("cosine", weights.Cosine),
+    ("edm", weights.EDM),
+    ("sigmoid", weights.Sigmoid),
+    ("ddpm", weights.DDPM),
+    ("min_snr", lambda: weights.DDPM(limit=5.0)),
+]
 
 # The densities. Laws without one and stored data have their tests in tests/distribution.
 DISTRIBUTIONS = [

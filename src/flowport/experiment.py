@@ -30,6 +30,7 @@ from flowport.evaluation import Evaluation, gallery
 from flowport.field import Field
 from flowport.fine_tuning import FineTuneModule, tilted
 from flowport.metric.base import Metric
+from flowport.module import FlowModule
 from flowport.normalisation import measured
 from flowport.randomness import Randomness
 from flowport.restore import check_fits, read_config, read_weights
@@ -81,15 +82,20 @@ def build(config: DictConfig, trained: Field | None = None) -> Run:
     check(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    source, target, told = make(config.space).enter(*sides(config))
-    flow, data = compose(
-        source, target, **{part: make(config[part]) for part in PARTS}, ema_decay=config.ema_decay, seed=config.seed
-    )
+    flow, data, told = flow_of(config)
+    source, target = flow.source, flow.target
     entries = list(config.get("tuning") or [])
     module = tuned(flow, entries, config, trained) if entries else flow
     facts: dict[str, Any] = dict(told)
     evaluation = build_evaluation(config, module.field, source, target, facts)
     return Run(config, module, data, evaluation, facts)
+
+
+def flow_of(config: DictConfig) -> tuple[FlowModule, PairDataModule, dict[str, Any]]:
+    """The flow of a config, its data, and what its space tells."""
+    source, target, told = make(config.space).enter(*sides(config))
+    parts = {part: make(config[part]) for part in PARTS}
+    return *compose(source, target, **parts, ema_decay=config.ema_decay, seed=config.seed), told
 
 
 def tuned(flow: Averaged, entries: list[DictConfig], config: DictConfig, trained: Field | None) -> FineTuneModule:
