@@ -80,3 +80,14 @@ def test_raw_weights_are_not_the_averaged_ones(trained: Path, tmp_path: Path, ca
     ema, raw = (np.load(tmp_path / w / "translated.npy") for w in ("ema", "raw"))
     assert ema.shape == raw.shape == (64, 2)
     assert not np.allclose(ema, raw)
+
+
+def test_another_path_after_training_has_the_same_ends(trained: Path, tmp_path: Path, capfd: Any) -> None:
+    ends = []
+    for name in ("linear", "trigonometric"):
+        words = [f"run={trained}", f"path={name}", f"hydra.run.dir={tmp_path}/{name}"]
+        said = runs.here(capfd, "translate.py", *words)
+        assert said.code == 0, said.err
+        ends.append(np.load(tmp_path / name / "translated.npy"))
+    assert np.abs(ends[0] - ends[1]).max() < 2e-2
+    assert "γ = 0 on both" in runs.here(capfd, "translate.py", f"run={trained}", "path=smooth_bridge").sentence

@@ -14,11 +14,12 @@ from flowport.averaging import Averaged
 from flowport.distribution.base import Distribution
 from flowport.distribution.reading import read
 from flowport.errors import Refusal
+from flowport.field import Transported
 from flowport.randomness import Randomness
 from flowport.shapes import Sample
 from flowport.solver.base import Trajectory
 from flowport.translator import Translator
-from flowport.values import check_kind
+from flowport.values import check_kind, check_values
 
 WISHES = ("solver", "grid", "volatility", "metric", "evaluation_items", "seed", "threads")
 """Keys of evaluate and translate that replace the run's own."""
@@ -41,7 +42,8 @@ def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, An
 def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[str, Any]]:
     """A run under the wishes of evaluate or translate, and the record of whose weights they are.
 
-    Raises Refusal for weights that are neither ema nor raw, and whatever ``restore`` refuses.
+    Raises Refusal for weights that are neither ema nor raw, for another path where one of the two is a bridge, and
+    whatever ``restore`` refuses.
     """
     if changes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={changes.weights} is unknown: use weights=ema or weights=raw")
@@ -49,6 +51,9 @@ def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[st
     run, path = experiment.restore(folder, OmegaConf.create(kept))
     if changes.weights == "raw":
         run.module.ema = run.module.field
+    if changes.path is not None:
+        check_values(OmegaConf.create({"path": changes.path}))
+        run.module.ema = Transported(run.module.ema, experiment.make(changes.path))
     return run, {"base": str(folder), "base/checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
 
 

@@ -5,5 +5,6 @@ from flowport.field.base import Field
 from flowport.field.guided import Guided
 from flowport.field.learned import Learned
 from flowport.field.tilted import Change, Tilted
+from flowport.field.transported import Transported
 
-__all__ = ["Analytic", "Change", "Field", "Guided", "JointMixture", "Learned", "Tilted"]
+__all__ = ["Analytic", "Change", "Field", "Guided", "JointMixture", "Learned", "Tilted", "Transported"]
