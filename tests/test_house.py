@@ -17,7 +17,7 @@ LEVELS = [
     {"network", "prediction"},
     {"classifier", "capabilities", "space"},
     {"field", "volatility"},
-    {"weighting", "dynamics", "grid", "likelihood", "change"},
+    {"weighting", "dynamics", "grid", "likelihood", "change", "diffusion"},
     {"adjoint"},
     {"solver"},
     {"objective", "metric", "schedule", "report", "tabulate", "world"},

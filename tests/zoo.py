@@ -25,6 +25,12 @@ from flowport import time_sampler as times
 from flowport import volatility as volatilities
 from flowport import weighting as weights
 
+
+def rate(t: torch.Tensor) -> torch.Tensor:
+    """The noise rate of path=variance_preserving."""
+    return 0.1 + 19.9 * (1 - t)
+
+
 PATHS = [
     ("linear", path.Linear),
     ("linear_sigma_min", lambda: path.Linear(sigma_min=0.05)),
@@ -34,6 +40,8 @@ PATHS = [
     ("polynomial_mixed", lambda: path.Polynomial(1.5, 3.0)),
     ("variance_preserving", path.VariancePreserving),
     ("variance_exploding", path.VarianceExploding),
+    ("diffusion", lambda: path.Diffusion(lambda t: -rate(t) / 2, lambda t: rate(t).sqrt())),
+    ("tabulated", lambda: path.Tabulated(torch.cumprod(1 - torch.linspace(1e-3, 0.2, 100), 0))),
     ("brownian_bridge", path.BrownianBridge),
     ("smooth_bridge", path.SmoothBridge),
     ("functions", lambda: path.Functions(lambda t: 1 - t**2, torch.sin)),

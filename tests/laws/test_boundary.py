@@ -5,7 +5,7 @@ import torch
 
 from flowport.field import Learned
 from flowport.objective import FlowMatching
-from flowport.path import Functions, VarianceExploding, VariancePreserving
+from flowport.path import Functions, Tabulated, VarianceExploding, VariancePreserving
 from flowport.prediction import Bridge, Velocity
 from flowport.prediction.base import MARGIN
 from flowport.shapes import Pair, Sample
@@ -26,7 +26,7 @@ def test_ends_are_source_and_target_up_to_the_declared_gaps(make):
     assert left == pytest.approx(path.end_gap * float(at["beta"](one)), abs=1e-12)
     if not isinstance(path, VarianceExploding):
         assert float(at["alpha"](zero)) == pytest.approx(1, abs=1e-4)
-    if not isinstance(path, Functions):
+    if not isinstance(path, (Functions, Tabulated)):
         assert float(at["beta"](one)) == pytest.approx(1, abs=1e-12)
 
 
@@ -36,7 +36,11 @@ def test_gaps_of_the_zoo_are_the_known_ones():
     assert gaps.pop("linear_sigma_min") == pytest.approx((0, 0.05), abs=exact)
     assert gaps.pop("linear_noise") == pytest.approx((0, 0.4), abs=exact)
     beta = torch.exp(torch.tensor(-0.5 * (0.1 + 0.5 * 19.9), dtype=torch.float64))  # ½∫r = ½(r_min + ½(r_max − r_min))
-    assert gaps.pop("variance_preserving") == pytest.approx((float(beta / (1 - beta**2).sqrt()), 0), abs=exact)
+    for name in ("variance_preserving", "diffusion"):
+        assert gaps.pop(name) == pytest.approx((float(beta / (1 - beta**2).sqrt()), 0), abs=exact)
+    table = torch.cumprod(1 - torch.linspace(1e-3, 0.2, 100), 0).double()
+    first, last = float((table[-1] / (1 - table[-1])).sqrt()), float((1 / table[0] - 1).sqrt())
+    assert gaps.pop("tabulated") == pytest.approx((first, last), rel=1e-9)
     assert gaps.pop("variance_exploding") == pytest.approx((1 / 20, 0), abs=exact)
     for gap in gaps.values():
         assert gap == pytest.approx((0, 0), abs=exact)

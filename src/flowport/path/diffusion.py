@@ -1,10 +1,15 @@
 """The paths of diffusion models, with the data at t = 1."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from flowport.errors import Refusal
-from flowport.path.base import Path
+from flowport.path.base import Coefficients, Path
+from flowport.shapes import Time
 
 
 class Trigonometric(Path):
@@ -60,3 +65,78 @@ class VarianceExploding(Path):
 
     def beta(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
+
+
+class Diffusion(Path):
+    """The path of a diffusion dX = f X du + g dW away from the data, u = 1 − t, by its drift f(t) and diffusion g(t):
+
+        β(t) = exp ∫ₜ¹ f ds,     α² = β² ∫ₜ¹ g²/β² ds,     β̇ = −f β,     α̇ = −f α − g²/(2α)
+
+    (Song et al. 2021, with time turned round). drift, diffusion: callables of t (B,), smooth on ``interval``.
+    Integrals by Gauss and Legendre's rule with NODES nodes. ``flowport.diffusion`` has the way back.
+    """
+
+    NODES = 48
+
+    def __init__(self, drift: Callable[[Tensor], Tensor], diffusion: Callable[[Tensor], Tensor],
+                 interval: tuple[float, float] = (0.0, 1.0 - 1e-3)) -> None:  # fmt: skip
+        self.drift, self.diffusion, self.interval = drift, diffusion, interval
+
+    def _integral(self, rate: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+        """∫ₜ¹ rate ds, (B,), float64."""
+        nodes, weights = (torch.from_numpy(v).to(t.device) for v in np.polynomial.legendre.leggauss(self.NODES))
+        half = (1 - t.double()[:, None]) / 2
+        times = 1 - half * (1 - nodes)
+        return (half * weights * rate(times.flatten()).view_as(times)).sum(1)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self._integral(self.drift, t).exp().to(t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        def gained(s: Tensor) -> Tensor:
+            return self.diffusion(s) ** 2 * torch.exp(-2 * self._integral(self.drift, s))
+
+        return self.beta(t) * self._integral(gained, t).sqrt().to(t)
+
+    def coefficients(self, t: Time) -> Coefficients:
+        alpha, beta, f, g = self.alpha(t), self.beta(t), self.drift(t), self.diffusion(t)
+        return Coefficients(alpha, beta, -f * alpha - g**2 / (2 * alpha), -f * beta)
+
+
+class Tabulated(Path):
+    """β = √(1/(1 + e^(−λ))), α = √(1/(1 + e^λ)), λ through a table of a discrete diffusion's steps, noise first in t.
+
+    alphas_cumprod (N,): β² of step 0, nearest to the data (t = 1), to step N − 1 (t = 0), as a scheduler of diffusers
+    has it: step k is t = 1 − k/(N − 1). Between the steps λ is the monotone cubic of Fritsch & Carlson (1980), so β/α
+    increases everywhere. Neither end is reached: see start_gap and end_gap.
+    Raises Refusal unless the table has two steps or more and falls strictly inside (0, 1).
+    """
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        table = alphas_cumprod.detach().double().cpu()
+        if len(table) < 2 or not bool((table.diff() < 0).all() and table[0] < 1 and table[-1] > 0):
+            raise Refusal(
+                "a discrete diffusion becomes a path where its alphas_cumprod has two steps or more and falls strictly "
+                "inside (0, 1): schedules that are rescaled to zero terminal SNR do not"
+            )
+        self.steps = len(table)
+        self.cubics = torch.from_numpy(PchipInterpolator(range(self.steps), torch.logit(table).numpy()).c.copy())
+
+    def timestep(self, t: Tensor) -> Tensor:
+        """The step k = (1 − t)(N − 1) at t, a whole number at the table's own steps."""
+        return (1 - t) * (self.steps - 1)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """λ(t) = log β²/α², (B,)."""
+        k = self.timestep(t)
+        left = k.detach().floor().long().clamp(0, self.steps - 2)
+        rest, value = k - left, torch.zeros_like(k)
+        for row in self.cubics.to(t):
+            value = value * rest + row[left]
+        return value
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.sigmoid(-self.log_snr(t)).sqrt()
+
+    def beta(self, t: Tensor) -> Tensor:
+        return torch.sigmoid(self.log_snr(t)).sqrt()
