@@ -1,5 +1,7 @@
 """Every prediction maps to the hub and back; end points, velocity, noise and score are those of the law."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ from flowport.broadcast import over
 from flowport.errors import Refusal
 from flowport.field import Analytic
 from flowport.prediction import Bridge, Hub, Score, Source, Target, Velocity
-from tests.laws.oracles import COMPOSITIONS, SCORED, compositions, points, tensor, truth
+from tests.laws.oracles import COMPOSITIONS, SCORED, BlindBridge, Composition, compositions, points, tensor, truth
+from tests.zoo import PREDICTIONS, named
 
 TIMES = [0.05, 0.4, 0.92]
 close = torch.testing.assert_close
@@ -85,6 +88,41 @@ def test_score_is_the_gradient_of_the_log_density(c):
         close(score, true["score"], rtol=1e-8, atol=1e-8)
         close(field.score(x, time, condition), score)
         close(velocity, true["velocity"], rtol=1e-8, atol=1e-8)
+
+
+ROLES = {(name.rsplit("-", 1)[0]): c for name, c in COMPOSITIONS}
+
+
+@pytest.mark.parametrize("own", **named(PREDICTIONS))
+@pytest.mark.parametrize("c", list(ROLES.values()), ids=list(ROLES))
+def test_any_prediction_becomes_any_other_or_is_refused(c, own):
+    """From what a perfect network of one prediction returns to what one of another would, on every path."""
+    x, x0 = points(6)
+    joint, told, start = c.joint("mixture"), c.condition(x0), x0 if c.sees_source else None
+    if refused(c, own()):
+        return
+    given = Composition(c.path, c.role, own()).field(joint)
+    for (_, make), t in product(PREDICTIONS, TIMES):
+        other, time = make(), tensor(t).expand(6)
+        if refused(c, other):
+            continue
+        k = c.path.coefficients(time)
+        hub = own().hub(given(x, time, told), x, k, start)
+        if isinstance(c.role, BlindBridge) and isinstance(other, Bridge) and not isinstance(own(), Bridge):
+            with pytest.raises(Refusal, match="second head"):
+                other.output(hub, k, start)
+            continue
+        wanted = Composition(c.path, c.role, other).field(joint)(x, time, told)
+        scale = 1 + float(wanted.abs().max())
+        close(other.output(hub, k, start) / scale, wanted / scale, rtol=0, atol=1e-9)
+
+
+def refused(c, prediction):
+    try:
+        c.role.accept(prediction)
+    except Refusal:
+        return True
+    return False
 
 
 UNSCORED = [(name, c) for name, c in COMPOSITIONS if (name, c) not in SCORED]
