@@ -48,7 +48,8 @@ class Pretrained(Field):
                 f"{type(scheduler).__name__} with prediction_type={kind} is no diffusion that flowport can read: it "
                 f"needs alphas_cumprod and one of {', '.join(READINGS)}"
             )
-        self.classes = model.config.get("num_class_embeds") or model.config.get("num_embeds_ada_norm")
+        told: Any = model.config
+        self.classes = told.get("num_class_embeds") or told.get("num_embeds_ada_norm")
         conditioning: Conditioning = TargetLabel() if self.classes else Unconditional()
         path = Tabulated(table)
         super().__init__(path, Source(), conditioning, Capabilities(SourceIsNoise(), True))
