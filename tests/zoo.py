@@ -85,6 +85,10 @@ SOLVERS = [
     ("euler_maruyama", solver.EulerMaruyama),
     ("stochastic_heun", solver.StochasticHeun),
     ("ancestral", solver.Ancestral),
+    ("ddim", solver.DDIM),
+    ("dpm_solver", solver.DPMSolver),
+    ("churn", solver.Churn),
+    ("mean_end", lambda: solver.MeanEnd(solver.EulerMaruyama(noiseless_end=False))),
 ]
 
 GRIDS = [

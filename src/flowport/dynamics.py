@@ -1,18 +1,54 @@
-"""A field in motion: dX = (v ± g²/2 · s) dt + g dW has the field's marginals p_t for every volatility g(t) ≥ 0.
+"""What solvers integrate: any process dX = b(X, t) dt + g(t) dW, and a field in motion.
 
-Sign + forwards in time, − backwards (Anderson 1982; Albergo et al. 2023). g = 0 is the ODE.
+dX = (v ± g²/2 · s) dt + g dW has the field's marginals p_t for every volatility g(t) ≥ 0, with + forwards in time and −
+backwards (Anderson 1982; Albergo et al. 2023). g = 0 is the ODE.
 """
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from flowport.broadcast import over
+from flowport.errors import Refusal
 from flowport.field.base import Field
 from flowport.shapes import Condition
 from flowport.volatility import Volatility
 
 
-class Dynamics:
+class Process(ABC):
+    """dX = drift(X, t) dt + diffusion(t) dW, also along descending times (then |dt| is the variance of dW).
+
+    stochastic: whether diffusion > 0 anywhere. evaluations: how often a field was called.
+    """
+
+    stochastic: bool = True
+    evaluations: int = 0
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """b(x, t), (B, *D), of x (B, *D) and t (B,)."""
+
+    @abstractmethod
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g(t), (B,)."""
+
+    def flow(self) -> "Dynamics":
+        """This process as a field in motion, for solvers that ask more than drift and diffusion.
+
+        Raises Refusal: a plain process has no field.
+        """
+        raise Refusal(
+            f"{type(self).__name__} is a process without a flow's velocity and end points: use solver=euler_maruyama "
+            "or solver=stochastic_heun with noiseless_end=false"
+        )
+
+    def times(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """One time for every row of x."""
+        return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
+
+
+class Dynamics(Process):
     """drift(x, t) and diffusion(t) of a field under one condition; ``evaluations`` counts calls of the field.
 
     mask: (B, *D) bool; where it is False there is no drift, for what is padding was never learnt.
@@ -26,7 +62,9 @@ class Dynamics:
         self.field, self.condition, self.volatility, self.mask = field, condition, volatility, mask
         self.sign = -1.0 if backward else 1.0
         self.stochastic = volatility.stochastic
-        self.evaluations = 0
+
+    def flow(self) -> "Dynamics":
+        return self
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), the drift of the ODE. x (B, *D), t (B,)."""
@@ -53,7 +91,3 @@ class Dynamics:
         """E[x0 | x], E[x1 | x], E[z | x]."""
         self.evaluations += 1
         return self.field.endpoints(x, t, self.condition)
-
-    def times(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """One time for every row of x."""
-        return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])

@@ -23,8 +23,7 @@ class Translator:
         self.field, self.solver, self.grid, self.volatility, self.chunk = field, solver, grid, volatility, chunk
         if volatility.stochastic:
             field.able.require_score(f"volatility={type(volatility).__name__.lower()}")
-        if solver.needs_score:
-            field.able.require_score(f"solver={type(solver).__name__.lower()}")
+        solver.accept(field)
         if volatility.stochastic and solver.needs_score:
             raise Refusal(f"solver={type(solver).__name__.lower()} draws its own noise: use volatility=zero with it")
         if not volatility.stochastic and not solver.needs_score and not field.able.role.ode(field.path):

@@ -59,3 +59,18 @@ def push(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor,
         now = states[-1]
         states.append(Moments(m @ now.mean + c, m @ now.covariance @ m.T + n @ n.T, m @ now.memory))
     return states
+
+
+def reached(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor, mean: Tensor,
+            covariance: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Mean and covariance at the end of a grid, also of solvers with a memory: the whole run is affine in its start and
+    the noise of every step, read off at the origin and at each of their unit vectors."""
+    d, grid = len(mean), times.tolist()
+    rows = torch.eye(d * len(grid), dtype=F64)
+    unit = torch.cat([torch.zeros(1, len(rows), dtype=F64), rows]).unflatten(1, (len(grid), d))
+    dynamics = Dynamics(field, Condition(), volatility)
+    x, memory = unit[:, 0], None
+    for k, (t, s) in enumerate(itertools.pairwise(grid)):
+        x, memory = solver.advance(dynamics, x, t, s, unit[:, k + 1], k == len(grid) - 2, memory)
+    m, n = (x[1:] - x[0]).split([d, len(rows) - d])
+    return m.T @ mean + x[0], m.T @ covariance @ m + n.T @ n

@@ -12,7 +12,20 @@ from flowport.errors import Refusal
 from flowport.path import BrownianBridge, Linear, Trigonometric
 from flowport.prediction import Velocity
 from flowport.shapes import Condition
-from flowport.solver import RK4, Adaptive, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
+from flowport.solver import (
+    DDIM,
+    RK4,
+    Adaptive,
+    Ancestral,
+    Churn,
+    DPMSolver,
+    Euler,
+    EulerMaruyama,
+    FixedStep,
+    Heun,
+    Midpoint,
+    StochasticHeun,
+)
 from flowport.volatility import Constant, Memoryless, Sine, Zero
 from tests.laws.oracles import SCORED, Composition, line, moments, tensor
 from tests.laws.recursion import Moments, push
@@ -43,8 +56,10 @@ def error(solver, path, times):
 
 
 @pytest.mark.parametrize(("path", "backward"), [(Linear(), False), (Trigonometric(), True)])
-@pytest.mark.parametrize("solver", [Euler(), Midpoint(), Heun(), RK4()])
+@pytest.mark.parametrize("solver", [Euler(), Midpoint(), Heun(), RK4(), DDIM(), DPMSolver()])
 def test_ode_solvers_have_their_order(solver, path, backward):
+    if backward and isinstance(solver, DPMSolver):
+        pytest.skip("runs forwards only")
     steps = {1: (40, 80, 160), 2: (20, 40, 80), 4: (64, 128)}[solver.order]
     errors = [error(solver, path, uneven(k).flip(0) if backward else uneven(k)) for k in steps]
     slope = math.log(errors[-2] / errors[-1], 2)
@@ -84,7 +99,7 @@ def test_every_call_of_the_field_is_counted(make):
     path = Linear()
     field = Composition(path, SourceIsNoise(), Velocity()).field(line([(1, 0, 1, 1, 0.5, 0)]))
     field.register_forward_hook(lambda *_: calls.append(1))
-    volatility = Constant() if solver.stochastic and not isinstance(solver, Ancestral) else Zero()
+    volatility = Constant() if solver.stochastic and not solver.needs_score else Zero()
     dynamics = Dynamics(field, Condition(), volatility)
     times = torch.linspace(0, 1, 8, dtype=torch.float64)
     first = solver.solve(dynamics, START, times, SEED)
@@ -93,9 +108,12 @@ def test_every_call_of_the_field_is_counted(make):
     assert second.nfe == len(calls) - first.nfe
     assert first.times.tolist() == [1.0] and torch.equal(second.times, times)
     assert second.states.shape == (8, 21, 1) and torch.equal(second.states[0], START)
-    per_step = {"Euler": 1, "Midpoint": 2, "Heun": 2, "RK4": 4, "EulerMaruyama": 1, "StochasticHeun": 2, "Ancestral": 1}
-    if type(solver).__name__ in per_step:
-        assert first.nfe == 7 * per_step[type(solver).__name__]
+    if isinstance(solver, FixedStep):
+        assert first.nfe == 7 * solver.calls - isinstance(solver, Churn)  # its last step is the mean
+        assert [solver.steps(nfe) for nfe in (1, 4, 32)] == [1, 4 // solver.calls, 32 // solver.calls]
+    else:
+        with pytest.raises(Refusal, match="chooses its own steps"):
+            solver.steps(8)
 
 
 @pytest.mark.parametrize("make", **named(SOLVERS))

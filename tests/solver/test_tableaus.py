@@ -7,7 +7,7 @@ from flowport.errors import Refusal
 from flowport.solver import RK4, Adaptive, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, RungeKutta, StochasticHeun
 from tests.zoo import SOLVERS
 
-TABLEAUS = [make() for _, make in SOLVERS if issubclass(make, RungeKutta)]
+TABLEAUS = [solver for solver in (make() for _, make in SOLVERS) if isinstance(solver, RungeKutta)]
 
 
 @pytest.mark.parametrize("solver", TABLEAUS, ids=lambda s: type(s).__name__)

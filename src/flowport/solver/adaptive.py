@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from flowport.dynamics import Dynamics
+from flowport.dynamics import Process
 from flowport.errors import Refusal
 from flowport.solver.base import Solver
 
@@ -22,7 +22,10 @@ class Adaptive(Solver):
             raise Refusal(f"solver=dopri5 needs tolerances > 0, not relative={relative}, absolute={absolute}")
         self.relative, self.absolute = relative, absolute
 
-    def integrate(self, dynamics: Dynamics, x: Tensor, times: Tensor, generator: torch.Generator,
+    def steps(self, nfe: int) -> int:
+        raise Refusal("solver=dopri5 chooses its own steps: set its tolerances instead of nfe")
+
+    def integrate(self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator,
                   keep: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
         def drift(t: Tensor, y: Tensor) -> Tensor:
             return dynamics.drift(y, dynamics.times(t, y))

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowport.dynamics import Dynamics
+from flowport.dynamics import Process
 from flowport.errors import Refusal
+from flowport.field.base import Field
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,19 @@ class Solver(ABC):
     stochastic: whether it may serve a volatility above zero. needs_score: whether its own step rests on the score."""
 
     order: ClassVar[int | None]
-    stochastic: ClassVar[bool] = False
-    needs_score: ClassVar[bool] = False
+    stochastic: bool = False
+    needs_score: bool = False
 
-    def solve(self, dynamics: Dynamics, x: Tensor, times: Tensor, generator: torch.Generator,
+    def accept(self, field: Field) -> None:
+        """Raise Refusal for a field that this solver cannot serve."""
+        if self.needs_score:
+            field.able.require_score(f"solver={type(self).__name__.lower()}")
+
+    @abstractmethod
+    def steps(self, nfe: int) -> int:
+        """How many steps cost at most ``nfe`` evaluations of the field, at least one. Raises Refusal where unknown."""
+
+    def solve(self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator,
               keep: bool = False) -> Trajectory:  # fmt: skip
         """Integrate x (B, *D) along times (K+1,), ascending or descending. ``keep``: return every state.
 
@@ -49,26 +59,46 @@ class Solver(ABC):
         return Trajectory(kept, states, dynamics.evaluations - before)
 
     @abstractmethod
-    def integrate(self, dynamics: Dynamics, x: Tensor, times: Tensor, generator: torch.Generator,
+    def integrate(self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator,
                   keep: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
         """(times kept, states kept)."""
 
 
 class FixedStep(Solver):
-    """One ``step`` from each grid time to the next; the noise of every step comes from the generator."""
+    """One ``step`` from each grid time to the next; the noise of every step comes from the generator.
 
-    def integrate(self, dynamics: Dynamics, x: Tensor, times: Tensor, generator: torch.Generator,
+    calls: evaluations of the field in a step.
+    """
+
+    calls: int = 1
+
+    def steps(self, nfe: int) -> int:
+        return max(1, nfe // self.calls)
+
+    def integrate(self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator,
                   keep: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
-        states, grid = [x], times.tolist()
+        states, grid, memory = [x], times.tolist(), None
         for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
             noise = None
             if self.stochastic:
                 noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = self.step(dynamics, x, t, s, noise, last=k == len(grid) - 2)
+            x, memory = self.advance(dynamics, x, t, s, noise, k == len(grid) - 2, memory)
             if keep:
                 states.append(x)
         return (times, torch.stack(states)) if keep else (times[-1:], x[None])
 
+    def advance(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool,
+                memory: Any) -> tuple[Tensor, Any]:  # fmt: skip
+        """The step, and what it leaves to the next one of this trajectory; the first gets None. One-step methods
+        leave nothing."""
+        return self.step(dynamics, x, t, s, noise, last), None
+
     @abstractmethod
-    def step(self, dynamics: Dynamics, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
+    def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
         """From x (B, *D) at t to time s; ``noise`` (B, *D) standard normal for stochastic members."""
+
+
+def forwards(solver: str, t: float, s: float) -> None:
+    """Raise Refusal unless a step leads towards the target."""
+    if s <= t:
+        raise Refusal(f"solver={solver} runs from source to target only: use an ODE solver for direction=backward")

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowport.dynamics import Dynamics
+from flowport.dynamics import Process
 from flowport.solver.base import FixedStep
 
 
@@ -23,7 +23,7 @@ class RungeKutta(FixedStep):
 
     tableau: ClassVar[Tableau]
 
-    def step(self, dynamics: Dynamics, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
+    def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
         h, slopes = s - t, list[Tensor]()
         for node, row in zip(self.tableau.nodes, self.tableau.stages, strict=True):
             point = x + h * sum((a * k for a, k in zip(row, slopes, strict=True) if a), start=0.0)
@@ -42,6 +42,7 @@ class Midpoint(RungeKutta):
     """x + h k(t + h/2). Order 2."""
 
     order = 2
+    calls = 2
     tableau = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
 
 
@@ -49,6 +50,7 @@ class Heun(RungeKutta):
     """x + h/2 (k(t) + k(t + h)). Order 2."""
 
     order = 2
+    calls = 2
     tableau = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
 
 
@@ -56,4 +58,5 @@ class RK4(RungeKutta):
     """The classical method of order 4."""
 
     order = 4
+    calls = 4
     tableau = Tableau((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))

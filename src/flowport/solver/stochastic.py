@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from flowport.broadcast import over
-from flowport.dynamics import Dynamics
-from flowport.errors import Refusal
-from flowport.solver.base import FixedStep
+from flowport.dynamics import Process
+from flowport.solver.base import FixedStep, forwards
 
 
 class EulerMaruyama(FixedStep):
@@ -23,10 +22,10 @@ class EulerMaruyama(FixedStep):
     def __init__(self, noiseless_end: bool = True) -> None:
         self.noiseless_end = noiseless_end
 
-    def step(self, dynamics: Dynamics, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
+    def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
         at, h = dynamics.times(t, x), s - t
         if last and self.noiseless_end:
-            return x + h * dynamics.velocity(x, at)
+            return x + h * dynamics.flow().velocity(x, at)
         assert noise is not None
         return x + h * dynamics.drift(x, at) + math.sqrt(abs(h)) * over(dynamics.diffusion(at), x) * noise
 
@@ -39,15 +38,17 @@ class StochasticHeun(FixedStep):
 
     order = 2
     stochastic = True
+    calls = 2
 
     def __init__(self, noiseless_end: bool = True) -> None:
         self.noiseless_end = noiseless_end
 
-    def step(self, dynamics: Dynamics, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
+    def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
         at, to, h = dynamics.times(t, x), dynamics.times(s, x), s - t
         if last and self.noiseless_end:
-            first = dynamics.velocity(x, at)
-            return x + h / 2 * (first + dynamics.velocity(x + h * first, to))
+            flow = dynamics.flow()
+            first = flow.velocity(x, at)
+            return x + h / 2 * (first + flow.velocity(x + h * first, to))
         assert noise is not None
         g = torch.sqrt((dynamics.diffusion(at) ** 2 + dynamics.diffusion(to) ** 2) / 2)
         kick = math.sqrt(abs(h)) * over(g, x) * noise
@@ -67,13 +68,13 @@ class Ancestral(FixedStep):
     stochastic = True
     needs_score = True
 
-    def step(self, dynamics: Dynamics, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
-        if s <= t:
-            raise Refusal("solver=ancestral runs from source to target only: use an ODE solver for direction=backward")
+    def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
+        forwards("ancestral", t, s)
         assert noise is not None
-        field, role = dynamics.field, dynamics.field.able.role
+        flow = dynamics.flow()
+        field, role = flow.field, flow.field.able.role
         field.able.require_score("solver=ancestral")
-        source, target, z = dynamics.endpoints(x, dynamics.times(t, x))
+        source, target, z = flow.endpoints(x, dynamics.times(t, x))
         now = field.path.coefficients(field.path.clamp(dynamics.times(t, x)))
         then = field.path.coefficients(field.path.clamp(dynamics.times(s, x)))
         keep = (role.amplitude(then)[0] * now.beta) / (role.amplitude(now)[0] * then.beta).clamp_min(1e-12)
