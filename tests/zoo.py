@@ -18,6 +18,7 @@ from flowport import (
     objective,
     path,
     prediction,
+    process,
     reward,
     solver,
 )
@@ -89,6 +90,16 @@ SOLVERS = [
     ("dpm_solver", solver.DPMSolver),
     ("churn", solver.Churn),
     ("mean_end", lambda: solver.MeanEnd(solver.EulerMaruyama(noiseless_end=False))),
+]
+
+TWO = partial(distribution.Mixture, [1, 2], [[-1.0], [0.8]], [0.1, 0.3], dtype="float64")
+PROCESSES = [
+    ("brownian", lambda: process.Brownian(TWO(), 0.7)),
+    ("ornstein_uhlenbeck", lambda: process.OrnsteinUhlenbeck(TWO(), 2.0, 0.4, 0.9)),
+    ("langevin", lambda: process.Langevin(TWO(), 0.8)),
+    ("noising", lambda: process.Noising(TWO(), path.VariancePreserving())),
+    ("reverse", lambda: process.Reverse(process.OrnsteinUhlenbeck(TWO(), 2.0, 0.4, 0.9))),
+    ("reverse_noising", lambda: process.Reverse(process.Noising(TWO(), path.VariancePreserving()))),
 ]
 
 GRIDS = [

@@ -1,4 +1,4 @@
-"""What a run does: train a flow, tune one, or train the classifier that judges flows."""
+"""What a run does: train a flow, tune one, train the classifier that judges flows, or show processes of known law."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -8,8 +8,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flowport import experiment
+from flowport import experiment, laboratory
 from flowport.errors import Refusal
+from flowport.process import Known
+from flowport.randomness import Randomness
 from flowport.restore import read_config, read_weights
 from flowport.tuning import tune
 
@@ -36,6 +38,20 @@ class Classifier(Stage):
     def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
         _, told, dataset = experiment.classifier_of(experiment.sides(config)[1])
         numbers = {f"test/accuracy_{dataset}": told["accuracy"], "classifier/hash": told["hash"]}
+        experiment.write_json(folder / "metrics.json", numbers)
+        return numbers
+
+
+class Laboratory(Stage):
+    """Nothing is learnt: processes of known law, integrated and drawn beside it (gallery.png)."""
+
+    def __init__(self, processes: dict[str, Known], paths: int = 4000, steps: int = 200) -> None:
+        self.processes, self.paths, self.steps = processes, paths, steps
+
+    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+        numbers = laboratory.experiment(
+            self.processes, self.paths, self.steps, Randomness(config.seed), folder / "gallery.png"
+        )
         experiment.write_json(folder / "metrics.json", numbers)
         return numbers
 

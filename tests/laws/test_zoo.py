@@ -13,6 +13,7 @@ from flowport.grid import Grid
 from flowport.objective import Tuning
 from flowport.path import Path
 from flowport.prediction import Prediction
+from flowport.process import Known
 from flowport.reward import Reward
 from flowport.solver import Solver
 from flowport.time_sampler import TimeSampler
@@ -26,7 +27,7 @@ FAMILIES = [
     ("time_sampler", TimeSampler, zoo.TIME_SAMPLERS), ("weighting", Weighting, zoo.WEIGHTINGS),
     ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
     ("distribution", Distribution, zoo.DISTRIBUTIONS), ("reward", Reward, zoo.REWARDS),
-    ("objective", Tuning, zoo.TUNINGS),
+    ("objective", Tuning, zoo.TUNINGS), ("process", Known, zoo.PROCESSES),
 ]  # fmt: skip
 ELSEWHERE = {
     "TensorFile",
