@@ -88,7 +88,10 @@ def test_recordings_choose_their_modality_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "sweep"])
 def test_every_sweep_turns_multirun_on_and_names_what_exists(name: str) -> None:
-    sentence = next((v for k, v in {"arena": "arena", "reward": "finetune"}.items() if name.startswith(k)), "train")
+    sentence = next(
+        (v for k, v in {"arena": "arena", "reward": "finetune", "samplers": "evaluate"}.items() if name.startswith(k)),
+        "train",
+    )
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(sentence, [f"sweep={name}"], return_hydra_config=True)
         assert config.hydra.mode.name == "MULTIRUN"

@@ -60,3 +60,19 @@ def test_the_same_number_three_times_has_no_error():
     """0.1 + 0.1 + 0.1 is not 0.3: what rounding leaves is no spread."""
     assert str(tabulate.Cell.of([0.1, 0.1, 0.1])) == "0.100 ± 0.000"
     assert tabulate.Cell.of([0.1, 0.1, 0.1 + 1e-9]).error > 0
+
+
+def test_lines_over_what_a_run_cost(tmp_path: Path) -> None:
+    """A line a solver, at the true cost and not at the wish, in its order; the floor is no line."""
+    costs = (("euler", 8, 8, 1.0), ("euler", 1, 1, 4.0), ("heun", 8, 8, 0.5), ("heun", 1, 2, 3.0))
+    rows = [
+        ([f"solver={solver}", f"nfe={wish}"], {"test/w2": value, "test/nfe": cost, "test/w2_floor": 0.1})
+        for solver, wish, cost, value in costs
+    ]
+    sheet = tabulate.read(sweep(tmp_path, rows), ["w2", "nfe"])
+    found = {
+        name: [(x, cell.mean) for x, cell in line] for name, line in tabulate.lines(sheet, "test/w2", "nfe").items()
+    }
+    assert found == {"euler": [(1, 4.0), (8, 1.0)], "heun": [(2, 3.0), (8, 0.5)]}
+    tabulate.write(sheet, tmp_path, "nfe")
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")

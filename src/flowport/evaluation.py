@@ -73,6 +73,7 @@ class Evaluation:
             reference_cost=self._cost,
             modality=target.modality.surface(),
             partner=real.x if source.split(part).corresponds(target.split(part)) else None,
+            nfe=trajectory.nfe,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
 

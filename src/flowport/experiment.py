@@ -252,6 +252,7 @@ def evaluate(run: Run, folder: Path, device: torch.device) -> dict[str, float]:
     began = time.perf_counter()
     outcome = run.evaluation.outcome(module.ema, source, target, module.randomness, "test")
     numbers = {f"test/{k}": v for k, v in run.evaluation.measure(outcome).items()}
+    numbers["test/nfe"] = outcome.nfe
     numbers["test/seconds"] = round(time.perf_counter() - began, 2)
     gallery(outcome, target.modality, folder / "gallery.png")
     return numbers

@@ -32,8 +32,14 @@ DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, torch.Tenso
 
 
 def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, Any]:
-    """Measure a trained run with other samplers or metrics; writes metrics.json and gallery.png into ``out``."""
+    """Measure a trained run with other samplers or metrics; writes metrics.json and gallery.png into ``out``.
+
+    ``changes.nfe``: as many steps as cost at most so many evaluations of the field (and at least one step).
+    """
     run, numbers = restored(folder, changes)
+    check_kind("nfe", changes.nfe, int | None, 1)
+    if changes.nfe is not None:
+        run.evaluation.grid.steps = run.evaluation.solver.steps(changes.nfe)
     numbers.update(experiment.evaluate(run, out, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     experiment.write_json(out / "metrics.json", numbers)
     return numbers

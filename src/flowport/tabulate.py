@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -93,7 +94,7 @@ def read(folder: Path, metrics: list[str]) -> Sheet:
 
 
 def _headline(found: list[tuple[dict[str, str], dict[str, float]]]) -> list[str]:
-    hidden = ("_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
+    hidden = ("nfe", "_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
     names = dict.fromkeys(m for _, numbers in found for m in numbers if m.startswith("test/"))
     return [m for m in names if not m.endswith(hidden)]
 
@@ -125,12 +126,15 @@ def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[s
     ]
 
 
-def write(sheet: Sheet, folder: Path) -> None:
-    """table.csv, table.md and table.png into the sweep's folder."""
+def write(sheet: Sheet, folder: Path, against: str | None = None) -> None:
+    """table.csv, table.md and table.png into the sweep's folder. against: the metric that the others are drawn over."""
     with (folder / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows(sheet.lines())
     (folder / "table.md").write_text(sheet.markdown())
-    draw(sheet, folder / "table.png")
+    if against is None:
+        draw(sheet, folder / "table.png")
+    else:
+        draw_against(sheet, against, folder / "table.png")
 
 
 def draw(sheet: Sheet, path: Path) -> None:
@@ -149,6 +153,39 @@ def draw(sheet: Sheet, path: Path) -> None:
         axis.grid(alpha=0.25)
     axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
     axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def lines(sheet: Sheet, metric: str, against: str) -> dict[str, list[tuple[float, Cell]]]:
+    """Per setting, but for the one called ``against``: (the metric test/<against>, the metric) in ascending order."""
+    found = dict[str, list[tuple[float, Cell]]]()
+    for values, cells in sheet.rows:
+        if metric in cells and f"test/{against}" in cells:
+            kept = [v for v, name in zip(values, sheet.settings, strict=True) if name != against]
+            found.setdefault(" · ".join(kept), []).append((cells[f"test/{against}"].mean, cells[metric]))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
+
+
+def draw_against(sheet: Sheet, against: str, path: Path) -> None:
+    """One log-log panel a metric: its lines over the metric ``against``, and floors dashed."""
+    from matplotlib import pyplot
+
+    metrics = [m for m in sheet.metrics if m != f"test/{against}"]
+    figure, axes = pyplot.subplots(1, len(metrics), figsize=(6.4 * len(metrics), 4.6), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for (name, points), marker in zip(lines(sheet, metric, against).items(), cycle("osD^v<>PX*"), strict=False):
+            at, cells = zip(*points, strict=True)
+            axis.errorbar(at, [c.mean for c in cells], [c.error for c in cells], marker=marker, ms=4, lw=1, label=name)
+        for values, row in sheet.rows:
+            if any(v.endswith("floor") for v in values) and metric in row:
+                axis.axhline(row[metric].mean, color="#8a929b", ls="--", lw=1, label="floor")
+        axis.set(yscale="log", xlabel=against, title=metric.removeprefix("test/"))
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.grid(alpha=0.25, which="both")
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

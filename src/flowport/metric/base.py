@@ -25,6 +25,7 @@ class Outcome:
     modality: of the target.
     partner: (n, *D) the true translation of every source point, or None where nobody knows it.
     retrieved: (n, *D) the training target nearest to every source point, the baseline that learns nothing, or None.
+    nfe: evaluations of the field that a translation cost.
     """
 
     source: Sample
@@ -38,6 +39,7 @@ class Outcome:
     modality: Modality | None = None
     partner: Tensor | None = None
     retrieved: Tensor | None = None
+    nfe: int = 0
 
 
 class Metric(TorchMetric):
