@@ -17,7 +17,7 @@ SHOWN = 40
 
 
 def paths_of(process: Known, n: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Times (steps+1,) and n paths (steps+1, n, d) by the stochastic Heun, noisy to the end, from the law of its begin."""
+    """Times (steps+1,) and n paths (steps+1, n, d) by the stochastic Heun method, noisy to the end."""
     times = torch.linspace(process.begin, process.end, steps + 1, dtype=torch.float64)
     x = process.law(process.begin).draw(n, generator)[0]
     return times, StochasticHeun(noiseless_end=False).solve(process, x, times, generator, keep=True).states
