@@ -37,9 +37,10 @@ def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, An
     ``changes.nfe``: as many steps as cost at most so many evaluations of the field (and at least one step).
     """
     run, numbers = restored(folder, changes)
-    check_kind("nfe", changes.nfe, int | None, 1)
-    if changes.nfe is not None:
-        run.evaluation.grid.steps = run.evaluation.solver.steps(changes.nfe)
+    nfe = changes.get("nfe")
+    check_kind("nfe", nfe, int | None, 1)
+    if nfe is not None:
+        run.evaluation.grid.steps = run.evaluation.solver.steps(nfe)
     numbers.update(experiment.evaluate(run, out, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     experiment.write_json(out / "metrics.json", numbers)
     return numbers
