@@ -13,6 +13,7 @@ from flowport import (
     cost,
     coupling,
     distribution,
+    divergence,
     grid,
     modality,
     objective,
@@ -107,6 +108,13 @@ GRIDS = [
     ("power", grid.Power),
     ("power_early", lambda steps=50: grid.Power(steps, 0.6)),
     ("log_snr", grid.LogSNR),
+]
+
+DIVERGENCES = [
+    ("exact", divergence.Exact),
+    ("rademacher", divergence.Rademacher),
+    ("rademacher_three", lambda: divergence.Rademacher(3, chunk=2)),
+    ("gaussian", divergence.Gaussian),
 ]
 
 VOLATILITIES = [

@@ -9,6 +9,7 @@ from flowport.conditioning import Conditioning
 from flowport.cost import Cost
 from flowport.coupling import Coupling
 from flowport.distribution import Distribution
+from flowport.divergence import Divergence
 from flowport.grid import Grid
 from flowport.objective import Tuning
 from flowport.path import Path
@@ -28,6 +29,7 @@ FAMILIES = [
     ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
     ("distribution", Distribution, zoo.DISTRIBUTIONS), ("reward", Reward, zoo.REWARDS),
     ("objective", Tuning, zoo.TUNINGS), ("process", Known, zoo.PROCESSES),
+    ("divergence", Divergence, zoo.DIVERGENCES),
 ]  # fmt: skip
 ELSEWHERE = {
     "TensorFile",
