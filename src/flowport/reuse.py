@@ -1,5 +1,7 @@
 """What is done with a trained run: measure it again, or carry points along it. The run's folder is only read."""
 
+import math
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -11,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport import experiment
 from flowport.averaging import Averaged
-from flowport.distribution.base import Distribution
+from flowport.distribution.base import Density, Distribution, Stored
 from flowport.distribution.reading import read
 from flowport.errors import Refusal
 from flowport.field import Transported
+from flowport.likelihood import Likelihood
 from flowport.randomness import Randomness
 from flowport.shapes import Sample
 from flowport.solver.base import Trajectory
@@ -44,6 +47,41 @@ def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, An
     numbers.update(experiment.evaluate(run, out, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     experiment.write_json(out / "metrics.json", numbers)
     return numbers
+
+
+def likelihood(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
+    """How likely a trained run finds held-out points of its target; writes metrics.json into ``out``.
+
+    test/nll: −log p in nats a point, mean and standard error over items; for data of finitely many levels of the raw
+    items as the data set holds them (resized images: the resized bytes), an upper bound by uniform dequantisation,
+    and test/bits_per_dim = nll/(d log 2). test/nll_floor: the mean of the target's own −log p, where it has a density.
+    Points, noise and probes are those of the seed, whatever the solver.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run, facts = restored(folder, wishes)
+    module, evaluation, randomness = run.module.to(device), run.evaluation, run.module.randomness.under("likelihood")
+    model = Likelihood(module.ema, module.source.to(device), evaluation.solver, evaluation.grid,
+                       experiment.make(wishes.divergence))  # fmt: skip
+    part = run.data.placed(device).target.split("test")
+    points, volume = part.every(evaluation.items, randomness.under("target")), None
+    if isinstance(part, Stored):
+        assert points.id is not None
+        raw, _ = part.taken(part.items_of_part()[points.id], None)
+        x, volume = part.modality.dequantised(raw.to(device), randomness.generator("dequantisation", 0, device))
+        points = points.with_x(x)
+    began = time.perf_counter()
+    found, evaluations = model.log_prob(points, randomness.generator("probes", 0, device))
+    nats, share = -found.double() - (volume or 0.0), math.log(2) * points.x[0].numel()
+    error = float(nats.std()) / math.sqrt(len(nats))
+    numbers = {"nll": float(nats.mean()), "nll_se": error}
+    if volume is not None:
+        numbers |= {"bits_per_dim": float(nats.mean()) / share, "bits_per_dim_se": error / share}
+    if isinstance(part, Density):
+        numbers["nll_floor"] = -float(part.log_prob(points.x).mean())
+    facts |= {f"test/{name}": value for name, value in numbers.items()}
+    facts |= {"points": len(nats), "nfe": evaluations, "seconds": round(time.perf_counter() - began, 2)}
+    experiment.write_json(out / "metrics.json", facts)
+    return facts
 
 
 def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[str, Any]]:

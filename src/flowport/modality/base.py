@@ -37,6 +37,14 @@ class Modality(ABC):
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         """Raw (n, …) to points (n, *D), float32. With a generator: augmented; without: exactly reproducible."""
 
+    def dequantised(self, raw: Tensor, generator: torch.Generator) -> tuple[Tensor, float | None]:
+        """Points of raw data (n, …), not augmented, and the logarithm of the volume of the cell of a point.
+
+        Raw data of finitely many levels have no density: each number is drawn uniformly from the cell of its level
+        (Theis et al. 2016), so that E log p(x) + log volume ≤ log P(raw). None: there are no levels, x = encode(raw).
+        """
+        return self.encode(raw, None), None
+
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
         """Points (n, *D) to raw data (n, …); decode(encode(raw, None)) = raw."""

@@ -52,6 +52,17 @@ class Image(Modality):
         x = self._dequantised(values, generator) if self.dequantise else values / 127.5 - 1
         return x if generator is None or self.exact else self._augment(x, generator)
 
+    def dequantised(self, raw: Tensor, generator: torch.Generator) -> tuple[Tensor, float | None]:
+        """Byte k of 256 levels becomes x ~ U of its cell: [k, k + 1)/128 − 1 with ``dequantise``, else
+        [k − ½, k + ½)/127.5 − 1, so that decode(x) = raw either way. Raises Refusal for lifted images, which are not
+        the bytes of the data any more."""
+        if self.size is not None or self.channels is not None:
+            raise Refusal("images lifted by modality.size or channels are no bytes of 256 levels: leave both null")
+        x, levels = self._dequantised(raw.to(torch.float32), generator), 128.0
+        if not self.dequantise:
+            x, levels = ((x + 1) * 128 - 0.5) / 127.5 - 1, 127.5
+        return x, -raw[0].numel() * math.log(levels)
+
     def decode(self, x: Tensor) -> Tensor:
         """Points to bytes (n, C, H, W), rounded to the nearest and clamped to 0 … 255."""
         values = ((x + 1) * 128).floor() if self.dequantise else ((x.to(torch.float32) + 1) * 127.5).round()
