@@ -137,6 +137,20 @@ def test_hutchinson_is_unbiased_through_the_whole_flow(make):
     assert float((estimates.mean() - exact).abs()) < 3 * error
 
 
+def test_a_probe_is_kept_along_the_way():
+    """So the estimate, wrong as it is, is one number that finer steps approach."""
+    c = Composition(Linear(), NoNoise(), Velocity())
+    joint, x = c.joint("mixture"), points(9)[0]
+    coarse, fine = (
+        Likelihood(c.field(joint), start_of(joint, c.path), RK4(), Uniform(steps), Rademacher()).log_prob(
+            Sample(x), torch.Generator().manual_seed(2)
+        )[0]
+        for steps in (12, 24)
+    )
+    exact = Mixture(*law_at(joint, c.path, 1.0), "float64").log_prob(x)
+    assert float((coarse - fine).abs().max()) < 1e-3 < 0.1 < float((fine - exact).abs().max())
+
+
 def test_one_rademacher_probe_is_exact_in_one_dimension():
     c = Composition(Linear(), NoNoise(), Velocity())
     source = Mixture(BENT.log_weights.exp(), BENT.m0, BENT.s0, "float64")
