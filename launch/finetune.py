@@ -16,11 +16,11 @@ def finetune(config):  # noqa: ANN201  (Hydra's task)
     from hydra.core.hydra_config import HydraConfig
 
     from flowport.bases import base_of
+    from flowport.boosting import boosted
     from flowport.report import table
-    from flowport.tuning import tune, tuned_config
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = tune(tuned_config(base_of(config), config), folder)
+    numbers = boosted(base_of(config), config, folder)
     print(table(numbers, title=str(folder)))
     return wanted(numbers, config.optimise)
 

@@ -34,7 +34,7 @@ from flowport.module import FlowModule
 from flowport.normalisation import measured
 from flowport.randomness import Randomness
 from flowport.restore import check_fits, read_config, read_weights
-from flowport.reward import Decoded
+from flowport.reward import Decoded, Reward
 from flowport.translator import Translator
 from flowport.values import check_kind, check_values
 
@@ -104,15 +104,21 @@ def tuned(flow: Averaged, entries: list[DictConfig], config: DictConfig, trained
     base = flow.ema if trained is None else trained
     for entry in entries[:-1] if trained is None else []:
         base = tilted(base, make(entry.change), source, target)
-    reward = make(last.reward)
+    return FineTuneModule(
+        source, target, base, make(last.change), make(last.objective), judge(last.reward, target), last.strength,
+        make(config.optimizer), make(config.scheduler), Randomness(config.seed).under(f"tuning {len(entries)}"),
+        config.ema_decay,
+    )  # fmt: skip
+
+
+def judge(node: DictConfig, target: Distribution) -> Reward:
+    """The reward of a config, for points as a flow to this target makes them."""
+    reward: Any = make(node)
     if isinstance(reward, partial):
         reward = reward(classifier=classifier_of(target.observed())[0])
-    if target.modality.surface() is not target.modality:
-        reward = Decoded(reward, target.modality)
-    return FineTuneModule(
-        source, target, base, make(last.change), make(last.objective), reward, last.strength, make(config.optimizer),
-        make(config.scheduler), Randomness(config.seed).under(f"tuning {len(entries)}"), config.ema_decay,
-    )  # fmt: skip
+    if target.modality.surface() is not target.modality and not reward.learnt:
+        return Decoded(reward, target.modality)
+    return reward
 
 
 def sides(config: DictConfig) -> tuple[Distribution, Distribution]:

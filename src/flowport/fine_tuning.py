@@ -63,7 +63,8 @@ class FineTuneModule(Averaged):
         ema = Tilted(base, deepcopy(field.change))
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.objective, self.strength = objective, float(strength)
-        self.judge = (reward,)  # in a tuple, so no submodule: a judge's weights are no part of the run
+        self.judge = (reward,)  # in a tuple, so no submodule: a judge's weights are no part of the run,
+        self.learnt = reward if reward.learnt else None  # unless the run has learnt it
         self.replay: deque[Rollout] = deque(maxlen=objective.keep)
 
     @property

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flowport import experiment, laboratory
+from flowport.boosting import boost
 from flowport.errors import Refusal
 from flowport.process import Known
 from flowport.randomness import Randomness
@@ -61,6 +62,13 @@ class Tuning(Stage):
 
     def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
         return tune(config, folder, resume)
+
+
+class Boosting(Stage):
+    """Tune a tuned flow by what its results still lack of the tilt of all results (``flowport.boosting``)."""
+
+    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+        return boost(config, folder, resume)
 
 
 def resume(folder: Path, words: list[str]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """A tuned run: the config of its base with one more entry of ``tuning``, trained from the base's weights."""
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import reduce
 from hashlib import sha256
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor
 from flowport import experiment
 from flowport.certificate import certificate, memory, sight
 from flowport.errors import Refusal
+from flowport.field import Field
 from flowport.fine_tuning import FineTuneModule
 from flowport.objective.weights import effective
 from flowport.restore import read_config, read_weights
@@ -26,6 +30,8 @@ LOOKED, BRANCHES = 16, 64
 """States and paths from each of them by which the adjoint's sight is judged."""
 CERTIFIED = 512
 """Paths of a certificate; starts of the memory certificate are a sixteenth of them."""
+APART = 0.05
+"""Variance of the memory certificate from which on its two tilts are called different."""
 
 
 def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
@@ -58,14 +64,21 @@ def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
     return config
 
 
-def tune(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-    """Tune (or resume) a run in its folder; writes what training writes, the certificate, and before_after.png."""
+def tune(config: DictConfig, folder: Path, resume: Path | None = None,
+         before: Sequence[Callable[[experiment.Run], dict[str, Any]]] = (),
+         after: Callable[[experiment.Run, Path], dict[str, Any]] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Tune (or resume) a run in its folder; writes what training writes, the certificate, and before_after.png.
+
+    before: what else is done and told before a new run is trained; after: what is told at the end, by default the
+    certificate and what comes with it."""
     trained = None
     if resume is None:
         base = config.tuning[-1].base
         module = experiment.restore(Path(base.run))[0].module
         trained = module.field if base.weights == "raw" else module.ema
-    return experiment.train(config, folder, resume, trained, look if config.tuning[-1].sight else None, certified)
+    looks = [*before, *([look] if config.tuning[-1].sight else [])]
+    return experiment.train(config, folder, resume, trained, lambda run: reduce(or_, (see(run) for see in looks), {}),
+                            after or certified)  # fmt: skip
 
 
 def look(run: experiment.Run) -> dict[str, Any]:
@@ -97,8 +110,20 @@ def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
     told = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
     left = memory(module.ema.base, module.reward, module.strength, pair.take(slice(few), slice(few)),
                   randomness.generator("memory", 0, device))  # fmt: skip
+    if left > APART:
+        logger.info("the tilt of every start is not that of the whole (tune/memory=%.2g): boosting.rounds=3 goes on "
+                    "towards it", left)  # fmt: skip
     seen = sampled(run, folder, pair, randomness.generator("samples", 0, device))
     return {**{f"tune/{name}": number for name, number in told.items()}, "tune/memory": left, **seen}
+
+
+def through(run: experiment.Run, pair: Pair, generator: torch.Generator, *fields: Field) -> list[Tensor]:
+    """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D)."""
+    state, ends = generator.get_state(), []
+    for field in fields:
+        generator.set_state(state)
+        ends.append(run.evaluation.translator(field).forward(pair.source, generator, pair.target.label).end)
+    return ends
 
 
 def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> dict[str, float]:
@@ -109,12 +134,8 @@ def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Gene
     """
     module, modality = run.module, run.module.target.modality
     assert isinstance(module, FineTuneModule)
-    state, label = generator.get_state(), pair.target.label
-    ends: dict[str, Tensor] = {}
-    for name, field in (("base", module.ema.base), ("tuned", module.ema)):
-        generator.set_state(state)
-        ends[name] = run.evaluation.translator(field).forward(pair.source, generator, label).end
-    condition = module.ema.conditioning.sampling(pair.source, label)
+    base, tuned = through(run, pair, generator, module.ema.base, module.ema)
+    ends, condition = {"base": base, "tuned": tuned}, module.ema.conditioning.sampling(pair.source, pair.target.label)
     reward = {name: module.strength * module.reward.value(x, condition).double() for name, x in ends.items()}
     even = torch.full_like(reward["base"], 1 / len(pair))
     laws = {"": ("tuned", even), "base_": ("base", even)}

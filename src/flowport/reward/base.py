@@ -27,6 +27,8 @@ class Reward(nn.Module, ABC):
     """
 
     differentiable: bool = True
+    learnt: ClassVar[bool] = False
+    """Whether it was learnt for its run, from points as the flow makes them: then it travels with the run's weights."""
 
     @abstractmethod
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:

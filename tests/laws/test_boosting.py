@@ -1,0 +1,124 @@
+"""Residual reward boosting of jointly Gaussian ends: c_{k+1} = c + ρ² c_k, and S1 c at the end (THEORY 4.4)."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from flowport.adjoint import Exact
+from flowport.boosting import distance
+from flowport.distribution import Gaussian
+from flowport.field import Tilted
+from flowport.grid import Uniform
+from flowport.network import MLP
+from flowport.residual import Residual, cross_entropy
+from flowport.shapes import Condition
+from flowport.world import Bridge
+from tests.laws.tilts import F64, Affine, Scaled
+
+C, RHO, M1, S1 = 1.5, 0.6, 1.0, 0.49
+S10 = (1 - RHO**2) * S1
+STARTS = Gaussian(event_shape=[1], mean=[2.0], covariance=[[0.25]])
+WORLD = Bridge(STARTS, [1.0], [[M1]], [[math.sqrt(S1)]], [0.0], [C], correlation=RHO)
+X = torch.linspace(-6, 9, 3001, dtype=F64)
+
+
+def results(total):
+    """The law of all results where every start's law is tilted by total · x: mean and density on the grid."""
+    given = WORLD.tilt(total / C, STARTS.mean[None])[0]
+    spread = given.covariances[0] + WORLD.gain @ STARTS.covariance.double() @ WORLD.gain.mT
+    law = torch.distributions.Normal(given.mean[0], spread[0].sqrt())
+    return float(given.mean), law.log_prob(X).exp()
+
+
+def learnt(total):
+    """Slope of the residual a x + b that cross-entropy on all results, not on a sample of them, finds."""
+    weight = torch.cat([results(0.0)[1], results(total)[1]])
+    achieved, x = torch.tensor([0.0, 1.0]).repeat_interleave(len(X)), X.repeat(2)
+    value = C * x - (C * M1 + C**2 * S1 / 2)
+    line = torch.zeros(2, dtype=F64, requires_grad=True)
+    search = torch.optim.LBFGS([line], max_iter=200, tolerance_grad=1e-14, tolerance_change=1e-14,
+                               line_search_fn="strong_wolfe")  # fmt: skip
+
+    def loss():
+        search.zero_grad()
+        found = cross_entropy(line[0] * x + line[1], value, achieved, weight)
+        found.backward()
+        return found
+
+    search.step(loss)
+    return line.detach().tolist()
+
+
+def test_rounds_add_up_to_the_tilt_of_all_results():
+    total, found = C, []
+    for _ in range(10):
+        total += learnt(total)[0]
+        found.append(total)
+    assert found[:3] == pytest.approx([2.04, 2.2344, 2.304384], abs=1e-4)
+    assert found[-1] == pytest.approx(C / (1 - RHO**2), abs=1e-4)
+    assert results(C)[0] - M1 == pytest.approx(S10 * C), "one tilt for every start moves less"
+    assert results(found[-1])[0] - M1 == pytest.approx(S1 * C, abs=1e-4)
+    assert learnt(found[-1]) == pytest.approx([0, 0], abs=1e-4), "at rest with log Z as well"
+
+
+def test_a_tilt_upon_a_tilt_shifts_every_start_alike_and_leaves_the_interaction():
+    """The rounds' fields stacked as a run stacks them: E[x1 | x0] moves by S_{1|0} c at the end of all rounds, which is
+    S1 c, and neither the slope in x0 nor Var(x1 | x0), so not −slope/Var, the precision's off-diagonal, change."""
+    scheme, field = Exact(Uniform(12)), WORLD.base
+    laws = [moments(scheme, field)]
+    for share in (1, RHO**2 / (1 - RHO**2)):  # C, then all that the rounds add to it
+        field = Tilted(field, Scaled(WORLD.base, WORLD.tilted(1.0), share))
+        laws.append(moments(scheme, field))
+    (mean, slope, variance), one, all_rounds = laws
+    for law, shift in ((one, S10 * C), (all_rounds, S1 * C)):
+        assert law[0] - mean == pytest.approx(shift, rel=0.05), "twelve steps"
+        assert law[1:] == pytest.approx((slope, variance), rel=1e-6)
+    assert (all_rounds[0] - mean) / (one[0] - mean) == pytest.approx(S1 / S10, rel=1e-6)
+
+
+def moments(scheme, field):
+    """(E[x1 | x0 = 0], slope of E[x1 | x0], Var(x1 | x0)) of a chain whose steps are affine."""
+    none = torch.zeros(len(scheme.chain(field).steps), dtype=F64)
+    (low, variance), (high, same) = (
+        Affine.of(scheme, field, x0).moments(none, none, x0, 0.0) for x0 in (0.0, 1.0)
+    )  # fmt: skip
+    assert same == pytest.approx(variance)
+    return low, high - low, variance
+
+
+def fitted(base, tuned, c, **options):
+    reward = Residual(partial(MLP, width=16, depth=2), **options)
+    reward.check(Gaussian(event_shape=list(base.shape[1:])), Gaussian(event_shape=list(base.shape[1:])))
+    entropy = reward.fit(base, tuned, lambda x: x @ torch.tensor(c), torch.Generator().manual_seed(1))
+    return reward, entropy
+
+
+@pytest.mark.parametrize("share", [0.64, 1.0])
+def test_the_learnt_residual_is_what_the_results_lack(share):
+    """Results N(share · c, I) of the base N(0, I) lack (1 − share) cᵀx: nothing where they have it all."""
+    c = [1.0, -0.5]
+    z = torch.randn(8192, 2, generator=torch.Generator().manual_seed(0))
+    reward, _ = fitted(z, z + share * torch.tensor(c), c, steps=200)
+    f = reward.value(z, Condition()).double()
+    slope = torch.linalg.lstsq(torch.cat([z, torch.ones(len(z), 1)], 1).double(), f).solution
+    torch.testing.assert_close(slope[:2], (1 - share) * torch.tensor(c, dtype=F64), atol=0.12, rtol=0)
+    assert float(f.var() - slope[:2].square().sum()) < 0.04, "and it is no more than a line"
+
+
+def test_a_classifier_that_only_knows_its_rows_by_heart_promises_little():
+    """Equal laws in many dimensions, few points: nothing is to be learnt, and held-out rows know it."""
+    z = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0))
+    reward, entropy = fitted(z[0], z[1], [0.0] * 32, steps=200)
+    fresh = torch.randn(512, 32, generator=torch.Generator().manual_seed(2))
+    said = reward.value(fresh, Condition()).std()
+    assert said < 0.3 < 1 < said / reward.scale.clamp_min(1e-3) and entropy < math.log(2) + 0.1
+
+
+def test_distance_to_the_tilt_of_all_results_by_hand():
+    """Base results 0 and 1 weigh 1/4 and 3/4 in the tilt by x log 3."""
+    told = distance(torch.tensor([[0.0], [1.0]]), torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
+    assert told == pytest.approx(
+        {"reward": math.log(3), "base_reward": math.log(3) / 2, "tilted_reward": 0.75 * math.log(3), "effective": 0.8,
+         "gap": 0.25 / math.sqrt(3 / 16)}, rel=1e-6)  # fmt: skip
