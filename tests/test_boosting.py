@@ -11,6 +11,7 @@ from flowport import experiment
 from flowport.boosting import boosted
 from flowport.errors import Refusal
 from flowport.restore import read_config
+from flowport.reward import Reward
 from flowport.shapes import Condition
 from flowport.stage import resume
 from tests.runs import equal, measured, weights
@@ -19,6 +20,13 @@ from tests.test_tuning import composed, digests, trained
 WORDS = ["reward=linear", "reward.c=[1,0.5]", "trainer.max_steps=4", "starts=16", "objective.rounds=2",
          "objective.batch=16", "objective.paths=4", "objective.grid.steps=12", "threads=1", "checkpoint_every=3",
          "scheduler=constant", "boosting.points=64", "boosting.steps=3"]  # fmt: skip
+
+
+class Near(Reward):
+    """Results shall stay near their starts."""
+
+    def forward(self, x1: torch.Tensor, condition: Condition) -> torch.Tensor:
+        return -(x1 - condition.source).square().sum(1)
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +88,11 @@ def test_wrong_rounds_are_refused_by_name(base: Path, tmp_path: Path, words: lis
     with pytest.raises(Refusal, match=sentence):
         boosted(base, composed("finetune", *rest, "boosting.rounds=1", *words), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_reward_that_reads_the_start_is_refused_before_any_training(base: Path, tmp_path: Path) -> None:
+    config = composed("finetune", *WORDS, "boosting.rounds=1")
+    config.reward = {"_target_": "tests.test_boosting.Near"}
+    with pytest.raises(Refusal, match="boosting reaches a law of results, so its reward may read nothing else"):
+        boosted(base, config, tmp_path)
+    assert not list(tmp_path.rglob("*.ckpt"))

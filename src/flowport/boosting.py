@@ -86,7 +86,7 @@ def alone(run: experiment.Run) -> dict[str, Any]:
     assert isinstance(run.module, FineTuneModule)
     try:
         run.module.reward.value(run.data.joint.target.sample(2, torch.Generator()).x, Condition())
-    except Refusal as error:
+    except (Refusal, AttributeError, TypeError) as error:  # a reward of the user's does not refuse None by itself
         raise Refusal(f"boosting reaches a law of results, so its reward may read nothing else: {error}") from None
     return {}
 
