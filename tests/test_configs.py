@@ -25,9 +25,14 @@ def composed(*words: str, primary: str = "train") -> DictConfig:
         return compose(primary, list(words))
 
 
-def experiments(tuning: bool) -> list[str]:
-    """Names of the experiments that tune a flow, or of those that train one."""
-    return [p.name for p in FILES if p.parent.name == "experiment" and p.name.startswith("finetune_") == tuning]
+def sentence(experiment: str) -> str:
+    """The primary config that an experiment changes: finetune upon a base, reflow upon a base, or train."""
+    return "finetune" if experiment.startswith("finetune_") else "reflow" if experiment.endswith("_reflow") else "train"
+
+
+def experiments(primary: str) -> list[str]:
+    """Names of the experiments that tune a flow, straighten one, or train one."""
+    return [p.name for p in FILES if p.parent.name == "experiment" and sentence(p.name) == primary]
 
 
 def parts() -> list[Any]:
@@ -60,18 +65,17 @@ def test_every_group_mirrors_a_family() -> None:
     assert groups <= families, f"configs without a family: {groups - families}"
 
 
-@pytest.mark.parametrize("name", experiments(tuning=True))
-def test_every_tuning_composes_upon_an_experiment(name: str) -> None:
-    config, plain = (
-        composed(f"experiment={name}", primary="finetune"),
-        composed("reward=brightness", primary="finetune"),
-    )
+@pytest.mark.parametrize("name", experiments("finetune") + experiments("reflow"))
+def test_every_tuning_and_reflow_composes_upon_an_experiment(name: str) -> None:
+    config = composed(f"experiment={name}", primary=sentence(name))
+    words = {"finetune": "reward=brightness", "reflow": "metric=[straightness]"}
+    plain = composed(words[sentence(name)], primary=sentence(name))
     assert set(config) == set(plain)
-    assert config.base in experiments(tuning=False)
+    assert config.base in experiments("train")
     assert not OmegaConf.missing_keys(config)
 
 
-@pytest.mark.parametrize("name", experiments(tuning=False))
+@pytest.mark.parametrize("name", experiments("train"))
 def test_every_experiment_composes_without_adding_keys(name: str) -> None:
     config = composed(f"experiment={name}")
     plain = composed("experiment=none")

@@ -10,12 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
 from flowport.evaluation import reference_cost
+from flowport.reflow import reflow
 from flowport.tuning import tune, tuned_config
 from tests.distribution.folders import pictures, recordings, shapes
 
 ROOT = Path(__file__).parents[1]
 ALL = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
-NAMES = [name for name in ALL if not name.startswith("finetune_")]
+NAMES = [name for name in ALL if not name.startswith("finetune_") and not name.endswith("_reflow")]
 
 OWN = {"images": (pictures, ["size=8"]), "spectrograms": (recordings, []), "point_clouds": (shapes, ["points=32"])}
 PITCHES = "[20,30,40,50,60,70,80,90]"
@@ -87,3 +88,21 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
         numbers = tune(tuned_config(tmp_path / "base", wishes), tmp_path / "tuned")
     assert numbers["train/steps"] == 2 and (tmp_path / "tuned" / "before_after.png").stat().st_size > 0
     assert all(v == v for k, v in numbers.items() if k.startswith(("tune/", "sampled/")))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.endswith("_reflow")])
+def test_two_steps_of_every_reflow(name: str, tmp_path: Path) -> None:
+    """Its base is trained for one step, whatever it has learnt."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        wishes = compose("reflow", [f"experiment={name}", "steps=2", "pairs=32", "threads=1", "evaluation_items=16"])
+        config = compose("train", [f"experiment={wishes.base}", "trainer.max_steps=1", "evaluation_items=16",
+                                   "threads=1", "grid.steps=2", "metric=[transport_cost]", "data.validation_items=2",
+                                   "data.batch=2", "data.pool=1"])  # fmt: skip
+    with open_dict(config):
+        config.trainer.enable_progress_bar = False
+    (tmp_path / "base").mkdir()
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    instantiate(config.stage).run(config, tmp_path / "base")
+    numbers = reflow(tmp_path / "base", wishes, tmp_path / "run")
+    assert numbers["train/steps"] == 2 and numbers["test/straightness"] >= 0
+    assert (tmp_path / "run" / "gallery.png").stat().st_size > 0

@@ -27,6 +27,7 @@ LEVELS = [
     {"arena"},
     {"experiment"},
     {"reuse", "tuning", "boosting"},
+    {"reflow"},
     {"stage"},
     {"command"},
     {"bases"},

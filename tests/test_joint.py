@@ -5,9 +5,10 @@ import torch
 
 from flowport.distribution import Gaussian, Stored
 from flowport.errors import Refusal
-from flowport.joint import ClassMatched, Paired, Product
+from flowport.joint import ClassMatched, Paired, Product, StoredPairs, tensors_of, write_pairs
 from flowport.modality import Plane
 from flowport.randomness import Randomness
+from flowport.shapes import Pair, Sample
 
 ROOT = Randomness(2)
 
@@ -15,7 +16,7 @@ ROOT = Randomness(2)
 def stored(labels, seed=0, classes=3):
     labels = torch.tensor(labels)
     x = torch.randn(len(labels), 2, generator=torch.Generator().manual_seed(seed))
-    parts = {"train": torch.arange(len(labels)), "test": torch.arange(2)}
+    parts = {"train": torch.arange(len(labels)), "validation": torch.arange(3), "test": torch.arange(2)}
     return Stored("points", x, labels, Plane(), parts, classes=classes)
 
 
@@ -85,3 +86,57 @@ def test_contradictions_are_refused():
         Paired(EVEN, stored([0, 1, 2]))
     with pytest.raises(Refusal, match="equal length"):
         Paired(Gaussian(), Gaussian())
+
+
+def kept(n=40, d=2, mask=None):
+    """Pairs whose target is twice their source, of ten items drawn n/10 times each; both sides share one mask."""
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(3))
+    item = torch.arange(n) % 10
+    return Pair(Sample(x, label=item % 3, id=item, mask=mask), Sample(2 * x, label=item % 2, mask=mask))
+
+
+def test_stored_pairs_come_back_as_they_were_written(tmp_path):
+    pair, file = kept(mask=torch.rand(40, 2) > 0.3), str(tmp_path / "pairs.safetensors")
+    write_pairs(pair, tmp_path / "pairs.safetensors")
+    joint = StoredPairs(EVEN, SKEW, file)
+    held, given = tensors_of(joint.whole(ROOT)), tensors_of(pair)
+    names = {"source.x", "source.label", "source.mask", "source.id", "target.x", "target.label", "target.mask"}
+    assert held.keys() == given.keys() == names
+    assert all(torch.equal(held[name], given[name]) and held[name].dtype == given[name].dtype for name in held)
+    train, rest = joint.split("train"), joint.split("validation")
+    assert len(train.rows) == 36 and len(rest.rows) == 4 and train.source.part == "train"
+    assert not set(train.rows.source.id.tolist()) & set(rest.rows.source.id.tolist()), "an item is on one side only"
+    assert joint.stored_bytes() == EVEN.stored_bytes() + SKEW.stored_bytes() + sum(v.nbytes for v in given.values())
+    first, again, on = train.pairs(30, 20, ROOT), train.pairs(30, 20, ROOT), train.pairs(35, 15, ROOT)
+    assert torch.equal(first.target.x, 2 * first.source.x) and torch.equal(first.source.id % 2, first.target.label)
+    assert torch.equal(first.source.x, again.source.x) and torch.equal(first.source.x[5:], on.source.x)
+    epoch = train.pairs(36, 36, ROOT)
+    assert sorted(epoch.source.x[:, 0].tolist()) == sorted(train.rows.source.x[:, 0].tolist())
+    assert not torch.equal(epoch.source.x, train.pairs(0, 36, ROOT).source.x)
+    there = joint.streamed_to(torch.device("meta")).split("train")
+    assert there.rows.source.x.device.type == "cpu" and there.pairs(0, 5, ROOT).target.x.device.type == "meta"
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    (lambda p: p[:9], "holds 9 pairs; at least 10"),
+    (lambda p: p.with_x(p.x[:, :1]), r"points of shape \(1,\)"),
+    (lambda p: p.with_x(p.x / 0 * 0), "NaN or infinite"),
+    (lambda p: p.with_x(p.x[:5]), "holds no pairs, or is damaged"),
+])  # fmt: skip
+def test_wrong_pairs_are_refused(tmp_path, change, sentence):
+    pair = kept()
+    target = change(pair.target)
+    write_pairs(Pair(pair.source[:9] if len(target) == 9 else pair.source, target), tmp_path / "pairs.safetensors")
+    with pytest.raises(Refusal, match=sentence):
+        StoredPairs(EVEN, SKEW, str(tmp_path / "pairs.safetensors"))
+
+
+def test_pairs_that_are_none_are_refused(tmp_path):
+    with pytest.raises(Refusal, match="is not a file"):
+        StoredPairs(EVEN, SKEW, str(tmp_path / "absent.safetensors"))
+    (tmp_path / "text.safetensors").write_text("0.1 0.2")
+    with pytest.raises(Refusal, match="is damaged"):
+        StoredPairs(EVEN, SKEW, str(tmp_path / "text.safetensors"))
+    write_pairs(kept(), tmp_path / "pairs.safetensors")
+    with pytest.raises(Refusal, match="only train and validation"):
+        StoredPairs(EVEN, SKEW, str(tmp_path / "pairs.safetensors")).split("test")

@@ -1,4 +1,4 @@
-"""The run that a fine-tuning starts from: the one that was named, or one trained on the spot, once."""
+"""The run that a fine-tuning or a reflow starts from: the one that was named, or one trained on the spot, once."""
 
 import logging
 import subprocess
@@ -28,7 +28,8 @@ def base_of(config: DictConfig) -> Path:
         return Path(config.run)
     if config.base is None:
         raise Refusal(
-            "nothing to tune: give run=<folder of a trained run>, or an experiment=finetune_… that has a base"
+            "nothing to start from: give run=<folder of a trained run>, or an experiment that has a base, for instance "
+            "experiment=finetune_digits_to_mnist or experiment=digits_to_mnist_reflow"
         )
     words = [f"experiment={config.base}"]
     text = OmegaConf.to_yaml(composed("train", words), resolve=False)

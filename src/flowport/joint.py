@@ -1,11 +1,16 @@
 """How source and target arrive together, before any coupling."""
 
 from abc import ABC, abstractmethod
+from copy import copy
+from dataclasses import fields
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from flowport.distribution.base import Distribution
+from flowport.distribution.base import Distribution, positions, refuse_non_finite
+from flowport.distribution.folder import keep, loaded
+from flowport.distribution.parts import divide
 from flowport.errors import Refusal
 from flowport.randomness import Randomness
 from flowport.shapes import Pair, Sample
@@ -46,6 +51,10 @@ class Joint(ABC):
     def streamed_to(self, device: torch.device) -> "Joint":
         """Both distributions with their points made on a device and their raw data left where they are."""
         return type(self)(self.source.streamed_to(device), self.target.streamed_to(device))
+
+    def stored_bytes(self) -> int:
+        """What the stored items of both sides take in memory."""
+        return self.source.stored_bytes() + self.target.stored_bytes()
 
     def _stored(self) -> tuple[int, int]:
         sizes = self.source.size, self.target.size
@@ -140,3 +149,85 @@ class Paired(Joint):
     def whole(self, randomness: Randomness) -> Pair:
         n, m = self._stored()
         return Pair(self.source.every(n, randomness), self.target.every(m, randomness))
+
+
+class StoredPairs(Joint):
+    """Pairs of encoded points in a file that translate or reflow wrote; source and target are what they are evaluated
+    on.
+
+    A tenth of them, all pairs of an item together, is kept for validation. Raises Refusal for a file that is missing or
+    damaged, for points of another shape, fewer than 10, NaN and infinity.
+    """
+
+    independent = False
+    paired = True
+
+    def __init__(self, source: Distribution, target: Distribution, path: str | None = None) -> None:
+        super().__init__(source, target)
+        self.rows = read_pairs(path)
+        for name, side, law in (("source", self.rows.source, source), ("target", self.rows.target, target)):
+            refuse_non_finite(f"the {name} of joint.path={path}", side.x)
+            if tuple(side.x.shape[1:]) != tuple(law.event_shape):
+                raise Refusal(
+                    f"joint.path={path} holds {name} points of shape {tuple(side.x.shape[1:])}, but a {name} point of "
+                    f"this run is {law.event_shape}: use the source and target that the pairs were made with"
+                )
+        n = len(self.rows)
+        if n < 10:
+            raise Refusal(f"joint.path={path} holds {n} pairs; at least 10 are needed, a tenth of them for validation")
+        items = self.rows.source.id
+        groups = None if items is None else items.unique(return_inverse=True)[1]
+        tenth = (n if groups is None else int(groups.max()) + 1) // 10
+        self.parts, self.device = divide(n, max(tenth, 1), 0, groups=groups), torch.device("cpu")
+
+    def split(self, name: str) -> "StoredPairs":
+        if len(self.parts.get(name, ())) == 0:
+            raise Refusal(f"stored pairs have no split called {name!r}: only train and validation")
+        index = self.parts[name].to(self.rows.source.x.device)
+        return self._with(self.source.split(name), self.target.split(name), self.rows.take(index, index), self.device)
+
+    def to(self, device: torch.device | str) -> "StoredPairs":
+        return self._with(self.source.to(device), self.target.to(device), self.rows.to(device), device)
+
+    def streamed_to(self, device: torch.device) -> "StoredPairs":
+        return self._with(self.source.streamed_to(device), self.target.streamed_to(device), self.rows, device)
+
+    def _with(self, source: Distribution, target: Distribution, rows: Pair,
+              device: torch.device | str) -> "StoredPairs":  # fmt: skip
+        other = copy(self)
+        other.source, other.target, other.rows, other.device = source, target, rows, torch.device(device)
+        return other
+
+    def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
+        row = positions(len(self.rows), start, n, randomness).to(self.rows.source.x.device)
+        return self.rows.take(row, row).to(self.device)
+
+    def whole(self, randomness: Randomness) -> Pair:
+        return self.rows
+
+    def stored_bytes(self) -> int:
+        return super().stored_bytes() + sum(v.nbytes for v in tensors_of(self.rows).values())
+
+
+def tensors_of(pair: Pair) -> dict[str, torch.Tensor]:
+    """All that a pair holds, by names such as source.x and target.label."""
+    sides = {"source": pair.source, "target": pair.target}
+    every = {f"{name}.{f.name}": getattr(side, f.name) for name, side in sides.items() for f in fields(Sample)}
+    return {name: value for name, value in every.items() if value is not None}
+
+
+def write_pairs(pair: Pair, path: Path) -> None:
+    """Pairs of encoded points as a file that ``joint=stored`` reads: tensors only (.safetensors)."""
+    keep(path, {name: value.cpu().clone() for name, value in tensors_of(pair).items()}, {})  # unshared
+
+
+def read_pairs(path: str | None) -> Pair:
+    """What ``write_pairs`` wrote. Raises Refusal where it is missing or damaged."""
+    place = Path(path or "")
+    held = loaded(place)
+    lengths = set() if held is None else {len(value) for value in held[0].values()}
+    if held is None or len(lengths) != 1 or not {"source.x", "target.x"} <= held[0].keys():
+        found = "holds no pairs, or is damaged" if place.is_file() else "is not a file"
+        raise Refusal(f"joint.path={path} {found}: give the pairs.safetensors that translate or reflow wrote")
+    sides = ({f.name: held[0].get(f"{side}.{f.name}") for f in fields(Sample)} for side in ("source", "target"))
+    return Pair(*(Sample(**side) for side in sides))  # type: ignore[arg-type]

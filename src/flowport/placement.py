@@ -30,7 +30,7 @@ class Resident(Placement):
         self.gib = gib
 
     def place(self, joint: Joint, device: torch.device) -> Joint:
-        needed = (joint.source.stored_bytes() + joint.target.stored_bytes()) / GIB
+        needed = joint.stored_bytes() / GIB
         if needed > self.gib:
             raise Refusal(
                 f"source and target take {needed:.3g} GiB, more than data.placement.gib={self.gib:g}: use "

@@ -18,8 +18,9 @@ from flowport.distribution.reading import read
 from flowport.errors import Refusal
 from flowport.field import Transported
 from flowport.likelihood import Likelihood
+from flowport.joint import write_pairs
 from flowport.randomness import Randomness
-from flowport.shapes import Sample
+from flowport.shapes import Pair, Sample
 from flowport.solver.base import Trajectory
 from flowport.translator import Translator
 from flowport.values import check_kind, check_values
@@ -32,6 +33,12 @@ DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, torch.Tenso
     "backward": lambda translator, points, noise, label: translator.backward(points, noise, label),
     "cycle": lambda translator, points, noise, label: translator.cycle(points, noise, label),
 }
+
+PAIRS: dict[str, Callable[[Sample, Sample], Pair]] = {
+    "forward": lambda points, ends: Pair(points, ends),
+    "backward": lambda points, ends: Pair(ends, points),
+}
+"""Who is the source of whom; a cycle pairs nothing."""
 
 
 def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, Any]:
@@ -103,7 +110,8 @@ def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[st
 
 
 def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
-    """Carry points along a trained run: writes translated.npy (encoded points) and gallery.png into ``out``.
+    """Carry points along a trained run: writes translated.npy (encoded points), gallery.png and, for ``joint=stored``,
+    pairs.safetensors (points of source and target as the network sees them, with their labels) into ``out``.
 
     Raises Refusal for an unknown direction, points of another shape, and a sampler that the field cannot serve.
     """
@@ -112,16 +120,21 @@ def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
     check_kind("points", wishes.points, int, 1)
     check_kind("input", wishes.input, str | None)
     check_kind("label", wishes.label, int | None, 0)
+    check_kind("part", wishes.part, str)
     run, facts = restored(folder, wishes)
     module, randomness = run.module, run.module.randomness.under("translate")
     forward = wishes.direction != "backward"
     side = module.source if forward else module.target
-    points = _points(wishes.input, side, wishes.points, randomness)
+    points = _points(wishes.input, side.split(wishes.part), wishes.points, randomness)
     label = _wished(wishes.label, module, points)
     translator = run.evaluation.translator(module.ema)
     trajectory = DIRECTIONS[wishes.direction](translator, points, randomness.generator("noise"), label)
     begin, end = (side.modality.observed(x) for x in (points.x, trajectory.end))
     np.save(out / "translated.npy", end.cpu().numpy())
+    if wishes.direction in PAIRS:
+        write_pairs(
+            PAIRS[wishes.direction](points, Sample(trajectory.end, label, points.mask)), out / "pairs.safetensors"
+        )
     surface = side.modality.surface()
     surface.render({"input": begin[: surface.shown], "output": end[: surface.shown]}, str(out / "gallery.png"))
     moved = (end - begin).square().flatten(1).sum(1).mean()
@@ -132,7 +145,7 @@ def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
 
 def _points(path: str | None, side: Distribution, items: int, randomness: Randomness) -> Sample:
     if path is None:
-        return side.split("test").every(items, randomness)
+        return side.every(items, randomness)
     raw, labels = read(path, None, None)
     seen = side.observed()
     if raw.dtype == torch.uint8:

@@ -197,14 +197,8 @@ class Stored(Distribution):
         return self.draw(index, None)
 
     def positions(self, start: int, n: int, randomness: Randomness) -> Tensor:
-        """(n,) item numbers at stream positions start…: a fresh permutation of the split for every epoch."""
-        size, pieces, at = len(self.index), [], start
-        while at < start + n:
-            epoch, offset = divmod(at, size)
-            order = torch.randperm(size, generator=randomness.generator("order", epoch))
-            pieces.append(order[offset : offset + start + n - at])
-            at += len(pieces[-1])
-        return torch.cat(pieces)
+        """(n,) item numbers of this split at stream positions start…"""
+        return positions(len(self.index), start, n, randomness)
 
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
         generator = randomness.generator("augmentation", start, self.device)
@@ -243,6 +237,17 @@ class Stored(Distribution):
         other.splits = {name: index.to(device) for name, index in self.splits.items()}
         other._choose(self.part)
         return other
+
+
+def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
+    """(n,) numbers of items at stream positions start…: a fresh permutation of all ``size`` for every epoch."""
+    pieces, at = [], start
+    while at < start + n:
+        epoch, offset = divmod(at, size)
+        order = torch.randperm(size, generator=randomness.generator("order", epoch))
+        pieces.append(order[offset : offset + start + n - at])
+        at += len(pieces[-1])
+    return torch.cat(pieces)
 
 
 def refuse_non_finite(name: str, raw: Tensor) -> None:
