@@ -84,6 +84,7 @@ SOLVERS = [
     ("heun", solver.Heun),
     ("rk4", solver.RK4),
     ("dopri5", solver.Adaptive),
+    ("shortcut", solver.Shortcut),
     ("euler_maruyama", solver.EulerMaruyama),
     ("stochastic_heun", solver.StochasticHeun),
     ("ancestral", solver.Ancestral),

@@ -50,12 +50,11 @@ def compose(
     prediction, conditioning = prediction or Velocity(), conditioning or Unconditional()
     joined = joint(source=source, target=target)
     able = capabilities(source, joined, coupling, path, conditioning, prediction)
+    objective = objective or FlowMatching(UniformTimes(), UniformWeights())
+    shape = objective.shown(conditioning.shape(source, target), prediction)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(randomness.number("initial weights"))
-        made = network(
-            event_shape=source.event_shape, condition=conditioning.shape(source, target), heads=prediction.heads
-        )
-    field = Learned(made, path, prediction, conditioning, able)
-    objective = objective or FlowMatching(UniformTimes(), UniformWeights())
+        made = network(event_shape=source.event_shape, condition=shape, heads=prediction.heads)
+    field = Learned(made, path, prediction, conditioning, able, shape.step)
     module = FlowModule(source, target, field, objective, optimizer, scheduler, randomness, ema_decay)
     return module, data(joint=joined, coupling=coupling, randomness=randomness)

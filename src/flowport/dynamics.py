@@ -71,6 +71,11 @@ class Dynamics(Process):
         self.evaluations += 1
         return self._masked(self.field.velocity(x, t, self.condition))
 
+    def average_velocity(self, x: Tensor, t: Tensor, step: float) -> Tensor:
+        """The mean velocity over a step from t, of a field that learnt it."""
+        self.evaluations += 1
+        return self._masked(self.field.average_velocity(x, t, self.times(step, x), self.condition))
+
     def _masked(self, drift: Tensor) -> Tensor:
         return drift if self.mask is None else torch.where(self.mask, drift, 0)
 

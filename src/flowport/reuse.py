@@ -17,8 +17,8 @@ from flowport.distribution.base import Density, Distribution, Stored
 from flowport.distribution.reading import read
 from flowport.errors import Refusal
 from flowport.field import Transported
-from flowport.likelihood import Likelihood
 from flowport.joint import write_pairs
+from flowport.likelihood import Likelihood
 from flowport.randomness import Randomness
 from flowport.shapes import Pair, Sample
 from flowport.solver.base import Trajectory

@@ -72,19 +72,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a network is told beside x and t. label: (B,) classes (−1: dropped) or (B, k) values; source: (B, *D)."""
+    """What a network is told beside x and t. label: (B,) classes (−1: dropped) or (B, k) values; source: (B, *D); step:
+    (B,), how far the step reaches whose mean velocity is asked for, None for 0."""
 
     label: Tensor | None = None
     source: Tensor | None = None
+    step: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> "Condition":
-        return Condition(*(None if v is None else v[index] for v in (self.label, self.source)))
+        return Condition(*(None if v is None else v[index] for v in (self.label, self.source, self.step)))
 
 
 @dataclass(frozen=True)
 class ConditionShape:
-    """What a network must be built to accept: class count, width of a continuous label, whether it sees x0."""
+    """What a network must be built to accept: class count, width of a continuous label, whether it sees x0, and the
+    length of a step."""
 
     classes: int = 0
     values: int = 0
     source: bool = False
+    step: bool = False

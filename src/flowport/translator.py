@@ -21,9 +21,9 @@ class Translator:
 
     def __init__(self, field: Field, solver: Solver, grid: Grid, volatility: Volatility, chunk: int = 4096) -> None:
         self.field, self.solver, self.grid, self.volatility, self.chunk = field, solver, grid, volatility, chunk
+        solver.accept(field)
         if volatility.stochastic:
             field.able.require_score(f"volatility={type(volatility).__name__.lower()}")
-        solver.accept(field)
         if volatility.stochastic and solver.needs_score:
             raise Refusal(f"solver={type(solver).__name__.lower()} draws its own noise: use volatility=zero with it")
         if not volatility.stochastic and not solver.needs_score and not field.able.role.ode(field.path):

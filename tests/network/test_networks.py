@@ -1,6 +1,7 @@
 """Laws of every network: shape, heads, time, label, source, rows, gradients, refusals."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ CONDITIONS = {
     "values": ConditionShape(values=2),
     "source": ConditionShape(source=True),
     "all": ConditionShape(classes=3, source=True),
+    "step": ConditionShape(classes=3, step=True),
 }
 B = 5
 
@@ -52,11 +54,12 @@ def given(name: str, shape: ConditionShape, seed: int = 1) -> tuple[torch.Tensor
         label = torch.randn(B, shape.values, generator=g)
         label[1] = torch.nan
     source = torch.randn(B, *event, generator=g) if shape.source else None
-    return torch.randn(B, *event, generator=g), torch.rand(B, generator=g), Condition(label, source)
+    x, t = torch.randn(B, *event, generator=g), torch.rand(B, generator=g)
+    return x, t, Condition(label, source, torch.rand(B, generator=g) if shape.step else None)
 
 
 def cases() -> list[tuple[str, str]]:
-    return [(n, c) for n in SMALL for c in CONDITIONS if (n, c) != ("unet", "values")]
+    return [(n, c) for n in SMALL for c in CONDITIONS if (n, c) not in (("unet", "values"), ("unet", "step"))]
 
 
 @pytest.mark.parametrize(("name", "which"), cases())
@@ -100,6 +103,24 @@ def test_source_changes_the_output_of_its_own_row_only(name: str) -> None:
     change = (net(x, t, Condition(source=other)) - net(x, t, c)).flatten(1).abs().amax(1)
     assert change[2] > 1e-3
     assert change[[0, 1, 3, 4]].max() < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name, which in cases() if which == "step"])
+def test_a_step_changes_its_row_and_none_is_a_step_of_zero(name: str) -> None:
+    net, (x, t, c) = built(name, CONDITIONS["step"]), given(name, CONDITIONS["step"])
+    still = net(x, t, replace(c, step=None))
+    assert torch.equal(net(x, t, replace(c, step=torch.zeros(B))), still)
+    moved = net(x, t, replace(c, step=torch.tensor([0, 0, 0.03, 0, 0])))
+    change = (moved - still).flatten(1).abs().amax(1)
+    assert change[2] > 1e-5 and change[[0, 1, 3, 4]].max() < 1e-6
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_that_sees_no_step_refuses_one_and_keeps_its_weights(name: str) -> None:
+    net, (x, t, c) = built(name, CONDITIONS["classes"]), given(name, CONDITIONS["classes"])
+    with pytest.raises(Refusal, match="without the length of a step"):
+        net(x, t, replace(c, step=t))
+    assert not [key for key in net.state_dict() if "step" in key]
 
 
 @pytest.mark.parametrize(("name", "which"), [c for c in cases() if c[1] in ("classes", "values")])
@@ -183,6 +204,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("divisible by 2", lambda: UNet((1, 15, 16), ConditionShape())),
     ("32 groups", lambda: UNet(IMAGE, ConditionShape(), width=20)),
     ("height", lambda: UNet(IMAGE, ConditionShape(), attention=[16])),
+    ("length of a step", lambda: UNet(IMAGE, ConditionShape(step=True))),
     ("continuous", lambda: UNet(IMAGE, ConditionShape(values=2))),
     ("divisible by 8 and a width divisible by 4", lambda: DiT((1, 64, 30), ConditionShape(), patch=[8, 4])),
     ("patch", lambda: DiT(IMAGE, ConditionShape(), patch=[2])),

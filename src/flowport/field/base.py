@@ -1,12 +1,14 @@
 """A field: a function of (x, t, condition) whose output has a meaning on a path."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from flowport.broadcast import clamped
 from flowport.capabilities import Capabilities
 from flowport.conditioning import Conditioning
+from flowport.errors import Refusal
 from flowport.path.base import Path
 from flowport.prediction.base import MARGIN, Hub, Prediction, endpoints
 from flowport.shapes import Condition
@@ -16,7 +18,10 @@ class Field(nn.Module, ABC):
     """Members write ``forward``, the output in the terms of ``prediction``; everything else follows by the algebra.
 
     Times outside the path's interval are moved to its edge, so every end of [0, 1] gives finite numbers.
+    sees_step: whether it also knows the mean velocity over a step.
     """
+
+    sees_step: bool = False
 
     def __init__(self, path: Path, prediction: Prediction, conditioning: Conditioning, able: Capabilities) -> None:
         super().__init__()
@@ -42,6 +47,21 @@ class Field(nn.Module, ABC):
     def velocity(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """v(x, t) = E[ẋ_t | x_t = x], (B, *D)."""
         return self.hub(x, self.prediction.clamp(self.path, t), condition).velocity
+
+    def average_velocity(self, x: Tensor, t: Tensor, step: Tensor, condition: Condition) -> Tensor:
+        """(X_{t,t+d}(x) − x)/d, (B, *D), X the flow of the ODE and d = ``step`` (B,) ≥ 0; the velocity itself at d = 0.
+
+        Raises Refusal for a field that never learnt it."""
+        self.require_step("a mean velocity")
+        return self.velocity(x, t, replace(condition, step=step))
+
+    def require_step(self, who: str) -> None:
+        """Raise Refusal, naming ``who`` asks, where the field knows velocities only."""
+        if not self.sees_step:
+            raise Refusal(
+                f"{who} needs a flow that learnt what its velocity is on the mean over a step: train it with "
+                "objective=shortcut, or use another ODE solver, for instance solver=euler"
+            )
 
     def score(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """∇ log p_t(x), (B, *D), or that of p_t(· | x0) for a bridge that sees x0. Raises Refusal without a score."""

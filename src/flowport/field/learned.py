@@ -1,5 +1,7 @@
 """The field a network learns."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from flowport.capabilities import Capabilities
@@ -14,12 +16,13 @@ class Learned(Field):
     """network(x, t, condition) read in the terms of a prediction on a path.
 
     ``output`` casts points of another precision than the network's for it and back; ``forward`` does not.
+    sees_step: whether the network was built to be told the length of a step.
     """
 
     def __init__(self, network: nn.Module, path: Path, prediction: Prediction, conditioning: Conditioning,
-                 able: Capabilities) -> None:  # fmt: skip
+                 able: Capabilities, sees_step: bool = False) -> None:  # fmt: skip
         super().__init__(path, prediction, conditioning, able)
-        self.network = network
+        self.network, self.sees_step = network, sees_step
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(x, t, condition)
@@ -29,4 +32,4 @@ class Learned(Field):
         if weight.dtype == x.dtype:
             return self.network(x, t, condition).to(x.dtype)  # an autocast would leave it in half precision
         start = None if condition.source is None else condition.source.to(weight.dtype)
-        return self.network(x.to(weight.dtype), t, Condition(condition.label, start)).to(x.dtype)
+        return self.network(x.to(weight.dtype), t, replace(condition, source=start)).to(x.dtype)

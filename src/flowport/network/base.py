@@ -35,8 +35,9 @@ class Network(nn.Module, ABC):
         x: (B, C, *rest) with (C, *rest) the event shape; t: (B,) in [0, 1], float32 or float64 whatever x is.
         condition.label: (B,) classes, −1 where dropped, or (B, k) values, a NaN row where dropped; None drops all.
         condition.source: x0, (B, C, *rest), needed iff built with ``condition.source``.
+        condition.step: (B,) in [0, 1], 0 where it is None; only for networks built with ``condition.step``.
         Returns (B, heads·C, *rest): head h is [:, h·C : (h+1)·C].
-        Raises Refusal where a label or source is given to a network built without it, or a source is missing.
+        Raises Refusal where a label, source or step is given to a network built without it, or a source is missing.
         """
 
     def with_source(self, x: Tensor, condition: Condition) -> Tensor:
@@ -48,6 +49,18 @@ class Network(nn.Module, ABC):
         if condition.source is None:
             raise Refusal(f"{type(self).__name__} was built to see x0 (conditioning=source), but no source is given")
         return torch.cat([x, condition.source.to(x.dtype)], 1)
+
+
+def told_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor | None:
+    """The step (B,) of a network built to see it, 0 where none is told; None for a network built without.
+
+    Raises Refusal where a step is told to a network built without.
+    """
+    if not shape.step:
+        if condition.step is not None:
+            raise Refusal("this network was built without the length of a step but is told one: use objective=shortcut")
+        return None
+    return torch.zeros_like(t) if condition.step is None else condition.step
 
 
 def image_shape(event_shape: EventShape, multiple: tuple[int, int], name: str) -> tuple[int, int, int]:

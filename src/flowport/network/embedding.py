@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Refusal
+from flowport.network.base import told_step
 from flowport.shapes import Condition, ConditionShape
 
 
@@ -88,17 +89,22 @@ class TimeFeatures(nn.Module):
 class Embedding(nn.Module):
     """SiLU(W2 SiLU(W1 features(t) + label)): (B, width), ready for the linear maps that modulate blocks.
 
-    Label and time meet before a nonlinearity, so that what a label does may depend on the time.
+    Label and time meet before a nonlinearity, so that what a label does may depend on the time. Networks that see the
+    length d of a step add W3 features(d) there.
     """
 
     def __init__(self, width: int, condition: ConditionShape) -> None:
         super().__init__()
+        self.shape = condition
         self.time = TimeFeatures()
         self.first = nn.Linear(self.time.width, width)
         self.label = label_embedding(condition, width)
         self.second = nn.Linear(width, width)
         self.activation = nn.SiLU()
+        self.step = nn.Linear(self.time.width, width) if condition.step else None
 
     def forward(self, t: Tensor, condition: Condition) -> Tensor:
-        hidden = self.first(self.time(t).to(self.first.weight.dtype))
+        hidden, step = self.first(self.time(t).to(self.first.weight.dtype)), told_step(self.shape, t, condition)
+        if step is not None and self.step is not None:
+            hidden = hidden + self.step(self.time(step).to(self.step.weight.dtype))
         return self.activation(self.second(self.activation(self.label(hidden, condition.label))))

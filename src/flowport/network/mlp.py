@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Refusal
-from flowport.network.base import Network
+from flowport.network.base import Network, told_step
 from flowport.network.embedding import label_embedding
 from flowport.shapes import Condition, ConditionShape, EventShape
 
@@ -19,7 +19,7 @@ selu = partial(nn.SELU, inplace=True)
 class MLP(Network):
     """Linear(d + 1, width), then ``depth`` times activation and Linear; the raw time is one more coordinate.
 
-    frequencies m: so are sin and cos of πt, 2πt, …, 2^(m−1) πt.
+    frequencies m: so are sin and cos of πt, 2πt, …, 2^(m−1) πt. So is the length of a step, where it is seen.
 
     Any event shape is flattened; x0 is concatenated, a label's embedding is added to the first hidden layer (which is
     the same as concatenating it). With width=64, depth=3 and SELU this is torchcfm.models.MLP(dim, time_varying=True)
@@ -36,7 +36,7 @@ class MLP(Network):
         self.turns: Tensor
         self.register_buffer("turns", torch.pi * 2.0 ** torch.arange(frequencies), persistent=False)
         rest = prod(event_shape[1:])
-        self.first = nn.Linear(self.channels_in * rest + 1 + 2 * frequencies, width)
+        self.first = nn.Linear(self.channels_in * rest + 1 + condition.step + 2 * frequencies, width)
         self.label = label_embedding(condition, width)
         sizes = [width] * depth + [self.channels_out * rest]
         self.layers = nn.Sequential(*(part for a, b in pairwise(sizes) for part in (activation(), nn.Linear(a, b))))
@@ -49,6 +49,9 @@ class MLP(Network):
         if len(self.turns):
             turned = time * self.turns.to(x.dtype)
             time = torch.cat((time, turned.sin(), turned.cos()), 1)
+        step = told_step(self.condition, t, condition)
+        if step is not None:
+            time = torch.cat((time, step.to(x.dtype)[:, None]), 1)
         hidden = self.label(self.first(torch.cat((flat, time), 1)), condition.label)
         out = self.layers(hidden)
         return out if x.ndim == 2 else out.view(-1, self.channels_out, *self.event_shape[1:])

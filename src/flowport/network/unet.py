@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Refusal
-from flowport.network.base import Network, image_shape
+from flowport.network.base import Network, image_shape, told_step
 from flowport.shapes import Condition, ConditionShape, EventShape
 
 
@@ -29,7 +29,7 @@ class UNet(Network):
     attention: the image heights at which it attends. time_scale multiplies t before the embedding: torchcfm gives it
     t in [0, 1] as it is (1, the default), guided-diffusion's embedding was made for 0 … 1000. Class c is its label
     c + 1; label 0 is 'no label'. The output starts at exactly 0.
-    Raises Refusal for points that are not images, other sizes, continuous labels, and without torchcfm.
+    Raises Refusal for points that are not images, other sizes, continuous labels, steps, and without torchcfm.
     """
 
     def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *, width: int = 32,
@@ -38,6 +38,8 @@ class UNet(Network):
         super().__init__(event_shape, condition, heads)
         if condition.values:
             raise Refusal("torchcfm's UNet takes class labels only, not continuous ones: use network=patch_unet")
+        if condition.step:
+            raise Refusal("torchcfm's UNet cannot be told the length of a step: use network=patch_unet or network=dit")
         if min(width, *multipliers, residual_blocks, attention_heads) < 1:
             raise Refusal("width, multipliers, residual_blocks and attention_heads of the UNet must be at least 1")
         if wrong := [width * m for m in multipliers if width * m % 32]:
@@ -56,6 +58,7 @@ class UNet(Network):
         )  # fmt: skip
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        told_step(self.condition, t, condition)
         return self.net(t * self.time_scale, self.with_source(x, condition), self._label(len(x), x.device, condition))
 
     def _label(self, n: int, device: torch.device, condition: Condition) -> Tensor | None:

@@ -8,9 +8,10 @@ from flowport.objective.path_weighted import PathWeighted
 from flowport.objective.policy_gradient import PolicyGradient
 from flowport.objective.refl import ReFL
 from flowport.objective.reward_weighted import RewardWeighted
+from flowport.objective.shortcut import Shortcut
 from flowport.objective.tilt_matching import TiltMatching
 from flowport.objective.tuning import Rollout, Tuning
 from flowport.objective.value_matching import ValueMatching
 
 __all__ = ["AdjointMatching", "DRaFT", "FlowMatching", "Loss", "Objective", "PathWeighted", "PolicyGradient", "ReFL",
-           "RewardWeighted", "Rollout", "TiltMatching", "Tuning", "ValueMatching"]  # fmt: skip
+           "RewardWeighted", "Rollout", "Shortcut", "TiltMatching", "Tuning", "ValueMatching"]  # fmt: skip

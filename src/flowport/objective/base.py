@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from flowport.field.base import Field
-from flowport.shapes import Pair
+from flowport.prediction.base import Prediction
+from flowport.shapes import ConditionShape, Pair
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Loss:
 
 
 class Objective(ABC):
+    def shown(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
+        """What the network must accept beside x and t. Raises Refusal for a prediction that cannot be learnt so."""
+        return shape
+
     @abstractmethod
     def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
         """The loss of re-paired points; all randomness comes from the generator, on the device of the points."""
