@@ -33,6 +33,8 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
     if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
         monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "autoencoders")
         words += ["space.steps=2", "metric=[sliced_wasserstein]"]
+    if name == "laboratory_sde":
+        words += ["stage.paths=200", "stage.steps=20"]
     if name == "voices":
         pytest.importorskip("espeakng_loader")
         words += ["metric=[spectral_distance]"]
