@@ -103,7 +103,7 @@ def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[st
     run, path = experiment.restore(folder, OmegaConf.create(kept))
     if changes.weights == "raw":
         run.module.ema = run.module.field
-    if changes.path is not None:
+    if changes.get("path") is not None:
         check_values(OmegaConf.create({"path": changes.path}))
         run.module.ema = Transported(run.module.ema, experiment.make(changes.path))
     return run, {"base": str(folder), "base/checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
