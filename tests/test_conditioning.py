@@ -52,6 +52,24 @@ def test_dropout_is_per_sample_and_at_its_rate(kind):
     assert int(lost[:-1].ne(lost[1:]).sum()) > N / 4  # rows, not a whole batch
 
 
+def test_a_dropped_start_is_nan_in_whole_rows_and_the_pair_keeps_its_own():
+    before = PAIR.source.x.clone()
+    source = SourceItself(0.3).training(PAIR, generator()).source
+    lost = source.isnan()
+    assert torch.equal(lost.any(1), lost.all(1)) and torch.equal(source[~lost], before[~lost])
+    assert abs(float(lost[:, 0].float().mean()) - 0.3) < 5 * math.sqrt(0.21 / N)
+    assert torch.equal(PAIR.source.x, before)
+    assert torch.equal(lost[:, 0], TargetLabel(0.3).training(PAIR, generator()).label == -1), "one draw a row"
+    assert SourceItself(0.3).shape(Moons(), Moons()) == ConditionShape(source=True, droppable=True)
+
+
+@pytest.mark.parametrize("kind", [SourceItself, TargetLabel, SourceLabel])
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_rate_that_is_no_share_is_refused(kind, rate):
+    with pytest.raises(Refusal, match=f"conditioning.dropout={rate} must be at least 0 and below 1"):
+        kind(rate)
+
+
 def test_a_continuous_label_is_lost_as_nan_in_whole_rows():
     pair = Pair(PAIR.source, Sample(PAIR.target.x, torch.randn(N, 3)))
     label = TargetLabel(0.5).training(pair, generator()).label

@@ -12,9 +12,11 @@ from flowport.shapes import Condition, ConditionShape, Pair, Sample
 
 
 class Conditioning(ABC):
-    """sees_source: the field is a function of its start x0 too, so a bridge has a score given x0."""
+    """sees_source: the field is a function of its start x0 too, so a bridge has a score given x0.
+    dropout: the share of training rows that are not told, so that the field is the untold one as well."""
 
     sees_source: ClassVar[bool] = False
+    dropout: float = 0.0
 
     @abstractmethod
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
@@ -42,29 +44,38 @@ class Unconditional(Conditioning):
         return Condition()
 
 
-class SourceItself(Conditioning):
+class Told(Conditioning, ABC):
+    """Each row of a training batch loses what it is told with probability ``dropout``, in [0, 1), by itself."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        if not 0 <= dropout < 1:
+            raise Refusal(f"conditioning.dropout={dropout} must be at least 0 and below 1: a share of the rows")
+        self.dropout = dropout
+
+    @abstractmethod
+    def whole(self, pair: Pair) -> Condition:
+        """The condition of re-paired points before any row is dropped."""
+
+    def training(self, pair: Pair, generator: torch.Generator) -> Condition:
+        told = self.whole(pair)
+        if self.dropout == 0:
+            return told
+        return told.untold(torch.rand(len(pair), generator=generator, device=pair.source.x.device) < self.dropout)
+
+
+class SourceItself(Told):
     """The network sees the start x0 (an image as further channels, a point by concatenation)."""
 
     sees_source = True
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
-        return ConditionShape(source=True)
+        return ConditionShape(source=True, droppable=self.dropout > 0)
 
-    def training(self, pair: Pair, generator: torch.Generator) -> Condition:
+    def whole(self, pair: Pair) -> Condition:
         return Condition(source=pair.source.x)
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         return Condition(source=source.x)
-
-
-def _drop(label: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Each row loses its label with probability ``rate``: a class becomes −1, a continuous label NaN."""
-    if rate == 0:
-        return label
-    lost = torch.rand(len(label), generator=generator, device=label.device) < rate
-    if label.is_floating_point():
-        return torch.where(lost[:, None], torch.nan, label)
-    return torch.where(lost, -1, label)
 
 
 def _label_shape(side: Distribution, which: str) -> ConditionShape:
@@ -76,18 +87,14 @@ def _label_shape(side: Distribution, which: str) -> ConditionShape:
     return ConditionShape(classes=side.classes, values=side.label_width)
 
 
-class TargetLabel(Conditioning):
-    """The network sees the label of the target point; ``dropout`` is the share of rows that lose it."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        self.dropout = dropout
+class TargetLabel(Told):
+    """The network sees the label of the target point."""
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
         return _label_shape(target, "target")
 
-    def training(self, pair: Pair, generator: torch.Generator) -> Condition:
-        assert pair.target.label is not None
-        return Condition(label=_drop(pair.target.label, self.dropout, generator))
+    def whole(self, pair: Pair) -> Condition:
+        return Condition(label=pair.target.label)
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         if label is None:
@@ -97,18 +104,14 @@ class TargetLabel(Conditioning):
         return Condition(label=label)
 
 
-class SourceLabel(Conditioning):
-    """The network sees the label of the source point; ``dropout`` is the share of rows that lose it."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        self.dropout = dropout
+class SourceLabel(Told):
+    """The network sees the label of the source point."""
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
         return _label_shape(source, "source")
 
-    def training(self, pair: Pair, generator: torch.Generator) -> Condition:
-        assert pair.source.label is not None
-        return Condition(label=_drop(pair.source.label, self.dropout, generator))
+    def whole(self, pair: Pair) -> Condition:
+        return Condition(label=pair.source.label)
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         if source.label is None:

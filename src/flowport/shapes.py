@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flowport.broadcast import over
 from flowport.transfer import sent
 
 Time = Float[Tensor, "b"]
@@ -72,23 +73,37 @@ class Pair:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a network is told beside x and t. label: (B,) classes (−1: dropped) or (B, k) values; source: (B, *D); step:
-    (B,), how far the step reaches whose mean velocity is asked for, None for 0."""
+    """What a network is told beside x and t. label: (B,) classes or (B, k) values; source: (B, *D); a row that is not
+    told has the class −1, or numbers that are NaN. step: (B,), how far the step reaches whose mean velocity is asked for,
+    None for 0."""
 
     label: Tensor | None = None
     source: Tensor | None = None
     step: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> "Condition":
-        return Condition(*(None if v is None else v[index] for v in (self.label, self.source, self.step)))
+        return self.each(lambda v: v[index])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """The condition with ``change`` applied to every tensor that is present."""
+        return Condition(*(None if v is None else change(v) for v in (self.label, self.source, self.step)))
+
+    def untold(self, rows: Tensor) -> "Condition":
+        """The same without what ``rows``, (B,) bool, are told."""
+
+        def lost(v: Tensor) -> Tensor:
+            return torch.where(over(rows, v), torch.nan if v.is_floating_point() else -1, v)
+
+        return replace(Condition(self.label, self.source).each(lost), step=self.step)
 
 
 @dataclass(frozen=True)
 class ConditionShape:
-    """What a network must be built to accept: class count, width of a continuous label, whether it sees x0, and the
-    length of a step."""
+    """What a network must be built to accept: class count, width of a continuous label, whether it sees x0, the length
+    of a step, and whether rows of x0 may be missing."""
 
     classes: int = 0
     values: int = 0
     source: bool = False
     step: bool = False
+    droppable: bool = False

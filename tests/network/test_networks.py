@@ -27,6 +27,7 @@ CONDITIONS = {
     "classes": ConditionShape(classes=3),
     "values": ConditionShape(values=2),
     "source": ConditionShape(source=True),
+    "source, dropped": ConditionShape(source=True, droppable=True),
     "all": ConditionShape(classes=3, source=True),
     "step": ConditionShape(classes=3, step=True),
 }
@@ -46,7 +47,7 @@ def built(name: str, condition: ConditionShape, heads: int = 1, awake: bool = Tr
 
 
 def given(name: str, shape: ConditionShape, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, Condition]:
-    """x, t and a condition that fits; the second row's label is dropped."""
+    """x, t and a condition that fits; the second row's label is dropped, and its source where it may be."""
     g = torch.Generator().manual_seed(seed)
     event = SMALL[name][2]
     label = torch.tensor([0, -1, 1, 2, 1]) if shape.classes else None
@@ -54,6 +55,8 @@ def given(name: str, shape: ConditionShape, seed: int = 1) -> tuple[torch.Tensor
         label = torch.randn(B, shape.values, generator=g)
         label[1] = torch.nan
     source = torch.randn(B, *event, generator=g) if shape.source else None
+    if source is not None and shape.droppable:
+        source[1] = torch.nan
     x, t = torch.randn(B, *event, generator=g), torch.rand(B, generator=g)
     return x, t, Condition(label, source, torch.rand(B, generator=g) if shape.step else None)
 
@@ -121,6 +124,19 @@ def test_a_network_that_sees_no_step_refuses_one_and_keeps_its_weights(name: str
     with pytest.raises(Refusal, match="without the length of a step"):
         net(x, t, replace(c, step=t))
     assert not [key for key in net.state_dict() if "step" in key]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_missing_source_is_zeros_with_a_mark_in_its_own_row_only(name: str) -> None:
+    net, (x, t, c) = built(name, CONDITIONS["source, dropped"]), given(name, CONDITIONS["source, dropped"])
+    assert c.source is not None
+    y, zeros = net(x, t, c), Condition(source=c.source.nan_to_num(0.0))
+    change = (net(x, t, zeros) - y).flatten(1).abs().amax(1)
+    assert change[1] > 1e-3, "a start of zeros and no start are two things"
+    assert change[[0, 2, 3, 4]].max() < 1e-5
+    known, parts = net.with_source(x, zeros), net.with_source(x, c)
+    torch.testing.assert_close(known[:, :-1], parts[:, :-1], rtol=0, atol=0)
+    assert bool((known[:, -1] == 0).all()) and bool((parts[1, -1] == 1).all()) and int(parts[0, -1].any()) == 0
 
 
 @pytest.mark.parametrize(("name", "which"), [c for c in cases() if c[1] in ("classes", "values")])

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from flowport.broadcast import over
 from flowport.errors import Refusal
 from flowport.shapes import Condition, ConditionShape, EventShape
 
@@ -25,7 +26,7 @@ class Network(nn.Module, ABC):
         if heads < 1:
             raise Refusal(f"a network needs at least one head, not {heads}")
         self.event_shape, self.condition, self.heads = tuple(event_shape), condition, heads
-        self.channels_in = event_shape[0] * (2 if condition.source else 1)
+        self.channels_in = event_shape[0] * (2 if condition.source else 1) + condition.droppable
         self.channels_out = event_shape[0] * heads
 
     @abstractmethod
@@ -34,21 +35,29 @@ class Network(nn.Module, ABC):
 
         x: (B, C, *rest) with (C, *rest) the event shape; t: (B,) in [0, 1], float32 or float64 whatever x is.
         condition.label: (B,) classes, −1 where dropped, or (B, k) values, a NaN row where dropped; None drops all.
-        condition.source: x0, (B, C, *rest), needed iff built with ``condition.source``.
+        condition.source: x0, (B, C, *rest), needed iff built with ``condition.source``; rows of NaN where dropped.
         condition.step: (B,) in [0, 1], 0 where it is None; only for networks built with ``condition.step``.
         Returns (B, heads·C, *rest): head h is [:, h·C : (h+1)·C].
         Raises Refusal where a label, source or step is given to a network built without it, or a source is missing.
         """
 
     def with_source(self, x: Tensor, condition: Condition) -> Tensor:
-        """x, followed along its first dimension by x0 where the network was built to see it: (B, C or 2C, *rest)."""
+        """x, followed along its first dimension by x0 where the network was built to see it: (B, C or 2C, *rest).
+
+        Where x0 may be missing, a row without it has zeros instead, and one more channel is 1 there and 0 elsewhere.
+        """
         if not self.condition.source:
             if condition.source is not None:
                 raise Refusal(f"{type(self).__name__} was built without x0 but is given one: use conditioning=source")
             return x
         if condition.source is None:
             raise Refusal(f"{type(self).__name__} was built to see x0 (conditioning=source), but no source is given")
-        return torch.cat([x, condition.source.to(x.dtype)], 1)
+        source = condition.source.to(x.dtype)
+        if not self.condition.droppable:
+            return torch.cat([x, source], 1)
+        missing = over(source.flatten(1).isnan().any(1), source)
+        indicator = missing.to(x.dtype).expand(-1, 1, *x.shape[2:])
+        return torch.cat([x, torch.where(missing, 0, source), indicator], 1)
 
 
 def told_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor | None:

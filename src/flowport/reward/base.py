@@ -86,7 +86,7 @@ class Reward(nn.Module, ABC):
 
     def _judged(self, x1: Tensor, condition: Condition) -> Tensor:
         freeze(self.to(x1.device))  # who shares a network with this reward may have trained it since
-        told = Condition(*(None if v is None else own(v) for v in (condition.label, condition.source)))
+        told = condition.each(own)
         value = self(x1, told)
         if not isinstance(value, Tensor) or value.shape != x1.shape[:1]:
             what = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
