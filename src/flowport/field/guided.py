@@ -34,11 +34,12 @@ class Guided(Field):
         super().__init__(base.path, Velocity(), base.conditioning, base.able)
         self.base, self.strength, self.floor = base, strength, floor
         self.judge = (reward,)  # in a tuple, so no submodule
+        self.training = base.training  # a sampler puts modules back as it found them
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             point = own(x).requires_grad_()
-            told = Condition(*(None if v is None else v.clone() for v in (condition.label, condition.source)))
+            told = condition.each(torch.Tensor.clone)
             end = self.base.endpoints(point, t.clone() if t.is_inference() else t, told)[1]
             slope = self.judge[0].value_and_gradient(end, told)[1]
             (pull,) = torch.autograd.grad(end, point, slope.to(end))
