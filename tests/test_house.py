@@ -17,7 +17,7 @@ LEVELS = [
     {"network", "prediction"},
     {"classifier", "capabilities", "space", "residual"},
     {"field", "volatility"},
-    {"weighting", "dynamics", "grid", "change", "diffusion", "process", "divergence"},
+    {"weighting", "dynamics", "grid", "change", "diffusion", "process", "divergence", "guidance"},
     {"adjoint"},
     {"solver"},
     {"objective", "metric", "schedule", "report", "tabulate", "world", "laboratory", "likelihood"},

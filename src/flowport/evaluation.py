@@ -10,6 +10,7 @@ from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
 from flowport.field.base import Field
 from flowport.grid import Grid
+from flowport.guidance import Guidance, Unguided
 from flowport.metric.base import Metric, Outcome
 from flowport.metric.transport import wasserstein_2
 from flowport.modality.base import Modality
@@ -26,19 +27,20 @@ SOUNDS = 4
 
 
 class Evaluation:
-    """How a field is sampled and what is measured.
+    """How a field is sampled, as what ``guidance`` makes of it, and what is measured.
 
     items: source points translated (stored data: at most all of the split). metrics: by name, measured on one outcome.
     """
 
     def __init__(self, solver: Solver, grid: Grid, volatility: Volatility, metrics: dict[str, Metric],
-                 items: int = 4096) -> None:  # fmt: skip
+                 items: int = 4096, guidance: Guidance | None = None) -> None:  # fmt: skip
+        self.guidance = guidance or Unguided()
         self.solver, self.grid, self.volatility, self.metrics, self.items = solver, grid, volatility, metrics, items
         self._cost: float | None = None  # of the one pair of distributions that is evaluated
 
     def translator(self, field: Field) -> Translator:
-        """The translator of a field; raises Refusal where the field cannot serve solver and volatility."""
-        return Translator(field, self.solver, self.grid, self.volatility)
+        """The translator of a field; raises Refusal where it cannot serve guidance, solver and volatility."""
+        return Translator(self.guidance(field), self.solver, self.grid, self.volatility)
 
     def outcome(self, field: Field, source: Distribution, target: Distribution, randomness: Randomness,
                 part: str = "test") -> Outcome:  # fmt: skip
@@ -52,12 +54,13 @@ class Evaluation:
         if goal.label is not None:
             drawn = torch.randint(len(goal), (len(start),), generator=generator, device=generator.device)
             label = goal.label[drawn.to(goal.label.device)]
-        trajectory = self.translator(field).forward(start, generator, label, keep=True)
+        translator = self.translator(field)
+        trajectory = translator.forward(start, generator, label, keep=True)
         condition = field.conditioning.sampling(start, label)
 
         @torch.no_grad()
         def velocity(x: Tensor, t: Tensor) -> Tensor:
-            return field.velocity(x, t.to(x).expand(len(x)), condition)
+            return translator.field.velocity(x, t.to(x).expand(len(x)), condition)
 
         if self._cost is None and any(m.needs_reference_cost for m in self.metrics.values()):
             self._cost = reference_cost(source, target)
@@ -74,6 +77,7 @@ class Evaluation:
             modality=target.modality.surface(),
             partner=real.x if source.split(part).corresponds(target.split(part)) else None,
             nfe=trajectory.nfe,
+            told=condition.label,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
 
@@ -120,9 +124,14 @@ def _observed(sample: Sample, law: Distribution) -> Sample:
 
 
 def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
-    """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8."""
+    """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8.
+
+    Where the flow is told classes, columns follow them. translation.png beside it is the row of translations alone.
+    """
     last, n = len(outcome.states) - 1, len(outcome.result)
     shown = torch.arange(min(n, modality.shown)) * n // min(n, modality.shown)  # all over the set: some are sorted
+    if outcome.told is not None and outcome.told.ndim == 1:
+        shown = outcome.told.argsort(stable=True).cpu()[shown]
     rows = {"source": outcome.source.x[shown]}
     for share in (0.25, 0.5, 0.75):
         k = round(share * last)
@@ -130,6 +139,7 @@ def gallery(outcome: Outcome, modality: Modality, path: Path) -> Tensor:
             rows[f"t = {float(outcome.times[k]):.2f}"] = modality.observed(outcome.states[k][shown])
     rows["translation"] = outcome.result[shown]
     rows["real target"] = outcome.floor.x[: len(shown)]
+    modality.surface().render({"": rows["translation"].cpu()}, str(path.with_name("translation.png")))
     record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality.surface(), path)
     return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path))
 

@@ -29,6 +29,7 @@ from flowport.errors import Refusal
 from flowport.evaluation import Evaluation, gallery
 from flowport.field import Field
 from flowport.fine_tuning import FineTuneModule, tilted
+from flowport.guidance import Guidance, Unguided
 from flowport.metric.base import Metric
 from flowport.module import FlowModule
 from flowport.normalisation import measured
@@ -121,6 +122,20 @@ def judge(node: DictConfig, target: Distribution) -> Reward:
     return reward
 
 
+def guidance_of(config: DictConfig, source: Distribution, target: Distribution) -> Guidance:
+    """What the config's field becomes before it is sampled; runs of old know no guidance."""
+    node = config.get("guidance")
+    if node is None:
+        return Unguided()
+    if "reward" not in node:
+        return make(node)
+    if config.get("reward") is None:
+        raise Refusal("guidance=reward needs a reward: write reward=<name>, for instance reward=legibility")
+    reward = judge(config.reward, target)
+    reward.check(source, target)
+    return partial(make(node), reward=reward)
+
+
 def sides(config: DictConfig) -> tuple[Distribution, Distribution]:
     """Source and target; what their modalities leave null is measured and written into the config."""
     made: dict[str, Distribution] = {side: make(config[side]) for side in ("source", "target")}
@@ -152,8 +167,10 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
     cannot measure this pair of distributions.
     """
     solver, grid, volatility = make(config.solver), make(config.grid), make(config.volatility)
-    source, target = source.observed(), target.observed()
     Translator(field, solver, grid, volatility)
+    guidance = guidance_of(config, source, target)
+    guidance(field)
+    source, target = source.observed(), target.observed()
     metrics: dict[str, Metric] = {}
     nodes = instantiate(config.metric)
     for node in nodes.values():
@@ -167,7 +184,8 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
         else:
             metrics[str(name)] = node
         metrics[str(name)].check(source, target)
-    return Evaluation(solver, grid, volatility, metrics, config.evaluation_items)
+        metrics[str(name)].check_told(field.conditioning.shape(source, target))
+    return Evaluation(solver, grid, volatility, metrics, config.evaluation_items, guidance)
 
 
 def classifier_of(target: Distribution) -> tuple[torch.nn.Module, dict[str, Any], str]:

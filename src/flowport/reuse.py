@@ -25,7 +25,7 @@ from flowport.solver.base import Trajectory
 from flowport.translator import Translator
 from flowport.values import check_kind, check_values
 
-WISHES = ("solver", "grid", "volatility", "metric", "evaluation_items", "seed", "threads")
+WISHES = ("solver", "grid", "volatility", "guidance", "reward", "metric", "evaluation_items", "seed", "threads")
 """Keys of evaluate and translate that replace the run's own."""
 
 DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, torch.Tensor | None], Trajectory]] = {

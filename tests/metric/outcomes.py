@@ -28,6 +28,7 @@ def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **ch
         "states": states,
         "velocity": lambda x, t: (1 + t)[:, None].to(x.dtype) * x,
         "reference_cost": 2.0,
+        "told": label,
     }
     return Outcome(**(given | changes))  # type: ignore[arg-type]
 
@@ -42,6 +43,7 @@ def part(outcome: Outcome, where: slice) -> Outcome:
         states=outcome.states[:, where],
         velocity=outcome.velocity,
         reference_cost=outcome.reference_cost,
+        told=None if outcome.told is None else outcome.told[where],
     )
 
 

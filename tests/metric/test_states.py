@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from flowport.errors import Refusal
 from flowport.metric import (
     MMD,
+    ClassAccuracy,
+    ClassDiversity,
     ClassPreservation,
     EnergyDistance,
     FrechetDistance,
@@ -55,6 +57,8 @@ MEMBERS: list[Callable[[], Metric]] = [
     lambda: KernelDistance(classifier=Thirds(), name="thirds", subsets=5),
     lambda: ClassPreservation(classifier=Thirds(), name="thirds"),
     lambda: TargetShare(classifier=Thirds()),
+    lambda: ClassAccuracy(classifier=Thirds()),
+    ClassDiversity,
 ]
 everywhere = pytest.mark.parametrize("member", MEMBERS, ids=lambda m: type(m()).__name__)
 WITH_FLOOR = {"w2", "sliced_w2", "energy", "mmd", "fd_thirds", "kid_thirds"}

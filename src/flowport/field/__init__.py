@@ -8,4 +8,14 @@ from flowport.field.learned import Learned
 from flowport.field.tilted import Change, Tilted
 from flowport.field.transported import Transported
 
-__all__ = ["Analytic", "Change", "ClassifierFree", "Field", "Guided", "JointMixture", "Learned", "Tilted", "Transported"]
+__all__ = [
+    "Analytic",
+    "Change",
+    "ClassifierFree",
+    "Field",
+    "Guided",
+    "JointMixture",
+    "Learned",
+    "Tilted",
+    "Transported",
+]

@@ -20,11 +20,14 @@ from flowport.metric.sound import (
     log_spectral_distance,
     mel_cepstral_distortion,
 )
+from flowport.metric.told import ClassAccuracy, ClassDiversity
 from flowport.metric.torus import TorusFit, torus_fit
 from flowport.metric.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein_2, wasserstein_2
 
 __all__ = [
     "MMD",
+    "ClassAccuracy",
+    "ClassDiversity",
     "ClassPreservation",
     "CloudDistance",
     "EnergyDistance",

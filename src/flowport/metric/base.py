@@ -9,7 +9,7 @@ from torchmetrics import Metric as TorchMetric
 
 from flowport.distribution.base import Distribution
 from flowport.modality.base import Modality
-from flowport.shapes import Sample
+from flowport.shapes import ConditionShape, Sample
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Outcome:
     partner: (n, *D) the true translation of every source point, or None where nobody knows it.
     retrieved: (n, *D) the training target nearest to every source point, the baseline that learns nothing, or None.
     nfe: evaluations of the field that a translation cost.
+    told: (n,) or (n, k) the label that the flow was told for every translation, or None where it is told none.
     """
 
     source: Sample
@@ -40,6 +41,7 @@ class Outcome:
     partner: Tensor | None = None
     retrieved: Tensor | None = None
     nfe: int = 0
+    told: Tensor | None = None
 
 
 class Metric(TorchMetric):
@@ -56,6 +58,10 @@ class Metric(TorchMetric):
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # only one process evaluates
+
+    def check_told(self, told: ConditionShape) -> None:
+        """Asked when a run is built: raises Refusal where the flow is not told what this metric asks for."""
+        return
 
     def check(self, source: Distribution, target: Distribution) -> None:
         """Asked when a run is built: raises Refusal where this metric could not measure it."""
