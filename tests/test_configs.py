@@ -90,10 +90,14 @@ def test_recordings_choose_their_modality_on_the_command_line() -> None:
     assert isinstance(target, ComplexSTFT) and target.unknown() == ("scale",) and target.hop == 64
 
 
+LAUNCHERS = {"arena": "arena", "reward": "finetune", "samplers": "evaluate", "guidance": "evaluate"}
+"""By the first word of a sweep; train for all others."""
+
+
 @pytest.mark.parametrize("name", [p.name for p in FILES if p.parent.name == "sweep"])
 def test_every_sweep_turns_multirun_on_and_names_what_exists(name: str) -> None:
     sentence = next(
-        (v for k, v in {"arena": "arena", "reward": "finetune", "samplers": "evaluate"}.items() if name.startswith(k)),
+        (launcher for start, launcher in LAUNCHERS.items() if name.startswith(start)),
         "train",
     )
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -122,7 +122,7 @@ class Kept(Plane):
 
 
 def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_path: Path) -> None:
-    outcome, modality = outcome_of(n=60), Kept()
+    outcome, modality = outcome_of(n=60, told=None), Kept()
     gallery(outcome, modality, tmp_path / "g.png")
     shown = torch.tensor([0, 7, 15, 22, 30, 37, 45, 52])
     assert list(modality.rows) == ["source", "t = 0.25", "t = 0.50", "t = 0.75", "translation", "real target"]
@@ -131,3 +131,12 @@ def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_
         assert torch.equal(modality.rows[name], row[shown])
     assert {tuple(x) for x in modality.rows["real target"].tolist()} < {tuple(x) for x in outcome.floor.x.tolist()}
     assert len(list((tmp_path / "g").glob("*.wav"))) == 3 * 4, "four sounds of source, translation and target"
+
+
+def test_columns_of_the_gallery_follow_the_classes_that_the_flow_was_told(tmp_path: Path) -> None:
+    outcome, modality = outcome_of(n=60), Kept()
+    gallery(outcome, modality, tmp_path / "g.png")
+    assert outcome.told is not None and outcome.told[:4].tolist() == [0, 1, 2, 0]
+    order = [*range(0, 60, 3), *range(1, 60, 3), *range(2, 60, 3)]
+    shown = [order[k] for k in (0, 7, 15, 22, 30, 37, 45, 52)]
+    assert torch.equal(modality.rows["translation"], outcome.result[shown])

@@ -4,7 +4,9 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flowport import tabulate
 from flowport.errors import Refusal
@@ -76,3 +78,14 @@ def test_lines_over_what_a_run_cost(tmp_path: Path) -> None:
     assert found == {"euler": [(1, 4.0), (8, 1.0)], "heun": [(2, 3.0), (8, 0.5)]}
     tabulate.write(sheet, tmp_path, "nfe")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> None:
+    shades = {0: 40, 1: 90, 3: 200}
+    for k, shade in shades.items():
+        Image.fromarray(np.full((20, 30, 3), shade, np.uint8)).save(folder / str(k) / "translation.png")
+    tabulate.write(tabulate.read(folder, []), folder)
+    page = np.asarray(Image.open(folder / "translations.png"))
+    column = page[:, -15, 0].tolist()
+    assert [v for k, v in enumerate(column) if k and v != column[k - 1] and v != 255] == [40, 200], "first seeds only"
+    assert column.count(40) == column.count(200) == 20

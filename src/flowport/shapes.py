@@ -74,7 +74,7 @@ class Pair:
 @dataclass(frozen=True)
 class Condition:
     """What a network is told beside x and t. label: (B,) classes or (B, k) values; source: (B, *D); a row that is not
-    told has the class −1, or numbers that are NaN. step: (B,), how far the step reaches whose mean velocity is asked for,
+    told has the class −1, or numbers that are NaN. step: (B,), how far the step reaches whose mean velocity is wanted;
     None for 0."""
 
     label: Tensor | None = None

@@ -8,9 +8,13 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from flowport.errors import Refusal
+from flowport.modality import gallery
 
 matplotlib.use("Agg")
 SEED = "seed"
@@ -70,15 +74,8 @@ def read(folder: Path, metrics: list[str]) -> Sheet:
     Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured.
     Raises Refusal for a folder without finished runs or a metric that no run has.
     """
-    found: list[tuple[dict[str, str], dict[str, float]]] = []
-    for job in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
-        words = OmegaConf.to_container(OmegaConf.load(job.parent / ".hydra" / "overrides.yaml"))
-        assert isinstance(words, list)
-        found.append((dict(str(w).lstrip("+").split("=", 1) for w in words), json.loads(job.read_text())))
-    if not found:
-        raise Refusal(f"{folder} holds no finished runs (<job>/metrics.json): give the folder that a sweep wrote")
-    keys = list(dict.fromkeys(key for words, _ in found for key in words if key != SEED))
-    varied = [key for key in keys if len({words.get(key) for words, _ in found}) > 1] or keys[:1]
+    found = [(words, json.loads((job / "metrics.json").read_text())) for job, words in _jobs(folder)]
+    varied = _varied([words for words, _ in found])
     wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(found)
     for name in wanted:
         if not any(name in numbers for _, numbers in found):
@@ -91,6 +88,24 @@ def read(folder: Path, metrics: list[str]) -> Sheet:
     for reference in REFERENCES:
         rows += _reference_rows(varied, groups, wanted, reference)
     return Sheet(varied, wanted, rows)
+
+
+def _jobs(folder: Path) -> list[tuple[Path, dict[str, str]]]:
+    """Folder and settings of every finished run of a multirun, in order. Raises Refusal where there is none."""
+    found = []
+    for job in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+        words = OmegaConf.to_container(OmegaConf.load(job.parent / ".hydra" / "overrides.yaml"))
+        assert isinstance(words, list)
+        found.append((job.parent, dict(str(w).lstrip("+").split("=", 1) for w in words)))
+    if not found:
+        raise Refusal(f"{folder} holds no finished runs (<job>/metrics.json): give the folder that a sweep wrote")
+    return found
+
+
+def _varied(settings: list[dict[str, str]]) -> list[str]:
+    """The keys whose values differ between runs, the seed apart; the first key where none does."""
+    keys = list(dict.fromkeys(key for words in settings for key in words if key != SEED))
+    return [key for key in keys if len({words.get(key) for words in settings}) > 1] or keys[:1]
 
 
 def _headline(found: list[tuple[dict[str, str], dict[str, float]]]) -> list[str]:
@@ -127,7 +142,8 @@ def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[s
 
 
 def write(sheet: Sheet, folder: Path, against: str | None = None) -> None:
-    """table.csv, table.md and table.png into the sweep's folder. against: the metric that the others are drawn over."""
+    """table.csv, table.md and table.png into the sweep's folder. against: the metric that the others are drawn over. Also
+    translations.png where runs left theirs."""
     with (folder / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows(sheet.lines())
     (folder / "table.md").write_text(sheet.markdown())
@@ -135,6 +151,20 @@ def write(sheet: Sheet, folder: Path, against: str | None = None) -> None:
         draw(sheet, folder / "table.png")
     else:
         draw_against(sheet, against, folder / "table.png")
+    _compare(folder)
+
+
+def _compare(folder: Path) -> None:
+    """The translations of the first run of every setting, one row a setting."""
+    jobs, rows = _jobs(folder), dict[str, torch.Tensor]()
+    varied = _varied([words for _, words in jobs])
+    for job, words in jobs:
+        if (job / "translation.png").is_file():
+            strip = torch.from_numpy(np.asarray(Image.open(job / "translation.png").convert("RGB")).copy())
+            name = ", ".join(f"{key.rpartition('.')[2]} {words.get(key, '')}" for key in varied)
+            rows.setdefault(name, strip.permute(2, 0, 1)[None] / 255)
+    if rows:
+        gallery.draw(rows, str(folder / "translations.png"), tile=1)
 
 
 def draw(sheet: Sheet, path: Path) -> None:
