@@ -70,14 +70,11 @@ def test_a_reward_pulls_as_its_field_does(told: Path, tmp_path: Path, capfd: Any
 
 
 def test_training_and_its_resume_know_nothing_of_guidance(told: Path, tmp_path: Path) -> None:
-    runs.run(tmp_path / "whole", *TOLD, "guidance=classifier_free", "guidance.scale=4", "trainer.val_check_interval=5")
-    assert runs.equal(runs.weights(tmp_path / "whole"), runs.weights(told))
-    assert numbers(tmp_path / "whole")["test/w2"] != numbers(told)["test/w2"]
-    half = [*TOLD, "guidance=classifier_free"]
-    killed(tmp_path / "half", 12, *half)
-    config = runs.prepared(tmp_path / "half", *half)
-    experiment.train(config, tmp_path / "half", tmp_path / "half" / "checkpoints" / "last.ckpt")
-    assert runs.equal(runs.weights(tmp_path / "half"), runs.weights(told))
+    words = [*TOLD, "guidance=classifier_free", "guidance.scale=4", "trainer.val_check_interval=5"]
+    killed(tmp_path, 12, *words)
+    experiment.train(runs.prepared(tmp_path, *words), tmp_path, tmp_path / "checkpoints" / "last.ckpt")
+    assert runs.equal(runs.weights(tmp_path), runs.weights(told))
+    assert numbers(tmp_path)["test/w2"] != numbers(told)["test/w2"]
 
 
 def test_a_run_from_before_guidance_is_restored_as_it_was(told: Path) -> None:
