@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from flowport.distribution.base import Stored
+from flowport.distribution.base import Distribution, Stored
 from flowport.errors import Refusal
 from flowport.keeping import Facts, Recipe, kept, optimised
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
@@ -42,6 +42,20 @@ AUGMENTATION = Augmentation()
 @torch.inference_mode(False)
 @torch.enable_grad()
 @torch.autocast("cpu", enabled=False)
+def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[str, float | str], str]:
+    """The classifier of a labelled dataset (``trained_classifier``), what it told, and the dataset's name.
+
+    Raises Refusal for a target without labels.
+    """
+    judged = target.judge() if isinstance(target, Stored) else target
+    if not isinstance(judged, Stored) or judged.classes == 0:
+        raise Refusal(
+            f"this metric measures in the features of a classifier of the target, but {type(target).__name__} is not a "
+            "labelled dataset: choose other metrics, for instance metric=[wasserstein]"
+        )
+    return *trained_classifier(judged.split("train"), judged.split("test"), folder), judged.name
+
+
 def trained_classifier(
     train: Stored, test: Stored, folder: Path, recipe: Recipe = RECIPE
 ) -> tuple[Classifier, dict[str, float | str]]:

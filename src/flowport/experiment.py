@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.averaging import Averaged
 from flowport.callback import AtomicCheckpointIO, Clock, Progress, Reopen, Watch
-from flowport.classifier import trained_classifier
+from flowport.classifier import classifier_of
 from flowport.composition import compose
 from flowport.data import PairDataModule
 from flowport.distribution.base import Distribution, Stored
@@ -116,7 +116,7 @@ def judge(node: DictConfig, target: Distribution) -> Reward:
     """The reward of a config, for points as a flow to this target makes them."""
     reward: Any = make(node)
     if isinstance(reward, partial):
-        reward = reward(classifier=classifier_of(target.observed())[0])
+        reward = reward(classifier=classifier_of(target.observed(), CLASSIFIERS)[0])
     if target.modality.surface() is not target.modality and not reward.learnt:
         return Decoded(reward, target.modality)
     return reward
@@ -178,7 +178,7 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
             node.check(source, target)
     for name, node in nodes.items():
         if isinstance(node, partial):
-            classifier, told, dataset = classifier_of(target)
+            classifier, told, dataset = classifier_of(target, CLASSIFIERS)
             facts.update({f"classifier/{k}": v for k, v in told.items()})
             metrics[str(name)] = node(classifier=classifier, name=dataset)
         else:
@@ -186,18 +186,6 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
         metrics[str(name)].check(source, target)
         metrics[str(name)].check_told(field.conditioning.shape(source, target))
     return Evaluation(solver, grid, volatility, metrics, config.evaluation_items, guidance)
-
-
-def classifier_of(target: Distribution) -> tuple[torch.nn.Module, dict[str, Any], str]:
-    """The classifier of a labelled dataset, trained once and kept."""
-    judged = target.judge() if isinstance(target, Stored) else target
-    if not isinstance(judged, Stored) or judged.classes == 0:
-        raise Refusal(
-            f"this metric measures in the features of a classifier of the target, but {type(target).__name__} is not a "
-            "labelled dataset: choose other metrics, for instance metric=[wasserstein]"
-        )
-    network, told = trained_classifier(judged.split("train"), judged.split("test"), CLASSIFIERS)
-    return network, told, judged.name
 
 
 def build_trainer(config: DictConfig, folder: Path, callbacks: list[lightning.Callback]) -> lightning.Trainer:

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flowport import experiment, laboratory
 from flowport.boosting import boost
+from flowport.classifier import classifier_of
 from flowport.errors import Refusal
 from flowport.process import Known
 from flowport.randomness import Randomness
@@ -37,7 +38,7 @@ class Classifier(Stage):
     """Train (or find) the classifier of the target dataset and say how good it is on the test split."""
 
     def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-        _, told, dataset = experiment.classifier_of(experiment.sides(config)[1])
+        _, told, dataset = classifier_of(experiment.sides(config)[1], experiment.CLASSIFIERS)
         numbers = {f"test/accuracy_{dataset}": told["accuracy"], "classifier/hash": told["hash"]}
         experiment.write_json(folder / "metrics.json", numbers)
         return numbers
