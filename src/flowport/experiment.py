@@ -24,7 +24,7 @@ from flowport.callback import AtomicCheckpointIO, Clock, Progress, Reopen, Watch
 from flowport.classifier import classifier_of
 from flowport.composition import compose
 from flowport.data import PairDataModule
-from flowport.distribution.base import Distribution, Stored
+from flowport.distribution.base import Distribution
 from flowport.errors import Refusal
 from flowport.evaluation import Evaluation, gallery
 from flowport.field import Field
