@@ -142,8 +142,8 @@ def _reference_rows(varied: list[str], groups: dict[tuple[str, ...], list[dict[s
 
 
 def write(sheet: Sheet, folder: Path, against: str | None = None) -> None:
-    """table.csv, table.md and table.png into the sweep's folder, and translations.png where runs left theirs. against: the
-    metric that the others are drawn over."""
+    """table.csv, table.md and table.png into the sweep's folder, and translations.png where runs left theirs. against:
+    the metric that the others are drawn over."""
     with (folder / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows(sheet.lines())
     (folder / "table.md").write_text(sheet.markdown())
