@@ -15,7 +15,7 @@ def main() -> None:
     """The run of these words beside every configs/weighting that states a w(λ), into one picture."""
     told = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     told.add_argument("words", nargs="*", help="a run as train.py takes it; default: the linear path, uniform times")
-    told.add_argument("--out", type=Path, default=Path("weightings.png"), help="where the picture goes")
+    told.add_argument("--out", type=Path, default=Path("outputs/weightings.png"), help="where the picture goes")
     given = told.parse_args()
     with refusals_told():
         from hydra import compose, initialize_config_dir
@@ -28,6 +28,7 @@ def main() -> None:
             members = {name: compose(f"weighting/{name}").weighting for name in names}
         curves = {"this run": emphasis.measured(experiment.flow_of(run)[0])}
         curves |= emphasis.stated({name: experiment.make(node) for name, node in members.items()})
+        given.out.parent.mkdir(parents=True, exist_ok=True)
         emphasis.draw(curves, given.out)
         print(given.out)
 
