@@ -23,7 +23,7 @@ PAIR = Pair(Sample(torch.randn(N, 2), torch.arange(N) % 2), Sample(torch.randn(N
 def test_conditions_come_from_the_right_side_and_row():
     order = torch.randperm(N, generator=generator())
     pair = PAIR.take(order, order.flip(0))
-    assert vars(Unconditional().training(pair, generator())) == {"label": None, "source": None}
+    assert vars(Unconditional().training(pair, generator())) == {"label": None, "source": None, "step": None}
     assert torch.equal(SourceItself().training(pair, generator()).source, PAIR.source.x[order])
     assert torch.equal(TargetLabel().training(pair, generator()).label, order.flip(0) % 8)
     assert torch.equal(SourceLabel().training(pair, generator()).label, order % 2)

@@ -28,6 +28,9 @@ class At(TimeSampler):
     def __call__(self, n, generator):
         return torch.full((n,), self.t)
 
+    def density(self, t):
+        return torch.ones_like(t)  # read by no weight here
+
 
 def ends(c, seed=0):
     z = torch.randn(2, N, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -93,10 +96,13 @@ class Along(TimeSampler):
     def __call__(self, n, generator):
         return torch.linspace(0.2, 0.6, n, dtype=torch.float64)
 
+    def density(self, t):
+        return torch.ones_like(t)
+
 
 class Twice(Weighting):
-    def __call__(self, t, coefficients):
-        return 3 * SignalToNoise()(t, coefficients)
+    def __call__(self, t, field, density):
+        return 3 * SignalToNoise()(t, field, density)
 
 
 def test_weighting_enters_linearly():

@@ -39,9 +39,6 @@ AUGMENTATION = Augmentation()
 
 
 # A caller may be inside validation: inference tensors cannot be trained or give gradients, and autocast would round.
-@torch.inference_mode(False)
-@torch.enable_grad()
-@torch.autocast("cpu", enabled=False)
 def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[str, float | str], str]:
     """The classifier of a labelled dataset (``trained_classifier``), what it told, and the dataset's name.
 
@@ -56,6 +53,9 @@ def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[
     return *trained_classifier(judged.split("train"), judged.split("test"), folder), judged.name
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
+@torch.autocast("cpu", enabled=False)
 def trained_classifier(
     train: Stored, test: Stored, folder: Path, recipe: Recipe = RECIPE
 ) -> tuple[Classifier, dict[str, float | str]]:

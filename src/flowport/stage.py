@@ -1,6 +1,7 @@
 """What a run does: train a flow, tune one, train the classifier that judges flows, or show processes of known law."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Classifier(Stage):
 class Laboratory(Stage):
     """Nothing is learnt: processes of known law, integrated and drawn beside it (gallery.png)."""
 
-    def __init__(self, processes: dict[str, Known], paths: int = 4000, steps: int = 200) -> None:
+    def __init__(self, processes: Mapping[str, Known], paths: int = 4000, steps: int = 200) -> None:
         self.processes, self.paths, self.steps = processes, paths, steps
 
     def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flowport.time_sampler import Beta, CosMap, LogitNormal, Mode, Power, Unifor
 from flowport.weighting import (
     DDPM,
     EDM,
+    LIMIT,
     Cosine,
     LinearFlow,
     OverLogSNR,
@@ -101,8 +102,11 @@ def test_a_weight_over_log_snr_is_the_same_in_every_composition(make):
     for _, c in KNOWN:
         if c.path.bridge:
             continue  # near the start of a smooth bridge λ is flat
-        snr, found = profile(T, c.field(c.joint("gaussian")), Beta(2.0, 1.5).density(T), w)
-        close(found, w.of(snr), rtol=1e-9, atol=1e-12)
+        field, density = c.field(c.joint("gaussian")), Beta(2.0, 1.5).density(T)
+        snr, found = profile(T, field, density, w)
+        free = w(T, field, density) < LIMIT  # where a weight had to be limited, near an end, it is smaller
+        assert int(free.sum()) > 0.8 * len(T)
+        close(found[free], w.of(snr)[free], rtol=1e-9, atol=1e-12)
 
 
 def test_flow_matching_on_its_own_path_has_weight_one():

@@ -24,6 +24,7 @@ from flowport.solver import (
     EulerMaruyama,
     Heun,
     MeanEnd,
+    Shortcut,
     StochasticHeun,
 )
 from flowport.solver.exponential import weights
@@ -253,4 +254,4 @@ def test_samples_are_finite_on_grids_that_touch_both_ends(make, precision):
         end = translator.forward(Sample(x0.float()), seeded()).end
         served += 1
         assert end.dtype == torch.float32 and end.isfinite().all() and float(end.abs().max()) < 1e3, c
-    assert served >= 8
+    assert served == 0 if isinstance(solver, Shortcut) else served >= 8, "a shortcut is learnt: an oracle has none"
