@@ -38,7 +38,6 @@ class Augmentation:
 AUGMENTATION = Augmentation()
 
 
-# A caller may be inside validation: inference tensors cannot be trained or give gradients, and autocast would round.
 def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[str, float | str], str]:
     """The classifier of a labelled dataset (``trained_classifier``), what it told, and the dataset's name.
 
@@ -53,6 +52,7 @@ def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[
     return *trained_classifier(judged.split("train"), judged.split("test"), folder), judged.name
 
 
+# A caller may be inside validation: inference tensors cannot be trained or give gradients, and autocast would round.
 @torch.inference_mode(False)
 @torch.enable_grad()
 @torch.autocast("cpu", enabled=False)
