@@ -43,6 +43,10 @@ class Process(ABC):
             "or solver=stochastic_heun with noiseless_end=false"
         )
 
+    def held(self, before: Tensor, after: Tensor) -> Tensor:
+        """``after`` a step from ``before``, (B, *D), but where nothing may move."""
+        return after
+
     def times(self, t: float | Tensor, x: Tensor) -> Tensor:
         """One time for every row of x."""
         return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
@@ -51,7 +55,7 @@ class Process(ABC):
 class Dynamics(Process):
     """drift(x, t) and diffusion(t) of a field under one condition; ``evaluations`` counts calls of the field.
 
-    mask: (B, *D) bool; where it is False there is no drift, for what is padding was never learnt.
+    mask: (B, *D) bool; where it is False nothing moves, for what is padding was never learnt.
     Raises Refusal where a volatility is wanted that the field's score cannot serve.
     """
 
@@ -65,6 +69,9 @@ class Dynamics(Process):
 
     def flow(self) -> "Dynamics":
         return self
+
+    def held(self, before: Tensor, after: Tensor) -> Tensor:
+        return after if self.mask is None else torch.where(self.mask, after, before)
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """v(x, t), the drift of the ODE. x (B, *D), t (B,)."""

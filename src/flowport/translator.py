@@ -80,6 +80,4 @@ class Translator:
             pieces.append(self.solver.solve(dynamics, x[rows], times, generator, keep))
         self.field.train(was_training)
         states = torch.cat([p.states for p in pieces], 1)
-        if start.mask is not None:
-            states = torch.where(start.mask, states, x)  # a solver with noise of its own moves all of it
         return Trajectory(pieces[0].times, states, max(p.nfe for p in pieces))

@@ -7,12 +7,12 @@ import torch
 
 from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
 from flowport.errors import Refusal
-from flowport.field import Analytic
+from flowport.field import Analytic, Field
 from flowport.grid import Power, Uniform
 from flowport.path import Linear, SmoothBridge, Trigonometric, VarianceExploding
 from flowport.prediction import Velocity
 from flowport.shapes import Condition, Sample
-from flowport.solver import RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
+from flowport.solver import DDIM, RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
 from flowport.translator import Translator
 from flowport.volatility import Constant, Sine, Zero
 from tests.laws.oracles import COUPLED, Composition, line, moments, points
@@ -156,14 +156,23 @@ def test_padding_stays_as_it_came(solver, volatility):
     assert torch.equal(back[~mask], x[~mask]) and torch.equal(round_trip[~mask], x[~mask])
 
 
-def test_a_field_sees_padding_where_it_came():
-    """The rest obeys the field's own equation with the padding at its place: Euler's steps written out."""
-    field = Composition(Trigonometric(), NoNoise(), Velocity()).field(COUPLED["gaussian"])
+def between(field, x, t, condition):
+    """The way between the end points: the slope of a DDIM step on the straight path."""
+    source, target, _ = field.endpoints(x, t, condition)
+    return target - source
+
+
+@pytest.mark.parametrize(
+    ("path", "solver", "slope"), [(Trigonometric(), Euler(), Field.velocity), (Linear(), DDIM(), between)]
+)
+def test_a_field_sees_padding_where_it_came(path, solver, slope):
+    """The rest obeys the field's own equation with the padding at its place: steps written out."""
+    field = Composition(path, NoNoise(), Velocity()).field(COUPLED["gaussian"])
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     mask = torch.tensor([[True, False]]).expand(5, 2)
-    found = Translator(field, Euler(), Uniform(6), Zero()).forward(Sample(x, mask=mask), generator()).end
+    found = Translator(field, solver, Uniform(6), Zero()).forward(Sample(x, mask=mask), generator()).end
     times, now = Uniform(6).times(field.path).double(), x.clone()
     for t, after in zip(times[:-1], times[1:], strict=True):
-        step = field.velocity(now, t.expand(5), Condition())
+        step = slope(field, now, t.expand(5), Condition())
         now[:, 0] += (after - t) * step[:, 0]
     torch.testing.assert_close(found, now)

@@ -82,7 +82,8 @@ class FixedStep(Solver):
             noise = None
             if self.stochastic:
                 noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x, memory = self.advance(dynamics, x, t, s, noise, k == len(grid) - 2, memory)
+            after, memory = self.advance(dynamics, x, t, s, noise, k == len(grid) - 2, memory)
+            x = dynamics.held(x, after)
             if keep:
                 states.append(x)
         return (times, torch.stack(states)) if keep else (times[-1:], x[None])
