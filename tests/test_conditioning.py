@@ -52,6 +52,13 @@ def test_dropout_is_per_sample_and_at_its_rate(kind):
     assert int(lost[:-1].ne(lost[1:]).sum()) > N / 4  # rows, not a whole batch
 
 
+@pytest.mark.parametrize(("kind", "which"), [(TargetLabel, "target"), (SourceLabel, "source")])
+def test_pairs_that_came_without_labels_are_refused_not_untold(kind, which):
+    bare = Pair(Sample(PAIR.source.x), Sample(PAIR.target.x))
+    with pytest.raises(Refusal, match=f"these {which} points came without"):
+        kind().training(bare, generator())
+
+
 def test_a_dropped_start_is_nan_in_whole_rows_and_the_pair_keeps_its_own():
     before = PAIR.source.x.clone()
     source = SourceItself(0.3).training(PAIR, generator()).source

@@ -87,6 +87,15 @@ def _label_shape(side: Distribution, which: str) -> ConditionShape:
     return ConditionShape(classes=side.classes, values=side.label_width)
 
 
+def _label_of(side: Sample, which: str) -> Tensor:
+    if side.label is None:  # stored pairs need not have the labels of the data they came from
+        raise Refusal(
+            f"conditioning={which}_label needs labels, but these {which} points came without: store the pairs with "
+            "them, or use conditioning=none"
+        )
+    return side.label
+
+
 class TargetLabel(Told):
     """The network sees the label of the target point."""
 
@@ -94,7 +103,7 @@ class TargetLabel(Told):
         return _label_shape(target, "target")
 
     def whole(self, pair: Pair) -> Condition:
-        return Condition(label=pair.target.label)
+        return Condition(label=_label_of(pair.target, "target"))
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         if label is None:
@@ -111,7 +120,7 @@ class SourceLabel(Told):
         return _label_shape(source, "source")
 
     def whole(self, pair: Pair) -> Condition:
-        return Condition(label=pair.source.label)
+        return Condition(label=_label_of(pair.source, "source"))
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         if source.label is None:
