@@ -17,7 +17,7 @@ from flowport.joint import read_pairs
 from flowport.metric.energy import path_energy
 from flowport.path import Linear
 from flowport.prediction import Velocity
-from flowport.reflow import carried, reflow
+from flowport.reflow import _config, carried, reflow
 from flowport.reuse import translate
 from flowport.shapes import Condition, Pair, Sample
 from flowport.solver import RK4, Euler
@@ -99,6 +99,14 @@ def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: P
     ema = {k: v for k, v in weights(base).items() if k.startswith("ema.")}
     near = weights(tmp_path / "whole")
     assert max(float((near[k] - v).abs().max()) for k, v in ema.items()) < 0.02
+
+
+def test_a_flow_that_learns_guided_pairs_is_not_guided_again(base: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(base / ".hydra" / "config.yaml")
+    config.guidance = {"_target_": "flowport.guidance.ClassifierFree", "_partial_": True, "scale": 3.0}
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(config, tmp_path / ".hydra" / "config.yaml")
+    assert _config(tmp_path, wished(), {}, tmp_path).guidance == {"_target_": "flowport.guidance.Unguided"}
 
 
 def test_what_cannot_be_reflowed_is_refused(base: Path, tmp_path: Path) -> None:

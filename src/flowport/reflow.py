@@ -79,6 +79,7 @@ def _config(folder: Path, wishes: DictConfig, record: dict[str, Any], out: Path)
     config.joint = {"_target_": "flowport.joint.StoredPairs", "_partial_": True, "path": path}
     config.coupling = {"_target_": "flowport.coupling.Independent"}
     config.stage = {"_target_": "flowport.stage.Flow"}
+    config.guidance = {"_target_": "flowport.guidance.Unguided"}  # the pairs have it already
     config.data.repeat = 1
     config.pop("tuning", None)
     config.reflow = [*(config.get("reflow") or []), record]
