@@ -1,11 +1,13 @@
 """The weight that a run is drawn with is the one that it trains with."""
 
+import pytest
 import torch
 
 from flowport.composition import compose
 from flowport.distribution import EightGaussians, Gaussian
 from flowport.emphasis import draw, measured, stated
-from flowport.objective import FlowMatching
+from flowport.errors import Refusal
+from flowport.objective import FlowMatching, Shortcut
 from flowport.path import Linear, Trigonometric
 from flowport.prediction import Source, Velocity
 from flowport.time_sampler import CosMap, Uniform
@@ -19,6 +21,12 @@ def curve(path, prediction, times, weighting):
     flow, _ = compose(Gaussian([0.0, 0.0], [1.0, 1.0]), EightGaussians(), path=path, prediction=prediction,
                       objective=FlowMatching(times, weighting))  # fmt: skip
     return measured(flow)
+
+
+def test_an_objective_without_a_weight_is_refused():
+    flow, _ = compose(Gaussian([0.0, 0.0], [1.0, 1.0]), EightGaussians(), objective=Shortcut(Uniform()))
+    with pytest.raises(Refusal, match="Shortcut is no integral of a weight"):
+        measured(flow)
 
 
 def test_curves_of_runs_are_those_of_their_parts(tmp_path):

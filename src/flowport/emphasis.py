@@ -7,6 +7,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from flowport.errors import Refusal
 from flowport.module import FlowModule
 from flowport.objective.flow_matching import FlowMatching, times_of
 from flowport.weighting import OverLogSNR, Weighting, profile
@@ -26,8 +27,12 @@ def stated(weightings: Mapping[str, Weighting]) -> dict[str, Curve]:
 
 
 def measured(flow: FlowModule) -> Curve:
-    """The curve of a composition that trains by flow matching, whatever it states."""
-    assert isinstance(flow.objective, FlowMatching)
+    """The curve of a composition that trains by flow matching, whatever it states. Raises Refusal for another."""
+    if not isinstance(flow.objective, FlowMatching):
+        raise Refusal(
+            f"{type(flow.objective).__name__} is no integral of a weight over the log-SNR: use objective=flow_matching "
+            "or score_matching"
+        )
     low, high = times_of(flow.field.prediction, flow.field.path)
     inside = torch.linspace(0.002, 0.998, 4001, dtype=torch.float64)  # nearer to an end λ is limited
     density = flow.objective.time_sampler.density(inside) / (high - low)
