@@ -167,9 +167,8 @@ def build_evaluation(config: DictConfig, field: Field, source: Distribution, tar
     cannot measure this pair of distributions.
     """
     solver, grid, volatility = make(config.solver), make(config.grid), make(config.volatility)
-    Translator(field, solver, grid, volatility)
     guidance = guidance_of(config, source, target)
-    guidance(field)
+    Translator(guidance(field), solver, grid, volatility)
     source, target = source.observed(), target.observed()
     metrics: dict[str, Metric] = {}
     nodes = instantiate(config.metric)

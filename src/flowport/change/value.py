@@ -62,7 +62,7 @@ class Value(Change):
         kernel = sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()  # fused attention has one derivative only
         with kernel, torch.inference_mode(False), torch.enable_grad():
             point = x if x.requires_grad else (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            told = Condition(*(None if v is None else v.clone() for v in (condition.label, condition.source)))
+            told = condition.each(Tensor.clone)
             value = self._potential(point, t.clone(), told)
             (slope,) = torch.autograd.grad(value.sum(), point, create_graph=wanted)
         return slope
