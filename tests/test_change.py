@@ -12,6 +12,7 @@ from flowport.errors import Refusal
 from flowport.field import Learned, Tilted
 from flowport.grid import Uniform
 from flowport.network import MLP
+from flowport.objective import ValueMatching
 from flowport.shapes import Condition, ConditionShape
 from tests.laws.oracles import FROM_NOISE
 from tests.laws.tilts import Difference, from_noise
@@ -97,3 +98,5 @@ def test_a_change_without_a_value_is_refused_where_one_is_learnt():
     tilted = Tilted(base, Control(base, (2,), ConditionShape(), MLP))
     with pytest.raises(Refusal, match="change=control has no value to learn as a number: use change=value"):
         tilted.log_value(torch.zeros(1, 2), torch.zeros(1), Condition())
+    with pytest.raises(Refusal, match="objective=value_matching learns a number, which change=control has not"):
+        ValueMatching().fits(tilted)

@@ -31,7 +31,7 @@ def test_pictures_and_links_exist() -> None:
 
 def test_every_member_is_in_the_table_of_families() -> None:
     for family in ("distribution", "joint", "coupling", "path", "prediction", "conditioning", "network", "solver",
-                   "metric", "objective", "reward", "change"):  # fmt: skip
+                   "metric", "objective", "reward", "change", "guidance", "divergence", "process"):  # fmt: skip
         row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{family}`"))
         for member in (ROOT / "configs" / family).glob("*.yaml"):
             assert re.search(rf"\b{member.stem}\b", row), f"{family}/{member.stem} is missing from the README"

@@ -60,6 +60,7 @@ class FineTuneModule(Averaged):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, change, source, target)
+        objective.fits(field)
         ema = Tilted(base, deepcopy(field.change))
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.objective, self.strength = objective, float(strength)

@@ -57,7 +57,7 @@ def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, An
 
 
 def likelihood(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
-    """How likely a trained run finds held-out points of its target; writes metrics.json into ``out``.
+    """How likely a trained run, unguided, finds held-out points of its target; writes metrics.json into ``out``.
 
     test/nll: −log p in nats a point, mean and standard error over items; for data of finitely many levels of the raw
     items as the data set holds them (resized images: the resized bytes), an upper bound by uniform dequantisation,

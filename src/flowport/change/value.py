@@ -36,6 +36,7 @@ class Value(Change):
     """
 
     needs_base = False
+    valued = True
 
     def __init__(self, base: Field, event_shape: EventShape, condition: ConditionShape,
                  network: Callable[..., Network]) -> None:  # fmt: skip

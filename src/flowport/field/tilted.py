@@ -27,6 +27,8 @@ class Change(nn.Module, ABC):
 
     needs_base: ClassVar[bool] = True
     """Whether the base's velocity must be handed in."""
+    valued: ClassVar[bool] = False
+    """Whether G is the gradient of ``log_value``."""
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "Gains") -> Tensor:

@@ -82,6 +82,9 @@ class Tuning(ABC):
                 "have: use objective=path_weighted, tilt_matching, reward_weighted or policy_gradient"
             )
 
+    def fits(self, field: Tilted) -> None:  # noqa: B027  (most methods learn any change)
+        """Raise Refusal for a change that this method cannot learn."""
+
     def begin(self, number: int) -> None:
         """Told before every collection how many were before it, so that a resumed run is at the same stage."""
         return

@@ -41,6 +41,11 @@ class ValueMatching(Tuning):
                           f"{paths}")  # fmt: skip
         self.grid, self.batch, self.rounds, self.keep, self.paths = grid or Uniform(40), batch, rounds, keep, paths
 
+    def fits(self, field: Tilted) -> None:
+        if not field.change.valued:
+            kind = type(field.change).__name__.lower()
+            raise Refusal(f"objective=value_matching learns a number, which change={kind} has not: use change=value")
+
     def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,
                 generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
         given = field.conditioning.sees_source
