@@ -59,8 +59,8 @@ class Field(nn.Module, ABC):
         """Raise Refusal, naming ``who`` asks, where the field knows velocities only."""
         if not self.sees_step:
             raise Refusal(
-                f"{who} needs a flow that learnt what its velocity is on the mean over a step (objective=shortcut), which "
-                "guidance, another path and tuning do not keep: use another ODE solver, for instance solver=euler"
+                f"{who} needs a flow that learnt what its velocity is on the mean over a step (objective=shortcut; "
+                "guidance, another path and tuning lose it): use another ODE solver, for instance solver=euler"
             )
 
     def score(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
