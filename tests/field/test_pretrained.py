@@ -1,16 +1,22 @@
 """A diffusion model of diffusers on disk is a field: by its own scheduler's algebra, at its own steps."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
+from flowport.change import Control
 from flowport.errors import Refusal
-from flowport.field import Transported
+from flowport.field import Tilted, Transported
 from flowport.field.pretrained import Pretrained, load
 from flowport.grid import Uniform
+from flowport.network import MLP
+from flowport.objective import PathWeighted
 from flowport.path import Linear
-from flowport.shapes import Condition, Sample
+from flowport.reflow import carried
+from flowport.reward import Brightness
+from flowport.shapes import Condition, ConditionShape, Pair, Sample
 from flowport.solver import EulerMaruyama, Heun
 from flowport.translator import Translator
 from flowport.volatility import Memoryless, Zero
@@ -124,3 +130,16 @@ def test_what_is_no_diffusion_is_refused(tmp_path):
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(Refusal, match="UNet2DConditionModel"):
         load(tmp_path)
+
+
+def test_it_is_a_teacher_of_reflow_and_the_base_of_a_tuning():
+    field = Pretrained(unet(), diffusers.DDPMScheduler())
+    pair = Pair(Sample(points(2)), Sample(points(3)))
+    made = carried(Translator(field, Heun(), Uniform(4), Zero()), pair, torch.Generator())
+    assert torch.equal(made.source.x, pair.source.x) and not torch.allclose(made.target.x, pair.source.x)
+    tilted = Tilted(field, Control(field, (1, 8, 8), ConditionShape(), partial(MLP, width=8, depth=1)))
+    objective, generator = PathWeighted(Uniform(4), late=0.4, batch=8), torch.Generator().manual_seed(0)
+    rollout, _ = objective.collect(tilted, Brightness(), 1.0, pair, generator)
+    objective.loss(tilted, [rollout], generator).mean.backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in tilted.change.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in field.parameters())
