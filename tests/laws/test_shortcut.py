@@ -162,7 +162,7 @@ def test_the_solver_is_exact_in_any_number_of_steps(times):
 
 def test_what_was_not_learnt_is_refused_by_name():
     plain = oracle(Analytic, Linear())
-    with pytest.raises(Refusal, match=r"solver=shortcut needs a flow that learnt .* objective=shortcut"):
+    with pytest.raises(Refusal, match=r"solver=shortcut needs a flow that learnt .*objective=shortcut"):
         Translator(plain, Strides(), Uniform(1), Zero())
     with pytest.raises(Refusal, match="objective=shortcut"):
         plain.average_velocity(X, T, D, NONE)
