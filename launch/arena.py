@@ -12,31 +12,27 @@ from flowport.command import composed, launch
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def arena(config):  # noqa: ANN201  (Hydra's task)
-    """One method in one world, into metrics.json of the folder that Hydra made for it (a finished one is left alone),
-    or the drawing of a sweep. Returns what a sweeper minimises: the KL to the tilt."""
+def arena(config, folder):  # noqa: ANN201  (Hydra's task)
+    """One method in one world, into metrics.json of its folder (a finished one is left alone), or the drawing of a
+    sweep."""
     import json
 
     import torch
-    from hydra.core.hydra_config import HydraConfig
 
     from flowport.arena import contest
     from flowport.experiment import make, write_json
-    from flowport.report import table
     from flowport.values import check_values
 
     check_values(config)
     torch.set_num_threads(config.threads)
     if config.draw is not None:
         return drawn(Path(config.draw))
-    result = Path(HydraConfig.get().runtime.output_dir) / "metrics.json"
+    result = folder / "metrics.json"
     if not result.is_file():
         parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer", "base")
         plain = ("strength", "seed", "ema_decay", "fresh", "points", "pretraining")
-        numbers = contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain})
-        write_json(result, numbers)
-        print(table(numbers, title=str(result.parent)))
-    return json.loads(result.read_text())["arena/kl_to_tilt"]
+        write_json(result, contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
+    return json.loads(result.read_text())
 
 
 def drawn(folder):  # noqa: ANN201

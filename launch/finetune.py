@@ -6,23 +6,17 @@ python launch/finetune.py experiment=finetune_mnist_class          # trains its 
 
 from pathlib import Path
 
-from flowport.command import launch, wanted
+from flowport.command import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def finetune(config):  # noqa: ANN201  (Hydra's task)
-    """One tuned run in the folder that Hydra made for it; returns the metric that a sweeper minimises."""
-    from hydra.core.hydra_config import HydraConfig
-
+def finetune(config, folder):  # noqa: ANN201  (Hydra's task)
+    """One tuned run in its folder."""
     from flowport.bases import base_of
     from flowport.boosting import boosted
-    from flowport.report import table
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = boosted(base_of(config), config, folder)
-    print(table(numbers, title=str(folder)))
-    return wanted(numbers, config.optimise)
+    return boosted(base_of(config), config, folder)
 
 
 if __name__ == "__main__":

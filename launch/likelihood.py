@@ -5,22 +5,16 @@ python launch/likelihood.py run=<folder> evaluation_items=256 solver=rk4 grid=po
 
 from pathlib import Path
 
-from flowport.command import launch, wanted
+from flowport.command import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def likelihood(config):  # noqa: ANN201  (Hydra's task)
+def likelihood(config, folder):  # noqa: ANN201  (Hydra's task)
     """test/nll and test/bits_per_dim of a run into a folder that records whose numbers they are."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from flowport.report import table
     from flowport.reuse import likelihood as measure
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = measure(Path(config.run), config, folder)
-    print(table(numbers, title=str(folder)))
-    return wanted(numbers, config.optimise)
+    return measure(Path(config.run), config, folder)
 
 
 if __name__ == "__main__":

@@ -6,23 +6,17 @@ python launch/reflow.py experiment=digits_to_mnist_reflow         # trains its b
 
 from pathlib import Path
 
-from flowport.command import launch, wanted
+from flowport.command import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def reflow(config):  # noqa: ANN201  (Hydra's task)
-    """One reflowed run in the folder that Hydra made for it; returns the metric that a sweeper minimises."""
-    from hydra.core.hydra_config import HydraConfig
-
+def reflow(config, folder):  # noqa: ANN201  (Hydra's task)
+    """One reflowed run in its folder."""
     from flowport.bases import base_of
     from flowport.reflow import reflow as straighten
-    from flowport.report import table
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = straighten(base_of(config), config, folder)
-    print(table(numbers, title=str(folder)))
-    return wanted(numbers, config.optimise)
+    return straighten(base_of(config), config, folder)
 
 
 if __name__ == "__main__":

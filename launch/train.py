@@ -8,22 +8,16 @@ python launch/train.py -m sweep=two_dimensions hydra/launcher=joblib
 import sys
 from pathlib import Path
 
-from flowport.command import launch, refusals_told, wanted
+from flowport.command import launch, refusals_told
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def train(config):  # noqa: ANN201  (Hydra's task)
-    """One run in the folder that Hydra made for it; returns the metric that a sweeper minimises."""
-    from hydra.core.hydra_config import HydraConfig
+def train(config, folder):  # noqa: ANN201  (Hydra's task)
+    """One run in its folder."""
     from hydra.utils import instantiate
 
-    from flowport.report import table
-
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    numbers = instantiate(config.stage).run(config, folder)
-    print(table(numbers, title=str(folder)))
-    return wanted(numbers, config.optimise)
+    return instantiate(config.stage).run(config, folder)
 
 
 def resume(folder: Path, words: list[str]) -> None:

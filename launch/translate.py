@@ -10,15 +10,11 @@ from flowport.command import launch
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def translate(config):  # noqa: ANN201  (Hydra's task)
+def translate(config, folder):  # noqa: ANN201  (Hydra's task)
     """Write translated.npy, metrics.json and gallery.png into a new folder."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from flowport.report import table
     from flowport.reuse import translate as carry
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    print(table(carry(Path(config.run), config, folder), title=str(folder)))
+    return carry(Path(config.run), config, folder)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,13 @@ UNKNOWN = re.compile(r"Could not override '([^']+)'")
 UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
-def launch(task: Callable[[DictConfig], Any], configs: Path, name: str) -> None:
-    """Run ``task(config)`` as a Hydra application with the primary config ``name`` of the folder ``configs``.
+Task = Callable[[DictConfig, Path], Mapping[str, Any] | None]
+"""(config, the folder that Hydra made) -> the numbers that came of it, None where there are none to tell."""
+
+
+def launch(task: Task, configs: Path, name: str) -> None:
+    """Run ``task`` as a Hydra application with the primary config ``name`` of the folder ``configs``: its numbers are
+    printed as a table, and a sweeper is given the one that ``config.optimise`` names.
 
     Exits with status 2 and one sentence on stderr for bad input; bugs keep their traceback.
     """
@@ -56,7 +61,7 @@ def composed(name: str, words: list[str]) -> DictConfig:
     return compose(name, words)
 
 
-def wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
+def _wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
     """The number that a sweeper minimises, None where none is asked for. Raises Refusal for a name that is none."""
     if name is not None and name not in numbers:
         raise Refusal(f"optimise={name} is not measured in this run: choose one of {', '.join(sorted(numbers))}")
@@ -95,13 +100,20 @@ def told(error: BaseException | None) -> str | None:
     return None
 
 
-def _job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """The task, whose refusal ends a single run at once and is logged in its own job's log in a sweep."""
+def _job(task: Task) -> Callable[[DictConfig], Any]:
+    """Hydra's task, whose refusal ends a single run at once and is logged in its own job's log in a sweep."""
 
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
         try:
-            return task(config)
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            numbers = task(config, folder)
+            if numbers is None:
+                return None
+            from flowport.report import table
+
+            print(table(numbers, title=str(folder)))
+            return _wanted(numbers, config.get("optimise"))
         except Exception as error:
             sentence = told(error)
             if sentence is None:
