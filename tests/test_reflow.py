@@ -18,7 +18,7 @@ from flowport.metric.energy import path_energy
 from flowport.path import Linear
 from flowport.prediction import Velocity
 from flowport.reflow import _config, carried, reflow
-from flowport.reuse import translate
+from flowport.reuse import PAIRS, translate
 from flowport.shapes import Condition, Pair, Sample
 from flowport.solver import RK4, Euler
 from flowport.stage import resume
@@ -85,6 +85,15 @@ def test_rounds_are_runs_like_any_other(base: Path, tmp_path: Path) -> None:
     )
     stored = read_pairs(str(tmp_path / "t" / "pairs.safetensors"))
     np.testing.assert_array_equal(stored.target.x, np.load(tmp_path / "t" / "translated.npy"))
+
+
+@pytest.mark.parametrize("told", [None, torch.tensor([3, 3])])
+def test_a_label_that_was_told_is_the_targets_whichever_way_points_were_carried(told: torch.Tensor | None) -> None:
+    points, ends = Sample(torch.zeros(2, 1), torch.tensor([1, 2]), None, torch.tensor([7, 8])), torch.ones(2, 1)
+    there, back = (PAIRS[way](points, ends, told) for way in ("forward", "backward"))
+    assert there.source is points and there.target.x is ends and there.target.label is told
+    assert back.source.x is ends and back.source.label is None and back.source.id is points.id
+    assert back.target.x is points.x and back.target.label is (points.label if told is None else told)
 
 
 def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: Path, tmp_path: Path) -> None:

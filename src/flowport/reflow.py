@@ -11,8 +11,8 @@ from flowport.errors import Refusal
 from flowport.field import Tilted
 from flowport.joint import write_pairs
 from flowport.restore import read_config
-from flowport.reuse import WISHES, restored
-from flowport.shapes import Pair, Sample
+from flowport.reuse import PAIRS, WISHES, restored
+from flowport.shapes import Pair
 from flowport.translator import Translator
 from flowport.values import check_kind
 
@@ -28,7 +28,7 @@ def carried(translator: Translator, pair: Pair, generator: torch.Generator) -> P
     source, label = pair.source, pair.target.label
     end = translator.forward(source, generator, label).end
     told = translator.field.conditioning.sampling(source, label).label
-    return Pair(source, Sample(end, told, source.mask))
+    return PAIRS["forward"](source, end, told)
 
 
 def reflow(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, torch.Tenso
     "cycle": lambda translator, points, noise, label: translator.cycle(points, noise, label),
 }
 
-PAIRS: dict[str, Callable[[Sample, Sample], Pair]] = {
-    "forward": lambda points, ends: Pair(points, ends),
-    "backward": lambda points, ends: Pair(ends, points),
+PAIRS: dict[str, Callable[[Sample, torch.Tensor, torch.Tensor | None], Pair]] = {
+    "forward": lambda points, ends, told: Pair(points, Sample(ends, told, points.mask)),
+    "backward": lambda points, ends, told: Pair(
+        Sample(ends, None, points.mask, points.id), points if told is None else replace(points, label=told)
+    ),
 }
-"""Who is the source of whom; a cycle pairs nothing."""
+"""(points, where they were carried, the label that the flow was told) -> pairs. A label that is told is the target's; a
+cycle pairs nothing."""
 
 
 def evaluate_again(folder: Path, changes: DictConfig, out: Path) -> dict[str, Any]:
@@ -132,9 +136,8 @@ def translate(folder: Path, wishes: DictConfig, out: Path) -> dict[str, Any]:
     begin, end = (side.modality.observed(x) for x in (points.x, trajectory.end))
     np.save(out / "translated.npy", end.cpu().numpy())
     if wishes.direction in PAIRS:
-        write_pairs(
-            PAIRS[wishes.direction](points, Sample(trajectory.end, label, points.mask)), out / "pairs.safetensors"
-        )
+        told = translator.field.conditioning.sampling(points, label if forward or label is not None else points.label)
+        write_pairs(PAIRS[wishes.direction](points, trajectory.end, told.label), out / "pairs.safetensors")
     surface = side.modality.surface()
     surface.render({"input": begin[: surface.shown], "output": end[: surface.shown]}, str(out / "gallery.png"))
     moved = (end - begin).square().flatten(1).sum(1).mean()
