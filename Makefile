@@ -18,9 +18,10 @@ $(STAMP): requirements.lock pyproject.toml
 train: $(STAMP)
 	$(BIN)/python launch/train.py $(ARGS)
 
-arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores; finished jobs are not run again; -: some methods refuse bridges
+arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores; finished jobs are not run again
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena $(ARGS)
-	-OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_controls $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
 	$(BIN)/python launch/arena.py draw=outputs/arena/all
 
 test: $(STAMP)

@@ -52,6 +52,8 @@ def test_the_exact_tilt_has_no_error(name: str) -> None:
         assert found["chain_w2"] < 2 * found["w2_floor"]
         assert found["own_weight_error"] < 5 * (0.25 / n) ** 0.5, "two samples, one of them weighted"
         assert found["own_effective"] == pytest.approx(1, abs=0.06), "S = λr − log Z on every path, up to O(h)"
+        assert found["law_kl_to_tilt"] == pytest.approx(0, abs=0.003), "of the results' own density: no noise, only h²"
+        assert found["law_frontier_reward"] == pytest.approx(found["law_reward"], abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("noise", -1.0), ("noise", 0.5), ("bridge", -1.0)])
@@ -62,6 +64,10 @@ def test_a_wrong_sign_and_half_the_strength_are_seen_by_every_number(name: str, 
     log_z = [world.tilt(s, start)[1].mean() for s in (1.0, wrong)]
     reward = world.frontier(torch.tensor([wrong]), start)[1]
     assert found["kl_to_tilt"] == pytest.approx(float(log_z[0] - log_z[1] + (wrong - 1) * reward), rel=0.2)
+    if name == "noise":
+        assert found["law_kl_to_tilt"] == pytest.approx(float(log_z[0] - log_z[1] + (wrong - 1) * reward), rel=0.2)
+        assert found["law_reward"] < found["exact_reward"] - 0.15
+        assert found["law_frontier_reward"] - found["law_reward"] == pytest.approx(0, abs=0.02) or wrong < 0
     assert found["velocity_error"] > (2 if wrong < 0 else 0.15)
     assert found["weight_error"] > 0.08
     assert found["mean_error"] > 0.4

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flowport.arena.picture import draw, names, read
+from flowport.arena.picture import draw, names, placed, read
 from flowport.errors import Refusal
 from flowport.world import FromNoise
 
@@ -30,10 +30,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_seeds_are_joined_and_the_nearest_method_comes_first(folder: Path) -> None:
     entries = read(folder)
-    assert [(e.method, e["kl_to_tilt"].n) for e in entries] == [("bad", 1), ("good", 3)]
+    assert [(e.method, e["to_tilt"].n) for e in entries] == [("bad", 1), ("good", 3)]
     assert entries[1]["gain"].mean == pytest.approx(0.48)
-    assert entries[1]["kl_to_tilt"].error == pytest.approx(0.01 / 3**0.5)
+    assert entries[1]["to_tilt"].error == pytest.approx(0.01 / 3**0.5)
     assert names(entries) == (["plain"], ["good", "bad"])
+
+
+def test_the_law_of_results_is_shown_where_it_is_known() -> None:
+    paths = {"kl": 0.5, "reward": 1.0, "frontier_reward": 1.3, "kl_to_tilt": 0.2, "base_reward": 0.4}
+    law = {"law_kl": 0.3, "law_reward": 1.1, "law_frontier_reward": 1.2, "law_kl_to_tilt": 0.1}
+    told = [{f"arena/{name}": value for name, value in some.items()} for some in (paths, paths | law)]
+    assert placed(told[0]) == pytest.approx({"place": 0.5, "gain": 0.6, "to_tilt": 0.2, "below": 0.3})
+    assert placed(told[1]) == pytest.approx({"place": 0.3, "gain": 0.7, "to_tilt": 0.1, "below": 0.1})
 
 
 def test_the_files(folder: Path) -> None:
@@ -43,7 +51,7 @@ def test_the_files(folder: Path) -> None:
     assert "| (the adjoint's worst slope; least signal) | 0.97; 2 |" in short
     assert (folder / "arena.md").read_text() == short
     assert "| plain | good | 0.7 | 3 | 0.0200 ± 0.0058 |" in (folder / "all.md").read_text()
-    assert "| 2.00 | 0.2800 ± 0.0058 | 0.9800 ± 0.0058 | 1.000 | 100 | 3 |" in (folder / "all.md").read_text()
+    assert "| 2.00 | 0.2800 ± 0.0058 | 0.4800 ± 0.0058 | 0.0200 ± 0.0058 | 100 | 3 |" in (folder / "all.md").read_text()
     assert (folder / "arena.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 from flowport.adjoint import Exact, Paths, lean_adjoint, roll_out
+from flowport.divergence import Exact as Trace
 from flowport.dynamics import Dynamics
 from flowport.field.base import Field
 from flowport.field.tilted import Change, Gains, Tilted
 from flowport.grid import Uniform
+from flowport.likelihood import Likelihood
 from flowport.metric.transport import wasserstein_2
 from flowport.objective.weights import effective, normalised
 from flowport.shapes import Condition, Sample
@@ -34,7 +36,7 @@ def exact(world: World, strength: float) -> Tilted:
 
 @torch.no_grad()
 def judge(field: Tilted, world: World, strength: float, generator: torch.Generator, points: int = 8192,
-          transported: int = 2048) -> dict[str, float]:  # fmt: skip
+          transported: int = 2048, dense: int = 2048) -> dict[str, float]:  # fmt: skip
     """Errors of a tuned field to the tilt p e^{λr}, and its place beside the exact frontier:
 
     velocity_error: E|u − u*|² / E|u* − u_base|² over points of the tilted paths and times. weight_error: largest error
@@ -47,7 +49,8 @@ def judge(field: Tilted, world: World, strength: float, generator: torch.Generat
     energy: E Σ h s²|G|²/2, which is E S with other noise. frontier_reward: the largest E r with this kl.
     exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base. In worlds of noise also of the
     chain: chain_weight_error, chain_w2, and own_weight_error: of the sampler's shares to those of the chain's paths
-    weighted by e^{λr − S}, which is the tilt of whatever base was tuned; own_effective: the size of those weights.
+    weighted by e^{λr − S}, which is the tilt of whatever base was tuned; own_effective: the size of those weights; and
+    of the law of the sampler's results itself what ``of_results`` says.
     """
     start = world.judged(points, generator)
     condition = field.conditioning.sampling(Sample(start), None)
@@ -73,12 +76,37 @@ def judge(field: Tilted, world: World, strength: float, generator: torch.Generat
     end = paths.states[-1]
     w = normalised(strength * world.reward.value(end, condition).double() - paths.log_ratio.double(), 1)
     seen = law.posterior(end)
-    return found | {
-        "chain_weight_error": float((seen.mean(0) - law.weights[0]).abs().max()),
-        "chain_w2": float(wasserstein_2(end[some].double(), one[some])),
-        "own_weight_error": float((w @ seen - law.posterior(result).mean(0)).abs().max()),
-        "own_effective": float(effective(w, 1)),
-    }
+    return (
+        found
+        | of_results(field, world, strength, result[:dense], generator)
+        | {
+            "chain_weight_error": float((seen.mean(0) - law.weights[0]).abs().max()),
+            "chain_w2": float(wasserstein_2(end[some].double(), one[some])),
+            "own_weight_error": float((w @ seen - law.posterior(result).mean(0)).abs().max()),
+            "own_effective": float(effective(w, 1)),
+        }
+    )
+
+
+def of_results(field: Field, world: World, strength: float, result: Tensor,
+               generator: torch.Generator) -> dict[str, float]:  # fmt: skip
+    """The true place of results (n, d) of the sampler's ODE, whose density q is known by the change of variables:
+
+    law_kl: E log q/p_base; law_reward: E r of the same points; law_frontier_reward: the largest E r with this KL, above
+    which no law lies; law_kl_to_tilt: E log q/p_tilt, without noise where q is the tilt.
+    """
+    solver, grid, _ = world.sampler
+    counted = Likelihood(field, world.source, solver, grid, Trace(), chunk=1024)
+    log_q = counted.log_prob(Sample(result), generator)[0].double()
+    origin = result[:1]
+    base, tilt = world.base_law(origin), world.tilt(strength, origin)[0]
+    kl = float((log_q - base.log_prob(result)).mean())
+    line = world.frontier(strength * REACH, origin)
+    return {
+        "law_kl": kl, "law_reward": _reward(world, result),
+        "law_frontier_reward": float(np.interp(kl, line[0].numpy(), line[1].numpy())),
+        "law_kl_to_tilt": float((log_q - tilt.log_prob(result)).mean()),
+    }  # fmt: skip
 
 
 def walked(field: Tilted, world: World, start: Tensor, generator: torch.Generator) -> Paths:

@@ -15,7 +15,7 @@ from flowport.world import World
 from flowport.world.base import REACH
 
 matplotlib.use("Agg")
-ERRORS = ("kl_to_tilt", "velocity_error", "weight_error", "mean_error")
+ERRORS = ("to_tilt", "velocity_error", "weight_error", "mean_error")
 STARTS = 512
 """Starts over which a drawn frontier is averaged."""
 
@@ -46,11 +46,20 @@ def read(folder: Path) -> list[Entry]:
     if not found:
         raise Refusal(f"{folder} holds no finished contests (<job>/metrics.json): give the folder that a sweep wrote")
     for run in (run for runs in found.values() for run in runs):
-        run["arena/gain"] = run["arena/reward"] - run["arena/base_reward"]
+        run |= {f"arena/{name}": value for name, value in placed(run).items()}
     return [
         Entry(*key, {name.partition("/")[2]: Cell.of([run[name] for run in runs]) for name in runs[0]})
         for key, runs in sorted(found.items())
     ]
+
+
+def placed(run: dict[str, float]) -> dict[str, float]:
+    """Where a contest ended: KL to the base, reward above the base's, KL to the tilt and reward below the frontier, of
+    the law of its results where their density is known (``judge.of_results``), else of its paths, whose KL is no
+    smaller."""
+    law = "law_" if "arena/law_kl" in run else ""
+    kl, reward, to_tilt, best = (run[f"arena/{law}{n}"] for n in ("kl", "reward", "kl_to_tilt", "frontier_reward"))
+    return {"place": kl, "gain": reward - run["arena/base_reward"], "to_tilt": to_tilt, "below": best - reward}
 
 
 def names(entries: list[Entry]) -> tuple[list[str], list[str]]:
@@ -59,7 +68,7 @@ def names(entries: list[Entry]) -> tuple[list[str], list[str]]:
 
     def rank(method: str) -> float:
         own = [e for e in entries if e.method == method]
-        return sum(sum(o["kl_to_tilt"].mean < e["kl_to_tilt"].mean for o in entries
+        return sum(sum(o["to_tilt"].mean < e["to_tilt"].mean for o in entries
                        if (o.world, o.strength) == (e.world, e.strength)) for e in own) / len(own)  # fmt: skip
 
     return worlds, sorted({e.method for e in entries}, key=lambda m: (rank(m), m))
@@ -70,7 +79,7 @@ def table(entries: list[Entry], strength: float) -> str:
     worlds, methods = names(entries)
     rows = [["KL to the tilt, nats", *worlds], ["---", *["---:"] * len(worlds)]]
     for method in methods:
-        own = {e.world: e["kl_to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
+        own = {e.world: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
         rows.append([method, *(str(own[w]) if w in own else "" for w in worlds)])
     first = {e.world: e["exact_kl"].mean for e in entries if e.strength == strength}
     rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in worlds)])
@@ -81,13 +90,13 @@ def table(entries: list[Entry], strength: float) -> str:
 
 def whole(entries: list[Entry]) -> str:
     """Markdown: every number that matters, a row for every world, method and strength."""
-    head = ["world", "method", "strength", "runs", *(e.replace("_", " ") for e in ERRORS), "W2 ÷ floor", "KL", "reward",
-            "frontier", "calls", "seconds"]  # fmt: skip
+    head = ["world", "method", "strength", "runs", *(e.replace("_", " ") for e in ERRORS), "W2 ÷ floor", "KL", "gain",
+            "below the frontier", "calls", "seconds"]  # fmt: skip
     rows = [head, ["---"] * len(head)]
     for e in entries:
         ratio = f"{e['w2'].mean / e['w2_floor'].mean:.2f}"
-        rows.append([e.world, e.method, f"{e.strength:g}", str(e["kl"].n), *(str(e[name]) for name in ERRORS), ratio,
-                     str(e["kl"]), str(e["reward"]), f"{e['frontier_reward'].mean:.3f}", f"{e['calls'].mean:.0f}",
+        rows.append([e.world, e.method, f"{e.strength:g}", str(e["place"].n), *(str(e[name]) for name in ERRORS), ratio,
+                     str(e["place"]), str(e["gain"]), str(e["below"]), f"{e['calls'].mean:.0f}",
                      f"{e['seconds'].mean:.0f}"])  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
@@ -121,7 +130,7 @@ def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> No
         _frontier(axis, worlds[name], sorted({e.strength for e in own}), max(e["exact_kl"].mean for e in own))
         for method in methods:
             line = sorted((e for e in own if e.method == method), key=lambda e: e.strength)
-            kl, reward = ([e[what] for e in line] for what in ("kl", "gain"))
+            kl, reward = ([e[what] for e in line] for what in ("place", "gain"))
             axis.errorbar(
                 [c.mean for c in kl], [c.mean for c in reward], [c.error for c in reward], [c.error for c in kl],
                 fmt="o", ms=6, elinewidth=0.8, capsize=2, color=colours.get(method, "grey"), label=method,

@@ -45,7 +45,7 @@ class PathWeighted(Tuning):
     target = "p e^r: marginal from noise, per start on a bridge that sees it"
 
     def __init__(self, grid: Grid | None = None, late: float | None = 0.8, flow: bool = True, ess: float = 0.5,
-                 batch: int = 512, rounds: int = 60, keep: int = 10, paths: int = 16) -> None:  # fmt: skip
+                 batch: int = 512, rounds: int = 60, keep: int = 20, paths: int = 16) -> None:  # fmt: skip
         if not flow and late is None:
             raise Refusal("objective=path_weighted needs flow=true or a late adjoint")
         if not 0 < ess < 1 or min(batch, rounds, keep) < 1 or paths < 2:

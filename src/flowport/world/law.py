@@ -65,5 +65,13 @@ class Law:
 
     def posterior(self, x: Tensor) -> Tensor:
         """P(component | x), (n, K), of points (n, d)."""
+        return self._joint(x).softmax(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density, (n,), of points (n, d)."""
+        return self._joint(x).logsumexp(1)
+
+    def _joint(self, x: Tensor) -> Tensor:
+        """log density of x and each component, (n, K)."""
         normal = torch.distributions.MultivariateNormal(self.means, self.covariances, validate_args=False)
-        return (normal.log_prob(x.double()[:, None]) + self.log_weights).softmax(1)
+        return normal.log_prob(x.double()[:, None]) + self.log_weights
