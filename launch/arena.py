@@ -13,25 +13,28 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def arena(config, folder):  # noqa: ANN201  (Hydra's task)
-    """One method in one world, into metrics.json of its folder (a finished one is left alone), or the drawing of a
-    sweep."""
+    """One method in one world, into metrics.json of its folder (one that finished with the same config
+    is left alone), or the drawing of a sweep."""
     import json
 
     import torch
+    from omegaconf import OmegaConf
 
     from flowport.arena import contest
     from flowport.experiment import make, write_json
-    from flowport.values import check_values
+    from flowport.values import check_kind, check_values
 
     check_values(config)
+    check_kind("strength", config.strength, float)
     torch.set_num_threads(config.threads)
     if config.draw is not None:
         return drawn(Path(config.draw))
-    result = folder / "metrics.json"
-    if not result.is_file():
+    result, asked, words = folder / "metrics.json", folder / "contest.yaml", OmegaConf.to_yaml(config, resolve=True)
+    if not (result.is_file() and asked.is_file() and asked.read_text() == words):
         parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer", "base")
         plain = ("strength", "seed", "ema_decay", "fresh", "points", "pretraining")
         write_json(result, contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
+        asked.write_text(words)
     return json.loads(result.read_text())
 
 

@@ -14,8 +14,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def finetune(config, folder):  # noqa: ANN201  (Hydra's task)
     """One tuned run in its folder."""
     from flowport.bases import base_of
-    from flowport.boosting import boosted
+    from flowport.boosting import boosted, check_wishes
 
+    check_wishes(config)
     return boosted(base_of(config), config, folder)
 
 

@@ -43,7 +43,7 @@ def test_paths_and_adjoints_stay_in_float32_under_autocast():
     for half in (False, True):
         generator = torch.Generator().manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            paths = roll_out(scheme, Tilted(base, Difference(base)), x, Condition(), generator)
+            paths = roll_out(scheme, base, x, Condition(), generator, Tilted(base, Difference(base)))
             adjoint = lean_adjoint(scheme, base, paths.states, Condition(), torch.ones_like(x))
             assert base.velocity(x, torch.full((64,), 0.5), Condition()).dtype == torch.float32
         assert {paths.states.dtype, paths.log_ratio.dtype, adjoint.dtype} == {torch.float32}

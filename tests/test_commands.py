@@ -57,6 +57,7 @@ SLIPS = {
     "checkpoint_every=0": "checkpoint_every=0 is too small",
     "evaluation_items=0": "evaluation_items=0 is too small",
     "ema_decay=1": "ema_decay=1 would never let the average move",
+    "objective=hybrid": "this objective tunes a trained flow: use launch/finetune.py run=<folder>",
     "metric=[frechet_distance]": "Moons is not a labelled dataset: choose other metrics",
 }
 

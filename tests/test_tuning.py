@@ -12,7 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from flowport import experiment
 from flowport.bases import base_of
 from flowport.errors import Refusal
+from flowport.restore import read_weights
 from flowport.reuse import evaluate_again, translate
+from flowport.reward import Linear
+from flowport.shapes import Condition
 from flowport.stage import resume
 from flowport.tuning import tune, tuned_config
 from tests.runs import ROOT, equal, measured, weights
@@ -110,14 +113,38 @@ def test_a_tuned_run_is_measured_translated_and_tuned_again(base: Path, tmp_path
         (["reward.c=[1,2,3]"], "reward"),
         (["objective=adjoint_matching", "reward=compressibility", "~reward.c"], "needs the reward's gradient"),
         (["starts=0"], "batch"),
+        (["strength=abc"], "strength=abc is of the wrong kind: strength must be a number"),
+        (["strength=nan"], "strength=nan must be above 0, and finite"),
+        (["strength=1e39", "objective=path_weighted"], "the reward times its strength is not finite"),
+        (["objective=flow_matching", "~objective.rounds"], "this objective trains a flow from pairs"),
     ],
 )
 def test_a_wrong_tuning_is_refused_by_name(base: Path, tmp_path: Path, words: list[str], sentence: str) -> None:
-    rest = TUNING if "objective=adjoint_matching" not in words else [TUNING[0], TUNING[1], "starts=32", "threads=1"]
+    other = any(word.startswith("objective=") for word in words)
+    rest = [TUNING[0], TUNING[1], "starts=32", "threads=1"] if other else TUNING
     before = digests(base)
     with pytest.raises(Refusal, match=sentence):
         tune(tuned_config(base, composed("finetune", *rest, *words)), tmp_path)
     assert digests(base) == before
+
+
+class Spoilt(Linear):
+    """A reward that is not a number from its third collection on."""
+
+    asked = 0
+
+    def forward(self, x1: torch.Tensor, condition: Condition) -> torch.Tensor:
+        type(self).asked += 1
+        return super().forward(x1, condition) * (1 if type(self).asked < 3 else float("nan"))
+
+
+def test_a_reward_that_fails_in_mid_training_loses_nothing_that_was_saved(base: Path, tmp_path: Path) -> None:
+    config, before = tuned_config(base, composed("finetune", *TUNING)), digests(base)
+    config.tuning[-1].reward = {"_target_": "tests.test_tuning.Spoilt", "c": [0.5, 0.4]}
+    with pytest.raises(Refusal, match="reward=spoilt returned NaN for 32 of 32 points"):
+        tune(config, tmp_path)
+    assert digests(base) == before
+    assert read_weights(tmp_path)[1]["global_step"] == 4, "the last checkpoint before the third collection, at step 6"
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,10 @@ class Paper(Scheme):
     def accept(self, base: Field) -> None:
         super().accept(base)
         if not (isinstance(base.path, Linear) and isinstance(base.able.role, SourceIsNoise)):
-            raise Refusal("scheme=paper is published for path=linear from Gaussian noise: use scheme=exact")
+            raise Refusal(
+                "adjoint@objective.scheme=paper is published for path=linear from Gaussian noise: use "
+                "adjoint@objective.scheme=exact"
+            )
 
     def drift(
         self, base: Field, x: Tensor, t: Tensor, h: float, variance: float, condition: Condition
@@ -152,10 +155,11 @@ def rows(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def roll_out(scheme: Scheme, field: Field, start: Tensor, condition: Condition, generator: torch.Generator,
-             first: int = 0) -> Paths:  # fmt: skip
-    """Paths of a tilted field's chain from ``start`` (n, *D) at step ``first``; an untilted field rolls the base."""
-    base = field.base if isinstance(field, Tilted) else field
+def roll_out(scheme: Scheme, base: Field, start: Tensor, condition: Condition, generator: torch.Generator,
+             control: Tilted | None = None, first: int = 0) -> Paths:  # fmt: skip
+    """Paths of a base's chain from ``start`` (n, *D) at step ``first``, with the control G of a field tilted from it.
+
+    The base may be a tuned flow itself: it is rolled by its own drift, as ``lean_adjoint`` differentiates it."""
     chain, x = scheme.chain(base), start
     states, controls = [x], []
     log_ratio, energy = x.new_zeros(len(x)), x.new_zeros(len(x))
@@ -165,9 +169,9 @@ def roll_out(scheme: Scheme, field: Field, start: Tensor, condition: Condition, 
             noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             scale = (h * variance) ** 0.5
             x_next = x_next + scale * noise
-            if isinstance(field, Tilted):
+            if control is not None:
                 at, s2 = (x.new_tensor(value).expand(len(x)) for value in (t, variance))
-                g = scheme.control(field, x, at, condition, s2, chain.times[1], velocity)
+                g = scheme.control(control, x, at, condition, s2, chain.times[1], velocity)
                 x_next = x_next + h * variance * g
                 spent = 0.5 * h * variance * rows(g.square())
                 log_ratio, energy = log_ratio + scale * rows(g * noise) + spent, energy + spent

@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from flowport import experiment
+from flowport import experiment, tuning
 from flowport.errors import Refusal
 from flowport.field.base import Field
 from flowport.field.tilted import Tilted
@@ -35,15 +35,24 @@ LEAST = {"rounds": 0, "points": 8, "steps": 1}
 """Least values of the keys of ``boosting``."""
 
 
+def check_wishes(wishes: DictConfig) -> None:
+    """Raise Refusal, before a base is trained, for what no tuning takes whatever its base."""
+    for key, least in LEAST.items():
+        check_kind(f"boosting.{key}", wishes.boosting[key], int, least)
+    if not wishes.boosting.rounds:
+        tuning.check_reward(wishes)
+    tuning.check_wishes(wishes)
+
+
 def boosted(base: Path, wishes: DictConfig, folder: Path) -> dict[str, Any]:
     """Tune the run in ``base`` towards the wished reward, then ``boosting.rounds`` times towards the tilt of all
     results; without a reward, rounds upon the rounds of ``base``. The last is in ``folder``, those before it are in
     folder/rounds/<number>, each a run like any other.
 
-    Raises Refusal for a reward that reads more than results, for rounds upon a run that is not tuned, as ``tune`` does.
+    Raises Refusal as ``check_wishes`` and ``tune`` do, for a reward that reads more than results, for rounds upon a run
+    that is not tuned.
     """
-    for key, least in LEAST.items():
-        check_kind(f"boosting.{key}", wishes.boosting[key], int, least)
+    check_wishes(wishes)
     rounds = wishes.boosting.rounds
     plain = wishes.get("reward") is not None or not rounds
     numbers: dict[str, Any] = {}

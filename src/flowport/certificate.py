@@ -4,6 +4,7 @@ Every path of the tuned chain has the exact weight e^{λr − S} towards the til
 means of the tuned flow can be held against those of the tilt itself. No weight finds a mode that no path visits.
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 
@@ -21,13 +22,14 @@ from flowport.shapes import Pair
 
 
 def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, generator: torch.Generator,
-                scheme: Scheme | None = None) -> dict[str, float]:  # fmt: skip
+                scheme: Scheme | None = None,
+                feature: Callable[[Tensor], Tensor] = torch.clone) -> dict[str, float]:  # fmt: skip
     """Of paths of a tuned flow's chain from the starts of a batch (on a bridge from a sixteenth of them, 16 each):
 
     reward, base_reward: mean of λr over tuned paths and over the base's; tilted_reward: path-weighted, so of the tilt;
     energy: E Σ h s²|G|²/2 = KL to the base; effective: effective sample size of the weights, a share; reached: the
-    largest a for which e^{a λr − S} keeps half of it; gap: largest difference of a coordinate's mean between tuned
-    paths and the tilt, in deviations of the tilt.
+    largest a for which e^{a λr − S} keeps half of it; gap: largest difference of a mean between tuned paths and the
+    tilt, in deviations of the tilt: of every number of ``feature(x)``, by default of the points themselves.
     """
     scheme = scheme or Exact(Uniform(STEPS))
     groups = 1
@@ -35,8 +37,8 @@ def certificate(field: Tilted, reward: Reward, strength: float, pair: Pair, gene
         groups = max(1, len(pair) // BRANCHES)
         pair = pair.take(slice(groups), slice(groups))
     start, condition = starts(field, pair, generator, BRANCHES if field.conditioning.sees_source else 1)
-    paths = roll_out(scheme, field, start, condition, generator)
-    end = paths.states[-1].flatten(1).double()
+    paths = roll_out(scheme, field.base, start, condition, generator, field)
+    end = feature(paths.states[-1]).flatten(1).double()
     value = strength * reward.value(paths.states[-1], condition).double()
     base = roll_out(scheme, field.base, start, condition, generator).states[-1]
     w = normalised(value - paths.log_ratio.double(), groups)
@@ -68,6 +70,8 @@ STEPS = 40
 """Of a certificate's chain, unless said otherwise."""
 BRANCHES = 16
 """Paths from every start of a certificate on a bridge."""
+ROOTS = 4
+"""States from every start by which the adjoint's sight is judged on a bridge."""
 EACH = 64
 """Paths from every start of a memory certificate, unless said otherwise."""
 FINER = 5
@@ -108,7 +112,11 @@ def sight(base: Field, reward: Reward, strength: float, pair: Pair, generator: t
     scheme = scheme or Exact(Uniform(20))
     fine = Exact(copy(scheme.grid), offset=1e-3)
     fine.grid.steps = FINER * scheme.grid.steps
-    start, condition = starts(base, pair, generator)
+    groups = 1
+    if base.conditioning.sees_source:  # every start has a tilt of its own, so states to weight against each other
+        groups = max(1, len(pair) // ROOTS)
+        pair = pair.take(slice(groups), slice(groups))
+    start, condition = starts(base, pair, generator, ROOTS if base.conditioning.sees_source else 1)
     chain, paths = scheme.chain(base), roll_out(scheme, base, start, condition, generator)
     index = torch.arange(len(start), device=start.device).repeat_interleave(branches)
     again = condition[index]
@@ -125,7 +133,7 @@ def sight(base: Field, reward: Reward, strength: float, pair: Pair, generator: t
         c = base.path.coefficients(state.new_tensor([chain.times[k]]).clamp_min(chain.times[1] / 2))
         gain = c.beta / base.able.role.amplitude(c)[0] ** 2
         halves = [gain * (_mean(end[:, j::2], told[:, j::2]) - end[:, j::2].mean(1)) for j in (0, 1)]
-        root, seen = logits.logsumexp(1).softmax(0), _mean(pull, logits)
+        root, seen = normalised(logits.logsumexp(1), groups), _mean(pull, logits)
         aim = root @ (halves[0] * halves[1]).sum(1)  # |∇ log h|² without the bias of its own noise
         noise = root @ _mean((pull - seen[:, None]).square().sum(2, keepdim=True), logits)[:, 0]
         cross = root @ (seen * (halves[0] + halves[1]) / 2).sum(1)

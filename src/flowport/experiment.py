@@ -33,6 +33,7 @@ from flowport.guidance import Guidance, Unguided
 from flowport.metric.base import Metric
 from flowport.module import FlowModule
 from flowport.normalisation import measured
+from flowport.objective import Objective
 from flowport.randomness import Randomness
 from flowport.restore import check_fits, read_config, read_weights
 from flowport.reward import Decoded, Reward
@@ -96,6 +97,9 @@ def flow_of(config: DictConfig) -> tuple[FlowModule, PairDataModule, dict[str, A
     """The flow of a config, its data, and what its space tells."""
     source, target, told = make(config.space).enter(*sides(config))
     parts = {part: make(config[part]) for part in PARTS}
+    if not isinstance(parts["objective"], Objective):
+        raise Refusal("this objective tunes a trained flow: use launch/finetune.py run=<folder>, or train one by "
+                      "objective=flow_matching")  # fmt: skip
     return *compose(source, target, **parts, ema_decay=config.ema_decay, seed=config.seed), told
 
 
@@ -232,14 +236,17 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None, trained:
     if resume is not None:
         check_fits(run.module, read_weights(folder)[1], resume, resume=True)
     keep_config(config, folder)
-    found = before(run) if before and resume is None else {}
+    told = folder / "before.json"  # which a resumed run tells again
+    if before and resume is None and (found := before(run)):
+        write_json(told, found)
     save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,
                            enable_version_counter=False)  # fmt: skip
     trainer = build_trainer(config, folder, [Reopen(), Watch(run.evaluation, folder), clock, save])
     trainer.fit(run.module, run.data, ckpt_path=resume)
     trainer.save_checkpoint(checkpoints / "last.ckpt")
     numbers: dict[str, Any] = {"train/steps": trainer.global_step, "train/seconds": round(clock.seconds, 2),
-                               "train/step_ms": round(clock.step_ms, 3), **run.facts, **found}  # fmt: skip
+                               "train/step_ms": round(clock.step_ms, 3), **run.facts}  # fmt: skip
+    numbers |= json.loads(told.read_text()) if told.is_file() else {}
     last = trainer.global_step * trainer.accumulate_grad_batches - 1
     numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
     numbers.update(evaluate(run, folder, trainer.strategy.root_device))

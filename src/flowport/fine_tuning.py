@@ -1,5 +1,6 @@
 """The LightningModule that tunes a trained flow towards a reward."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -15,6 +16,7 @@ from flowport.field.base import Field
 from flowport.field.tilted import Change, Tilted
 from flowport.guard import logged
 from flowport.objective import Rollout, Tuning
+from flowport.objective.tuning import tunes
 from flowport.randomness import Randomness, seed_network
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
@@ -53,9 +55,9 @@ class FineTuneModule(Averaged):
         randomness: Randomness,
         ema_decay: float = 0.99,
     ) -> None:
-        if strength <= 0:
-            raise Refusal(f"strength={strength} must be above 0: it multiplies the reward")
-        objective.accept(base, reward)
+        if not 0 < strength < math.inf:
+            raise Refusal(f"strength={strength} must be above 0, and finite: it multiplies the reward")
+        tunes(objective).accept(base, reward)
         reward.check(source, target)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))

@@ -17,9 +17,11 @@ from flowport.certificate import certificate, memory, sight
 from flowport.errors import Refusal
 from flowport.field import Field
 from flowport.fine_tuning import FineTuneModule
+from flowport.objective.tuning import tunes
 from flowport.objective.weights import effective
 from flowport.restore import read_config, read_weights
 from flowport.shapes import Pair
+from flowport.values import check_kind
 
 logger = logging.getLogger(__name__)
 OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "optimise")
@@ -34,22 +36,35 @@ APART = 0.05
 """Variance of the memory certificate from which on its two tilts are called different."""
 
 
-def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
-    """The config of a run that tunes the run in ``folder``. Raises Refusal for a folder without a trained flow, weights
-    that are neither ema nor raw."""
+def check_wishes(wishes: DictConfig) -> None:
+    """Raise Refusal for a strength, weights or an objective that no tuning takes, whatever its base."""
+    check_kind("strength", wishes.strength, float)
     if wishes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={wishes.weights} is unknown: use weights=ema or weights=raw")
+    tunes(experiment.make(wishes.objective))
+
+
+def check_reward(wishes: DictConfig) -> None:
+    """Raise Refusal where none is wished."""
     if wishes.get("reward") is None:
         raise Refusal("nothing to tune for: say reward=<name>, for instance reward=brightness")
+
+
+def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
+    """The config of a run that tunes the run in ``folder``. Raises Refusal for a folder without a trained flow, and
+    as ``check_wishes`` and ``check_reward`` do."""
+    check_wishes(wishes)
+    check_reward(wishes)
     config = read_config(folder)
     path, _ = read_weights(folder)
     change = OmegaConf.create(OmegaConf.to_container(wishes.change, resolve=True))
     if "network" in change and change.network is None:
         change.network = config.network
     record = {"run": str(folder), "weights": wishes.weights, "checkpoint": sha256(path.read_bytes()).hexdigest()[:16]}
+    objective = tunes(experiment.make(wishes.objective))
     entry = {
         "reward": wishes.reward, "objective": wishes.objective, "change": change, "strength": wishes.strength,
-        "sight": wishes.sight, "base": record,
+        "sight": wishes.sight, "base": record, "aim": objective.target,
     }  # fmt: skip
     for key in OWN:
         config[key] = wishes[key]
@@ -59,7 +74,7 @@ def tuned_config(folder: Path, wishes: DictConfig) -> DictConfig:
     config.tuning = [*(config.get("tuning") or []), entry]
     config.stage = {"_target_": "flowport.stage.Tuning"}
     config.data.batch, config.data.validation_items = wishes.starts, wishes.starts
-    config.data.repeat = experiment.make(wishes.objective).rounds
+    config.data.repeat = objective.rounds
     config.run = None
     return config
 
@@ -110,6 +125,9 @@ def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
     told = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
     left = memory(module.ema.base, module.reward, module.strength, pair.take(slice(few), slice(few)),
                   randomness.generator("memory", 0, device))  # fmt: skip
+    logger.info("aimed at %s; its paths reach %.2f of the strength (effective size %.2f): mean reward %.4g, tilt %.4g, "
+                "base %.4g", module.objective.target, told["reached"], told["effective"],
+                *(told[name] / module.strength for name in ("reward", "tilted_reward", "base_reward")))  # fmt: skip
     if left > APART:
         logger.info("the tilt of every start is not that of the whole (tune/memory=%.2g): boosting.rounds=3 goes on "
                     "towards it", left)  # fmt: skip

@@ -68,7 +68,7 @@ def rolled(name, c, q):
     n = 40_000
     x = torch.randn(n, 1, dtype=F64, generator=generator) if x0 is None else torch.full((n, 1), x0, dtype=F64)
     condition = Condition(source=None if x0 is None else x)
-    paths = roll_out(made, field, x, condition, generator)
+    paths = roll_out(made, base, x, condition, generator, field)
     adjoint = lean_adjoint(made, base, paths.states, condition, -(c - q * paths.states[-1]))
     return made, affine, (g, gain), paths, adjoint, (0.0, 1.0) if x0 is None else (x0, 0.0)
 
@@ -159,6 +159,35 @@ def test_only_the_memoryless_volatility_reaches_the_tilt(share, constant, mean):
     assert chain.moments(*chain.optimum(C, 0, True))[0] == pytest.approx(mean, abs=6e-3)
     memory = float(chain.a.prod()) / S  # of a chain without control, whose end has the deviation s
     assert 1 + (1 - memory**2) * S**2 * C == pytest.approx(mean, abs=6e-3)
+
+
+def test_a_tenth_of_the_memoryless_variance_keeps_a_memory_and_loses_its_square_of_the_shift():
+    """The memory is t0^(1/10) of the time t0 where it begins, so it depends on the chain; the loss follows from it."""
+    chain = Affine.of(Scaled(0.1, 0), normal())
+    none = torch.zeros(len(chain.a), dtype=F64)
+    mean, variance = chain.moments(none, none)
+    memory = float(chain.a.prod()) / variance**0.5
+    assert 0.3 < memory < 0.6
+    shift = chain.moments(*chain.optimum(C, 0, True))[0] - mean
+    assert shift == pytest.approx((1 - memory**2) * variance * C, rel=1e-6)
+    assert shift < 0.9 * S**2 * C
+
+
+def test_a_tuned_flow_that_is_a_base_is_rolled_by_its_own_drift():
+    """Every state is a step of that base's chain and its noise, as the lean adjoint differentiates it; the chain of the
+    base below with a control beside it is another one (THEORY 3.7: not the tilt at finite K)."""
+    made, below = Exact(Uniform(6)), normal()
+    base = Tilted(below, Difference(from_noise(line([(1, 0, 1 + S**2 * C, 1, S**2, 0)]))))
+    start = torch.randn(64, 1, dtype=F64, generator=torch.Generator().manual_seed(1))
+    states = roll_out(made, base, start, Condition(), torch.Generator().manual_seed(2)).states
+    again, x = torch.Generator().manual_seed(2), start
+    for k, t, h, variance in made.chain(base).steps:
+        x, _ = made.step(base, x, t, h, variance, Condition())
+        if variance > 0:
+            x = x + (h * variance) ** 0.5 * torch.randn(x.shape, dtype=F64, generator=again)
+        assert torch.allclose(states[k + 1], x, atol=1e-12), k
+    beside = roll_out(made, below, start, Condition(), torch.Generator().manual_seed(2), base).states
+    assert float((beside[-1] - states[-1]).abs().max()) > 1e-3
 
 
 def test_tuning_a_tuned_flow_adds_the_rewards():

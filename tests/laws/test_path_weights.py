@@ -42,9 +42,9 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
     n, s = 30_000, covariances()
     base = from_noise(mixture(WEIGHTS, MEANS, s))
     generator = torch.Generator().manual_seed(0)
-    field = Tilted(base, Wrong()) if controlled else base
+    control = Tilted(base, Wrong()) if controlled else None
     start = torch.randn(n, 2, dtype=F64, generator=generator)
-    paths = roll_out(Exact(Uniform(40)), field, start, Condition(), generator)
+    paths = roll_out(Exact(Uniform(40)), base, start, Condition(), generator, control)
     inverse = (-paths.log_ratio).exp()
     assert float(inverse.mean()) == pytest.approx(1, abs=0.02)
     assert (float(inverse.std()) > 0.3) == controlled

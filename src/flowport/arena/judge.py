@@ -112,7 +112,7 @@ def of_results(field: Field, world: World, strength: float, result: Tensor,
 def walked(field: Tilted, world: World, start: Tensor, generator: torch.Generator) -> Paths:
     """Paths of the world's chain from starts (n, d)."""
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
-    return roll_out(world.chain, field, begin, field.conditioning.sampling(Sample(start), None), generator)
+    return roll_out(world.chain, field.base, begin, field.conditioning.sampling(Sample(start), None), generator, field)
 
 
 def _beside(paths: Paths, world: World, strength: float, start: Tensor) -> dict[str, float]:
@@ -137,7 +137,7 @@ def adjoint_sees(world: World, strength: float, generator: torch.Generator, n: i
     start = world.source.sample(n, generator).x
     condition = field.conditioning.sampling(Sample(start), None)
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
-    paths = roll_out(scheme, field, begin, condition, generator)
+    paths = roll_out(scheme, field.base, begin, condition, generator, field)
     gradient = world.reward.value_and_gradient(paths.states[-1], condition)[1]
     pull = -lean_adjoint(scheme, world.base, paths.states, condition, -strength * gradient)[1:-1]
     answer, times = paths.controls, torch.tensor(scheme.chain(world.base).times[:-2])

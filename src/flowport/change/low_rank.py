@@ -29,12 +29,14 @@ class LowRank(Change):
                 "change=low_rank needs the library peft: install flowport[lora], or use change=full"
             ) from None
         copied = deepcopy(base)
-        layers = [name for name, m in copied.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+        known = {name for name, _ in copied.named_parameters()}  # a base tuned so before has such layers already
+        layers = [name for name, m in copied.named_modules()
+                  if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d) and "lora_" not in name]  # fmt: skip
         if not layers:
             raise Refusal("change=low_rank found no linear or convolution layer in the base: use change=control")
         self.copy: Field = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), copied)
         for name, parameter in self.copy.named_parameters():
-            parameter.requires_grad_("lora_" in name)
+            parameter.requires_grad_(name not in known and "lora_" in name)
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: Gains) -> Tensor:
         return self.copy.velocity(x, t, condition) - base

@@ -40,7 +40,10 @@ class AdjointMatching(Tuning):
     def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,
                 generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
         start, condition = starts(field, pair, generator)
-        paths, chain = roll_out(self.scheme, field, start, condition, generator), self.scheme.chain(field.base)
+        paths, chain = (
+            roll_out(self.scheme, field.base, start, condition, generator, field),
+            self.scheme.chain(field.base),
+        )
         end = finite(paths.states[-1], "a rolled-out path", strength)
         value, slope = reward.value_and_gradient(end, condition)
         adjoint = lean_adjoint(self.scheme, field.base, paths.states, condition, -strength * slope.to(end))

@@ -12,7 +12,7 @@ from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import error_of, renoised, spaced
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
 from flowport.objective.weights import effective, normalised, reached
 from flowport.reward.base import Reward
 from flowport.shapes import Condition, Pair
@@ -63,14 +63,17 @@ class PathWeighted(Tuning):
                 generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
         given = field.conditioning.sees_source
         start, condition = starts(field, pair, generator, self.paths if given else 1)
-        paths, chain = roll_out(self.scheme, field, start, condition, generator), self.scheme.chain(field.base)
+        paths, chain = (
+            roll_out(self.scheme, field.base, start, condition, generator, field),
+            self.scheme.chain(field.base),
+        )
         end = finite(paths.states[-1], "a rolled-out path", strength)
-        slope = None
+        slope, groups = None, len(pair) if given else 1
         if self.late is None:
-            value = reward.value(end, condition)
+            value = worth(reward, end, condition, strength)
         else:
             value, slope = reward.value_and_gradient(end, condition)
-        value, groups = strength * value.to(end), len(pair) if given else 1
+            value = finite(strength * value.to(end), "the reward times its strength", strength)
         scale, temper = reached(value, paths.log_ratio, groups, self.ess)
         source = start if condition.source is None else condition.source
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, scale=scale, temper=temper)
@@ -101,8 +104,7 @@ class PathWeighted(Tuning):
                                end - field.base.endpoints(states[k], at, condition)[1])  # fmt: skip
                 flow, late_ = ((w * rows((y - controls[k]).square())).sum() for y in (guess, -scale * adjoint[k]))
                 share[k] = late_ / (late_ + flow).clamp_min(1e-30)
-        variances = torch.tensor([chain.variances[k] for k in steps], dtype=end.dtype, device=end.device)
-        return {"times": times, "variances": variances, "states": states, "adjoints": adjoint, "share": share}
+        return {"times": times, "states": states, "adjoints": adjoint, "share": share}
 
     def _late_steps(self, chain: Chain) -> list[int]:
         """Numbers of the noisy steps from which the adjoint is learnt."""

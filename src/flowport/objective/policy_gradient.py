@@ -10,7 +10,7 @@ from flowport.errors import Refusal
 from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
 from flowport.objective.weights import centred
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
@@ -47,9 +47,12 @@ class PolicyGradient(Tuning):
     def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,
                 generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
         start, condition = starts(field, pair, generator, self.group if field.conditioning.sees_source else 1)
-        paths, chain = roll_out(self.scheme, field, start, condition, generator), self.scheme.chain(field.base)
+        paths, chain = (
+            roll_out(self.scheme, field.base, start, condition, generator, field),
+            self.scheme.chain(field.base),
+        )
         end = finite(paths.states[-1], "a rolled-out path", strength)
-        value = (strength * reward.value(end, condition)).to(end)
+        value = worth(reward, end, condition, strength)
         actions, log_prob = [], []
         for k, t, h, variance in chain.steps[:-1]:
             with torch.no_grad():
@@ -57,9 +60,9 @@ class PolicyGradient(Tuning):
             actions.append((paths.states[k + 1] - mean) / (h * variance))
             log_prob.append(-0.5 * h * variance * rows((actions[-1] - paths.controls[k]).square()))
         source = start if condition.source is None else condition.source
-        times, variances = (end.new_tensor(v[: len(actions)]) for v in (chain.times, chain.variances))
-        rollout = Rollout(source, end, value, paths.log_ratio, condition.label, times, variances,
-                          paths.states[: len(actions)], actions=torch.stack(actions),
+        times = end.new_tensor(chain.times[: len(actions)])
+        rollout = Rollout(source, end, value, paths.log_ratio, condition.label, times,
+                          states=paths.states[: len(actions)], actions=torch.stack(actions),
                           log_prob=torch.stack(log_prob))  # fmt: skip
         return rollout, facts_of(value, paths.energy, end)
 

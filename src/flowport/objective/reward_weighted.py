@@ -10,8 +10,8 @@ from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import error_of, journey, matched, renoised, spaced, spent
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
-from flowport.objective.weights import effective, normalised
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
+from flowport.objective.weights import best_of_divergence, effective, normalised
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
 
@@ -28,7 +28,6 @@ class RewardWeighted(Tuning):
     one start. batch: points of an optimiser step; rounds: such steps for every collection.
     """
 
-    target = "p e^{k λ r/temperature} after k collections: no law to stay at"
     needs_gradient = False
 
     def __init__(self, grid: Grid | None = None, temperature: float | None = 1.0, best_of: int | None = None,
@@ -40,6 +39,10 @@ class RewardWeighted(Tuning):
                           f"{temperature}, {best_of}, {paths}, {batch}, {rounds}")  # fmt: skip
         self.grid, self.temperature, self.best_of = grid or Uniform(40), temperature, best_of
         self.batch, self.rounds, self.paths = batch, rounds, paths
+        self.target = (
+            "p e^{k λ r/temperature} after k collections: no law to stay at" if best_of is None else
+            f"the best of {best_of} results after each collection: {best_of_divergence(best_of):.2g} nats each"
+        )  # fmt: skip
 
     def collect(self, field: Tilted, reward: Reward, strength: float, pair: Pair,
                 generator: torch.Generator) -> tuple[Rollout, dict[str, Tensor]]:  # fmt: skip
@@ -49,7 +52,7 @@ class RewardWeighted(Tuning):
             noise = torch.randn(start.shape, generator=generator, device=start.device, dtype=start.dtype)
             start = field.path.start(noise, noise)
         end = finite(journey(field, start, condition, self.grid, generator)[-1], "a result", strength)
-        value = (strength * reward.value(end, condition)).to(end)
+        value = worth(reward, end, condition, strength)
         source = start if condition.source is None else condition.source
         rollout = Rollout(source, end, value, torch.zeros_like(value), condition.label)
         facts = facts_of(value, spent(field, source, end, condition, generator), end)

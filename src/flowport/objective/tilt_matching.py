@@ -10,7 +10,7 @@ from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import error_of, journey, renoised, spaced, spent
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
 from flowport.objective.weights import centred
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
@@ -49,7 +49,7 @@ class TiltMatching(Tuning):
         given = field.conditioning.sees_source
         start, condition = starts(field, pair, generator, self.paths if given else 1)
         end = finite(journey(field, start, condition, self.grid, generator)[-1], "a result", strength)
-        value = (strength * reward.value(end, condition)).to(end)
+        value = worth(reward, end, condition, strength)
         source = start if condition.source is None else condition.source
         reached = end.new_tensor(min(self.stage + 1, self.stages) / self.stages)
         step = 1 / self.stages if self.stage < self.stages else 0.0

@@ -64,10 +64,10 @@ class Rollout:
 
 
 class Tuning(ABC):
-    """rounds: steps learnt from one collection; keep: collections a replay holds. target: the law it aims at.
+    """rounds: steps learnt from one collection; keep: collections a replay holds. target: the law it aims at, in words.
     needs_gradient: whether the reward must be differentiable."""
 
-    target: ClassVar[str]
+    target: str
     needs_gradient: ClassVar[bool] = True
     rounds: int = 1
     keep: int = 1
@@ -78,8 +78,8 @@ class Tuning(ABC):
         base.able.require_score("reward fine-tuning")
         if self.needs_gradient and not reward.differentiable:
             raise Refusal(
-                f"objective={type(self).__name__} needs the reward's gradient, which {type(reward).__name__} does not "
-                "have: use objective=path_weighted, tilt_matching, reward_weighted or policy_gradient"
+                f"this objective needs the reward's gradient, which reward={reward.called} does not have: use "
+                "objective=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
             )
 
     def fits(self, field: Tilted) -> None:  # noqa: B027  (most methods learn any change)
@@ -105,9 +105,16 @@ def starts(field: Field, pair: Pair, generator: torch.Generator, each: int = 1) 
     if each > 1:
         index = torch.arange(len(pair), device=source.x.device).repeat_interleave(each)
         source, label = source[index], None if label is None else label[index]
+    if source.mask is not None:
+        raise Refusal("fine-tuning does not hold padding still: train the base with mask_padding=false on both sides")
     condition = field.conditioning.sampling(source, label)
     z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
     return field.path.start(source.x, z), condition
+
+
+def worth(reward: Reward, end: Tensor, condition: Condition, strength: float) -> Tensor:
+    """λ r of results (n, *D), in their precision, (n,). Raises Refusal where it overflows."""
+    return finite((strength * reward.value(end, condition)).to(end), "the reward times its strength", strength)
 
 
 def facts_of(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) -> dict[str, Tensor]:
@@ -121,3 +128,13 @@ def finite(tensor: Tensor, what: str, strength: float) -> Tensor:
     if not bool(tensor.isfinite().all()):
         raise Refusal(f"{what} is not finite at strength={strength:g}: lower the strength, or use more steps")
     return tensor
+
+
+def tunes(objective: object) -> Tuning:
+    """The objective, unless it trains flows instead: then Refusal."""
+    if not isinstance(objective, Tuning):
+        raise Refusal(
+            "this objective trains a flow from pairs: to tune a trained one use objective=hybrid or another that the "
+            "README names under fine-tuning"
+        )
+    return objective

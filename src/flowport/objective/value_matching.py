@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowport.conditioning import SourceLabel, TargetLabel
 from flowport.errors import Refusal
 from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import journey, renoised, spaced
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
 from flowport.objective.weights import effective, normalised
 from flowport.reward.base import Reward
 from flowport.shapes import Condition, Pair
@@ -42,6 +43,9 @@ class ValueMatching(Tuning):
         self.grid, self.batch, self.rounds, self.keep, self.paths = grid or Uniform(40), batch, rounds, keep, paths
 
     def fits(self, field: Tilted) -> None:
+        if isinstance(field.conditioning, TargetLabel | SourceLabel):
+            raise Refusal("objective=value_matching knows one mean of e^{λr}, but a flow that is told labels has one "
+                          "for each: use objective=hybrid or path_weighted")  # fmt: skip
         if not field.change.valued:
             kind = type(field.change).__name__.lower()
             raise Refusal(f"objective=value_matching learns a number, which change={kind} has not: use change=value")
@@ -51,7 +55,7 @@ class ValueMatching(Tuning):
         given = field.conditioning.sees_source
         start, condition = starts(field, pair, generator, self.paths if given else 1)
         end = finite(journey(field.base, start, condition, self.grid, generator)[-1], "a result", strength)
-        value = (strength * reward.value(end, condition)).to(end)
+        value = worth(reward, end, condition, strength)
         w = normalised(value, len(pair) if given else 1)
         source = start if condition.source is None else condition.source
         facts = facts_of(value, torch.zeros_like(value), end, tilted_reward=(w * value).sum(),
