@@ -1,10 +1,10 @@
-# make train | arena | test | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+# make train | finetune | arena | test | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: train arena test lint bench help
+.PHONY: train finetune arena test lint bench help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -17,6 +17,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 train: $(STAMP)
 	$(BIN)/python launch/train.py $(ARGS)
+
+finetune: $(STAMP)
+	$(BIN)/python launch/finetune.py $(or $(ARGS),experiment=finetune_digits_to_mnist)
 
 arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores; finished jobs are not run again
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena $(ARGS)

@@ -76,5 +76,10 @@ def test_the_launcher_writes_its_numbers(capfd: Any, tmp_path: Path) -> None:
     assert found["arena/calls"] == 64
     assert {"arena/signal", "arena/slope", "arena/w2_floor", "train/seconds"} <= set(found)
     assert "arena/kl_to_tilt" in said.out
+    made = (tmp_path / "metrics.json").stat().st_mtime_ns
+    assert runs.here(capfd, "arena.py", *words).code == 0
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns == made, "a contest that is finished is not run again"
+    assert runs.here(capfd, "arena.py", *words, "points=32").code == 0
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns > made, "another one is"
     slip = runs.here(capfd, "arena.py", "world=nowhere", f"hydra.run.dir={tmp_path}")
     assert "world=nowhere does not exist: choose bridge_gaussian" in slip.sentence

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -116,7 +117,8 @@ def draw(folder: Path, worlds: Mapping[str, World]) -> str:
 
 def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> None:
     """A panel a world: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
-    aimed at are crosses on it; methods are dots, with standard errors over seeds, open where there is one seed."""
+    aimed at are crosses on it; methods are dots, with standard errors over seeds, open where there is one seed, and
+    diamonds on the panel's edge where they have left it."""
     from matplotlib import pyplot
 
     shown, methods = names(entries)
@@ -128,22 +130,26 @@ def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> No
     for axis, name in zip(panels, shown, strict=False):
         own = [e for e in entries if e.world == name]
         _frontier(axis, worlds[name], sorted({e.strength for e in own}), max(e["exact_kl"].mean for e in own))
-        for method in methods:
-            line = sorted((e for e in own if e.method == method), key=lambda e: e.strength)
-            kl, reward = ([e[what] for e in line] for what in ("place", "gain"))
+        for entry in sorted(own, key=lambda e: -methods.index(e.method)):  # the nearest to the tilts on top
+            colour = colours.get(entry.method, "grey")
+            kl, reward = entry["place"], entry["gain"]
+            x, y = (min(max(c.mean, low), high) for c, (low, high) in
+                    ((kl, axis.get_xlim()), (reward, axis.get_ylim())))  # fmt: skip
+            away = (x, y) != (kl.mean, reward.mean)  # beyond the panel: at its edge, without bars
             axis.errorbar(
-                [c.mean for c in kl], [c.mean for c in reward], [c.error for c in reward], [c.error for c in kl],
-                fmt="o", ms=6, elinewidth=0.8, capsize=2, color=colours.get(method, "grey"), label=method,
-                mfc=colours.get(method, "grey") if any(c.n > 1 for c in kl) else "white",
+                x, y, None if away else reward.error, None if away else kl.error, fmt="D" if away else "o", ms=6,
+                elinewidth=0.8, capsize=2, color=colour, label=entry.method, mfc=colour if kl.n > 1 else "white",
+                clip_on=False,
             )  # fmt: skip
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.grid(alpha=0.25)
     for axis in panels[len(shown) :]:
         axis.axis("off")
-    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    found = dict[str, Any]()
     for axis in panels[: len(shown)]:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    panels[len(shown)].legend(handles.values(), handles.keys(), loc="center", fontsize=9, frameon=False)
+        found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    order = [label for label in found if label not in methods] + methods
+    panels[len(shown)].legend([found[label] for label in order], order, loc="center", fontsize=9, frameon=False)
     for axis in axes[:, 0]:
         axis.set_ylabel("mean reward above the base's")
     figure.supxlabel("KL to the base, nats", fontsize=10)

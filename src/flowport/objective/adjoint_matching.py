@@ -10,7 +10,7 @@ from flowport.errors import Refusal
 from flowport.field.base import Field
 from flowport.field.tilted import Tilted
 from flowport.objective.base import Loss
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
 
@@ -57,7 +57,7 @@ class AdjointMatching(Tuning):
             strength * value, paths.energy, end, adjoint_norm=rows(adjoint[0].square()).sqrt().mean(),
             clipped=(errors > self._limit(power)).float().mean(),
         )  # fmt: skip
-        source = pair.source.x if field.conditioning.sees_source else start
+        source = origins(start, condition)
         rollout = Rollout(source, end, strength * value, paths.log_ratio, condition.label, times, variances,
                           paths.states[: len(paired)], paired, strength=power)  # fmt: skip
         return rollout, facts

@@ -13,7 +13,7 @@ from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import ascent, spent
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts
 from flowport.reward.base import Reward
 from flowport.shapes import Condition, Pair
 
@@ -53,7 +53,7 @@ class DRaFT(Tuning):
             state = self._walk(field, start, condition, 0, first)
             end = finite(self._walk(field, state, condition, first, self.grid.steps), "a result", strength)
         value = strength * reward.value(end, condition)
-        source = pair.source.x if field.conditioning.sees_source else start
+        source = origins(start, condition)
         facts = facts_of(value, spent(field, source, end, condition, generator), end)
         rollout = Rollout(source, end, value, torch.zeros_like(value), condition.label, states=state[None],
                           strength=end.new_tensor(strength))  # fmt: skip

@@ -12,7 +12,7 @@ from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import error_of, renoised, spaced
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts, worth
 from flowport.objective.weights import effective, normalised, reached
 from flowport.reward.base import Reward
 from flowport.shapes import Condition, Pair
@@ -75,7 +75,7 @@ class PathWeighted(Tuning):
             value, slope = reward.value_and_gradient(end, condition)
             value = finite(strength * value.to(end), "the reward times its strength", strength)
         scale, temper = reached(value, paths.log_ratio, groups, self.ess)
-        source = start if condition.source is None else condition.source
+        source = origins(start, condition)
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, scale=scale, temper=temper)
         w = weights(rollout, scale, groups)
         facts = facts_of(value, paths.energy, end, scale=scale, effective=effective(w, groups),

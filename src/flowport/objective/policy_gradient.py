@@ -10,7 +10,7 @@ from flowport.errors import Refusal
 from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts, worth
 from flowport.objective.weights import centred
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
@@ -59,7 +59,7 @@ class PolicyGradient(Tuning):
                 mean = self.scheme.step(field.base, paths.states[k], t, h, variance, condition)[0]
             actions.append((paths.states[k + 1] - mean) / (h * variance))
             log_prob.append(-0.5 * h * variance * rows((actions[-1] - paths.controls[k]).square()))
-        source = start if condition.source is None else condition.source
+        source = origins(start, condition)
         times = end.new_tensor(chain.times[: len(actions)])
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, times,
                           states=paths.states[: len(actions)], actions=torch.stack(actions),

@@ -10,7 +10,7 @@ from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import error_of, journey, matched, renoised, spaced, spent
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts, worth
 from flowport.objective.weights import best_of_divergence, effective, normalised
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
@@ -53,7 +53,7 @@ class RewardWeighted(Tuning):
             start = field.path.start(noise, noise)
         end = finite(journey(field, start, condition, self.grid, generator)[-1], "a result", strength)
         value = worth(reward, end, condition, strength)
-        source = start if condition.source is None else condition.source
+        source = origins(start, condition)
         rollout = Rollout(source, end, value, torch.zeros_like(value), condition.label)
         facts = facts_of(value, spent(field, source, end, condition, generator), end)
         if self.best_of is not None:

@@ -10,7 +10,7 @@ from flowport.field.tilted import Tilted, scaled
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import error_of, journey, renoised, spaced, spent
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts, worth
 from flowport.objective.weights import centred
 from flowport.reward.base import Reward
 from flowport.shapes import Pair
@@ -50,7 +50,7 @@ class TiltMatching(Tuning):
         start, condition = starts(field, pair, generator, self.paths if given else 1)
         end = finite(journey(field, start, condition, self.grid, generator)[-1], "a result", strength)
         value = worth(reward, end, condition, strength)
-        source = start if condition.source is None else condition.source
+        source = origins(start, condition)
         reached = end.new_tensor(min(self.stage + 1, self.stages) / self.stages)
         step = 1 / self.stages if self.stage < self.stages else 0.0
         push = step * centred(value, len(pair) if given else 1)

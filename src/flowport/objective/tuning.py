@@ -112,6 +112,11 @@ def starts(field: Field, pair: Pair, generator: torch.Generator, each: int = 1) 
     return field.path.start(source.x, z), condition
 
 
+def origins(start: Tensor, condition: Condition) -> Tensor:
+    """From what results are re-noised, (n, *D): their x0 where the field sees it, else the noise that they began as."""
+    return start if condition.source is None else condition.source
+
+
 def worth(reward: Reward, end: Tensor, condition: Condition, strength: float) -> Tensor:
     """λ r of results (n, *D), in their precision, (n,). Raises Refusal where it overflows."""
     return finite((strength * reward.value(end, condition)).to(end), "the reward times its strength", strength)

@@ -11,7 +11,7 @@ from flowport.field.tilted import Tilted
 from flowport.grid import Grid, Uniform
 from flowport.objective.base import Loss
 from flowport.objective.results import journey, renoised, spaced
-from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, starts, worth
+from flowport.objective.tuning import Rollout, Tuning, facts_of, finite, origins, starts, worth
 from flowport.objective.weights import effective, normalised
 from flowport.reward.base import Reward
 from flowport.shapes import Condition, Pair
@@ -57,7 +57,7 @@ class ValueMatching(Tuning):
         end = finite(journey(field.base, start, condition, self.grid, generator)[-1], "a result", strength)
         value = worth(reward, end, condition, strength)
         w = normalised(value, len(pair) if given else 1)
-        source = start if condition.source is None else condition.source
+        source = origins(start, condition)
         facts = facts_of(value, torch.zeros_like(value), end, tilted_reward=(w * value).sum(),
                          effective=effective(w, len(pair) if given else 1))  # fmt: skip
         return Rollout(source, end, value, torch.zeros_like(value), condition.label), facts
