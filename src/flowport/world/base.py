@@ -19,8 +19,9 @@ from flowport.volatility import Volatility
 from flowport.world.law import Law
 from flowport.world.oracle import Oracle
 
-REACH = torch.linspace(0, 3, 61, dtype=torch.float64)
-"""Strengths, as multiples of a given one, at which a frontier is drawn."""
+REACH = torch.cat([torch.linspace(0, 3, 61), torch.logspace(0.5, 3, 40)]).double()
+"""Strengths, as multiples of a given one, at which a frontier is known: dense where methods should end, and far enough
+for those that keep no law."""
 
 
 class World(ABC):
