@@ -20,6 +20,7 @@ from flowport.fine_tuning import FineTuneModule
 from flowport.objective.tuning import tunes
 from flowport.objective.weights import effective
 from flowport.restore import read_config, read_weights
+from flowport.reward import Reward
 from flowport.shapes import Pair
 from flowport.values import check_kind
 
@@ -37,11 +38,17 @@ APART = 0.05
 
 
 def check_wishes(wishes: DictConfig) -> None:
-    """Raise Refusal for a strength, weights or an objective that no tuning takes, whatever its base."""
+    """Raise Refusal for what no tuning takes, whatever its base: a strength, weights, an objective, or a reward without
+    the gradient that the objective needs."""
     check_kind("strength", wishes.strength, float)
     if wishes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={wishes.weights} is unknown: use weights=ema or weights=raw")
-    tunes(experiment.make(wishes.objective))
+    objective, reward = (
+        tunes(experiment.make(wishes.objective)),
+        wishes.get("reward") and experiment.make(wishes.reward),
+    )
+    if isinstance(reward, Reward):  # others wait for a classifier
+        objective.serve(reward)
 
 
 def check_reward(wishes: DictConfig) -> None:

@@ -18,6 +18,7 @@ from flowport.fine_tuning import FineTuneModule
 from flowport.joint import Product
 from flowport.network import Network
 from flowport.objective import Tuning
+from flowport.objective.tuning import tunes
 from flowport.randomness import Randomness
 from flowport.reward import Reward
 from flowport.shapes import Condition, Pair
@@ -49,6 +50,7 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
     from ``world.starts`` points; one that learns a single step from ``fresh``. pretraining: steps in which the network
     ``base`` learns the world's base first (``learnt``); 0: the exact one is tuned.
     """
+    objective = tunes(objective)
     if fresh < 1 or points < 2 * world.groups:
         raise Refusal(f"fresh and points must be at least 1 and {2 * world.groups}, not {fresh} and {points}")
     if world.rounds is not None:

@@ -76,6 +76,10 @@ class Tuning(ABC):
         """Raise Refusal for a base flow or a reward that this method cannot serve."""
         base.able.role.refuse_tilt()
         base.able.require_score("reward fine-tuning")
+        self.serve(reward)
+
+    def serve(self, reward: Reward) -> None:
+        """Raise Refusal for a reward whose gradient this method needs and does not get."""
         if self.needs_gradient and not reward.differentiable:
             raise Refusal(
                 f"this objective needs the reward's gradient, which reward={reward.called} does not have: use "
