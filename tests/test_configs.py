@@ -105,4 +105,7 @@ def test_every_sweep_turns_multirun_on_and_names_what_exists(name: str) -> None:
         assert config.hydra.mode.name == "MULTIRUN"
         wishes = {key: str(values).split(",") for key, values in config.hydra.sweeper.params.items()}
         for k in range(max(len(values) for values in wishes.values())):
-            compose(sentence, [f"{key}={values[k % len(values)]}" for key, values in wishes.items()])
+            words = [f"{key}={values[k % len(values)]}" for key, values in wishes.items()]
+            job = compose(sentence, [*words, f"sweep={name}"])
+            parts = [job[key] for key in job if (CONFIGS / str(key)).is_dir() and str(key) not in SENTENCES]
+            assert not any(isinstance(part, str) for part in parts), "a choice that was written as a value"
