@@ -79,10 +79,10 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
     for part in (config, wishes):
         with open_dict(part):
             part.trainer.enable_progress_bar = False
+    wishes.certified = 4
     OmegaConf.save(config, tmp_path / "config.yaml")
     instantiate(config.stage).run(config, tmp_path / "base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowport.tuning.CERTIFIED", 4)
         patch.setattr("flowport.tuning.LOOKED", 2)
         patch.setattr("flowport.tuning.BRANCHES", 2)
         patch.setattr("flowport.certificate.EACH", 2)

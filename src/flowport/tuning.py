@@ -25,14 +25,12 @@ from flowport.shapes import Pair
 from flowport.values import check_kind
 
 logger = logging.getLogger(__name__)
-OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "optimise")
+OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "certified", "optimise")
 """Keys of a fine-tuning that replace the base's."""
 IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
 """Keys that stay the base's where they are null."""
 LOOKED, BRANCHES = 16, 64
 """States and paths from each of them by which the adjoint's sight is judged."""
-CERTIFIED = 512
-"""Paths of a certificate; starts of the memory certificate are a sixteenth of them."""
 APART = 0.05
 """Variance of the memory certificate from which on its two tilts are called different."""
 
@@ -41,6 +39,7 @@ def check_wishes(wishes: DictConfig) -> None:
     """Raise Refusal for what no tuning takes, whatever its base: a strength, weights, an objective, or a reward without
     the gradient that the objective needs."""
     check_kind("strength", wishes.strength, float)
+    check_kind("certified", wishes.certified, int, 2)
     if wishes.weights not in ("ema", "raw"):
         raise Refusal(f"weights={wishes.weights} is unknown: use weights=ema or weights=raw")
     objective, reward = (
@@ -125,7 +124,7 @@ def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
     joint = run.data.placed(device).split("test")
-    source, target = (side.every(CERTIFIED, randomness.under(name)) for name, side in
+    source, target = (side.every(run.config.certified, randomness.under(name)) for name, side in
                       (("source", joint.source), ("target", joint.target)))  # fmt: skip
     n = min(len(source), len(target))
     pair, few = Pair(source[:n], target[:n]), max(2, n // 16)
