@@ -70,8 +70,9 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
     (tmp_path / "base").mkdir(), (tmp_path / "tuned").mkdir()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         wishes = compose("finetune", [f"experiment={name}", "trainer.max_steps=2", "starts=2", "threads=1",
-                                      f"sight={name == 'finetune_mixture'}", "objective.grid.steps=12",
-                                      "objective.batch=2", "objective.paths=2"])  # fmt: skip
+                                      f"sight={name == 'finetune_mixture'}", "certified=4"])  # fmt: skip
+        wishes.objective.update({key: 2 for key in ("batch", "paths") if key in wishes.objective})
+        wishes.objective.get("scheme", wishes.objective).grid.steps = 12
         words = [f"experiment={wishes.base}", "trainer.max_steps=1", "evaluation_items=4", "threads=1", "grid.steps=2",
                  "metric=[sliced_wasserstein]", "data.validation_items=2", "data.batch=2", "data.pool=1"]  # fmt: skip
         small = ["source.train=16", "target.train=16"] if "timbre" in name else []
@@ -79,7 +80,6 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
     for part in (config, wishes):
         with open_dict(part):
             part.trainer.enable_progress_bar = False
-    wishes.certified = 4
     OmegaConf.save(config, tmp_path / "config.yaml")
     instantiate(config.stage).run(config, tmp_path / "base")
     with pytest.MonkeyPatch.context() as patch:
