@@ -242,6 +242,7 @@ REWARDS_OF = [
     ("extent", reward.Extent, (3, 16)),
     ("extent_along", lambda: reward.Extent(2), (3, 16)),
     ("cloud_symmetry", reward.CloudSymmetry, (3, 16)),
+    ("cloud_symmetry_relative", lambda: reward.CloudSymmetry(relative=True), (3, 16)),
     ("cloud_symmetry_across", lambda: reward.CloudSymmetry(0), (2, 16)),
     (
         "decoded",

@@ -217,6 +217,14 @@ def test_tori_in_any_pose_are_more_symmetric_than_the_same_tori_dented():
     assert bool((CloudSymmetry().value(x, NOTHING) > CloudSymmetry().value(dented, NOTHING)).all())
 
 
+def test_relative_symmetry_does_not_see_the_size_of_a_cloud():
+    x = normal(4, 3, 32)
+    relative = CloudSymmetry(relative=True)
+    close(relative.value(3 * x, NOTHING), relative.value(x, NOTHING))
+    centred = x - x.mean(2, keepdim=True)
+    close(relative.value(x, NOTHING), CloudSymmetry().value(x, NOTHING) / centred.square().sum(1).mean(1))
+
+
 def test_a_sum_is_linear_in_its_weights_and_has_a_gradient_iff_all_terms_have():
     x = normal(4, 1, 6, 6).clamp(-1, 1)
     parts = {"bright": Brightness(), "smooth": Smoothness()}

@@ -50,7 +50,12 @@ class CloudSymmetry(OfClouds):
     The mirror is the centroid itself, y = −x, whatever the pose; with ``axis`` the plane across it. Mirroring twice
     changes nothing, so both directions of the Chamfer distance are equal and one is enough. Points drawn from a
     symmetric surface reach about the squared distance between neighbours. Holds (B, N, N) numbers.
+    relative: over the mean of |x_i|², so that nothing is won by a smaller cloud; then without a unit.
     """
+
+    def __init__(self, axis: int | None = None, relative: bool = False) -> None:
+        super().__init__(axis)
+        self.relative = relative
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         x = x1 - x1.mean(2, keepdim=True)
@@ -60,4 +65,5 @@ class CloudSymmetry(OfClouds):
             mirrored = torch.where(across, -x, x)
         lengths = x.square().sum(1)  # mirroring keeps them
         squares = lengths[:, :, None] + lengths[:, None] - 2 * x.mT @ mirrored
-        return -squares.amin(2).clamp_min(0).mean(1)
+        apart = squares.amin(2).clamp_min(0).mean(1)
+        return -apart / lengths.mean(1).clamp_min(TINY) if self.relative else -apart
