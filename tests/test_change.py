@@ -52,6 +52,23 @@ def test_paths_and_adjoints_stay_in_float32_under_autocast():
         assert not torch.equal(plain, halved) and float((plain - halved).abs().max()) < 0.05 * float(plain.abs().max())
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_low_rank_begins_as_no_change_of_any_network_and_learns_again_upon_itself(name):
+    pytest.importorskip("peft")
+    _, _, shape = SMALL[name]
+    base = learned(built(name, ConditionShape()))
+    x, t = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 0.9])
+    for _ in range(2):
+        tilted = Tilted(base, LowRank(base, shape, ConditionShape(), rank=2))
+        torch.testing.assert_close(*(f.velocity(x, t, Condition()) for f in (tilted, base)), rtol=1e-4, atol=1e-4)
+        learnt = [p for p in tilted.parameters() if p.requires_grad]
+        tilted.velocity(x, t, Condition()).square().sum().backward()
+        assert any(p.grad is not None and bool(p.grad.any()) for p in learnt)
+        for p in learnt:
+            torch.nn.init.normal_(p, std=0.1)
+        base = tilted.requires_grad_(False).eval()
+
+
 def test_low_rank_trains_low_rank_additions_alone():
     pytest.importorskip("peft")
     base = learned(MLP((2,), ConditionShape(), width=32, depth=2))

@@ -24,19 +24,22 @@ class LowRank(Change):
             raise Refusal(f"change=low_rank needs rank ≥ 1 and alpha > 0, not rank={rank} and alpha={alpha}")
         try:
             from peft import LoraConfig, inject_adapter_in_model
+            from peft.tuners.lora import LoraLayer
         except ImportError:
             raise Refusal(
                 "change=low_rank needs the library peft: install flowport[lora], or use change=full"
             ) from None
         copied = deepcopy(base)
-        known = {name for name, _ in copied.named_parameters()}  # a base tuned so before has such layers already
-        layers = [name for name, m in copied.named_modules()
-                  if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d) and "lora_" not in name]  # fmt: skip
+        for name, module in list(copied.named_modules()):  # what a base tuned so before has learnt joins its weights
+            if isinstance(module, LoraLayer):
+                module.merge()
+                copied.set_submodule(name, module.get_base_layer())
+        layers = [name for name, m in copied.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
         if not layers:
             raise Refusal("change=low_rank found no linear or convolution layer in the base: use change=control")
         self.copy: Field = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers), copied)
         for name, parameter in self.copy.named_parameters():
-            parameter.requires_grad_(name not in known and "lora_" in name)
+            parameter.requires_grad_("lora_" in name)
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: Gains) -> Tensor:
         return self.copy.velocity(x, t, condition) - base
