@@ -1,10 +1,10 @@
-# make train | finetune | arena | test | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+# make train | finetune | arena | test | extras | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: train finetune arena test lint bench help
+.PHONY: train finetune arena test extras lint bench help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -29,6 +29,11 @@ arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+EXTRAS := diffusers==0.42.1 peft==0.21.2 transformers==5.24.0
+extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for them
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock $(EXTRAS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement tests/field/test_pretrained.py tests/reward/test_clip.py tests/test_change.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src launch tests
