@@ -97,15 +97,17 @@ def test_masks_travel_with_their_points(folder, coupling, pool):
     other = copy(data)
     other.raw, other.length = data.raw.flip(0), data.length.flip(0)
     stream = PairStream(Product(data, other), coupling, RANDOM, 5, pool)
+    whole = []
     for step in range(3):
         pair = stream.at(step).to("cpu")
         for side, owner in ((pair.source, data), (pair.target, other)):
             again = owner.draw(side.id, None)
             assert torch.equal(side.x, again.x) and torch.equal(side.mask, again.mask)
         assert torch.equal(pair.mask, pair.source.mask & pair.target.mask)
-        assert not bool(pair.mask.all())
+        whole.append(bool(pair.mask.all()))
         rows = torch.tensor([4, 0])
         assert torch.equal(pair.take(rows, rows.flip(0)).mask, pair.source.mask[[4, 0]] & pair.target.mask[[0, 4]])
+    assert not all(whole), "there is padding; which batches have it depends on the processor where a coupling has ties"
 
 
 def test_training_and_validation_leave_padding_out(folder):
