@@ -33,6 +33,7 @@ def arena(config, folder):  # noqa: ANN201  (Hydra's task)
     if not (result.is_file() and asked.is_file() and asked.read_text() == words):
         parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer", "base")
         plain = ("strength", "seed", "ema_decay", "fresh", "points", "pretraining")
+        result.unlink(missing_ok=True)  # of another contest in the same folder
         write_json(result, contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
         asked.write_text(words)
     return json.loads(result.read_text())

@@ -28,7 +28,7 @@ from flowport.objective.weights import effective
 from flowport.residual import Residual
 from flowport.restore import read_config
 from flowport.shapes import Condition, Pair
-from flowport.tuning import certified, through, tune, tuned_config
+from flowport.tuning import certified, paths_of, through, tune, tuned_config
 from flowport.values import check_kind
 
 LEAST = {"rounds": 0, "points": 8, "steps": 1}
@@ -113,7 +113,7 @@ def learn(run: experiment.Run) -> dict[str, float]:
 
 def reached(run: experiment.Run) -> dict[str, float]:
     """boosting/<number> of the tuned flow, on the test split."""
-    found = distance(*results(run, run.module.ema, "test", run.config.certified))
+    found = distance(*results(run, run.module.ema, "test", paths_of(run)))
     return {f"boosting/{name}": number for name, number in found.items()}
 
 

@@ -237,6 +237,8 @@ def train(config: DictConfig, folder: Path, resume: Path | None = None, trained:
         check_fits(run.module, read_weights(folder)[1], resume, resume=True)
     keep_config(config, folder)
     told = folder / "before.json"  # which a resumed run tells again
+    if resume is None:
+        told.unlink(missing_ok=True)
     if before and resume is None and (found := before(run)):
         write_json(told, found)
     save = ModelCheckpoint(checkpoints, "last", every_n_train_steps=config.checkpoint_every,

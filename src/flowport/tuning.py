@@ -22,7 +22,7 @@ from flowport.objective.weights import effective
 from flowport.restore import read_config, read_weights
 from flowport.reward import Reward
 from flowport.shapes import Pair
-from flowport.values import check_kind
+from flowport.values import check_kind, check_values
 
 logger = logging.getLogger(__name__)
 OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "certified", "optimise")
@@ -38,6 +38,7 @@ APART = 0.05
 def check_wishes(wishes: DictConfig) -> None:
     """Raise Refusal for what no tuning takes, whatever its base: a strength, weights, an objective, or a reward without
     the gradient that the objective needs."""
+    check_values(wishes)
     check_kind("strength", wishes.strength, float)
     check_kind("certified", wishes.certified, int, 2)
     if wishes.weights not in ("ema", "raw"):
@@ -118,13 +119,18 @@ def look(run: experiment.Run) -> dict[str, Any]:
             for t, value in zip(found.times, values, strict=True)}  # fmt: skip
 
 
+def paths_of(run: experiment.Run) -> int:
+    """Paths of the run's certificate; runs of old knew no key for it."""
+    return int(run.config.get("certified", 512))
+
+
 def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
     """tune/<number> of the certificate, memory/variance, and the picture of starts, base results and tuned results."""
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
     joint = run.data.placed(device).split("test")
-    source, target = (side.every(run.config.certified, randomness.under(name)) for name, side in
+    source, target = (side.every(paths_of(run), randomness.under(name)) for name, side in
                       (("source", joint.source), ("target", joint.target)))  # fmt: skip
     n = min(len(source), len(target))
     pair, few = Pair(source[:n], target[:n]), max(2, n // 16)
