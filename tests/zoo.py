@@ -231,6 +231,7 @@ REWARDS_OF = [
     ("class_log_probability_of_2", lambda: reward.ClassLogProbability(judge(1, 4, 4), 2), (1, 4, 4)),
     ("class_probability", lambda: reward.ClassProbability(judge(3), 1, 3.0), (3,)),
     ("legibility", lambda: reward.Legibility(judge(3)), (3,)),
+    ("legibility_warm", lambda: reward.Legibility(judge(3), temperature=4), (3,)),
     ("semantic_consistency", lambda: reward.SemanticConsistency(judge(3)), (3,)),
     ("brightness", reward.Brightness, (1, 4, 5)),
     ("colour", lambda: reward.Colour([1, -1, 0.5]), (3, 4, 5)),

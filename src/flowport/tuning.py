@@ -159,8 +159,9 @@ def through(run: experiment.Run, pair: Pair, generator: torch.Generator, *fields
 def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> dict[str, float]:
     """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
 
-    sampled/reward, base_reward: mean λr; spread, base_spread: variance of a number of the results; where the source is
-    noise also tilted_reward, tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
+    sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of what every start won, pair by pair;
+    spread, base_spread: variance of a number of the results; where the source is noise also tilted_reward,
+    tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
     """
     module, modality = run.module, run.module.target.modality
     assert isinstance(module, FineTuneModule)
@@ -171,7 +172,8 @@ def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Gene
     laws = {"": ("tuned", even), "base_": ("base", even)}
     if not module.ema.conditioning.sees_source:
         laws["tilted_"] = ("base", reward["base"].softmax(0))
-    numbers = {}
+    gain = reward["tuned"] - reward["base"]
+    numbers = {"sampled/gain": float(gain.mean()), "sampled/gain_se": float(gain.std() / len(pair) ** 0.5)}
     for prefix, (name, w) in laws.items():
         x = ends[name].flatten(1).double()
         numbers[f"sampled/{prefix}reward"] = float(w @ reward[name])

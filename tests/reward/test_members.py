@@ -112,6 +112,8 @@ def test_probabilities_of_classes_in_closed_form():
     close(ClassLogProbability(Logits()).value(x, told), [math.log(0.2), math.log(0.5)])
     close(ClassProbability(Logits(), scale=4.0).value(x, told), [0.8, 2.0])
     close(Legibility(Logits()).value(x, NOTHING), [math.log(0.7), math.log(0.5)])
+    roots = p.sqrt() / p.sqrt().sum(1, keepdim=True)
+    close(Legibility(Logits(), temperature=2).value(x, NOTHING), roots.amax(1).log())
     close(SemanticConsistency(Logits()).value(x, told), (p.flip(1) * p.log()).sum(1))
     gradient = ClassLogProbability(Logits(), 0).value_and_gradient(x, NOTHING)[1]
     close(gradient, torch.tensor([1.0, 0, 0]) - p)
@@ -126,6 +128,9 @@ def test_classes_that_cannot_be_read_are_refused():
         ClassLogProbability(Logits()).value(x, Condition(torch.tensor([0, -1])))
     with pytest.raises(Refusal, match="told its source: use conditioning=source"):
         SemanticConsistency(Logits()).value(x, NOTHING)
+    for temperature in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(Refusal, match=r"reward\.temperature must be a number above 0"):
+            Legibility(Logits(), temperature)
 
 
 def test_images():

@@ -21,11 +21,16 @@ LEAST = 0.1
 """Effective sample size below which an older collection is left out."""
 
 
-def weights(rollout: Rollout, scale: Tensor | None, groups: int) -> Tensor:
-    """w ∝ e^{τ(a λr − S)} of a collection, normalised in each group, (n,)."""
-    assert scale is not None
-    logits = scale * rollout.reward - rollout.log_ratio
-    return normalised(logits if rollout.temper is None else rollout.temper * logits, groups)
+def weights(replay: Sequence[Rollout], groups: int) -> Tensor:
+    """w ∝ e^{τ(a λr − S)} of collections of one size, each normalised in its groups, (collections, n). a, and the
+    temper τ of the newest alone, are the newest's."""
+    newest = replay[-1]
+    assert newest.scale is not None
+    reward, log_ratio = (torch.stack([getattr(kept, name) for kept in replay]) for name in ("reward", "log_ratio"))
+    logits = newest.scale * reward - log_ratio
+    if newest.temper is not None:
+        logits[-1] *= newest.temper
+    return normalised(logits, groups)
 
 
 class PathWeighted(Tuning):
@@ -77,7 +82,7 @@ class PathWeighted(Tuning):
         scale, temper = reached(value, paths.log_ratio, groups, self.ess)
         source = origins(start, condition)
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, scale=scale, temper=temper)
-        w = weights(rollout, scale, groups)
+        w = weights([rollout], groups)[0]
         facts = facts_of(value, paths.energy, end, scale=scale, effective=effective(w, groups),
                          tilted_reward=(w * value).sum())  # fmt: skip
         if slope is None:
@@ -129,14 +134,11 @@ class PathWeighted(Tuning):
 
     def _flow_terms(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Tensor:
         """|ΔE[x1 | x_t] − (x1 − E_base[x1 | x_t])|² over the spread of x1: flow matching of the weighted results."""
-        newest = replay[-1]
-        found = []
-        for kept in replay:
-            groups = self._groups(field, kept)
-            w = weights(kept, newest.scale, groups)
-            size = effective(w, groups)
-            found.append(w * size * ((size >= LEAST) | torch.tensor(kept is newest, device=w.device)))
-        draw = torch.multinomial(torch.cat(found), self.batch, replacement=True, generator=generator)
+        newest, groups = replay[-1], self._groups(field, replay[-1])
+        w = weights(replay, groups)
+        size = effective(w, groups)
+        size[:-1] *= size[:-1] >= LEAST
+        draw = torch.multinomial((w * size[:, None]).flatten(), self.batch, replacement=True, generator=generator)
         ends, sources = (torch.cat([getattr(kept, side) for kept in replay])[draw] for side in ("end", "start"))
         labels = [kept.label for kept in replay if kept.label is not None]
         condition = Condition(torch.cat(labels)[draw] if labels else None,
@@ -157,7 +159,7 @@ class PathWeighted(Tuning):
         states, adjoints, times = rollout.states, rollout.adjoints, rollout.times
         assert states is not None and adjoints is not None and times is not None and rollout.share is not None
         assert rollout.scale is not None
-        w = weights(rollout, rollout.scale, self._groups(field, rollout))
+        w = weights([rollout], self._groups(field, rollout))[0]
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
         t, x = times[step], states[step, row]

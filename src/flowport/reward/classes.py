@@ -1,5 +1,6 @@
 """Rewards that a classifier gives: which class a point is of, and how surely."""
 
+import math
 from abc import ABC
 from typing import final
 
@@ -83,10 +84,21 @@ class ClassProbability(OfClass):
 
 @final
 class Legibility(Judged):
-    """r = log max_k p(k | x1), nats, in [−log classes, 0]: whatever it is, let it be clear. Needs no label."""
+    """r = log max_k p_T(k | x1), nats, in [−log classes, 0], p_T ∝ p^{1/temperature}: whatever it is, let it be clear.
+    Needs no label.
+
+    A classifier trained to the end is sure of nearly every point, so that log p differs only among the few that it
+    cannot read; a temperature above 1 lets it tell clear points from clearer ones (Guo et al. 2017).
+    """
+
+    def __init__(self, classifier: nn.Module, temperature: float = 1.0) -> None:
+        super().__init__(classifier)
+        if not 0 < temperature < math.inf:
+            raise Refusal(f"reward.temperature must be a number above 0, not {temperature}")
+        self.temperature = temperature
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
-        return self.log_probabilities(x1).amax(1)
+        return log_softmax(self.log_probabilities(x1) / self.temperature, 1).amax(1)
 
 
 @final
