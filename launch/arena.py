@@ -32,7 +32,7 @@ def arena(config, folder):  # noqa: ANN201  (Hydra's task)
     result, asked, words = folder / "metrics.json", folder / "contest.yaml", OmegaConf.to_yaml(config, resolve=True)
     if not (result.is_file() and asked.is_file() and asked.read_text() == words):
         parts = ("world", "objective", "change", "optimizer", "scheduler", "trainer", "base")
-        plain = ("strength", "seed", "ema_decay", "fresh", "points", "pretraining")
+        plain = ("strength", "seed", "ema_decay", "fresh", "rounds", "points", "pretraining")
         result.unlink(missing_ok=True)  # of another contest in the same folder
         write_json(result, contest(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
         asked.write_text(words)

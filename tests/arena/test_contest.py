@@ -51,6 +51,13 @@ def test_a_method_of_many_rounds_has_the_same_calls_and_more_steps() -> None:
     found = tried(PathWeighted(Uniform(4), late=None, rounds=3, batch=64), calls=500, points=64)
     assert found["arena/calls"] == 384, "three collections of 128; a fourth would cost more than is left"
     assert found["train/steps"] == 9
+    assert (
+        tried(PathWeighted(Uniform(4), late=None, rounds=3, batch=64), calls=300, points=64, rounds=5)["train/steps"]
+        == 10
+    )
+    assert tried(AdjointMatching(Exact(Uniform(2))), calls=128, points=64, rounds=5)["train/steps"] == 2, (
+        "single steps stay"
+    )
 
 
 def test_too_few_calls_are_refused() -> None:
@@ -58,6 +65,8 @@ def test_too_few_calls_are_refused() -> None:
         tried(PathWeighted(Uniform(4), late=None), calls=100)
     with pytest.raises(Refusal, match="fresh and points must be at least 1 and 2"):
         tried(PathWeighted(Uniform(4)), points=1)
+    with pytest.raises(Refusal, match="rounds must be at least 1"):
+        tried(PathWeighted(Uniform(4)), rounds=0)
 
 
 def test_calls_are_counted_with_and_without_gradients() -> None:

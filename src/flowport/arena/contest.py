@@ -42,19 +42,24 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
             optimizer: Callable[..., torch.optim.Optimizer],
             scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
             trainer: Callable[..., lightning.Trainer], seed: int = 0, ema_decay: float = 0.99, fresh: int = 256,
-            points: int = 8192, base: Callable[..., Network] | None = None,
+            rounds: int | None = None, points: int = 8192, base: Callable[..., Network] | None = None,
             pretraining: int = 0) -> dict[str, float]:  # fmt: skip
     """Errors of a method to the true tilt (``judge``), calls of the reward, seconds and optimiser steps of training.
 
     Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
-    from ``world.starts`` points; one that learns a single step from ``fresh``. pretraining: steps in which the network
-    ``base`` learns the world's base first (``learnt``); 0: the exact one is tuned.
+    from ``world.starts`` points, and learns ``rounds`` of them (the world's own number comes first, the method's last);
+    one that learns a single step from ``fresh``. pretraining: steps in which the network ``base`` learns the world's
+    base first (``learnt``); 0: the exact one is tuned.
     """
     objective = tunes(objective)
     if fresh < 1 or points < 2 * world.groups:
         raise Refusal(f"fresh and points must be at least 1 and {2 * world.groups}, not {fresh} and {points}")
+    if rounds is not None and rounds < 1:
+        raise Refusal(f"rounds must be at least 1, or null: as the method says, not {rounds}")
     if world.rounds is not None:
         objective.rounds = world.rounds
+    elif rounds is not None and objective.rounds > 1:
+        objective.rounds = rounds
     starts = world.starts if objective.rounds > 1 else fresh
     reward, randomness = Counted(world.reward), Randomness(seed).under("arena")
     data = PairDataModule(Product(world.source, world.target), Independent(), randomness.under("data"), starts,
