@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flowport.arena.picture import draw, names, placed, read
+from flowport.arena.picture import control, draw, names, placed, read
 from flowport.errors import Refusal
 from flowport.world import FromNoise
 
@@ -47,12 +47,17 @@ def test_the_law_of_results_is_shown_where_it_is_known() -> None:
 def test_the_files(folder: Path) -> None:
     short = draw(folder, {"plain": WORLD})
     assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
+    assert "| (the exact field, by the same judge) | " in short
     assert "| (KL of the tilt to the base) | 0.30 |" in short
     assert "| (the adjoint's worst slope; least signal) | 0.97; 2 |" in short
     assert (folder / "arena.md").read_text() == short
     assert "| plain | good | 0.7 | 3 | 0.0200 ± 0.0058 |" in (folder / "all.md").read_text()
     assert "| 2.00 | 0.2800 ± 0.0058 | 0.4800 ± 0.0058 | 0.0200 ± 0.0058 | 100 | 3 |" in (folder / "all.md").read_text()
     assert (folder / "arena.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_exact_field_is_at_the_tilt() -> None:
+    assert abs(control(WORLD, 0.7, points=512)) < 1e-3
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

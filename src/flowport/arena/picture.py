@@ -10,6 +10,7 @@ import matplotlib
 import torch
 from omegaconf import OmegaConf
 
+from flowport.arena.judge import exact, judge
 from flowport.errors import Refusal
 from flowport.tabulate import Cell
 from flowport.world import World
@@ -75,13 +76,24 @@ def names(entries: list[Entry]) -> tuple[list[str], list[str]]:
     return worlds, sorted({e.method for e in entries}, key=lambda m: (rank(m), m))
 
 
-def table(entries: list[Entry], strength: float) -> str:
-    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats."""
+def control(world: World, strength: float, points: int = 8192) -> float:
+    """KL to the tilt that the judge finds for the exactly tilted field, nats: what is beyond any method's power to mend
+    (the world's sampler has finitely many steps)."""
+    found = judge(exact(world, strength), world, strength, torch.Generator().manual_seed(0), points, transported=2)
+    return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
+
+
+def table(entries: list[Entry], strength: float, controls: Mapping[str, float]) -> str:
+    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats; controls: that
+    of the exact field in every world."""
     worlds, methods = names(entries)
     rows = [["KL to the tilt, nats", *worlds], ["---", *["---:"] * len(worlds)]]
     for method in methods:
         own = {e.world: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
         rows.append([method, *(str(own[w]) if w in own else "" for w in worlds)])
+    rows.append(
+        ["(the exact field, by the same judge)", *(f"{controls[w]:.5f}" if w in controls else "" for w in worlds)]
+    )
     first = {e.world: e["exact_kl"].mean for e in entries if e.strength == strength}
     rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in worlds)])
     sees = {e.world: f"{e['slope'].mean:.2f}; {e['signal'].mean:.2g}" for e in entries if e.strength == strength}
@@ -108,7 +120,8 @@ def draw(folder: Path, worlds: Mapping[str, World]) -> str:
     worlds: those of the sweep by name, for their frontiers.
     """
     entries = read(folder)
-    short = table(entries, max(e.strength for e in entries))
+    strength = max(e.strength for e in entries)
+    short = table(entries, strength, {name: control(world, strength) for name, world in worlds.items()})
     (folder / "arena.md").write_text(short)
     (folder / "all.md").write_text(whole(entries))
     picture(entries, worlds, folder / "arena.png")
