@@ -8,6 +8,8 @@ import torch
 from flowport.adjoint import Exact, lean_adjoint, roll_out
 from flowport.field import Change, Tilted
 from flowport.grid import Uniform
+from flowport.objective.path_weighted import weights
+from flowport.objective.tuning import Rollout
 from flowport.shapes import Condition
 from tests.laws.tilts import F64, from_noise, mixture
 
@@ -57,6 +59,18 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
     assert float((found - wanted).abs().max()) <= 0.012
     ess = float(1 / weight.square().sum() / n)
     assert 0.3 < ess < 0.45
+
+
+def test_a_replay_is_weighted_at_the_strength_that_its_newest_collection_reached():
+    reward, ratio = (torch.randn(2, 6, dtype=F64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    x = torch.zeros(6, 1, dtype=F64)
+    old, new = (Rollout(x, x, r, s, scale=torch.tensor(a, dtype=F64), temper=torch.tensor(b, dtype=F64))
+                for r, s, a, b in zip(reward, ratio, (0.2, 0.7), (1.0, 0.5), strict=True))  # fmt: skip
+    a = 0.7 * reward - ratio
+    found = weights([old.ends, new], groups=2)
+    for k, logits in enumerate((a[0], 0.5 * a[1])):
+        by_start = torch.cat([part.exp() / part.exp().sum() / 2 for part in logits.split(3)])
+        assert torch.allclose(found[k], by_start, rtol=1e-12)
 
 
 def test_the_lean_adjoint_of_base_paths_is_the_gradient_of_the_end_by_the_start():
