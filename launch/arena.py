@@ -26,6 +26,7 @@ def arena(config, folder):  # noqa: ANN201  (Hydra's task)
 
     check_values(config)
     check_kind("strength", config.strength, float)
+    check_kind("rounds", config.rounds, int | None, 1)
     torch.set_num_threads(config.threads)
     if config.draw is not None:
         return drawn(Path(config.draw))

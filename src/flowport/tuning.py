@@ -159,7 +159,7 @@ def through(run: experiment.Run, pair: Pair, generator: torch.Generator, *fields
 def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> dict[str, float]:
     """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
 
-    sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of what every start won, pair by pair;
+    sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of the λr that every start won;
     spread, base_spread: variance of a number of the results; where the source is noise also tilted_reward,
     tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
     """

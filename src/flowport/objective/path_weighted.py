@@ -135,6 +135,7 @@ class PathWeighted(Tuning):
     def _flow_terms(self, field: Tilted, replay: Sequence[Rollout], generator: torch.Generator) -> Tensor:
         """|ΔE[x1 | x_t] − (x1 − E_base[x1 | x_t])|² over the spread of x1: flow matching of the weighted results."""
         newest, groups = replay[-1], self._groups(field, replay[-1])
+        replay = [kept for kept in replay if len(kept.end) == len(newest.end)]  # a resumed run may have another batch
         w = weights(replay, groups)
         size = effective(w, groups)
         size[:-1] *= size[:-1] >= LEAST
