@@ -47,7 +47,7 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
     """Errors of a method to the true tilt (``judge``), calls of the reward, seconds and optimiser steps of training.
 
     Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
-    from ``world.starts`` points, and takes ``rounds`` steps from each (the world's own number comes first, the method's last); one
+    from ``world.starts`` points and takes ``rounds`` steps (the world's own number comes first, the method's last); one
     that takes a single step starts from ``fresh``. pretraining: steps in which the network ``base`` learns the world's
     base first (``learnt``); 0: the exact one is tuned.
     """

@@ -77,8 +77,8 @@ def names(entries: list[Entry]) -> tuple[list[str], list[str]]:
 
 
 def control(world: World, strength: float, points: int = 8192) -> float:
-    """KL to the tilt that the judge finds for the exactly tilted field, nats: what the finitely many steps of the world's
-    sampler leave of it, or of its chain on a bridge, where it may be below 0."""
+    """KL to the tilt that the judge finds for the exactly tilted field, nats: what is left by the finitely many steps
+    of the world's sampler or, on a bridge, of its chain, where it may be below 0."""
     found = judge(exact(world, strength), world, strength, torch.Generator().manual_seed(0), points, transported=2)
     return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
 
