@@ -23,6 +23,7 @@ finetune: $(STAMP)
 
 arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores; finished jobs are not run again; -: a rival that runs away is refused
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_bridges $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_controls $(ARGS)
 	-OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
 	$(BIN)/python launch/arena.py draw=outputs/arena/all

@@ -130,8 +130,8 @@ def draw(folder: Path, worlds: Mapping[str, World]) -> str:
 
 def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> None:
     """A panel a world: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
-    aimed at are crosses on it; methods are dots, with standard errors over seeds, open where there is one seed, and
-    diamonds on the panel's edge where they have left it."""
+    aimed at are crosses on it; methods are dots, with bars of two standard errors over seeds, open where there is one
+    seed, and diamonds on the panel's edge where they have left it."""
     from matplotlib import pyplot
 
     shown, methods = names(entries)
@@ -149,8 +149,9 @@ def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> No
             x, y = (min(max(c.mean, low), high) for c, (low, high) in
                     ((kl, axis.get_xlim()), (reward, axis.get_ylim())))  # fmt: skip
             away = (x, y) != (kl.mean, reward.mean)  # beyond the panel: at its edge, without bars
+            bars = (None, None) if away else (2 * reward.error, 2 * kl.error)
             axis.errorbar(
-                x, y, None if away else reward.error, None if away else kl.error, fmt="D" if away else "o", ms=6,
+                x, y, *bars, fmt="D" if away else "o", ms=6,
                 elinewidth=0.8, capsize=2, color=colour, label=entry.method, mfc=colour if kl.n > 1 else "white",
                 clip_on=False,
             )  # fmt: skip
