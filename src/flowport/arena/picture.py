@@ -150,11 +150,11 @@ def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> No
                     ((kl, axis.get_xlim()), (reward, axis.get_ylim())))  # fmt: skip
             away = (x, y) != (kl.mean, reward.mean)  # beyond the panel: at its edge, without bars
             bars = (None, None) if away else (2 * reward.error, 2 * kl.error)
-            axis.errorbar(
+            marker, *_ = axis.errorbar(
                 x, y, *bars, fmt="D" if away else "o", ms=6,
                 elinewidth=0.8, capsize=2, color=colour, label=entry.method, mfc=colour if kl.n > 1 else "white",
-                clip_on=False,
             )  # fmt: skip
+            marker.set_clip_on(False)  # and its bars end with the panel
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.grid(alpha=0.25)
     for axis in panels[len(shown) :]:
