@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flowport.arena.picture import control, draw, names, placed, read
+from flowport.arena.picture import confidence, control, draw, names, placed, read
 from flowport.errors import Refusal
+from flowport.tabulate import Cell
 from flowport.world import FromNoise
 
 WORLD = FromNoise([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4])
@@ -42,6 +43,12 @@ def test_the_law_of_results_is_shown_where_it_is_known() -> None:
     told = [{f"arena/{name}": value for name, value in some.items()} for some in (paths, paths | law)]
     assert placed(told[0]) == pytest.approx({"place": 0.5, "gain": 0.6, "to_tilt": 0.2, "below": 0.3})
     assert placed(told[1]) == pytest.approx({"place": 0.3, "gain": 0.7, "to_tilt": 0.1, "below": 0.1})
+
+
+def test_three_seeds_know_little_of_their_spread() -> None:
+    assert confidence(Cell(1.0, 0.5, 3)) == pytest.approx(0.5 * 4.302653, rel=1e-6)
+    assert confidence(Cell(1.0, 0.5, 1001)) == pytest.approx(0.5 * 1.962339, rel=1e-6)
+    assert confidence(Cell(1.0, 0.0, 1)) == 0
 
 
 def test_the_files(folder: Path) -> None:

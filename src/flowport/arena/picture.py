@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import torch
 from omegaconf import OmegaConf
+from scipy.stats import t as student
 
 from flowport.arena.judge import exact, judge
 from flowport.errors import Refusal
@@ -62,6 +63,11 @@ def placed(run: dict[str, float]) -> dict[str, float]:
     law = "law_" if "arena/law_kl" in run else ""
     kl, reward, to_tilt, best = (run[f"arena/{law}{n}"] for n in ("kl", "reward", "kl_to_tilt", "frontier_reward"))
     return {"place": kl, "gain": reward - run["arena/base_reward"], "to_tilt": to_tilt, "below": best - reward}
+
+
+def confidence(cell: Cell) -> float:
+    """Half the 95 % confidence interval of a mean (Student's t: few seeds know little of their own spread)."""
+    return cell.error * float(student.ppf(0.975, cell.n - 1)) if cell.n > 1 else 0.0
 
 
 def names(entries: list[Entry]) -> tuple[list[str], list[str]]:
@@ -130,8 +136,8 @@ def draw(folder: Path, worlds: Mapping[str, World]) -> str:
 
 def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> None:
     """A panel a world: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
-    aimed at are crosses on it; methods are dots, with bars of two standard errors over seeds, open where there is one
-    seed, and diamonds on the panel's edge where they have left it."""
+    aimed at are crosses on it; methods are dots, with their 95 % confidence intervals over seeds, open where there is
+    one seed, and diamonds on the panel's edge where they have left it."""
     from matplotlib import pyplot
 
     shown, methods = names(entries)
@@ -149,7 +155,7 @@ def picture(entries: list[Entry], worlds: Mapping[str, World], path: Path) -> No
             x, y = (min(max(c.mean, low), high) for c, (low, high) in
                     ((kl, axis.get_xlim()), (reward, axis.get_ylim())))  # fmt: skip
             away = (x, y) != (kl.mean, reward.mean)  # beyond the panel: at its edge, without bars
-            bars = (None, None) if away else (2 * reward.error, 2 * kl.error)
+            bars = (None, None) if away else (confidence(reward), confidence(kl))
             marker, *_ = axis.errorbar(
                 x, y, *bars, fmt="D" if away else "o", ms=6,
                 elinewidth=0.8, capsize=2, color=colour, label=entry.method, mfc=colour if kl.n > 1 else "white",
