@@ -22,9 +22,8 @@ finetune: $(STAMP)
 	$(BIN)/python launch/finetune.py $(or $(ARGS),experiment=finetune_digits_to_mnist)
 
 arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores; finished jobs are not run again; -: a rival that runs away is refused
-	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_bridges $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_controls $(ARGS)
+	set -e; for sweep in arena arena_bridges arena_few arena_controls arena_adjoint; do \
+	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done
 	-OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
 	$(BIN)/python launch/arena.py draw=outputs/arena/all
 
