@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from flowport.arena.picture import confidence, control, draw, names, placed, read
+from flowport.arena.picture import confidence, control, draw, left, names, placed, read
 from flowport.errors import Refusal
 from flowport.tabulate import Cell
 from flowport.world import FromNoise
+from tests.world.test_law import world
 
 WORLD = FromNoise([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4])
 
@@ -56,6 +58,7 @@ def test_the_files(folder: Path) -> None:
     assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
     assert "| (the exact field, by the same judge) | " in short
     assert "| (KL of the tilt to the base) | 0.30 |" in short
+    assert "| (share of the base's samples that reweighting leaves) | 0.68 |" in short
     assert "| (the adjoint's worst slope; least signal) | 0.97; 2 |" in short
     assert (folder / "arena.md").read_text() == short
     assert "| plain | good | 0.7 | 3 | 0.0200 ± 0.0058 |" in (folder / "all.md").read_text()
@@ -65,6 +68,19 @@ def test_the_files(folder: Path) -> None:
 
 def test_the_exact_field_is_at_the_tilt() -> None:
     assert abs(control(WORLD, 0.7, points=512)) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["bridge_moons", "bridge_gaussian_16"])
+def test_the_chain_of_a_bridge_reads_the_exact_tilt_as_itself(name: str) -> None:
+    """64 coarser steps read 0.003 and −0.02 nats here, which hid what methods missed."""
+    assert abs(control(world(name), 1.0, points=2048)) < 2e-3
+
+
+def test_what_a_reward_leaves_of_a_gaussian() -> None:
+    """(E e^{λr})²/E e^{2λr} = e^{−λ² cᵀSc} of r = cᵀx and N(m, S)."""
+    spread = WORLD.base_law(torch.zeros(1, 2)).covariances[0]
+    c = WORLD.reward.c
+    assert left(WORLD, 0.7) == pytest.approx(float(torch.exp(-(0.7**2) * c @ spread @ c)), rel=1e-5)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

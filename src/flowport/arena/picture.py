@@ -89,21 +89,29 @@ def control(world: World, strength: float, points: int = 8192) -> float:
     return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
 
 
-def table(entries: list[Entry], strength: float, controls: Mapping[str, float]) -> str:
-    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats; controls: that
-    of the exact field in every world."""
-    worlds, methods = names(entries)
-    rows = [["KL to the tilt, nats", *worlds], ["---", *["---:"] * len(worlds)]]
+def left(world: World, strength: float) -> float:
+    """(E e^{λr})²/E e^{2λr} of the base's results, mean over starts: the effective share of them that reweighting
+    leaves."""
+    start = world.judged(STARTS, torch.Generator().manual_seed(0))
+    once, twice = (world.tilt(s, start)[1] for s in (strength, 2 * strength))
+    return float((2 * once - twice).exp().mean())
+
+
+def table(entries: list[Entry], strength: float, worlds: Mapping[str, World]) -> str:
+    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats, and that of the
+    exact field."""
+    shown, methods = names(entries)
+    rows = [["KL to the tilt, nats", *shown], ["---", *["---:"] * len(shown)]]
     for method in methods:
         own = {e.world: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
-        rows.append([method, *(str(own[w]) if w in own else "" for w in worlds)])
-    rows.append(
-        ["(the exact field, by the same judge)", *(f"{controls[w]:.5f}" if w in controls else "" for w in worlds)]
-    )
+        rows.append([method, *(str(own[w]) if w in own else "" for w in shown)])
+    rows.append(["(the exact field, by the same judge)", *(f"{control(worlds[w], strength):.5f}" for w in shown)])
     first = {e.world: e["exact_kl"].mean for e in entries if e.strength == strength}
-    rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in worlds)])
+    rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in shown)])
+    kept = (f"{left(worlds[w], strength):.2g}" for w in shown)
+    rows.append(["(share of the base's samples that reweighting leaves)", *kept])
     sees = {e.world: f"{e['slope'].mean:.2f}; {e['signal'].mean:.2g}" for e in entries if e.strength == strength}
-    rows.append(["(the adjoint's worst slope; least signal)", *(sees.get(w, "") for w in worlds)])
+    rows.append(["(the adjoint's worst slope; least signal)", *(sees.get(w, "") for w in shown)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
@@ -127,7 +135,7 @@ def draw(folder: Path, worlds: Mapping[str, World]) -> str:
     """
     entries = read(folder)
     strength = max(e.strength for e in entries)
-    short = table(entries, strength, {name: control(world, strength) for name, world in worlds.items()})
+    short = table(entries, strength, worlds)
     (folder / "arena.md").write_text(short)
     (folder / "all.md").write_text(whole(entries))
     picture(entries, worlds, folder / "arena.png")
