@@ -92,7 +92,6 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
     assert all(v == v for k, v in numbers.items() if k.startswith(("tune/", "sampled/")))
     won = numbers["sampled/reward"] - numbers["sampled/base_reward"]
     assert numbers["sampled/gain"] == pytest.approx(won, rel=1e-6, abs=1e-9 * abs(numbers["sampled/reward"]))
-    assert numbers["sampled/gain_se"] >= 0
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.endswith("_reflow")])

@@ -22,6 +22,7 @@ from flowport.objective.weights import effective
 from flowport.restore import read_config, read_weights
 from flowport.reward import Reward
 from flowport.shapes import Pair
+from flowport.tabulate import Cell
 from flowport.values import check_kind, check_values
 
 logger = logging.getLogger(__name__)
@@ -172,8 +173,8 @@ def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Gene
     laws = {"": ("tuned", even), "base_": ("base", even)}
     if not module.ema.conditioning.sees_source:
         laws["tilted_"] = ("base", reward["base"].softmax(0))
-    gain = reward["tuned"] - reward["base"]
-    numbers = {"sampled/gain": float(gain.mean()), "sampled/gain_se": float(gain.std() / len(pair) ** 0.5)}
+    won = Cell.of((reward["tuned"] - reward["base"]).tolist())
+    numbers = {"sampled/gain": won.mean, "sampled/gain_se": won.error}
     for prefix, (name, w) in laws.items():
         x = ends[name].flatten(1).double()
         numbers[f"sampled/{prefix}reward"] = float(w @ reward[name])

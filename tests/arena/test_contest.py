@@ -24,8 +24,9 @@ from flowport.world import FromNoise
 from tests import runs
 
 
-def tried(objective: Tuning, calls: int = 6400, **words: Any) -> dict[str, float]:
-    world = FromNoise([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4], calls=calls, starts=128)
+def tried(objective: Tuning, calls: int = 6400, own: int | None = None, **words: Any) -> dict[str, float]:
+    """own: rounds of the world."""
+    world = FromNoise([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4], calls=calls, starts=128, rounds=own)
     return contest(
         world, objective, partial(Control, network=partial(MLP, width=32)), 1.0, partial(torch.optim.Adam, lr=1e-2),
         partial(WarmupCosine, warmup=0), partial(Trainer, accelerator="cpu", enable_model_summary=False),
@@ -58,6 +59,12 @@ def test_a_method_of_many_rounds_has_the_same_calls_and_more_steps() -> None:
     assert tried(AdjointMatching(Exact(Uniform(2))), calls=128, points=64, rounds=5)["train/steps"] == 2, (
         "single steps stay"
     )
+
+
+def test_a_world_s_own_rounds_come_first_for_every_method() -> None:
+    for objective in PathWeighted(Uniform(4), late=None, batch=64), AdjointMatching(Exact(Uniform(2))):
+        found = tried(objective, calls=256, own=3, points=64, rounds=5)
+        assert found["train/steps"] == 6, "two collections of 128"
 
 
 def test_too_few_calls_are_refused() -> None:
