@@ -8,6 +8,7 @@ import torch
 from flowport.adjoint import Exact, lean_adjoint, roll_out
 from flowport.field import Change, Tilted
 from flowport.grid import Uniform
+from flowport.objective import PathWeighted
 from flowport.objective.path_weighted import weights
 from flowport.objective.tuning import Rollout
 from flowport.shapes import Condition
@@ -33,7 +34,7 @@ class Wrong(Change):
     needs_base = False
 
     def velocity(self, x, t, condition, base, gains):
-        raise NotImplementedError
+        return gains.eta[:, None] * self.tilt(x, t, condition, base, gains)
 
     def tilt(self, x, t, condition, base, gains):
         return 0.5 * gains.beta[:, None] * torch.stack([0.5 - x[:, 1], torch.tanh(x[:, 0])], 1)
@@ -71,6 +72,17 @@ def test_a_replay_is_weighted_at_the_strength_that_its_newest_collection_reached
     for k, logits in enumerate((a[0], 0.5 * a[1])):
         by_start = torch.cat([part.exp() / part.exp().sum() / 2 for part in logits.split(3)])
         assert torch.allclose(found[k], by_start, rtol=1e-12)
+
+
+def test_collections_of_another_size_are_left_out_of_the_replay():
+    """As after a resume with another number of starts."""
+    field = Tilted(from_noise(mixture(WEIGHTS, MEANS, covariances())), Wrong())
+    objective, one = PathWeighted(Uniform(4), late=None, batch=16), torch.tensor(1.0, dtype=F64)
+    points = torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).split([12, 8])
+    old, new = (Rollout(x, x, x[:, 0], x[:, 1], scale=one, temper=one) for x in points)
+    both, newest = (objective.loss(field, replay, torch.Generator().manual_seed(1)).terms
+                    for replay in ([old, new], [new]))  # fmt: skip
+    assert torch.equal(both, newest)
 
 
 def test_the_lean_adjoint_of_base_paths_is_the_gradient_of_the_end_by_the_start():

@@ -49,8 +49,8 @@ def contest(world: World, objective: Tuning, change: Callable[..., Change], stre
     Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
     from ``world.starts`` points and takes ``rounds`` steps (the method's own where that is None); one that takes a
     single step starts from ``fresh``. A world's own rounds come first, for every method: its calls are too few for
-    single steps. pretraining: steps in which the network ``base`` learns the world's
-    base first (``learnt``); 0: the exact one is tuned.
+    single steps. pretraining: steps in which the network ``base`` learns the world's base first (``learnt``); 0: the
+    exact one is tuned.
     """
     objective = tunes(objective)
     if fresh < 1 or points < 2 * world.groups:
