@@ -33,7 +33,7 @@ test: $(STAMP)
 EXTRAS := diffusers==0.42.1 peft==0.21.2 transformers==5.24.0
 extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for them
 	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock $(EXTRAS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement tests/field/test_pretrained.py tests/reward/test_clip.py tests/test_change.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement tests/field/test_pretrained.py tests/reward/test_clip.py tests/finetuning/test_adapters.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src launch tests

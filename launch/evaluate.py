@@ -5,14 +5,14 @@ python launch/evaluate.py run=<folder> metric=[wasserstein] solver=heun grid=uni
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.run.cli import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def evaluate(config, folder):  # noqa: ANN201  (Hydra's task)
     """test/<metric> of a run into a folder that records whose numbers they are."""
-    from flowport.reuse import evaluate_again
+    from flowport.run.reuse import evaluate_again
 
     return evaluate_again(Path(config.run), config, folder)
 

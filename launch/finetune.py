@@ -6,15 +6,15 @@ python launch/finetune.py experiment=finetune_mnist_class          # trains its 
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.run.cli import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def finetune(config, folder):  # noqa: ANN201  (Hydra's task)
     """One tuned run in its folder."""
-    from flowport.bases import base_of
-    from flowport.boosting import boosted, check_wishes
+    from flowport.run.base_run import base_of
+    from flowport.run.boost import boosted, check_wishes
 
     check_wishes(config)
     return boosted(base_of(config), config, folder)

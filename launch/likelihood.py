@@ -5,14 +5,14 @@ python launch/likelihood.py run=<folder> evaluation_items=256 solver=rk4 grid=po
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.run.cli import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def likelihood(config, folder):  # noqa: ANN201  (Hydra's task)
     """test/nll and test/bits_per_dim of a run into a folder that records whose numbers they are."""
-    from flowport.reuse import likelihood as measure
+    from flowport.run.reuse import likelihood as measure
 
     return measure(Path(config.run), config, folder)
 

@@ -6,7 +6,7 @@ python launch/plot_weighting.py path=trigonometric time_sampler@objective.time_s
 import argparse
 from pathlib import Path
 
-from flowport.command import refusals_told
+from flowport.run.cli import report_errors
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -17,19 +17,21 @@ def main() -> None:
     told.add_argument("words", nargs="*", help="a run as train.py takes it; default: the linear path, uniform times")
     told.add_argument("--out", type=Path, default=Path("outputs/weightings.png"), help="where the picture goes")
     given = told.parse_args()
-    with refusals_told():
+    with report_errors():
         from hydra import compose, initialize_config_dir
 
-        from flowport import emphasis, experiment
+        from flowport.evaluation import weighting_plot
+        from flowport.run import experiment
 
         with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
             run = compose("train", ["experiment=none", *given.words])
             names = sorted(path.stem for path in (CONFIGS / "weighting").glob("*.yaml"))
             members = {name: compose(f"weighting/{name}").weighting for name in names}
-        curves = {"this run": emphasis.measured(experiment.flow_of(run)[0])}
-        curves |= emphasis.stated({name: experiment.make(node) for name, node in members.items()})
+        flow = experiment.flow_of(run)[0]
+        curves = {"this run": weighting_plot.measured(flow.objective, flow.field)}
+        curves |= weighting_plot.stated({name: experiment.make(node) for name, node in members.items()})
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        emphasis.draw(curves, given.out)
+        weighting_plot.draw(curves, given.out)
         print(given.out)
 
 

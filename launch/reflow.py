@@ -6,15 +6,15 @@ python launch/reflow.py experiment=digits_to_mnist_reflow         # trains its b
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.run.cli import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def reflow(config, folder):  # noqa: ANN201  (Hydra's task)
     """One reflowed run in its folder."""
-    from flowport.bases import base_of
-    from flowport.reflow import reflow as straighten
+    from flowport.run.base_run import base_of
+    from flowport.run.reflow import reflow as straighten
 
     return straighten(base_of(config), config, folder)
 

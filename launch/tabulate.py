@@ -7,7 +7,7 @@ python launch/tabulate.py outputs/sweep/samplers_by_nfe/<time> --metrics fd_mnis
 import argparse
 from pathlib import Path
 
-from flowport.command import refusals_told
+from flowport.run.cli import report_errors
 
 
 def main() -> None:
@@ -17,11 +17,11 @@ def main() -> None:
     words.add_argument("--metrics", nargs="*", default=[], help="columns, for instance w2 npe; default: all of test/")
     words.add_argument("--against", help="draw the metrics over this one, a line for every setting: for instance nfe")
     given = words.parse_args()
-    with refusals_told():
-        from flowport import tabulate
+    with report_errors():
+        from flowport.evaluation import sweep_table
 
-        sheet = tabulate.read(given.folder, [*given.metrics, *([given.against] if given.against else [])])
-        tabulate.write(sheet, given.folder, given.against)
+        sheet = sweep_table.read(given.folder, [*given.metrics, *([given.against] if given.against else [])])
+        sweep_table.write(sheet, given.folder, given.against)
         print(sheet.markdown())
 
 

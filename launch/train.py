@@ -8,7 +8,7 @@ python launch/train.py -m sweep=two_dimensions hydra/launcher=joblib
 import sys
 from pathlib import Path
 
-from flowport.command import launch, refusals_told
+from flowport.run.cli import launch, report_errors
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -22,8 +22,8 @@ def train(config, folder):  # noqa: ANN201  (Hydra's task)
 
 def resume(folder: Path, words: list[str]) -> None:
     """Continue a run in place."""
-    from flowport.report import table
-    from flowport.stage import resume as go_on
+    from flowport.evaluation.tables import table
+    from flowport.run.stage import resume as go_on
 
     print(table(go_on(folder, words), title=str(folder)))
 
@@ -31,7 +31,7 @@ def resume(folder: Path, words: list[str]) -> None:
 if __name__ == "__main__":
     runs = [word for word in sys.argv[1:] if word.startswith("run=")]
     if runs and runs[-1] != "run=null":
-        with refusals_told():
+        with report_errors():
             resume(Path(runs[-1].removeprefix("run=")), [word for word in sys.argv[1:] if word not in runs])
     else:
         launch(train, CONFIGS, "train")

@@ -5,14 +5,14 @@ python launch/translate.py run=<folder> direction=forward input=mine.npy solver=
 
 from pathlib import Path
 
-from flowport.command import launch
+from flowport.run.cli import launch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def translate(config, folder):  # noqa: ANN201  (Hydra's task)
     """Write translated.npy, metrics.json and gallery.png into a new folder."""
-    from flowport.reuse import translate as carry
+    from flowport.run.reuse import translate as carry
 
     return carry(Path(config.run), config, folder)
 

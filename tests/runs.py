@@ -17,12 +17,20 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from flowport import experiment
+from flowport.run import experiment
 
 ROOT = Path(__file__).parents[1]
-TINY = ["experiment=eight_gaussians_to_moons", "trainer.max_steps=20", "evaluation_items=64", "data.batch=32",
-        "data.validation_items=64", "metric=[wasserstein]", "threads=1",
-        "grid.steps=8", "checkpoint_every=7"]  # fmt: skip
+TINY = [
+    "experiment=eight_gaussians_to_moons",
+    "trainer.max_steps=20",
+    "evaluation_items=64",
+    "data.batch=32",
+    "data.validation_items=64",
+    "metric=[wasserstein]",
+    "threads=1",
+    "grid.steps=8",
+    "checkpoint_every=7",
+]
 QUIET = "+trainer.enable_progress_bar=false"
 
 
@@ -114,6 +122,12 @@ def command(script: str, *words: str, before: str = "") -> Said:
     if before:
         go = f"{before}\nimport runpy, sys\nsys.argv = ['launch/{script}', *sys.argv[1:]]\n"
         start = [sys.executable, "-c", go + "runpy.run_path(sys.argv[0], run_name='__main__')"]
-    done = subprocess.run([*start, *words], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        [*start, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     return Said(done.returncode, done.stderr, done.stdout)

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-from flowport.evaluation import reference_cost
-from flowport.reflow import reflow
-from flowport.tuning import tune, tuned_config
+from flowport.evaluation.evaluator import reference_cost
+from flowport.run.finetune import tune, tuned_config
+from flowport.run.reflow import reflow
 from tests.distribution.folders import pictures, recordings, shapes
 
 ROOT = Path(__file__).parents[1]
@@ -24,14 +24,20 @@ PITCHES = "[20,30,40,50,60,70,80,90]"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [f"experiment={name}", "trainer.max_steps=2", "evaluation_items=24", "grid.steps=4", "threads=1",
-             "data.validation_items=32"]  # fmt: skip
+    words = [
+        f"experiment={name}",
+        "trainer.max_steps=2",
+        "evaluation_items=24",
+        "grid.steps=4",
+        "threads=1",
+        "data.validation_items=32",
+    ]
     few = partial(reference_cost, points=256, draws=2)  # 10 s of transport otherwise
-    monkeypatch.setattr("flowport.evaluation.reference_cost", few)
+    monkeypatch.setattr("flowport.evaluation.evaluator.reference_cost", few)
     if name.startswith("timbre"):  # a minute and a half for the judge of timbres: its own tests train judges
         words += ["metric=[spectral_distance]", "source.train=64", "target.train=64"]
     if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
-        monkeypatch.setattr("flowport.space.AUTOENCODERS", tmp_path / "autoencoders")
+        monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path / "autoencoders")
         words += ["space.steps=2", "metric=[sliced_wasserstein]"]
     if name == "laboratory_sde":
         words += ["stage.paths=200", "stage.steps=20"]
@@ -69,25 +75,43 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
     """Its base is trained for one step, whatever it has learnt."""
     (tmp_path / "base").mkdir(), (tmp_path / "tuned").mkdir()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        wishes = compose("finetune", [f"experiment={name}", "trainer.max_steps=2", "starts=2", "threads=1",
-                                      f"sight={name == 'finetune_mixture'}", "certified=4"])  # fmt: skip
-        wishes.objective.update({key: 2 for key in ("batch", "paths") if key in wishes.objective})
-        wishes.objective.get("scheme", wishes.objective).grid.steps = 12
-        words = [f"experiment={wishes.base}", "trainer.max_steps=1", "evaluation_items=4", "threads=1", "grid.steps=2",
-                 "metric=[sliced_wasserstein]", "data.validation_items=2", "data.batch=2", "data.pool=1"]  # fmt: skip
+        overrides = compose(
+            "finetune",
+            [
+                f"experiment={name}",
+                "trainer.max_steps=2",
+                "starts=2",
+                "threads=1",
+                f"adjoint_snr={name == 'finetune_mixture'}",
+                "certified=4",
+            ],
+        )
+        overrides.method.update({key: 2 for key in ("batch", "paths") if key in overrides.method})
+        overrides.method.get("discretisation", overrides.method).grid.steps = 12
+        words = [
+            f"experiment={overrides.base}",
+            "trainer.max_steps=1",
+            "evaluation_items=4",
+            "threads=1",
+            "grid.steps=2",
+            "metric=[sliced_wasserstein]",
+            "data.validation_items=2",
+            "data.batch=2",
+            "data.pool=1",
+        ]
         small = ["source.train=16", "target.train=16"] if "timbre" in name else []
         config = compose("train", words + small)
-    for part in (config, wishes):
+    for part in (config, overrides):
         with open_dict(part):
             part.trainer.enable_progress_bar = False
     OmegaConf.save(config, tmp_path / "config.yaml")
     instantiate(config.stage).run(config, tmp_path / "base")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowport.tuning.LOOKED", 2)
-        patch.setattr("flowport.tuning.BRANCHES", 2)
-        patch.setattr("flowport.certificate.EACH", 2)
-        patch.setattr("flowport.certificate.STEPS", 4)
-        numbers = tune(tuned_config(tmp_path / "base", wishes), tmp_path / "tuned")
+        patch.setattr("flowport.run.finetune.LOOKED", 2)
+        patch.setattr("flowport.run.finetune.BRANCHES", 2)
+        patch.setattr("flowport.finetuning.certificate.EACH", 2)
+        patch.setattr("flowport.finetuning.certificate.STEPS", 4)
+        numbers = tune(tuned_config(tmp_path / "base", overrides), tmp_path / "tuned")
     assert numbers["train/steps"] == 2 and (tmp_path / "tuned" / "before_after.png").stat().st_size > 0
     assert all(v == v for k, v in numbers.items() if k.startswith(("tune/", "sampled/")))
     won = numbers["sampled/reward"] - numbers["sampled/base_reward"]
@@ -98,15 +122,26 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
 def test_two_steps_of_every_reflow(name: str, tmp_path: Path) -> None:
     """Its base is trained for one step, whatever it has learnt."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        wishes = compose("reflow", [f"experiment={name}", "steps=2", "pairs=32", "threads=1", "evaluation_items=16"])
-        config = compose("train", [f"experiment={wishes.base}", "trainer.max_steps=1", "evaluation_items=16",
-                                   "threads=1", "grid.steps=2", "metric=[transport_cost]", "data.validation_items=2",
-                                   "data.batch=2", "data.pool=1"])  # fmt: skip
+        overrides = compose("reflow", [f"experiment={name}", "steps=2", "pairs=32", "threads=1", "evaluation_items=16"])
+        config = compose(
+            "train",
+            [
+                f"experiment={overrides.base}",
+                "trainer.max_steps=1",
+                "evaluation_items=16",
+                "threads=1",
+                "grid.steps=2",
+                "metric=[transport_cost]",
+                "data.validation_items=2",
+                "data.batch=2",
+                "data.pool=1",
+            ],
+        )
     with open_dict(config):
         config.trainer.enable_progress_bar = False
     (tmp_path / "base").mkdir()
     OmegaConf.save(config, tmp_path / "config.yaml")
     instantiate(config.stage).run(config, tmp_path / "base")
-    numbers = reflow(tmp_path / "base", wishes, tmp_path / "run")
+    numbers = reflow(tmp_path / "base", overrides, tmp_path / "run")
     assert numbers["train/steps"] == 2 and numbers["test/straightness"] >= 0
     assert (tmp_path / "run" / "gallery.png").stat().st_size > 0

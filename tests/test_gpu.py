@@ -25,11 +25,11 @@ def test_a_run_on_the_gpu(name: str, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_the_loss_does_not_wait_for_the_device() -> None:
-    from flowport.composition import compose as join
-    from flowport.coupling import Independent
+    from flowport.coupling import IndependentCoupling
     from flowport.distribution import EightGaussians, Moons
+    from flowport.training.compose import compose as join
 
-    flow, data = join(EightGaussians().to("cuda"), Moons().to("cuda"), coupling=Independent())
+    flow, data = join(EightGaussians().to("cuda"), Moons().to("cuda"), coupling=IndependentCoupling())
     flow.cuda()
     pair = data.train.at(0)
     flow.objective.loss(flow.field, pair, flow.randomness.generator("warm up", 0, "cuda"))

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowport.composition import compose
-from flowport.coupling import Coupling, Exact, Independent
-from flowport.data import PairStream
+from flowport.coupling import Coupling, ExactCoupling, IndependentCoupling
+from flowport.data.datamodule import PairStream
+from flowport.data.pairing import UnpairedPairing
 from flowport.distribution import MNIST, EightGaussians, Ellipsoid, Gaussian, Moons, Notes, Torus
 from flowport.distribution.instrument import Brass, Flute
-from flowport.joint import Product
-from flowport.modality import Ink
+from flowport.modality import PixelCloud
 from flowport.network import MLP, PatchUNet, SetTransformer
 from flowport.randomness import Randomness
+from flowport.training.compose import compose
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "item"}
 PAIRS = {
@@ -29,7 +29,7 @@ PAIRS = {
     "images": (lambda: (Gaussian(event_shape=[1, 16, 16]), MNIST(size=16, crop=4)), PatchUNet),
     "sound": (lambda: (Notes(Flute(), train=10), Notes(Brass(), score=1, train=10)), PatchUNet),
     "clouds": (lambda: (Ellipsoid(), Torus()), SetTransformer),
-    "ink": (lambda: (Gaussian(event_shape=[2, 9]), MNIST(modality=Ink(9))), SetTransformer),
+    "ink": (lambda: (Gaussian(event_shape=[2, 9]), MNIST(modality=PixelCloud(9))), SetTransformer),
 }
 
 
@@ -44,8 +44,10 @@ class Waits(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         by_mask = name.startswith("index") and any(
             isinstance(part, torch.Tensor) and part.dtype == torch.bool
-            for arg in args if isinstance(arg, list | tuple) for part in arg
-        )  # fmt: skip
+            for arg in args
+            if isinstance(arg, list | tuple)
+            for part in arg
+        )
         if name in WAITING or by_mask:
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
@@ -102,12 +104,21 @@ def test_the_watch_sees_what_it_is_for():
 def test_a_training_step_waits_for_nothing(kind, device):
     make, network = PAIRS[kind]
     # torch's Adam reads its own step counter, which lies on the CPU on every device
-    flow, data = compose(*make(), coupling=Independent(), network=network, optimizer=torch.optim.SGD)
+    flow, data = compose(*make(), coupling=IndependentCoupling(), network=network, optimizer=torch.optim.SGD)
     data.batch = data.train.batch = 4
     watch = Watch(device)
-    trainer = lightning.Trainer(max_steps=3, accelerator=device, devices=1, callbacks=[watch], logger=False,
-                                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                                limit_val_batches=0, gradient_clip_val=1.0)  # fmt: skip
+    trainer = lightning.Trainer(
+        max_steps=3,
+        accelerator=device,
+        devices=1,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+    )
     trainer.fit(flow, data)
     assert watch.seen == []
 
@@ -115,7 +126,7 @@ def test_a_training_step_waits_for_nothing(kind, device):
 @pytest.mark.parametrize("kind", PAIRS)
 def test_drawing_a_batch_waits_for_nothing(kind, device):
     source, target = PAIRS[kind][0]()
-    stream = PairStream(Product(source, target).to(device), Independent(), Randomness(0), 4)
+    stream = PairStream(UnpairedPairing(source, target).to(device), IndependentCoupling(), Randomness(0), 4)
     stream.at(0)
     with watched(device) as waits:
         stream.at(1)
@@ -127,8 +138,8 @@ def test_drawing_a_batch_waits_for_nothing(kind, device):
 @pytest.mark.parametrize("kind", ["plane", "images"])
 def test_an_exact_coupling_waits_once_for_its_cost(kind, recwarn):
     source, target = PAIRS[kind][0]()
-    coupling: Coupling = Exact()
-    stream = PairStream(Product(source, target).to("cuda"), coupling, Randomness(0), 64)
+    coupling: Coupling = ExactCoupling()
+    stream = PairStream(UnpairedPairing(source, target).to("cuda"), coupling, Randomness(0), 64)
     stream.at(0)
     recwarn.clear()
     torch.cuda.set_sync_debug_mode("warn")

@@ -7,25 +7,12 @@ from functools import partial
 
 import torch
 
-from flowport import (
-    adjoint,
-    conditioning,
-    cost,
-    coupling,
-    distribution,
-    divergence,
-    grid,
-    modality,
-    objective,
-    path,
-    prediction,
-    process,
-    reward,
-    solver,
-)
-from flowport import time_sampler as times
-from flowport import volatility as volatilities
-from flowport import weighting as weights
+from flowport import conditioning, cost, coupling, distribution, modality, path, prediction, reward
+from flowport.finetuning import discretisation, method
+from flowport.objective import time_sampler as times
+from flowport.objective import weighting as weights
+from flowport.sampling import divergence, grid, process, solver
+from flowport.sampling import volatility as volatilities
 
 
 def rate(t: torch.Tensor) -> torch.Tensor:
@@ -34,22 +21,22 @@ def rate(t: torch.Tensor) -> torch.Tensor:
 
 
 PATHS = [
-    ("linear", path.Linear),
-    ("linear_sigma_min", lambda: path.Linear(sigma_min=0.05)),
-    ("linear_noise", lambda: path.Linear(noise=0.4)),
-    ("trigonometric", path.Trigonometric),
-    ("polynomial", path.Polynomial),
-    ("polynomial_mixed", lambda: path.Polynomial(1.5, 3.0)),
-    ("variance_preserving", path.VariancePreserving),
-    ("variance_exploding", path.VarianceExploding),
-    ("diffusion", lambda: path.Diffusion(lambda t: -rate(t) / 2, lambda t: rate(t).sqrt())),
-    ("tabulated", lambda: path.Tabulated(torch.cumprod(1 - torch.linspace(1e-3, 0.2, 100), 0))),
+    ("linear", path.LinearPath),
+    ("linear_sigma_min", lambda: path.LinearPath(sigma_min=0.05)),
+    ("linear_noise", lambda: path.LinearPath(noise=0.4)),
+    ("trigonometric", path.TrigonometricPath),
+    ("polynomial", path.PolynomialPath),
+    ("polynomial_mixed", lambda: path.PolynomialPath(1.5, 3.0)),
+    ("variance_preserving", path.VariancePreservingPath),
+    ("variance_exploding", path.VarianceExplodingPath),
+    ("diffusion", lambda: path.DiffusionPath(lambda t: -rate(t) / 2, lambda t: rate(t).sqrt())),
+    ("tabulated", lambda: path.TabulatedPath(torch.cumprod(1 - torch.linspace(1e-3, 0.2, 100), 0))),
     ("brownian_bridge", path.BrownianBridge),
     ("smooth_bridge", path.SmoothBridge),
-    ("functions", lambda: path.Functions(lambda t: 1 - t**2, torch.sin)),
+    ("functions", lambda: path.FunctionsPath(lambda t: 1 - t**2, torch.sin)),
     (
         "functions_bridge",
-        lambda: path.Functions(
+        lambda: path.FunctionsPath(
             lambda t: torch.cos(torch.pi / 2 * t),
             lambda t: t,
             lambda t: 0.7 * torch.sin(torch.pi * t),
@@ -59,23 +46,23 @@ PATHS = [
 ]
 
 PREDICTIONS = [
-    ("velocity", prediction.Velocity),
-    ("target", prediction.Target),
-    ("source", prediction.Source),
-    ("score", prediction.Score),
-    ("bridge", prediction.Bridge),
+    ("velocity", prediction.VelocityPrediction),
+    ("target", prediction.TargetPrediction),
+    ("source", prediction.SourcePrediction),
+    ("score", prediction.ScorePrediction),
+    ("bridge", prediction.BridgePrediction),
 ]
 
 COUPLINGS = [
-    ("independent", coupling.Independent),
-    ("exact", coupling.Exact),
-    ("class_conditional", coupling.ClassConditional),
-    ("condition_aware", coupling.ConditionAware),
-    ("partial", coupling.Partial),
-    ("sinkhorn", coupling.Sinkhorn),
-    ("unbalanced", coupling.Unbalanced),
-    ("aligned", coupling.Aligned),
-    ("aligned_rotating", lambda: coupling.Aligned(rotate=True)),
+    ("independent", coupling.IndependentCoupling),
+    ("exact", coupling.ExactCoupling),
+    ("class_conditional", coupling.ClassConditionalCoupling),
+    ("condition_aware", coupling.ConditionAwareCoupling),
+    ("partial", coupling.PartialCoupling),
+    ("sinkhorn", coupling.SinkhornCoupling),
+    ("unbalanced", coupling.UnbalancedCoupling),
+    ("aligned", coupling.AlignedCoupling),
+    ("aligned_rotating", lambda: coupling.AlignedCoupling(rotate=True)),
 ]
 
 SOLVERS = [
@@ -83,8 +70,8 @@ SOLVERS = [
     ("midpoint", solver.Midpoint),
     ("heun", solver.Heun),
     ("rk4", solver.RK4),
-    ("dopri5", solver.Adaptive),
-    ("shortcut", solver.Shortcut),
+    ("dopri5", solver.Dopri5),
+    ("shortcut", solver.ShortcutSolver),
     ("euler_maruyama", solver.EulerMaruyama),
     ("stochastic_heun", solver.StochasticHeun),
     ("ancestral", solver.Ancestral),
@@ -96,60 +83,60 @@ SOLVERS = [
 
 TWO = partial(distribution.Mixture, [1, 2], [[-1.0], [0.8]], [0.1, 0.3], dtype="float64")
 PROCESSES = [
-    ("brownian", lambda: process.Brownian(TWO(), 0.7)),
-    ("ornstein_uhlenbeck", lambda: process.OrnsteinUhlenbeck(TWO(), 2.0, 0.4, 0.9)),
-    ("langevin", lambda: process.Langevin(TWO(), 0.8)),
-    ("noising", lambda: process.Noising(TWO(), path.VariancePreserving())),
-    ("reverse", lambda: process.Reverse(process.OrnsteinUhlenbeck(TWO(), 2.0, 0.4, 0.9))),
-    ("reverse_noising", lambda: process.Reverse(process.Noising(TWO(), path.VariancePreserving()))),
+    ("brownian", lambda: process.BrownianProcess(TWO(), 0.7)),
+    ("ornstein_uhlenbeck", lambda: process.OrnsteinUhlenbeckProcess(TWO(), 2.0, 0.4, 0.9)),
+    ("langevin", lambda: process.LangevinProcess(TWO(), 0.8)),
+    ("noising", lambda: process.NoisingProcess(TWO(), path.VariancePreservingPath())),
+    ("reverse", lambda: process.ReverseProcess(process.OrnsteinUhlenbeckProcess(TWO(), 2.0, 0.4, 0.9))),
+    ("reverse_noising", lambda: process.ReverseProcess(process.NoisingProcess(TWO(), path.VariancePreservingPath()))),
 ]
 
 GRIDS = [
-    ("uniform", grid.Uniform),
-    ("power", grid.Power),
-    ("power_early", lambda steps=50: grid.Power(steps, 0.6)),
-    ("log_snr", grid.LogSNR),
+    ("uniform", grid.UniformGrid),
+    ("power", grid.PowerGrid),
+    ("power_early", lambda steps=50: grid.PowerGrid(steps, 0.6)),
+    ("log_snr", grid.LogSNRGrid),
 ]
 
 DIVERGENCES = [
-    ("exact", divergence.Exact),
-    ("rademacher", divergence.Rademacher),
-    ("rademacher_three", lambda: divergence.Rademacher(3, chunk=2)),
-    ("gaussian", divergence.Gaussian),
+    ("exact", divergence.ExactDivergence),
+    ("rademacher", divergence.RademacherDivergence),
+    ("rademacher_three", lambda: divergence.RademacherDivergence(3, chunk=2)),
+    ("gaussian", divergence.GaussianDivergence),
 ]
 
 VOLATILITIES = [
-    ("zero", volatilities.Zero),
-    ("constant", volatilities.Constant),
-    ("sine", volatilities.Sine),
-    ("memoryless", volatilities.Memoryless),
+    ("zero", volatilities.ZeroVolatility),
+    ("constant", volatilities.ConstantVolatility),
+    ("sine", volatilities.SineVolatility),
+    ("memoryless", volatilities.MemorylessVolatility),
 ]
 
 TIME_SAMPLERS = [
-    ("uniform", times.Uniform),
-    ("stratified", times.Stratified),
-    ("logit_normal", times.LogitNormal),
-    ("power", times.Power),
-    ("beta", times.Beta),
-    ("mode", times.Mode),
-    ("mode_ends", lambda: times.Mode(-0.8)),
-    ("cosmap", times.CosMap),
-    ("adaptive", times.Adaptive),
+    ("uniform", times.UniformTimeSampler),
+    ("stratified", times.StratifiedTimeSampler),
+    ("logit_normal", times.LogitNormalTimeSampler),
+    ("power", times.PowerTimeSampler),
+    ("beta", times.BetaTimeSampler),
+    ("mode", times.ModeTimeSampler),
+    ("mode_ends", lambda: times.ModeTimeSampler(-0.8)),
+    ("cosmap", times.CosmapTimeSampler),
+    ("adaptive", times.AdaptiveTimeSampler),
 ]
 
 WEIGHTINGS = [
-    ("uniform", weights.Uniform),
-    ("signal_to_noise", weights.SignalToNoise),
-    ("score_matching", weights.ScoreMatching),
-    ("flow_matching", lambda: weights.LinearFlow(times.Uniform())),
-    ("sd3_logit_normal", lambda: weights.LinearFlow(times.LogitNormal())),
-    ("sd3_mode", lambda: weights.LinearFlow(times.Mode())),
-    ("sd3_cosmap", lambda: weights.LinearFlow(times.CosMap())),
-    ("cosine", weights.Cosine),
-    ("edm", weights.EDM),
-    ("sigmoid", weights.Sigmoid),
-    ("ddpm", weights.DDPM),
-    ("min_snr", lambda: weights.DDPM(limit=5.0)),
+    ("uniform", weights.UniformWeighting),
+    ("signal_to_noise", weights.SignalToNoiseWeighting),
+    ("score_matching", weights.ScoreMatchingWeighting),
+    ("flow_matching", lambda: weights.FlowMatchingWeighting(times.UniformTimeSampler())),
+    ("sd3_logit_normal", lambda: weights.FlowMatchingWeighting(times.LogitNormalTimeSampler())),
+    ("sd3_mode", lambda: weights.FlowMatchingWeighting(times.ModeTimeSampler())),
+    ("sd3_cosmap", lambda: weights.FlowMatchingWeighting(times.CosmapTimeSampler())),
+    ("cosine", weights.CosineWeighting),
+    ("edm", weights.EDMWeighting),
+    ("sigmoid", weights.SigmoidWeighting),
+    ("ddpm", weights.DDPMWeighting),
+    ("min_snr", lambda: weights.DDPMWeighting(limit=5.0)),
 ]
 
 # The densities. Laws without one and stored data have their tests in tests/distribution.
@@ -174,25 +161,27 @@ DISTRIBUTIONS = [
 ]
 
 COSTS = [
-    ("squared_euclidean", cost.SquaredEuclidean),
-    ("cosine", cost.Cosine),
-    ("standardised", cost.Standardised),
-    ("features", lambda: cost.Features(torch.nn.Flatten())),
-    ("sliced", cost.Sliced),
-    ("chamfer", cost.Chamfer),
-    ("earth_mover", cost.EarthMover),
-    ("spectral", lambda: cost.Spectral(torch.nn.Flatten())),
+    ("squared_euclidean", cost.SquaredEuclideanCost),
+    ("cosine", cost.CosineCost),
+    ("standardised", cost.StandardisedCost),
+    ("features", lambda: cost.FeaturesCost(torch.nn.Flatten())),
+    ("sliced", cost.SlicedCost),
+    ("chamfer", cost.ChamferCost),
+    ("earth_mover", cost.EarthMoverCost),
+    ("spectral", lambda: cost.SpectralCost(torch.nn.Flatten())),
     (
         "sum",
-        lambda: cost.Sum({"squared": cost.SquaredEuclidean(), "cosine": cost.Cosine()}, {"squared": 1, "cosine": 2}),
+        lambda: cost.SumCost(
+            {"squared": cost.SquaredEuclideanCost(), "cosine": cost.CosineCost()}, {"squared": 1, "cosine": 2}
+        ),
     ),
 ]
 
 CONDITIONINGS = [
     ("none", conditioning.Unconditional),
-    ("source", conditioning.SourceItself),
-    ("source_label", conditioning.SourceLabel),
-    ("target_label", conditioning.TargetLabel),
+    ("source", conditioning.SourceConditioning),
+    ("source_label", conditioning.SourceLabelConditioning),
+    ("target_label", conditioning.TargetLabelConditioning),
 ]
 
 
@@ -224,9 +213,9 @@ class Stretched(modality.latent.Codec):
 
 # id, factory and the shape of points that this one judges.
 REWARDS_OF = [
-    ("linear", lambda: reward.Linear([1.0, -2.0, 0.5]), (3,)),
-    ("quadratic", lambda: reward.Quadratic([1.0, -2.0], [[2.0, 0.3], [0.3, 0.7]]), (2,)),
-    ("distance", lambda: reward.Distance([0.3, -0.2, 1.0]), (3,)),
+    ("linear", lambda: reward.LinearReward([1.0, -2.0, 0.5]), (3,)),
+    ("quadratic", lambda: reward.QuadraticReward([1.0, -2.0], [[2.0, 0.3], [0.3, 0.7]]), (2,)),
+    ("distance", lambda: reward.DistanceReward([0.3, -0.2, 1.0]), (3,)),
     ("class_log_probability", lambda: reward.ClassLogProbability(judge(3)), (3,)),
     ("class_log_probability_of_2", lambda: reward.ClassLogProbability(judge(1, 4, 4), 2), (1, 4, 4)),
     ("class_probability", lambda: reward.ClassProbability(judge(3), 1, 3.0), (3,)),
@@ -247,14 +236,14 @@ REWARDS_OF = [
     ("cloud_symmetry_across", lambda: reward.CloudSymmetry(0), (2, 16)),
     (
         "decoded",
-        lambda: reward.Decoded(
-            reward.SemanticConsistency(judge(3, 4, 4)), modality.Latent(modality.Image(), Stretched())
+        lambda: reward.DecodedReward(
+            reward.SemanticConsistency(judge(3, 4, 4)), modality.LatentModality(modality.Image(), Stretched())
         ),
         (3, 4, 4),
     ),
     (
         "sum",
-        lambda: reward.Sum(
+        lambda: reward.SumReward(
             {"bright": reward.Brightness(), "legible": partial(reward.Legibility)},
             {"bright": 2.0, "legible": -0.5},
             judge(1, 4, 4),
@@ -264,18 +253,32 @@ REWARDS_OF = [
 ]
 REWARDS = [(name, make) for name, make, _ in REWARDS_OF]
 
-STEPS = partial(grid.Uniform, 5)
+STEPS = partial(grid.UniformGrid, 5)
 TUNINGS = [
-    ("adjoint_matching", lambda: objective.AdjointMatching(adjoint.Exact(STEPS()), early=2, clip=1.6, rounds=2)),
-    ("path_weighted", lambda: objective.PathWeighted(STEPS(), late=None, batch=32, rounds=2, keep=2, paths=4)),
-    ("hybrid", lambda: objective.PathWeighted(STEPS(), late=0.4, batch=32, rounds=2, keep=2, paths=4)),
-    ("draft", lambda: objective.DRaFT(STEPS(), last=2, rounds=2)),
-    ("refl", lambda: objective.ReFL(STEPS(), late=0.4, rounds=2)),
-    ("reward_weighted", lambda: objective.RewardWeighted(STEPS(), batch=32, rounds=2, paths=4)),
-    ("best_of", lambda: objective.RewardWeighted(STEPS(), None, best_of=4, batch=32, rounds=2)),
-    ("tilt_matching", lambda: objective.TiltMatching(STEPS(), stages=2, noisings=8, batch=32, rounds=2, paths=4)),
-    ("value_matching", lambda: objective.ValueMatching(STEPS(), batch=32, rounds=2, paths=4)),
-    ("policy_gradient", lambda: objective.PolicyGradient(STEPS(), group=4, batch=32, rounds=2)),
+    (
+        "adjoint_matching",
+        lambda: method.AdjointMatching(
+            discretisation.ConsistentDiscretisation(STEPS()), early=2, clip=1.6, steps_per_rollout=2
+        ),
+    ),
+    (
+        "path_weighted",
+        lambda: method.PathWeighted(STEPS(), late=None, batch=32, steps_per_rollout=2, replay_size=2, paths=4),
+    ),
+    (
+        "path_weighted_adjoint",
+        lambda: method.PathWeighted(STEPS(), late=0.4, batch=32, steps_per_rollout=2, replay_size=2, paths=4),
+    ),
+    ("draft", lambda: method.DRaFT(STEPS(), last=2, steps_per_rollout=2)),
+    ("refl", lambda: method.ReFL(STEPS(), late=0.4, steps_per_rollout=2)),
+    ("reward_weighted", lambda: method.RewardWeighted(STEPS(), batch=32, steps_per_rollout=2, paths=4)),
+    ("best_of", lambda: method.RewardWeighted(STEPS(), None, best_of=4, batch=32, steps_per_rollout=2)),
+    (
+        "tilt_matching",
+        lambda: method.TiltMatching(STEPS(), stages=2, noisings=8, batch=32, steps_per_rollout=2, paths=4),
+    ),
+    ("value_matching", lambda: method.ValueMatching(STEPS(), batch=32, steps_per_rollout=2, paths=4)),
+    ("policy_gradient", lambda: method.PolicyGradient(STEPS(), group=4, batch=32, steps_per_rollout=2)),
 ]
 
 

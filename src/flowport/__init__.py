@@ -3,7 +3,7 @@
 Conventions, on which every module relies
 -----------------------------------------
 * Time ``t`` in [0, 1]: **source at 0, target at 1**. ``t`` has shape (B,), ``x`` has shape (B, *D);
-  :func:`flowport.broadcast.over` is the only place that broadcasts time over data. ``t`` and path coefficients stay
+  :func:`flowport.tensors.over` is the only place that broadcasts time over data. ``t`` and path coefficients stay
   float32 or float64; only network inputs are cast down.
 * Path ``x_t = α(t) x0 + β(t) x1 + γ(t) z``, ``z ~ N(0, I)``: α multiplies the source, β the target, γ the
   bridge noise, which most paths do without.
@@ -14,7 +14,8 @@ Conventions, on which every module relies
 * Randomness has no hidden state: every generator is seeded from (seed, purpose, rank, number of the batch), and torch's
   own, which dropout uses, is seeded anew for every batch.
 
-Reading order: ``configs/train.yaml`` (a run as a sentence), ``flowport.objective`` (the loss), ``flowport.module``
+Reading order: ``configs/train.yaml`` (a run as a sentence), ``flowport.objective`` (the loss),
+``flowport.training.flow_module``
 (the LightningModule), then the families: ``distribution``, ``joint``, ``coupling``, ``path``, ``prediction``,
 ``field``, ``solver``, ``metric``.
 """

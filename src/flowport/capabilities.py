@@ -19,11 +19,11 @@ from torch import Tensor
 
 from flowport.conditioning import Conditioning
 from flowport.coupling.base import Coupling
+from flowport.data.pairing import Pairing
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
-from flowport.joint import Joint
+from flowport.errors import FlowportError, option
 from flowport.path.base import Coefficients, Path
-from flowport.prediction.base import Hub, Prediction, endpoints
+from flowport.prediction.base import FlowState, Prediction, endpoints
 
 
 class NoiseRole(ABC):
@@ -41,7 +41,7 @@ class NoiseRole(ABC):
 
     @abstractmethod
     def accept(self, prediction: Prediction) -> None:
-        """Raise Refusal for a prediction whose regression target or hub does not exist in this role."""
+        """Raise FlowportError for a prediction whose regression target or hub does not exist in this role."""
 
     def ode(self, path: Path) -> bool:
         """Whether the ODE carries the start law to the whole target law."""
@@ -49,15 +49,15 @@ class NoiseRole(ABC):
 
     @abstractmethod
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
-        """(n, ṅ), each (B,): the weight of the noise in x_t. Raises Refusal where there is none."""
+        """(n, ṅ), each (B,): the weight of the noise in x_t. Raises FlowportError where there is none."""
 
     @abstractmethod
-    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
-        """E[noise | x_t = x], so that the score is −noise/n. Raises Refusal where it is undefined."""
+    def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
+        """E[noise | x_t = x], so that the score is −noise/n. Raises FlowportError where it is undefined."""
 
     @abstractmethod
-    def refuse_tilt(self) -> None:
-        """Raise Refusal, naming what is possible instead, where adjoint matching has no guarantee."""
+    def require_tilt(self) -> None:
+        """Raise FlowportError, naming what is possible instead, where adjoint matching has no guarantee."""
 
 
 class SourceIsNoise(NoiseRole):
@@ -75,10 +75,10 @@ class SourceIsNoise(NoiseRole):
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         return c.alpha, c.dalpha
 
-    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
-        return endpoints(hub, c, start)[0]
+    def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
+        return endpoints(flow_state, c, start)[0]
 
-    def refuse_tilt(self) -> None:
+    def require_tilt(self) -> None:
         return
 
 
@@ -93,13 +93,13 @@ class NoNoise(NoiseRole):
     def accept(self, prediction: Prediction) -> None:
         _refuse_bridge_head(prediction)
         if prediction.is_score:
-            raise Refusal(
+            raise FlowportError(
                 "prediction=score needs a score, which a path without noise has only for an independent standard "
                 "Gaussian source: use prediction=velocity, or a bridge path with conditioning=source"
             )
 
-    def _refuse(self) -> Refusal:
-        return Refusal(
+    def _refuse(self) -> FlowportError:
+        return FlowportError(
             "this flow has no score: its path adds no noise and its source is not independent standard Gaussian noise; "
             "use an ODE solver with volatility=zero, or path=smooth_bridge with prediction=bridge, or a bridge with "
             "conditioning=source"
@@ -108,11 +108,11 @@ class NoNoise(NoiseRole):
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         raise self._refuse()
 
-    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
+    def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
         raise self._refuse()
 
-    def refuse_tilt(self) -> None:
-        raise Refusal(
+    def require_tilt(self) -> None:
+        raise FlowportError(
             "reward fine-tuning needs a score, which a path without noise has only for an independent standard "
             "Gaussian source: train the bridge variant of this experiment (a bridge path with conditioning=source)"
         )
@@ -128,8 +128,8 @@ class BlindBridge(NoiseRole):
 
     def accept(self, prediction: Prediction) -> None:
         if not prediction.resolves_blind_bridge:
-            raise Refusal(
-                f"prediction={type(prediction).__name__.lower()} is undefined on a bridge whose field does not see its "
+            raise FlowportError(
+                f"{option('prediction', prediction)} is undefined on a bridge whose field does not see its "
                 "start: use prediction=bridge or prediction=velocity, or conditioning=source"
             )
 
@@ -137,16 +137,16 @@ class BlindBridge(NoiseRole):
         assert c.gamma is not None and c.dgamma is not None
         return c.gamma, c.dgamma
 
-    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
-        if hub.noise is None:
-            raise Refusal(
+    def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
+        if flow_state.noise is None:
+            raise FlowportError(
                 "one velocity head on a bridge has no score: use prediction=bridge (a second head) or "
                 "conditioning=source, or an ODE solver with volatility=zero"
             )
-        return hub.noise
+        return flow_state.noise
 
-    def refuse_tilt(self) -> None:
-        raise Refusal(
+    def require_tilt(self) -> None:
+        raise FlowportError(
             "adjoint matching on a bridge that does not see its start tilts the sampler's own kernel and not the "
             "training coupling: train the bridge with conditioning=source"
         )
@@ -163,7 +163,7 @@ class BridgeGivenSource(NoiseRole):
 
     def accept(self, prediction: Prediction) -> None:
         if prediction.needs_unknown_source:
-            raise Refusal("prediction=source is pointless where the field sees its start: use prediction=target")
+            raise FlowportError("prediction=source is pointless where the field sees its start: use prediction=target")
 
     def ode(self, path: Path) -> bool:
         # Without noise at t = 0 the start is one point, from which an ODE reaches one point: the mean.
@@ -173,18 +173,18 @@ class BridgeGivenSource(NoiseRole):
         assert c.gamma is not None and c.dgamma is not None
         return c.gamma, c.dgamma
 
-    def noise(self, hub: Hub, c: Coefficients, start: Tensor | None) -> Tensor:
-        noise = endpoints(hub, c, start)[2] if hub.noise is None else hub.noise
+    def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
+        noise = endpoints(flow_state, c, start)[2] if flow_state.noise is None else flow_state.noise
         assert noise is not None
         return noise
 
-    def refuse_tilt(self) -> None:
+    def require_tilt(self) -> None:
         return
 
 
 def _refuse_bridge_head(prediction: Prediction) -> None:
     if prediction.needs_bridge:
-        raise Refusal(
+        raise FlowportError(
             "prediction=bridge needs a path with noise: use path=brownian_bridge or path=smooth_bridge, or "
             "prediction=velocity"
         )
@@ -198,25 +198,33 @@ class Capabilities:
     score: bool
 
     def require_score(self, who: str) -> None:
-        """Raise Refusal, naming ``who`` asks, where the field has no score."""
+        """Raise FlowportError, naming ``who`` asks, where the field has no score."""
         if not self.score:
-            raise Refusal(
+            raise FlowportError(
                 f"{who} needs a score, which this flow does not have (its path's noise: {self.role.name}): use an ODE "
                 "solver with volatility=zero, prediction=bridge on a bridge path, or a bridge with conditioning=source"
             )
 
 
-def capabilities(source: Distribution, joint: Joint, coupling: Coupling, path: Path, conditioning: Conditioning,
-                 prediction: Prediction) -> Capabilities:  # fmt: skip
-    """The row of the table for a composition. Raises Refusal where its parts contradict each other."""
-    if coupling.needs_matched_classes and not joint.matched_classes:
-        raise Refusal("coupling=class_conditional needs equal class counts on both sides: write joint=class_matched")
-    if joint.paired and not coupling.independent:
-        raise Refusal(
-            f"{type(coupling).__name__} over a paired joint would destroy the pairs: use coupling=independent, "
-            "which leaves them as they are, or joint=product"
+def capabilities_of(
+    source: Distribution,
+    pairing: Pairing,
+    coupling: Coupling,
+    path: Path,
+    conditioning: Conditioning,
+    prediction: Prediction,
+) -> Capabilities:
+    """The row of the table for a composition. Raises FlowportError where its parts contradict each other."""
+    if coupling.needs_matched_classes and not pairing.matched_classes:
+        raise FlowportError(
+            "coupling=class_conditional needs equal class counts on both sides: write pairing=class_matched"
         )
-    independent = joint.independent and coupling.independent
+    if pairing.paired and not coupling.independent:
+        raise FlowportError(
+            f"{type(coupling).__name__} over a set of pairs would destroy the pairs: use coupling=independent, "
+            "which leaves them as they are, or pairing=unpaired"
+        )
+    independent = pairing.independent and coupling.independent
     role: NoiseRole
     if path.bridge:
         role = BridgeGivenSource() if conditioning.sees_source else BlindBridge()

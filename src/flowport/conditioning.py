@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
-from flowport.shapes import Condition, ConditionShape, Pair, Sample
+from flowport.errors import FlowportError
+from flowport.types import Condition, ConditionShape, Pair, Sample
 
 
 class Conditioning(ABC):
@@ -20,7 +20,7 @@ class Conditioning(ABC):
 
     @abstractmethod
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
-        """What the network must accept. Raises Refusal where a label is wanted that the data do not have."""
+        """What the network must accept. Raises FlowportError where a label is wanted that the data do not have."""
 
     @abstractmethod
     def training(self, pair: Pair, generator: torch.Generator) -> Condition:
@@ -44,12 +44,12 @@ class Unconditional(Conditioning):
         return Condition()
 
 
-class Told(Conditioning, ABC):
+class DroppableConditioning(Conditioning, ABC):
     """Each row of a training batch loses what it is told with probability ``dropout``, in [0, 1), by itself."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         if not 0 <= dropout < 1:
-            raise Refusal(f"conditioning.dropout={dropout} must be at least 0 and below 1: a share of the rows")
+            raise FlowportError(f"conditioning.dropout={dropout} must be at least 0 and below 1: a share of the rows")
         self.dropout = dropout
 
     @abstractmethod
@@ -60,10 +60,10 @@ class Told(Conditioning, ABC):
         told = self.whole(pair)
         if self.dropout == 0:
             return told
-        return told.untold(torch.rand(len(pair), generator=generator, device=pair.source.x.device) < self.dropout)
+        return told.dropped(torch.rand(len(pair), generator=generator, device=pair.source.x.device) < self.dropout)
 
 
-class SourceItself(Told):
+class SourceConditioning(DroppableConditioning):
     """The network sees the start x0 (an image as further channels, a point by concatenation)."""
 
     sees_source = True
@@ -80,23 +80,23 @@ class SourceItself(Told):
 
 def _label_shape(side: Distribution, which: str) -> ConditionShape:
     if side.classes == 0 and side.label_width == 0:
-        raise Refusal(
+        raise FlowportError(
             f"conditioning={which}_label needs labels, but the {which} {type(side).__name__} has none: "
-            "use conditioning=none"
+            "use conditioning=unconditional"
         )
     return ConditionShape(classes=side.classes, values=side.label_width)
 
 
 def _label_of(side: Sample, which: str) -> Tensor:
     if side.label is None:  # stored pairs need not have the labels of the data they came from
-        raise Refusal(
+        raise FlowportError(
             f"conditioning={which}_label needs labels, but these {which} points came without: store the pairs with "
-            "them, or use conditioning=none"
+            "them, or use conditioning=unconditional"
         )
     return side.label
 
 
-class TargetLabel(Told):
+class TargetLabelConditioning(DroppableConditioning):
     """The network sees the label of the target point."""
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
@@ -107,13 +107,13 @@ class TargetLabel(Told):
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         if label is None:
-            raise Refusal(
+            raise FlowportError(
                 "this flow was trained with conditioning=target_label: say which target label to translate to"
             )
         return Condition(label=label)
 
 
-class SourceLabel(Told):
+class SourceLabelConditioning(DroppableConditioning):
     """The network sees the label of the source point."""
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
@@ -124,5 +124,5 @@ class SourceLabel(Told):
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
         if source.label is None:
-            raise Refusal("this flow was trained with conditioning=source_label: its input points need labels")
+            raise FlowportError("this flow was trained with conditioning=source_label: its input points need labels")
         return Condition(label=source.label)

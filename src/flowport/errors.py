@@ -1,8 +1,47 @@
-"""The one exception of the package: a mistake of the user's, told in one sentence."""
+"""The error for bad input, and how members of a family are called in configs and messages."""
+
+import re
+
+IRREGULAR = {
+    "DPMSolver": "dpm_solver",
+    "DiT": "dit",
+    "UNet": "unet",
+    "PatchUNet": "patch_unet",
+    "DRaFT": "draft",
+    "ReFL": "refl",
+}
+"""Config names that are not the class name in snake case less the family's word: names of the literature."""
 
 
-class Refusal(ValueError):
-    """What was asked cannot be done. The message is one sentence: what was found, what is allowed, what to change.
+class FlowportError(ValueError):
+    """Bad input: one sentence that names the key or file, what was found and what to write instead.
 
-    Launchers print it without a traceback and exit with a non-zero status.
+    The command line prints it without a traceback and exits with status 2.
     """
+
+
+def member_name(member: type | str, family: str) -> str:
+    """The config name of a class: its name in snake case, less the family's word.
+
+    Args:
+        member: A class of a family or its name, for instance ``UniformGrid``.
+        family: The family's config group, for instance ``"grid"``.
+
+    Returns:
+        For instance ``"uniform"``.
+    """
+    name = member if isinstance(member, str) else member.__name__
+    if name in IRREGULAR:
+        return IRREGULAR[name]
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    return snake.removesuffix(f"_{family}")
+
+
+def option(family: str, member: object) -> str:
+    """The override that selects an object's class, for instance ``"grid=uniform"``, as messages name it.
+
+    Args:
+        family: The family's config group.
+        member: An instance of one of its classes.
+    """
+    return f"{family}={member_name(type(member), family)}"

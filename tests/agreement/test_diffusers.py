@@ -4,25 +4,25 @@ import pytest
 import torch
 
 from flowport.capabilities import SourceIsNoise
-from flowport.dynamics import Dynamics
-from flowport.path import Linear, Trigonometric
-from flowport.prediction import Target
-from flowport.shapes import Condition
-from flowport.solver import DDIM, Ancestral, DPMSolver, Euler
-from flowport.volatility import Zero
+from flowport.path import LinearPath, TrigonometricPath
+from flowport.prediction import TargetPrediction
+from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.solver import DDIM, Ancestral, DPMSolver, Euler
+from flowport.sampling.volatility import ZeroVolatility
+from flowport.types import Condition
 from tests.laws.oracles import Composition, points
 
 diffusers = pytest.importorskip("diffusers")
 
 N = 10
 TIMES = torch.cat([torch.linspace(0.05, 0.95, N, dtype=torch.float64), torch.ones(1, dtype=torch.float64)])
-PATH = Trigonometric()  # variance preserving: ᾱ = β²
+PATH = TrigonometricPath()  # variance preserving: ᾱ = β²
 START = points(9)[0]
 
 
 def moving(path):
-    c = Composition(path, SourceIsNoise(), Target())
-    return Dynamics(c.field(c.joint("mixture")), Condition(), Zero())
+    c = Composition(path, SourceIsNoise(), TargetPrediction())
+    return Dynamics(c.field(c.joint("mixture")), Condition(), ZeroVolatility())
 
 
 def ours(solver, path=PATH):
@@ -64,9 +64,13 @@ def test_ddpm():
 
 def test_dpm_solver_multistep():
     scheduler = diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=N, trained_betas=betas(), algorithm_type="dpmsolver++", solver_order=2,
-        lower_order_final=True, final_sigmas_type="zero",
-    )  # fmt: skip
+        num_train_timesteps=N,
+        trained_betas=betas(),
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=True,
+        final_sigmas_type="zero",
+    )
     scheduler.set_timesteps(timesteps=list(range(N))[::-1])
     torch.testing.assert_close(theirs(scheduler), ours(DPMSolver()), rtol=0, atol=1e-5)
     assert float((ours(DPMSolver()) - ours(DDIM()))[2:].abs().max()) > 1e-2
@@ -74,9 +78,9 @@ def test_dpm_solver_multistep():
 
 def test_flow_match_euler():
     """σ = 1 − t, and their velocity points to the noise."""
-    scheduler, dynamics = diffusers.FlowMatchEulerDiscreteScheduler(), moving(Linear())
+    scheduler, dynamics = diffusers.FlowMatchEulerDiscreteScheduler(), moving(LinearPath())
     scheduler.set_timesteps(sigmas=(1 - TIMES[:-1]).tolist())
-    x, states = START, ours(Euler(), Linear())
+    x, states = START, ours(Euler(), LinearPath())
     for k, step in enumerate(scheduler.timesteps):
         x = scheduler.step(-dynamics.velocity(x, TIMES[k].expand(9)), step, x).prev_sample
         torch.testing.assert_close(x.double(), states[k + 1], rtol=0, atol=1e-5)

@@ -17,8 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchcfm.optimal_transport import OTPlanSampler
 
-from flowport.coupling import Exact
-from flowport.shapes import Pair, Sample
+from flowport.coupling import ExactCoupling
+from flowport.types import Pair, Sample
 from tests.benchmarks.table import Cell, load, middle_half, report
 
 
@@ -38,7 +38,7 @@ def timed(call: Callable[[], object]) -> float:
 
 def row(n: int, d: int) -> dict[str, Cell]:
     x0, x1 = points(n, d, n + d)
-    pair, ours, theirs = Pair(Sample(x0), Sample(x1)), Exact(), OTPlanSampler("exact")
+    pair, ours, theirs = Pair(Sample(x0), Sample(x1)), ExactCoupling(), OTPlanSampler("exact")
     generator = torch.Generator().manual_seed(0)
     repeats = max(3, min(41, 20000 // n))
     times: tuple[list[float], list[float]] = ([], [])
@@ -53,12 +53,15 @@ def row(n: int, d: int) -> dict[str, Cell]:
     plan = theirs.get_map(x0, x1)
     match = ours(pair, generator)
     return {
-        "n": n, "d": d, "torchcfm ms": median(times[0]), "flowport ms": median(times[1]),
+        "n": n,
+        "d": d,
+        "torchcfm ms": median(times[0]),
+        "flowport ms": median(times[1]),
         "ratio: median (quartiles)": middle_half([b / a for a, b in zip(*times, strict=True)]),
         "torchcfm converged": "yes" if log["warning"] is None else "no",
         "torchcfm excess": f"{n * float((plan * cost).sum()) / best - 1:.1e}",
         "flowport excess": f"{cost[match.i.numpy(), match.j.numpy()].sum() / best - 1:.1e}",
-    }  # fmt: skip
+    }
 
 
 def main(sizes: list[str] | None = None) -> None:

@@ -22,15 +22,15 @@ from PIL import Image as Picture
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from flowport.composition import compose
-from flowport.coupling import Coupling, Exact, Independent
-from flowport.data import PairDataModule, _Batches
+from flowport.coupling import Coupling, ExactCoupling, IndependentCoupling
+from flowport.data.datamodule import PairDataModule, _Batches
+from flowport.data.placement import Placement, ResidentPlacement, StreamingPlacement
 from flowport.distribution import AudioFolder, CloudFolder, Gaussian, ImageFolder, Stored
 from flowport.distribution import folder as cache
 from flowport.modality import Cloud, Image, LogMel
 from flowport.network import Network, PatchUNet, SetTransformer
-from flowport.placement import Placement, Resident, Streaming
-from flowport.shapes import Pair, Sample
+from flowport.training.compose import compose
+from flowport.types import Pair, Sample
 from tests.benchmarks.table import Cell, load, report
 
 BATCH, STEPS = 32, 25
@@ -81,7 +81,7 @@ def plain(stored: Stored, device: torch.device) -> Iterator[Pair]:
 
 
 def ours(data: PairDataModule, placement: Placement, prefetch: int, device: torch.device) -> Iterator[Pair]:
-    data.train.joint = placement.place(data.joint, device).split("train")
+    data.train.pairing = placement.place(data.pairing, device).split("train")
     return iter(_Batches(data.train, lambda: 0, prefetch))
 
 
@@ -101,8 +101,14 @@ def waited(batches: Iterator[Pair], step: Callable[[Pair], None], device: torch.
     return median(waits), median(wholes)
 
 
-def stepper(source: Gaussian, target: Stored, network: Callable[..., Network], device: torch.device, coupling: Coupling,
-            batch: int) -> tuple[PairDataModule, Callable[[Pair], None]]:  # fmt: skip
+def stepper(
+    source: Gaussian,
+    target: Stored,
+    network: Callable[..., Network],
+    device: torch.device,
+    coupling: Coupling,
+    batch: int,
+) -> tuple[PairDataModule, Callable[[Pair], None]]:
     flow, data = compose(source, target, network=network, coupling=coupling, data=partial(PairDataModule, batch=batch))
     flow.to(device)
     optimizer = torch.optim.AdamW(flow.field.parameters(), 1e-3)
@@ -120,10 +126,12 @@ def stepper(source: Gaussian, target: Stored, network: Callable[..., Network], d
 
 def waiting(kind: str, device: torch.device) -> list[dict[str, Cell]]:
     stored, network = MODALITIES[kind](SIZES[kind])
-    data, step = stepper(Gaussian(event_shape=list(stored.event_shape)), stored, network, device, Independent(), BATCH)
+    data, step = stepper(
+        Gaussian(event_shape=list(stored.event_shape)), stored, network, device, IndependentCoupling(), BATCH
+    )
     ways: dict[str, Callable[[], Iterator[Pair]]] = {
-        "resident": lambda: ours(data, Resident(), 0, device),
-        "streaming, 2 ahead": lambda: ours(data, Streaming(), 2, device),
+        "resident": lambda: ours(data, ResidentPlacement(), 0, device),
+        "streaming, 2 ahead": lambda: ours(data, StreamingPlacement(), 2, device),
         "DataLoader, 2 workers": lambda: plain(stored, device),
     }
     rows: list[dict[str, Cell]] = []
@@ -138,18 +146,24 @@ def coupled(device: torch.device, repeats: int = 3) -> list[dict[str, Cell]]:
     raw = torch.randint(256, (5000, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     target, source = whole("images", raw, Image()), Gaussian(event_shape=[1, 16, 16])
     ways: dict[str, tuple[Coupling, int]] = {
-        "independent": (Independent(), 0), "exact": (Exact(), 0), "exact, 2 ahead": (Exact(), 2)}  # fmt: skip
+        "independent": (IndependentCoupling(), 0),
+        "exact": (ExactCoupling(), 0),
+        "exact, 2 ahead": (ExactCoupling(), 2),
+    }
     took: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, (coupling, prefetch) in ways.items():
             data, step = stepper(source, target, PatchUNet, device, coupling, 256)
-            took[way].append(waited(ours(data, Resident(), prefetch, device), step, device)[1])
+            took[way].append(waited(ours(data, ResidentPlacement(), prefetch, device), step, device)[1])
     base = took["independent"]
     return [
-        {"coupling of 256 images": way, "step ms": median(v),
-         "over independent": f"{median(a / b for a, b in zip(v, base, strict=True)):.3f}"}
+        {
+            "coupling of 256 images": way,
+            "step ms": median(v),
+            "over independent": f"{median(a / b for a, b in zip(v, base, strict=True)):.3f}",
+        }
         for way, v in took.items()
-    ]  # fmt: skip
+    ]
 
 
 def write_files(kind: str, folder: Path) -> None:
@@ -190,8 +204,14 @@ def decoding(kind: str) -> dict[str, Cell]:
         call = [sys.executable, "-m", "tests.benchmarks.bench_data", "decode", kind, str(files)]
         told = [subprocess.run(call, check=True, capture_output=True, text=True).stdout.split() for _ in range(2)]
     (before, most, size, took), (_, _, _, again) = ([float(v) for v in words] for words in told)
-    return {"files": f"{SIZES[kind]:,} {kind}", "data MB": size, "peak over start, MB": most - before,
-            "over data": (most - before) / size, "decoded in s": took, "from the cache in s": again}  # fmt: skip
+    return {
+        "files": f"{SIZES[kind]:,} {kind}",
+        "data MB": size,
+        "peak over start, MB": most - before,
+        "over data": (most - before) / size,
+        "decoded in s": took,
+        "from the cache in s": again,
+    }
 
 
 def main(words: list[str]) -> None:

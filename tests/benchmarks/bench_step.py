@@ -23,20 +23,20 @@ from torch.utils.data import DataLoader
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
 from torchcfm.models.models import MLP as TheirMLP
 
-from flowport.composition import compose
-from flowport.coupling import Coupling, Exact, Independent
-from flowport.data import PairDataModule
+from flowport.coupling import Coupling, ExactCoupling, IndependentCoupling
+from flowport.data.datamodule import PairDataModule
+from flowport.data.pairing import UnpairedPairing
 from flowport.distribution import EightGaussians, Moons
-from flowport.joint import Product
 from flowport.randomness import Randomness
-from flowport.shapes import Pair
+from flowport.training.compose import compose
+from flowport.types import Pair
 from tests.benchmarks.table import Cell, load, middle_half, report
 
 BATCH, WARM, STEPS = 256, 20, 200
 SEED = Randomness(0)
 
 
-class Drawn(Product):
+class Drawn(UnpairedPairing):
     """A joint whose batches were drawn beforehand."""
 
     def __init__(self, batches: list[Pair]) -> None:
@@ -97,10 +97,17 @@ class Bare(lightning.LightningModule):
 def fitted(module: lightning.LightningModule, data: Any, callbacks: list[lightning.Callback]) -> Clocks:
     watch = Stopwatch()
     trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=WARM + STEPS, limit_train_batches=WARM + STEPS, max_epochs=1, logger=False,
-        limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+        max_steps=WARM + STEPS,
+        limit_train_batches=WARM + STEPS,
+        max_epochs=1,
+        logger=False,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         callbacks=[*callbacks, watch],
-    )  # fmt: skip
+    )
     trainer.fit(module, data)
     return watch.milliseconds
 
@@ -154,7 +161,7 @@ class Contest:
         return compose(EightGaussians(), Moons(), coupling=coupling, optimizer=self._adam)[0]
 
     def ours_loop(self) -> Clocks:
-        module = self._flow(Independent())
+        module = self._flow(IndependentCoupling())
         numbers = iter(range(WARM + STEPS))
 
         def step(pair: Pair) -> Tensor:
@@ -164,7 +171,7 @@ class Contest:
         return looped(step, self._adam(module.field.parameters()), self.batches)
 
     def ours_on_their_loader(self) -> Clocks:
-        return fitted(self._flow(Independent()), self._loader(), [])
+        return fitted(self._flow(IndependentCoupling()), self._loader(), [])
 
     def ours_trainer(self, coupling: Coupling, prefetch: int = 0) -> Clocks:
         data = PairDataModule(Drawn(self.batches), coupling, SEED, BATCH, prefetch=prefetch)
@@ -176,15 +183,15 @@ def measured(batches: list[Pair], flags: dict[str, Any], repeats: int) -> dict[s
     exact, independent = ExactOptimalTransportConditionalFlowMatcher(sigma=0.0), ConditionalFlowMatcher(sigma=0.0)
     contestants: dict[str, Callable[[], Clocks]] = {
         "torchcfm exact, loop": lambda: c.torchcfm(exact),
-        "flowport exact, Trainer": lambda: c.ours_trainer(Exact()),
-        "flowport exact, Trainer, prefetch 2": lambda: c.ours_trainer(Exact(), prefetch=2),
+        "flowport exact, Trainer": lambda: c.ours_trainer(ExactCoupling()),
+        "flowport exact, Trainer, prefetch 2": lambda: c.ours_trainer(ExactCoupling(), prefetch=2),
         "torchcfm independent, loop": lambda: c.torchcfm(independent),
         "flowport independent, loop": c.ours_loop,
         "bare module, loop": c.bare_loop,
         "bare module, Trainer": c.bare_trainer,
         "bare module, Trainer, Lightning's EMA": lambda: c.bare_trainer(EMAWeightAveraging()),
         "flowport independent, Trainer, same loader": c.ours_on_their_loader,
-        "flowport independent, Trainer": lambda: c.ours_trainer(Independent()),
+        "flowport independent, Trainer": lambda: c.ours_trainer(IndependentCoupling()),
     }
     times: dict[str, list[Clocks]] = {name: [] for name in contestants}
     for _ in range(repeats):
@@ -211,22 +218,29 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    batches = [Product(EightGaussians(), Moons()).pairs(k * BATCH, BATCH, SEED) for k in range(50)]
+    batches = [UnpairedPairing(EightGaussians(), Moons()).pairs(k * BATCH, BATCH, SEED) for k in range(50)]
     for name, flags in (("default", {}), ("fused", {"fused": True})):
         times = measured(batches, flags, repeats)
         rows: list[dict[str, Cell]] = [
-            {"ms a step, median (quartiles)": who,
-             **{clock: middle_half([one[k] for one in ms]) for k, clock in enumerate(CLOCKS)}}
+            {
+                "ms a step, median (quartiles)": who,
+                **{clock: middle_half([one[k] for one in ms]) for k, clock in enumerate(CLOCKS)},
+            }
             for who, ms in times.items()
-        ]  # fmt: skip
+        ]
         report(f"step_{name}", f"A training step, Adam({flags or 'default'})", rows, load())
         compared: list[dict[str, Cell]] = [
-            {"this": this, "over": that, "wanted": wanted, **{
-                clock: middle_half([x[k] / y[k] for x, y in zip(times[this], times[that], strict=True)])
-                for k, clock in enumerate(CLOCKS)
-            }}
+            {
+                "this": this,
+                "over": that,
+                "wanted": wanted,
+                **{
+                    clock: middle_half([x[k] / y[k] for x, y in zip(times[this], times[that], strict=True)])
+                    for k, clock in enumerate(CLOCKS)
+                },
+            }
             for this, that, wanted in RATIOS
-        ]  # fmt: skip
+        ]
         note = f"median (quartiles) over {repeats} interleaved repeats of {STEPS} steps; {load()}"
         report(f"step_{name}_ratios", f"Ratios, Adam({flags or 'default'})", compared, note)
 

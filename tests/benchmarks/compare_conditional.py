@@ -21,27 +21,27 @@ from statistics import mean
 import lightning
 import torch
 
-from flowport.composition import compose
-from flowport.conditioning import TargetLabel
-from flowport.coupling import ConditionAware, Coupling, Exact, Independent
-from flowport.data import PairDataModule
+from flowport.conditioning import TargetLabelConditioning
+from flowport.coupling import ConditionAwareCoupling, Coupling, ExactCoupling, IndependentCoupling
+from flowport.data.datamodule import PairDataModule
 from flowport.distribution import EightGaussians, Moons
-from flowport.evaluation import Evaluation
-from flowport.grid import Uniform
+from flowport.evaluation.evaluator import Evaluator
 from flowport.metric.transport import wasserstein_2
 from flowport.network import MLP
-from flowport.schedule import WarmupCosine
-from flowport.solver import Adaptive, Euler, Solver
-from flowport.volatility import Zero
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import Dopri5, Euler, Solver
+from flowport.sampling.volatility import ZeroVolatility
+from flowport.training.compose import compose
+from flowport.training.scheduler import CosineScheduler
 from tests.benchmarks.table import OUTPUTS, Cell, load, mean_and_error, report, standard_error
 
 LABELS = ("discrete", "continuous")
 COUPLINGS: dict[str, Callable[[float], Coupling]] = {
-    "no OT": lambda ratio: Independent(),
-    "plain OT": lambda ratio: Exact(),
-    "condition-aware OT": lambda ratio: ConditionAware(ratio=ratio),
+    "no OT": lambda ratio: IndependentCoupling(),
+    "plain OT": lambda ratio: ExactCoupling(),
+    "condition-aware OT": lambda ratio: ConditionAwareCoupling(ratio=ratio),
 }
-SOLVERS: dict[str, Solver] = {"1 Euler step": Euler(), "dopri5": Adaptive()}
+SOLVERS: dict[str, Solver] = {"1 Euler step": Euler(), "dopri5": Dopri5()}
 Numbers = dict[str, float]
 
 
@@ -62,19 +62,31 @@ def trained_and_measured(study: Study, label: str, coupling: str, seed: int) -> 
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     module, data = compose(
-        EightGaussians(), Moons(continuous_label=label == "continuous"), coupling=COUPLINGS[coupling](study.ratio),
-        conditioning=TargetLabel(), network=partial(MLP, width=study.width),
-        optimizer=partial(torch.optim.Adam, lr=study.lr, fused=True), scheduler=WarmupCosine,
-        data=partial(PairDataModule, batch=study.batch, pool=study.pool), seed=seed,
-    )  # fmt: skip
+        EightGaussians(),
+        Moons(continuous_label=label == "continuous"),
+        coupling=COUPLINGS[coupling](study.ratio),
+        conditioning=TargetLabelConditioning(),
+        network=partial(MLP, width=study.width),
+        optimizer=partial(torch.optim.Adam, lr=study.lr, fused=True),
+        scheduler=CosineScheduler,
+        data=partial(PairDataModule, batch=study.batch, pool=study.pool),
+        seed=seed,
+    )
     trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=study.steps, max_epochs=1, limit_train_batches=study.steps, limit_val_batches=0,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        max_steps=study.steps,
+        max_epochs=1,
+        limit_train_batches=study.steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, data)
     numbers: Numbers = {}
     for name, solver in SOLVERS.items():
-        evaluation = Evaluation(solver, Uniform(1), Zero(), {}, items=study.points)
+        evaluation = Evaluator(solver, UniformGrid(1), ZeroVolatility(), {}, items=study.points)
         outcome = evaluation.outcome(module.ema, module.source, module.target, module.randomness)
         numbers[name] = float(wasserstein_2(outcome.result, outcome.target.x))
         if coupling == "no OT" and label == "discrete":
@@ -120,14 +132,23 @@ def main(arguments: list[str] | None = None) -> None:
         by = {c: [numbers[label, c, seed][solver] for seed in seeds] for c in COUPLINGS}
         for coupling, values in by.items():
             over = [v - f for v, f in zip(values, floors, strict=True)]
-            rows.append({
-                "label": label, "solver": solver, "coupling": coupling, "W2": mean_and_error(values),
-                "excess over floor": mean_and_error(over), "W2²": mean_and_error([v**2 for v in values]),
-                "condition-aware minus this": "" if coupling == "condition-aware OT"
-                else versus(by["condition-aware OT"], values),
-            })  # fmt: skip
-    note = (f"{study}; floor {mean_and_error(floors)}; mean ± standard error over {len(seeds)} seeds, differences "
-            f"paired; {load()}")  # fmt: skip
+            rows.append(
+                {
+                    "label": label,
+                    "solver": solver,
+                    "coupling": coupling,
+                    "W2": mean_and_error(values),
+                    "excess over floor": mean_and_error(over),
+                    "W2²": mean_and_error([v**2 for v in values]),
+                    "condition-aware minus this": ""
+                    if coupling == "condition-aware OT"
+                    else versus(by["condition-aware OT"], values),
+                }
+            )
+    note = (
+        f"{study}; floor {mean_and_error(floors)}; mean ± standard error over {len(seeds)} seeds, differences "
+        f"paired; {load()}"
+    )
     report("conditional", "8 Gaussians to moons under a condition", rows, note)
 
 

@@ -41,8 +41,8 @@ def jobs(folder: Path) -> dict[Key, Path]:
 
 def references(job: Path) -> dict[str, float]:
     """W2² between source and target, by which both sides' path energies are normalised: flowport's, and a finer one."""
-    from flowport.evaluation import reference_cost
-    from flowport.experiment import build
+    from flowport.evaluation.evaluator import reference_cost
+    from flowport.run.experiment import build
     from tests.benchmarks.reference import squared_distance
 
     run = build(OmegaConf.load(job / ".hydra" / "config.yaml"))
@@ -52,7 +52,7 @@ def references(job: Path) -> dict[str, float]:
 
 def theirs(job: Path, coupling: str, sigma: float) -> tuple[Numbers, Numbers]:
     """torchcfm's numbers, by averaged and by last weights."""
-    from flowport.experiment import build
+    from flowport.run.experiment import build
     from tests.benchmarks.torchcfm_loop import train
 
     torch.set_num_threads(1)
@@ -81,11 +81,12 @@ def compare(ours: list[float], other: list[float]) -> dict[str, Cell]:
     gaps = [a - b for a, b in zip(ours, other, strict=True)]
     error = standard_error(gaps)
     return {
-        "flowport": mean_and_error(ours), "torchcfm": mean_and_error(other),
+        "flowport": mean_and_error(ours),
+        "torchcfm": mean_and_error(other),
         "difference": f"{mean(gaps):+.4f} ± {error:.4f}",
         "in standard errors": round(mean(gaps) / error, 2) if error > 0 else math.nan,
         "ratio": round(mean(ours) / mean(other), 3),
-    }  # fmt: skip
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,9 +6,9 @@ from torch import nn
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
 from torchcfm.models.models import MLP as TheirMLP
 
-from flowport.data import PairStream
-from flowport.module import FlowModule
+from flowport.data.datamodule import PairStream
 from flowport.network import MLP
+from flowport.training.flow_module import FlowModule
 
 MATCHERS = {"independent": ConditionalFlowMatcher, "exact": ExactOptimalTransportConditionalFlowMatcher}
 
@@ -45,7 +45,7 @@ def train(module: FlowModule, stream: PairStream, coupling: str, steps: int, sig
     scheduler = module.make_scheduler(optimizer, steps)
     kept, current = [p.detach() for p in average.parameters()], [p.detach() for p in network.parameters()]
     for step in range(steps):
-        pair = stream.joint.pairs(step * stream.batch, stream.batch, stream.randomness.under("joint"))
+        pair = stream.pairing.pairs(step * stream.batch, stream.batch, stream.randomness.under("joint"))
         optimizer.zero_grad()
         t, xt, ut = matcher.sample_location_and_conditional_flow(pair.source.x, pair.target.x)
         vt = network(torch.cat([xt, t[:, None]], dim=-1))

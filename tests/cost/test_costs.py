@@ -4,9 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.cost import HOG, Cosine, Features, Spectral, SquaredEuclidean, Standardised, Sum
-from flowport.errors import Refusal
-from flowport.shapes import Sample
+from flowport.cost import (
+    CosineCost,
+    FeaturesCost,
+    HOGFeatures,
+    SpectralCost,
+    SquaredEuclideanCost,
+    StandardisedCost,
+    SumCost,
+)
+from flowport.errors import FlowportError
+from flowport.types import Sample
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -21,7 +29,7 @@ def direct(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(2,), (64,), (65,), (3, 8, 8)])
 def test_squared_euclidean(shape):
     x0, x1 = torch.randn(9, *shape, generator=seeded()) + 50, torch.randn(7, *shape, generator=seeded(1)) + 52
-    cost = SquaredEuclidean()(Sample(x0), Sample(x1))
+    cost = SquaredEuclideanCost()(Sample(x0), Sample(x1))
     torch.testing.assert_close(cost, direct(x0, x1), rtol=1e-4, atol=1e-4)
     assert cost.shape == (9, 7)
     assert not torch.allclose(cost, cost.sqrt())
@@ -30,9 +38,9 @@ def test_squared_euclidean(shape):
 def test_near_pairs_keep_their_distance_in_many_dimensions():
     x = torch.randn(6, 3072, generator=seeded())
     near = x + 1e-3 * torch.randn(6, 3072, generator=seeded(1))
-    cost = SquaredEuclidean()(Sample(x), Sample(near))
+    cost = SquaredEuclideanCost()(Sample(x), Sample(near))
     torch.testing.assert_close(cost.diagonal(), direct(x, near).diagonal(), rtol=1e-5, atol=0)
-    assert float(SquaredEuclidean()(Sample(x), Sample(x)).diagonal().max()) == 0
+    assert float(SquaredEuclideanCost()(Sample(x), Sample(x)).diagonal().max()) == 0
     # a matrix product alone cannot
     product = x.square().sum(1) + near.square().sum(1) - 2 * (x * near).sum(1)
     assert float((product - direct(x, near).diagonal()).abs().max()) > 1e-4
@@ -42,14 +50,14 @@ def test_near_pairs_keep_their_distance_in_many_dimensions():
 def test_low_precision_points_have_full_precision_costs_under_autocast(dtype):
     x0, x1 = (5 * torch.randn(4, 3000, generator=seeded(k)).to(dtype) for k in (0, 1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cost = SquaredEuclidean()(Sample(x0), Sample(x1))
+        cost = SquaredEuclideanCost()(Sample(x0), Sample(x1))
     assert float(cost.max()) > 65504
     torch.testing.assert_close(cost, direct(x0, x1), rtol=1e-5, atol=0)
 
 
 def test_features_are_frozen_and_evaluated_whatever_the_mode():
     network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)).train()
-    cost = Features(network, chunk=3)
+    cost = FeaturesCost(network, chunk=3)
     a, b = Sample(torch.randn(7, 4, generator=seeded())), Sample(torch.randn(5, 4, generator=seeded(1)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = cost(a, b)
@@ -63,37 +71,37 @@ def test_features_are_frozen_and_evaluated_whatever_the_mode():
 
 def test_sum_puts_its_parts_on_one_scale():
     a, b = Sample(torch.randn(6, 2, generator=seeded())), Sample(torch.randn(5, 2, generator=seeded(1)))
-    plain = SquaredEuclidean()(a, b)
-    big = Features(nn.Linear(2, 2, bias=False))
+    plain = SquaredEuclideanCost()(a, b)
+    big = FeaturesCost(nn.Linear(2, 2, bias=False))
     big.network.weight.data = 100 * torch.eye(2)
-    both = Sum({"big": big, "plain": SquaredEuclidean()}, {"plain": 0.2, "big": 1.0})
+    both = SumCost({"big": big, "plain": SquaredEuclideanCost()}, {"plain": 0.2, "big": 1.0})
     torch.testing.assert_close(both(a, b), 1.2 * plain / plain.mean())
-    far = Sum({"big": Cosine(), "plain": SquaredEuclidean()}, {"plain": 0.2, "big": 0.0})
+    far = SumCost({"big": CosineCost(), "plain": SquaredEuclideanCost()}, {"plain": 0.2, "big": 0.0})
     torch.testing.assert_close(far(a, b), 0.2 * plain / plain.mean())
     for costs, weights in (({}, {}), ({"a": big}, {"b": 1.0}), ({"a": big}, {"a": -1.0})):
-        with pytest.raises(Refusal, match="one weight ≥ 0 for each cost"):
-            Sum(costs, weights)
+        with pytest.raises(FlowportError, match="one weight ≥ 0 for each cost"):
+            SumCost(costs, weights)
     same = Sample(torch.ones(3, 2))
-    assert float(Sum({"a": SquaredEuclidean()}, {"a": 1.0})(same, same).abs().max()) == 0
+    assert float(SumCost({"a": SquaredEuclideanCost()}, {"a": 1.0})(same, same).abs().max()) == 0
 
 
 def test_cosine_of_embeddings_and_why_not_of_one_number():
     a = Sample(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
     expected = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 1.0], [2.0, 1.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(Cosine()(a, a), expected, atol=1e-7, rtol=0)
+    torch.testing.assert_close(CosineCost()(a, a), expected, atol=1e-7, rtol=0)
     ages = Sample(torch.tensor([[1.0], [80.0]]))
-    assert float(Cosine()(ages, ages).max()) == pytest.approx(0, abs=1e-7)
-    assert float(Standardised()(ages, ages)[0, 1]) == pytest.approx(4)
+    assert float(CosineCost()(ages, ages).max()) == pytest.approx(0, abs=1e-7)
+    assert float(StandardisedCost()(ages, ages)[0, 1]) == pytest.approx(4)
 
 
 def test_standardised_forgets_units_column_by_column():
     a, b = torch.randn(6, 3, generator=seeded()), torch.randn(5, 3, generator=seeded(1))
     units = torch.tensor([1.0, 100.0, 0.01])
     torch.testing.assert_close(
-        Standardised()(Sample(a), Sample(b)), Standardised()(Sample(a * units), Sample(b * units))
+        StandardisedCost()(Sample(a), Sample(b)), StandardisedCost()(Sample(a * units), Sample(b * units))
     )
     constant = Sample(torch.ones(4, 1))
-    assert float(Standardised()(Sample(torch.full((4, 1), 3.0)), constant)[0, 0]) == pytest.approx(4)
+    assert float(StandardisedCost()(Sample(torch.full((4, 1), 3.0)), constant)[0, 0]) == pytest.approx(4)
 
 
 def stroke(angle: float, shift: float = 0.0, slant: float = 0.0, size: float = 0.5) -> torch.Tensor:
@@ -107,7 +115,7 @@ def stroke(angle: float, shift: float = 0.0, slant: float = 0.0, size: float = 0
 
 
 def test_hog_forgets_place_size_and_slant_and_sees_direction():
-    hog, plain = HOG(), HOG(deskew=False)
+    hog, plain = HOGFeatures(), HOGFeatures(deskew=False)
     base = stroke(0.0)
     turned = stroke(1.2)
 
@@ -121,13 +129,13 @@ def test_hog_forgets_place_size_and_slant_and_sees_direction():
     assert found.shape == (3, 5 * 5 * 8)
     assert bool(torch.isfinite(found).all())
     torch.testing.assert_close(found[:2].square().sum(1), torch.ones(2))
-    with pytest.raises(Refusal, match="is for images"):
+    with pytest.raises(FlowportError, match="is for images"):
         hog(torch.randn(4, 2))
 
 
 def test_hog_orientation_bins_are_gradient_directions():
     ramp = torch.linspace(-1, 1, 20).expand(1, 1, 20, 20)
-    bins = HOG(cells=1, deskew=False)(torch.cat([ramp, ramp.transpose(2, 3)]))
+    bins = HOGFeatures(cells=1, deskew=False)(torch.cat([ramp, ramp.transpose(2, 3)]))
     assert bins.argmax(1).tolist() == [0, 4]
 
 
@@ -140,9 +148,9 @@ def clusters(n: int, seed: int, shift: float) -> tuple[torch.Tensor, torch.Tenso
 
 def test_spectral_joins_clusters_over_an_offset_and_is_deterministic():
     (x0, y0), (x1, y1) = clusters(90, 0, 0.0), clusters(120, 1, 40.0)
-    cost = Spectral(dimensions=2)(Sample(x0), Sample(x1))
+    cost = SpectralCost(dimensions=2)(Sample(x0), Sample(x1))
     torch.manual_seed(5)
-    assert torch.equal(cost, Spectral(dimensions=2)(Sample(x0), Sample(x1)))
+    assert torch.equal(cost, SpectralCost(dimensions=2)(Sample(x0), Sample(x1)))
     same = y0[:, None] == y1[None]
     assert float(cost[same].mean()) < 0.2 * float(cost[~same].mean())
     assert float((y1[cost.argmin(1)] == y0).double().mean()) > 0.95
@@ -150,10 +158,12 @@ def test_spectral_joins_clusters_over_an_offset_and_is_deterministic():
 
 def test_spectral_small_batches_and_refusals():
     for n in (1, 2, 5):
-        cost = Spectral()(Sample(torch.randn(n, 2, generator=seeded())), Sample(torch.randn(n, 2, generator=seeded(1))))
+        cost = SpectralCost()(
+            Sample(torch.randn(n, 2, generator=seeded())), Sample(torch.randn(n, 2, generator=seeded(1)))
+        )
         assert cost.shape == (n, n)
         assert bool(torch.isfinite(cost).all())
-    with pytest.raises(Refusal, match="NaN or infinite features"):
-        Spectral()(Sample(torch.full((5, 2), torch.nan)), Sample(torch.zeros(5, 2)))
-    with pytest.raises(Refusal, match="at least 1"):
-        Spectral(within=0)
+    with pytest.raises(FlowportError, match="NaN or infinite features"):
+        SpectralCost()(Sample(torch.full((5, 2), torch.nan)), Sample(torch.zeros(5, 2)))
+    with pytest.raises(FlowportError, match="at least 1"):
+        SpectralCost(within=0)

@@ -3,7 +3,7 @@
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from flowport.shapes import Pair, Sample
+from flowport.types import Pair, Sample
 
 
 def seeded(seed: int = 0) -> torch.Generator:

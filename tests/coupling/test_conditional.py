@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from flowport.cost import Standardised
-from flowport.coupling import ClassConditional, ConditionAware, Exact
+from flowport.cost import StandardisedCost
+from flowport.coupling import ClassConditionalCoupling, ConditionAwareCoupling, ExactCoupling
 from flowport.coupling.condition_aware import weight_for
-from flowport.errors import Refusal
-from flowport.shapes import Pair, Sample
+from flowport.errors import FlowportError
+from flowport.types import Pair, Sample
 from tests.coupling.batches import optimum, seeded, squares
 
 
 def scaled_squares(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return Standardised()(Sample(a), Sample(b))
+    return StandardisedCost()(Sample(a), Sample(b))
 
 
 def labelled(n: int = 90, classes: int = 3, seed: int = 0) -> Pair:
@@ -27,26 +27,26 @@ def labelled(n: int = 90, classes: int = 3, seed: int = 0) -> Pair:
 
 def test_class_conditional_keeps_classes_and_is_optimal_inside_each():
     pair = labelled()
-    match = ClassConditional()(pair, seeded())
+    match = ClassConditionalCoupling()(pair, seeded())
     assert torch.equal(pair.source.label[match.i], pair.target.label[match.j])
     assert match.j.sort().values.tolist() == list(range(90))
     cost = squares(pair)
     best = sum(optimum(cost[pair.source.label == c][:, pair.target.label == c]) for c in range(3))
     assert float(cost[match.i, match.j].sum()) == pytest.approx(best, rel=1e-9)
     assert match.facts["cost"] == pytest.approx(best / 90, rel=1e-6)
-    mixed = Exact()(pair, seeded())
+    mixed = ExactCoupling()(pair, seeded())
     assert not torch.equal(pair.source.label[mixed.i], pair.target.label[mixed.j])
 
 
 def test_class_conditional_refusals():
     pair = labelled()
     wrong = Pair(pair.source, Sample(pair.target.x, torch.zeros(90, dtype=torch.long)))
-    with pytest.raises(Refusal, match="joint=class_matched"):
-        ClassConditional()(wrong, seeded())
-    with pytest.raises(Refusal, match="source has no labels"):
-        ClassConditional()(Pair(Sample(pair.source.x), pair.target), seeded())
-    with pytest.raises(Refusal, match="target has torch"):
-        ClassConditional()(Pair(pair.source, Sample(pair.target.x, torch.rand(90, 2))), seeded())
+    with pytest.raises(FlowportError, match="pairing=class_matched"):
+        ClassConditionalCoupling()(wrong, seeded())
+    with pytest.raises(FlowportError, match="source has no labels"):
+        ClassConditionalCoupling()(Pair(Sample(pair.source.x), pair.target), seeded())
+    with pytest.raises(FlowportError, match="target has torch"):
+        ClassConditionalCoupling()(Pair(pair.source, Sample(pair.target.x, torch.rand(90, 2))), seeded())
 
 
 def conditioned(n: int, seed: int, continuous: bool = False) -> Pair:
@@ -62,11 +62,11 @@ def test_condition_aware_never_crosses_classes_and_keeps_the_source_law_given_th
     means, plain = [], []
     for seed in range(20):
         pair = conditioned(200, seed)
-        match = ConditionAware()(pair, seeded())
+        match = ConditionAwareCoupling()(pair, seeded())
         # the label of source i is that of its partner before the re-pairing
         assert torch.equal(pair.target.label[match.i], pair.target.label[match.j])
         assert match.j.sort().values.tolist() == list(range(200))
-        for found, list_ in ((match, means), (Exact()(pair, seeded()), plain)):
+        for found, list_ in ((match, means), (ExactCoupling()(pair, seeded()), plain)):
             new = pair.take(found.i, found.j)
             list_.append(float(new.source.x[new.target.label == 1, 0].mean()))
     # 20 seeds of about 100 points: standard error of the mean 1/sqrt(2000) = .022
@@ -76,7 +76,7 @@ def test_condition_aware_never_crosses_classes_and_keeps_the_source_law_given_th
 
 def test_condition_aware_beats_identity_inside_classes():
     pair = conditioned(100, 0)
-    match = ConditionAware()(pair, seeded())
+    match = ConditionAwareCoupling()(pair, seeded())
     cost = squares(pair)
     blocks = [pair.target.label == c for c in (0, 1)]
     assert float(cost[match.i, match.j].sum()) == pytest.approx(sum(optimum(cost[b][:, b]) for b in blocks), rel=1e-9)
@@ -91,7 +91,7 @@ def test_ratio_is_met(ratio):
     share = (cost + weight * (1 - 1e-9) * distance <= cost.diagonal()[:, None]).double().mean()
     assert weight > 0
     assert float(share) == pytest.approx(ratio, abs=1e-3)
-    assert ConditionAware(ratio)(pair, seeded()).facts["weight"] == pytest.approx(weight, rel=1e-6)
+    assert ConditionAwareCoupling(ratio)(pair, seeded()).facts["weight"] == pytest.approx(weight, rel=1e-6)
 
 
 def test_weight_is_zero_where_ratio_asks_for_more_than_there_is_and_finite_for_repeated_labels():
@@ -110,15 +110,15 @@ def test_continuous_weight_trades_cost_for_the_condition():
     label = pair.target.label[:, 0]
     change, cost = [], []
     for weight in (0.0, 1.0, 100.0, 1e6):
-        match = ConditionAware(weight=weight)(pair, seeded())
+        match = ConditionAwareCoupling(weight=weight)(pair, seeded())
         change.append(float((label[match.i] - label[match.j]).square().mean()))
         cost.append(match.facts["cost"])
     assert change == sorted(change, reverse=True)
     assert change[0] > change[-1]
     assert cost == sorted(cost)
-    free = Exact()(pair, seeded())
-    assert torch.equal(ConditionAware(weight=0.0)(pair, seeded()).j, free.j)
-    assert torch.equal(ConditionAware(weight=1e12)(pair, seeded()).j, torch.arange(150))
+    free = ExactCoupling()(pair, seeded())
+    assert torch.equal(ConditionAwareCoupling(weight=0.0)(pair, seeded()).j, free.j)
+    assert torch.equal(ConditionAwareCoupling(weight=1e12)(pair, seeded()).j, torch.arange(150))
 
 
 def test_continuous_keeps_more_of_the_source_law_than_plain_transport():
@@ -131,17 +131,23 @@ def test_continuous_keeps_more_of_the_source_law_than_plain_transport():
             values.append(float(torch.corrcoef(both)[0, 1]))
         return sum(values) / 10
 
-    assert dependence(Exact()) > 0.9
-    assert abs(dependence(ConditionAware(weight=1e6))) < 0.1
-    assert dependence(ConditionAware(0.05)) < dependence(ConditionAware(0.2)) < dependence(Exact())
+    assert dependence(ExactCoupling()) > 0.9
+    assert abs(dependence(ConditionAwareCoupling(weight=1e6))) < 0.1
+    assert (
+        dependence(ConditionAwareCoupling(0.05)) < dependence(ConditionAwareCoupling(0.2)) < dependence(ExactCoupling())
+    )
 
 
 def test_condition_aware_refusals():
     pair = labelled()
-    with pytest.raises(Refusal, match="needs a labelled target"):
-        ConditionAware()(Pair(pair.source, Sample(pair.target.x)), seeded())
-    with pytest.raises(Refusal, match="needs a partner"):
-        ConditionAware()(Pair(pair.source[:80], pair.target), seeded())
-    for build in (lambda: ConditionAware(0.0), lambda: ConditionAware(1.5), lambda: ConditionAware(weight=-1.0)):
-        with pytest.raises(Refusal, match=r"coupling\.(ratio|weight)"):
+    with pytest.raises(FlowportError, match="needs a labelled target"):
+        ConditionAwareCoupling()(Pair(pair.source, Sample(pair.target.x)), seeded())
+    with pytest.raises(FlowportError, match="needs a partner"):
+        ConditionAwareCoupling()(Pair(pair.source[:80], pair.target), seeded())
+    for build in (
+        lambda: ConditionAwareCoupling(0.0),
+        lambda: ConditionAwareCoupling(1.5),
+        lambda: ConditionAwareCoupling(weight=-1.0),
+    ):
+        with pytest.raises(FlowportError, match=r"coupling\.(ratio|weight)"):
             build()

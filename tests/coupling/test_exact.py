@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from flowport.coupling import Exact, Independent
+from flowport.coupling import ExactCoupling, IndependentCoupling
 from flowport.coupling.assignment import _lowered, _reduced, permutation, transport
-from flowport.errors import Refusal
-from flowport.shapes import Pair, Sample
+from flowport.errors import FlowportError
+from flowport.types import Pair, Sample
 from tests.coupling.batches import gaussians, optimum, seeded, squares
 
 
@@ -23,14 +23,14 @@ def test_brute_force(n):
 def test_a_three_cycle_is_not_its_inverse():
     # target k is source k + 1: a mix-up of rows and columns gives the other 3-cycle
     x = torch.tensor([[0.0], [10.0], [20.0]])
-    match = Exact()(Pair(Sample(x), Sample(x[[1, 2, 0]])), seeded())
+    match = ExactCoupling()(Pair(Sample(x), Sample(x[[1, 2, 0]])), seeded())
     assert dict(zip(match.i.tolist(), match.j.tolist(), strict=True)) == {0: 2, 1: 0, 2: 1}
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 1), (128, 2), (300, 2), (128, 8), (100, 3072)])
 def test_optimal_and_a_permutation(n, d):
     pair = gaussians(n, n, d)
-    match = Exact()(pair, seeded())
+    match = ExactCoupling()(pair, seeded())
     cost = squares(pair)
     found = float(cost[match.i, match.j].sum())
     assert found == pytest.approx(optimum(cost), rel=1e-9)
@@ -58,7 +58,7 @@ def hard_costs() -> dict[str, torch.Tensor]:
         "tiny": torch.rand(80, 80, generator=g, dtype=torch.float64) * 1e-200,
         "rank one": torch.outer(torch.rand(80, generator=g).double(), torch.rand(80, generator=g).double().exp()) * 1e5,
         "ten orders of magnitude": (23 * torch.rand(80, 80, generator=g, dtype=torch.float64)).exp(),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", hard_costs())
@@ -91,14 +91,14 @@ def test_an_exact_cost_is_solved_exactly():
 
 def test_one_dimension_is_sorted_pairing():
     pair = gaussians(200, 200, 1)
-    match = Exact()(pair, seeded())
+    match = ExactCoupling()(pair, seeded())
     x0, x1 = pair.source.x[match.i, 0], pair.target.x[match.j, 0]
     assert torch.equal(x1[x0.argsort()], pair.target.x[:, 0].sort().values)
 
 
 def test_labels_and_ids_travel():
     pair = gaussians(50, 50, 2)
-    match = Exact()(pair, seeded())
+    match = ExactCoupling()(pair, seeded())
     new = pair.take(match.i, match.j)
     assert torch.equal(new.source.x, pair.source.x[new.source.id])
     assert torch.equal(new.target.x, pair.target.x[new.target.id - 100])
@@ -109,7 +109,7 @@ def test_labels_and_ids_travel():
 @pytest.mark.parametrize(("n", "m"), [(6, 4), (30, 80), (7, 5), (1, 9)])
 def test_rectangular_marginals_are_exact_and_the_plan_is_optimal(n, m):
     pair = gaussians(n, m, 2)
-    match = Exact()(pair, seeded())
+    match = ExactCoupling()(pair, seeded())
     length = np.lcm(n, m)
     assert torch.equal(torch.bincount(match.i, minlength=n), torch.full((n,), length // n))
     assert torch.equal(torch.bincount(match.j, minlength=m), torch.full((m,), length // m))
@@ -120,7 +120,7 @@ def test_rectangular_marginals_are_exact_and_the_plan_is_optimal(n, m):
 
 
 def test_too_long_a_list_is_refused():
-    with pytest.raises(Refusal, match="choose sizes with a common factor"):
+    with pytest.raises(FlowportError, match="choose sizes with a common factor"):
         transport(torch.zeros(4099, 4111))
 
 
@@ -131,7 +131,7 @@ def test_large_batch_converges_to_the_optimum():
     x0 = torch.randn(n, 2, generator=g, dtype=torch.float64)
     x1 = 2 * x0 + x0.square().sum(1, keepdim=True).sqrt() * x0 + 0.5
     shuffle = torch.randperm(n, generator=g)
-    match = Exact()(Pair(Sample(x0), Sample(x1[shuffle])), seeded())
+    match = ExactCoupling()(Pair(Sample(x0), Sample(x1[shuffle])), seeded())
     assert torch.equal(shuffle[match.j], match.i)
 
 
@@ -139,8 +139,8 @@ def test_large_batch_converges_to_the_optimum():
 def test_non_finite_points_are_refused(value):
     pair = gaussians(8, 8, 2)
     pair.source.x[3, 1] = value
-    with pytest.raises(Refusal, match="NaN or infinite"):
-        Exact()(pair, seeded())
+    with pytest.raises(FlowportError, match="NaN or infinite"):
+        ExactCoupling()(pair, seeded())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -153,16 +153,16 @@ def test_low_precision_points_and_autocast(dtype):
     )
     truth = torch.cdist(x0.double().flatten(1), x1.double().flatten(1)).square()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        match = Exact()(Pair(Sample(x0), Sample(x1)), seeded())
+        match = ExactCoupling()(Pair(Sample(x0), Sample(x1)), seeded())
     assert float(truth[match.i, match.j].sum()) == pytest.approx(optimum(truth), rel=1e-6)
 
 
 def test_independent_leaves_rows_and_has_no_correlation():
     pair = gaussians(4000, 4000, 1)
-    match = Independent()(pair, seeded())
+    match = IndependentCoupling()(pair, seeded())
     assert torch.equal(match.i, match.j)
     both = torch.cat([pair.source.x[match.i], pair.target.x[match.j]], 1)
     assert abs(float(torch.corrcoef(both.T)[0, 1])) < 4 / 4000**0.5
-    few = Independent()(gaussians(6, 4, 1), seeded())
+    few = IndependentCoupling()(gaussians(6, 4, 1), seeded())
     assert torch.bincount(few.i).tolist() == [2] * 6
     assert torch.bincount(few.j).tolist() == [3] * 4

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from flowport.cost.earth_mover import assigned
-from flowport.coupling import Aligned
+from flowport.coupling import AlignedCoupling
 from flowport.coupling.rotation import kabsch, principal, turned
-from flowport.data import PairStream
+from flowport.data.datamodule import PairStream
+from flowport.data.pairing import UnpairedPairing
 from flowport.distribution import Gaussian, Superquadric, Torus
-from flowport.joint import Product
 from flowport.modality.cloud import rotations
 from flowport.randomness import Randomness
-from flowport.shapes import Pair, Sample
+from flowport.types import Pair, Sample
 from tests.coupling.batches import seeded
 
 
@@ -49,11 +49,11 @@ def test_a_planted_rotation_of_shuffled_points_comes_back_exactly():
     b, back = planted(a)
     rotation, order = turned(a, b, assigned)
     torch.testing.assert_close(rotation, back, atol=1e-6, rtol=0)
-    matching = Aligned(rotate=True)(Pair(Sample(a), Sample(b)), seeded())
-    assert matching.facts["aligned"] < 1e-11
-    torch.testing.assert_close(matching.apply(Pair(Sample(a), Sample(b))).target.x, a, atol=1e-5, rtol=0)
+    plan = AlignedCoupling(rotate=True)(Pair(Sample(a), Sample(b)), seeded())
+    assert plan.facts["aligned"] < 1e-11
+    torch.testing.assert_close(plan.apply(Pair(Sample(a), Sample(b))).target.x, a, atol=1e-5, rtol=0)
     some = torch.tensor([7, 2])
-    torch.testing.assert_close(matching.apply(Pair(Sample(a), Sample(b)), some).target.x, a[some], atol=1e-5, rtol=0)
+    torch.testing.assert_close(plan.apply(Pair(Sample(a), Sample(b)), some).target.x, a[some], atol=1e-5, rtol=0)
 
 
 def test_principal_rotations_are_all_proper_ones():
@@ -65,8 +65,8 @@ def test_principal_rotations_are_all_proper_ones():
 
 @pytest.mark.parametrize("swaps", [None, 60])
 def test_it_never_costs_more_and_leaves_source_and_shape_as_they_are(swaps):
-    pair = Product(Superquadric(40), Torus(40)).pairs(0, 16, Randomness(3))
-    plain, free = (Aligned(swaps=swaps, rotate=rotate)(pair, seeded()) for rotate in (False, True))
+    pair = UnpairedPairing(Superquadric(40), Torus(40)).pairs(0, 16, Randomness(3))
+    plain, free = (AlignedCoupling(swaps=swaps, rotate=rotate)(pair, seeded()) for rotate in (False, True))
     costs = [(m.apply(pair).source.x - m.apply(pair).target.x).square().sum((1, 2)) for m in (plain, free)]
     slack = 1e-4 if swaps is None else 0.1 * float(costs[0].mean())  # random swaps err by some per cent
     assert bool((costs[1] <= costs[0] + slack).all()) and float(costs[1].sum()) < 0.9 * float(costs[0].sum())
@@ -74,8 +74,10 @@ def test_it_never_costs_more_and_leaves_source_and_shape_as_they_are(swaps):
     assert torch.equal(new.source.x, pair.source.x)
     assert free.rotation is not None
     torch.testing.assert_close(torch.linalg.det(free.rotation), torch.ones(16).double())
-    inside = [torch.cdist(x.transpose(1, 2), x.transpose(1, 2)).flatten(1).sort(1).values
-              for x in (new.target.x, pair.target.x)]  # fmt: skip
+    inside = [
+        torch.cdist(x.transpose(1, 2), x.transpose(1, 2)).flatten(1).sort(1).values
+        for x in (new.target.x, pair.target.x)
+    ]
     torch.testing.assert_close(*inside, atol=1e-2, rtol=0)
 
 
@@ -87,15 +89,15 @@ def test_the_target_keeps_its_law_where_both_laws_are_the_same_in_every_pose():
     """The axes of tori stay uniform, E n nᵀ = I/3 with Var n_i² = 4/45; those beside a flat, unturned source do not."""
     n = 500
     noise, torus = Gaussian(event_shape=(3, 24)), Torus(24)
-    pair = Product(noise, torus).pairs(0, n, Randomness(0))
-    found = axes_of(Aligned(rotate=True)(pair, seeded()).apply(pair).target.x.double())
+    pair = UnpairedPairing(noise, torus).pairs(0, n, Randomness(0))
+    found = axes_of(AlignedCoupling(rotate=True)(pair, seeded()).apply(pair).target.x.double())
     assert float((found.square().mean(0) - 1 / 3).abs().max()) < 4 * math.sqrt(4 / 45 / n)
     flat = Sample(pair.source.x * torch.tensor([1.0, 1.0, 0.1])[:, None])
-    handed = axes_of(Aligned(rotate=True)(Pair(flat, pair.target), seeded()).apply(pair).target.x.double())
+    handed = axes_of(AlignedCoupling(rotate=True)(Pair(flat, pair.target), seeded()).apply(pair).target.x.double())
     assert float(handed.square().mean(0)[2]) > 0.6
 
 
 def test_a_pool_of_turned_pairs_is_cut_by_step():
-    stream = PairStream(Product(Superquadric(16), Torus(16)), Aligned(rotate=True), Randomness(1), 8, 4)
+    stream = PairStream(UnpairedPairing(Superquadric(16), Torus(16)), AlignedCoupling(rotate=True), Randomness(1), 8, 4)
     gap = torch.cat([(p.source.x - p.target.x).square().sum(1).mean(1) for p in map(stream.at, range(4))]).mean()
     assert stream.facts["aligned"] == pytest.approx(float(gap), rel=1e-5)

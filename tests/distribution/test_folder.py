@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowport.distribution.folder import Collected, collect
-from flowport.errors import Refusal
+from flowport.distribution.folder import FolderContents, collect
+from flowport.errors import FlowportError
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +29,19 @@ def written(folder: Path, files: dict[str, str]) -> str:
     return str(folder)
 
 
-def read(folder: str, skip: bool = False) -> Collected:
+def read(folder: str, skip: bool = False) -> FolderContents:
     return collect(folder, (".txt",), repeated, "repeated", skip)
 
 
 def test_items_stand_in_order_of_names_and_are_labelled_by_their_first_folder(tmp_path):
-    files = {"b/2.TXT": "3 5", "b/1.txt": "1 4", "a/z.txt": "2 1", "c/deep/0.txt": "4 9", "a/deep/a.txt": "5 0",
-             "a/notes.md": "8 8"}  # fmt: skip
+    files = {
+        "b/2.TXT": "3 5",
+        "b/1.txt": "1 4",
+        "a/z.txt": "2 1",
+        "c/deep/0.txt": "4 9",
+        "a/deep/a.txt": "5 0",
+        "a/notes.md": "8 8",
+    }
     found = read(written(tmp_path / "f", files))
     assert found.items[:, 0].tolist() == [0] * 5 + [1] * 2 + [4] + [5] * 3 + [9] * 4
     assert found.file.tolist() == [0] * 5 + [1] * 2 + [2] + [3] * 3 + [4] * 4
@@ -61,13 +67,13 @@ def test_a_tenth_of_the_files_is_held_out_twice_and_every_class_in_proportion(tm
 
 def test_ten_items_are_enough(tmp_path):
     assert len(read(written(tmp_path / "ten", {"0.txt": "9 1", "1.txt": "1 1"})).items) == 10
-    with pytest.raises(Refusal, match="gives 9 items; at least 10"):
+    with pytest.raises(FlowportError, match="gives 9 items; at least 10"):
         read(written(tmp_path / "nine", {"0.txt": "8 1", "1.txt": "1 1"}))
 
 
 def test_bad_files_are_counted_and_found_again_under_their_new_names(tmp_path, caplog):
     folder = written(tmp_path / "f", {f"{k}.txt": "odd" if k in (2, 5, 6) else f"2 {k}" for k in range(9)})
-    with pytest.raises(Refusal, match=r"2\.txt cannot be read \(invalid"):
+    with pytest.raises(FlowportError, match=r"2\.txt cannot be read \(invalid"):
         read(folder)
     (tmp_path / "f" / "2.txt").rename(tmp_path / "f" / "2b.txt")  # nothing else changes, nor does the order
     for first in ("2b", "2c"):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image as Picture
 
 from flowport.distribution import HuggingFace
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 datasets = pytest.importorskip("datasets")
 
@@ -41,10 +41,10 @@ def test_one_table_is_split_by_tenths_and_coloured(tmp_path: Path):
 
 
 def test_what_is_missing_is_named(tmp_path: Path):
-    with pytest.raises(Refusal, match="save_to_disk"):
+    with pytest.raises(FlowportError, match="save_to_disk"):
         HuggingFace(str(tmp_path / "nowhere"))
     table(20).save_to_disk(str(tmp_path / "one"))
-    with pytest.raises(Refusal, match="no column 'picture'; it has image, label"):
+    with pytest.raises(FlowportError, match="no column 'picture'; it has image, label"):
         HuggingFace(str(tmp_path / "one"), image="picture")
-    with pytest.raises(Refusal, match="item 0 of column 'label' is no image"):
+    with pytest.raises(FlowportError, match="item 0 of column 'label' is no image"):
         HuggingFace(str(tmp_path / "one"), image="label")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from flowport.distribution import Brass, Flute, Notes
-from flowport.distribution.instrument import ONSET, Instrument, Score, Voice
-from flowport.errors import Refusal
+from flowport.distribution.instrument import ONSET, Instrument, NoteSequence, Voice
+from flowport.errors import FlowportError
 from flowport.randomness import Randomness
 
 FLUTE, BRASS, OTHER = Notes(Flute(), train=20), Notes(Brass(), train=20), Notes(Brass(), score=1, train=20)
@@ -21,14 +21,14 @@ def test_one_score_is_one_set_of_notes_and_held_out_notes_are_those_of_every_sco
 
 
 def test_the_same_score_sounds_the_same_again():
-    score = Score.written(5, Randomness(3))
+    score = NoteSequence.written(5, Randomness(3))
     first, again = (Brass().play(score, 8000, 4096, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again)
     assert int(BRASS.raw.abs().max()) < 32767, "clipped"
 
 
-def note(pitch: float, loudness: float = 0.0, duration: float = 0.9) -> Score:
-    return Score(*(torch.tensor([v]).double() for v in (pitch, loudness, duration)))
+def note(pitch: float, loudness: float = 0.0, duration: float = 0.9) -> NoteSequence:
+    return NoteSequence(*(torch.tensor([v]).double() for v in (pitch, loudness, duration)))
 
 
 def seeded() -> torch.Generator:
@@ -39,7 +39,7 @@ SECONDS = torch.arange(8192).double() / 8000
 
 
 def test_a_score_is_uniform_in_octaves_decibels_and_seconds():
-    score = Score.written(2000, Randomness(0))
+    score = NoteSequence.written(2000, Randomness(0))
     for share in ((score.pitch / 220).log2() / 2, -score.loudness / 12, (score.duration - 0.4) / 0.5):
         assert 0 <= float(share.min()) < 0.01 and 0.99 < float(share.max()) <= 1
         assert abs(float(share.mean()) - 0.5) < 5 * 0.289 / 2000**0.5
@@ -74,7 +74,9 @@ def test_a_note_begins_rises_and_ends_when_written(player, attack):
 
 
 def many(player: Instrument, n: int = 400, samples: int = 2000) -> Voice:
-    return player.voice(Score(*(torch.full((n,), v).double() for v in (440.0, 0.0, 0.6))), SECONDS[:samples], seeded())
+    return player.voice(
+        NoteSequence(*(torch.full((n,), v).double() for v in (440.0, 0.0, 0.6))), SECONDS[:samples], seeded()
+    )
 
 
 def passes(rising: torch.Tensor, level: float) -> torch.Tensor:
@@ -118,7 +120,7 @@ def test_the_flutes_breath_is_a_fiftieth():
 class Siren(Instrument):
     """One harmonic that rises from 200 Hz by 300 Hz a second."""
 
-    def voice(self, score: Score, seconds: torch.Tensor, generator: torch.Generator) -> Voice:
+    def voice(self, score: NoteSequence, seconds: torch.Tensor, generator: torch.Generator) -> Voice:
         return Voice((200 + 300 * seconds)[None], torch.ones(1, len(seconds)), [torch.ones(1, 1)])
 
 
@@ -161,7 +163,7 @@ def test_loudness_is_decibels():
 class Hiss(Instrument):
     """Nothing but breath."""
 
-    def voice(self, score: Score, seconds: torch.Tensor, generator: torch.Generator) -> Voice:
+    def voice(self, score: NoteSequence, seconds: torch.Tensor, generator: torch.Generator) -> Voice:
         shape = len(score), len(seconds)
         return Voice(torch.ones(shape), torch.ones(shape), [torch.zeros(len(score), 1)], breath=1.0)
 
@@ -173,8 +175,8 @@ def test_every_note_has_a_breath_of_its_own():
 
 
 def test_the_judge_knows_the_instruments():
-    judge = BRASS.judge()
-    assert torch.equal(OTHER.judge().raw, judge.raw), "one judge for every score"
+    judge = BRASS.classifier_dataset()
+    assert torch.equal(OTHER.classifier_dataset().raw, judge.raw), "one judge for every score"
     assert judge.classes == 2 and judge.size == 40 and judge.split("test").size == 800
     drawn = judge.draw(torch.arange(40), None)
     assert drawn.label.tolist() == [0] * 20 + [1] * 20
@@ -182,5 +184,5 @@ def test_the_judge_knows_the_instruments():
 
 
 def test_too_few_notes_are_refused():
-    with pytest.raises(Refusal, match="at least 10"):
+    with pytest.raises(FlowportError, match="at least 10"):
         Notes(Flute(), train=3)

@@ -7,14 +7,14 @@ import pytest
 import soundfile
 import torch
 
-from flowport.composition import compose
-from flowport.coupling import Exact, Independent
-from flowport.data import PairStream
+from flowport.coupling import ExactCoupling, IndependentCoupling
+from flowport.data.datamodule import PairStream
+from flowport.data.pairing import PairedPairing, UnpairedPairing
 from flowport.distribution import AudioFolder
-from flowport.errors import Refusal
-from flowport.joint import Paired, Product
+from flowport.errors import FlowportError
 from flowport.modality import ComplexSTFT, LogMel
 from flowport.randomness import Randomness
+from flowport.training.compose import compose
 
 SAMPLES, STORED, HOP, RANDOM = 512, 2048, 64, Randomness(0)
 LENGTHS = [300, 515, 2048, 2 * 2048 + 700, 129, 1000, *[600, 192] * 7]
@@ -91,12 +91,12 @@ def test_without_stored_nothing_is_drawn(folder):
 
 
 @pytest.mark.parametrize("pool", [1, 2, "all"])
-@pytest.mark.parametrize("coupling", [Independent(), Exact()])
+@pytest.mark.parametrize("coupling", [IndependentCoupling(), ExactCoupling()])
 def test_masks_travel_with_their_points(folder, coupling, pool):
     data = AudioFolder(folder, SAMPLES, mask_padding=True, modality=MEL)
     other = copy(data)
     other.raw, other.length = data.raw.flip(0), data.length.flip(0)
-    stream = PairStream(Product(data, other), coupling, RANDOM, 5, pool)
+    stream = PairStream(UnpairedPairing(data, other), coupling, RANDOM, 5, pool)
     whole = []
     for step in range(3):
         pair = stream.at(step).to("cpu")
@@ -112,11 +112,11 @@ def test_masks_travel_with_their_points(folder, coupling, pool):
 
 def test_training_and_validation_leave_padding_out(folder):
     data = AudioFolder(folder, SAMPLES, mask_padding=True, modality=MEL)
-    flow, pairs = compose(data, data, coupling=Independent(), seed=0)
+    flow, pairs = compose(data, data, coupling=IndependentCoupling(), seed=0)
     noise = lambda: torch.Generator().manual_seed(0)
     for part in ("train", "validation"):
-        joint = pairs.joint.split(part)
-        pair = PairStream(joint, Independent(), RANDOM, 8).at(0)
+        pairing = pairs.pairing.split(part)
+        pair = PairStream(pairing, IndependentCoupling(), RANDOM, 8).at(0)
         assert not bool(pair.mask.all())
         loss = flow.objective.loss(flow.field, pair, noise()).mean
         plain = flow.objective.loss(
@@ -127,9 +127,9 @@ def test_training_and_validation_leave_padding_out(folder):
 
 
 def test_what_cannot_be_is_refused(folder):
-    with pytest.raises(Refusal, match="samples ≤ stored"):
+    with pytest.raises(FlowportError, match="samples ≤ stored"):
         AudioFolder(folder, 1024, 512, modality=MEL)
     long, plain = AudioFolder(folder, SAMPLES, STORED, modality=MEL), AudioFolder(folder, SAMPLES, modality=MEL)
-    with pytest.raises(Refusal, match="same piece of both sides"):
-        Paired(long, long)
-    assert len(Paired(plain, plain).pairs(0, 3, RANDOM)) == 3
+    with pytest.raises(FlowportError, match="same piece of both sides"):
+        PairedPairing(long, long)
+    assert len(PairedPairing(plain, plain).pairs(0, 3, RANDOM)) == 3

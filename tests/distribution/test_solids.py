@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowport.distribution import Box, Capsule, Ellipsoid, Knot, Sphere, Superquadric, Torus
 from flowport.distribution.solids import SCALE, Solid
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.cloud import rotations
 from tests import zoo
 
@@ -195,7 +195,7 @@ def test_clouds_are_exchangeable_centred_and_of_about_unit_size(make):
 
 
 def test_what_is_no_cloud_is_refused():
-    with pytest.raises(Refusal, match="points ≥ 1"):
+    with pytest.raises(FlowportError, match="points ≥ 1"):
         Torus(points=0)
 
 

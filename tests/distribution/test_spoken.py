@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from flowport.distribution import Spoken, folder, spoken
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.sound import autocorrelation_pitch
 
 SMALL = {"rates": [90, 150, 210], "pitches": [20, 40, 60, 80]}
@@ -21,7 +21,7 @@ def _cache(tmp_path, monkeypatch):
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(Refusal, match=r"pip install 'flowport\[speech\]'"):
+    with pytest.raises(FlowportError, match=r"pip install 'flowport\[speech\]'"):
         Spoken("en-us", **SMALL)
 
 
@@ -81,12 +81,16 @@ def test_the_yaml_says_the_defaults(name):
 
 
 def test_what_cannot_be_said_is_refused():
-    for options, words in (({"words": ["one", "one"]}, "2 different words"), ({"rates": [99]}, "10 different settings"),
-                           ({"pitches": [0, 50, 99, 120]}, r"0 … 99"), ({"half": 2}, "half is 2")):  # fmt: skip
-        with pytest.raises(Refusal, match=words):
+    for options, words in (
+        ({"words": ["one", "one"]}, "2 different words"),
+        ({"rates": [99]}, "10 different settings"),
+        ({"pitches": [0, 50, 99, 120]}, r"0 … 99"),
+        ({"half": 2}, "half is 2"),
+    ):
+        with pytest.raises(FlowportError, match=words):
             Spoken("en-us", **(SMALL | options))
     pytest.importorskip("espeakng_loader")
-    with pytest.raises(Refusal, match=r"'en-gb\+m3', which eSpeak NG does not know"):
+    with pytest.raises(FlowportError, match=r"'en-gb\+m3', which eSpeak NG does not know"):
         Spoken("en-gb+m3", **SMALL)
-    with pytest.raises(Refusal, match=r"holds 80, at which 'encyclopaedia' lasts .* s; 1\.024 s are kept"):
+    with pytest.raises(FlowportError, match=r"holds 80, at which 'encyclopaedia' lasts .* s; 1\.024 s are kept"):
         Spoken("en-us", ["one", "encyclopaedia"], [80, 150, 200], [20, 40, 60, 80])

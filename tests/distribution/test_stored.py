@@ -6,7 +6,7 @@ import torch
 from flowport.distribution import MNIST, Digits, Silhouettes, Stored
 from flowport.distribution.packaged import fitted
 from flowport.distribution.parts import divide
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Image, Plane
 from flowport.randomness import Randomness
 
@@ -91,7 +91,7 @@ def test_of_class_gives_the_wanted_classes_evenly():
         times = used[own == c]
         assert int(times.max() - times.min()) <= 1
     assert not torch.equal(sample.id, data.of_class(wanted, R.generator("other")).id)
-    with pytest.raises(Refusal, match="no item of class 10"):
+    with pytest.raises(FlowportError, match="no item of class 10"):
         data.of_class(torch.tensor([1, 10]), R.generator("matched"))
 
 
@@ -136,7 +136,7 @@ def test_augmentation_follows_the_position_and_leaves_evaluation_alone():
     ],
 )
 def test_refusals(make, words):
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(FlowportError, match=words):
         make()
 
 
@@ -151,9 +151,9 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(metadata, "files", absent)
     mnist._load.cache_clear()
     silhouettes._load.cache_clear()
-    with pytest.raises(Refusal, match=r"pip install 'flowport\[embedded-data\]'"):
+    with pytest.raises(FlowportError, match=r"pip install 'flowport\[embedded-data\]'"):
         MNIST()
-    with pytest.raises(Refusal, match="animal-shape-mnist"):
+    with pytest.raises(FlowportError, match="animal-shape-mnist"):
         Silhouettes()
     monkeypatch.undo()
     assert MNIST().size == 3800
@@ -172,7 +172,7 @@ def test_the_silhouettes_file_cannot_run_code(tmp_path):
 
     with gzip.open(tmp_path / "evil.gz", "wb") as file:
         pickle.dump(Evil(), file)
-    with pytest.raises(Refusal, match="only numpy arrays"):
+    with pytest.raises(FlowportError, match="only numpy arrays"):
         arrays(tmp_path / "evil.gz")
     assert not (tmp_path / "pwned").exists()
 

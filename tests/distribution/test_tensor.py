@@ -6,7 +6,7 @@ import torch
 
 from flowport.distribution import MNIST, Gaussian, Mixture, Moons, TensorFile
 from flowport.distribution.base import Stored
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import FloatImage, Image, Modality, Plane
 from flowport.randomness import Randomness
 
@@ -25,8 +25,11 @@ def whole(data):
 @pytest.mark.parametrize("suffix", ["npy", "npz", "pt"])
 def test_points_from_every_kind_of_file(tmp_path, suffix):
     path = str(tmp_path / f"a.{suffix}")
-    {"npy": lambda: np.save(path, POINTS.numpy()), "npz": lambda: np.savez(path, x=POINTS.numpy()),
-     "pt": lambda: torch.save(POINTS, path)}[suffix]()  # fmt: skip
+    {
+        "npy": lambda: np.save(path, POINTS.numpy()),
+        "npz": lambda: np.savez(path, x=POINTS.numpy()),
+        "pt": lambda: torch.save(POINTS, path),
+    }[suffix]()
     data = TensorFile(path)
     assert isinstance(data.modality, Plane)
     assert data.event_shape == (3,)
@@ -106,7 +109,7 @@ def bad(value):
 def test_arrays_that_are_refused(tmp_path, array, words):
     path = str(tmp_path / "mine.npy")
     np.save(path, array, allow_pickle=True)
-    with pytest.raises(Refusal, match=words) as told:
+    with pytest.raises(FlowportError, match=words) as told:
         TensorFile(path)
     assert "mine.npy" in str(told.value)
     assert "\n" not in str(told.value)
@@ -114,7 +117,7 @@ def test_arrays_that_are_refused(tmp_path, array, words):
 
 def test_files_that_are_refused(tmp_path):
     def refused(words, path, **options):
-        with pytest.raises(Refusal, match=words):
+        with pytest.raises(FlowportError, match=words):
             TensorFile(str(tmp_path / path), **options)
 
     refused("which is not a file", "absent.npy")
@@ -166,5 +169,5 @@ def test_files_that_are_refused(tmp_path):
     ],
 )
 def test_parameters_that_are_refused(make, words):
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(FlowportError, match=words):
         make()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image as Picture
 
 from flowport.distribution import AudioFolder, CloudFolder, ImageFolder
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.sound import autocorrelation_pitch
 from flowport.modality import ComplexSTFT, LogMel
 from flowport.randomness import Randomness
@@ -46,8 +46,10 @@ def test_what_is_louder_than_files_can_be_is_clipped(tmp_path):
     wave = np.linspace(-2, 2, 8192)
     soundfile.write(folder / "000.wav", wave, 8000, subtype="FLOAT")
     heard = AudioFolder(str(folder)).raw[0]
-    assert torch.equal(heard, torch.from_numpy(wave.astype(np.float32) * np.float32(32767)).clamp(-32767, 32767)
-                       .round().to(torch.int16))  # fmt: skip
+    assert torch.equal(
+        heard,
+        torch.from_numpy(wave.astype(np.float32) * np.float32(32767)).clamp(-32767, 32767).round().to(torch.int16),
+    )
 
 
 def test_recordings_are_mixed_down_resampled_and_cut_into_clips_of_one_split(tmp_path):
@@ -131,7 +133,7 @@ def test_what_was_decoded_is_kept_by_content(tmp_path, monkeypatch):
     monkeypatch.setattr("flowport.distribution.user_folders.ImageOps.fit", None)
     again = ImageFolder(str(folder), size=8)
     assert torch.equal(first.raw, again.raw)
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(FlowportError, match="cannot be read"):
         ImageFolder(str(folder), size=9)
     cache = next((tmp_path / "cache").glob("*.safetensors"))
     half = cache.read_bytes()[:100]
@@ -169,15 +171,23 @@ def broken(folder, kind):
     return "code.npy"
 
 
-@pytest.mark.parametrize(("make", "kind", "member"), [
-    (pictures, "truncated", ImageFolder), (recordings, "text", AudioFolder), (recordings, "eight", AudioFolder),
-    (recordings, "unheard", AudioFolder), (recordings, "endless", AudioFolder),
-    (shapes, "nan", CloudFolder), (shapes, "shape", CloudFolder), (shapes, "pickle", CloudFolder),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "kind", "member"),
+    [
+        (pictures, "truncated", ImageFolder),
+        (recordings, "text", AudioFolder),
+        (recordings, "eight", AudioFolder),
+        (recordings, "unheard", AudioFolder),
+        (recordings, "endless", AudioFolder),
+        (shapes, "nan", CloudFolder),
+        (shapes, "shape", CloudFolder),
+        (shapes, "pickle", CloudFolder),
+    ],
+)
 def test_a_bad_file_is_named_or_left_out(make, kind, member, tmp_path, caplog):
     folder = make(tmp_path / "data")
     name = broken(folder, kind)
-    with pytest.raises(Refusal, match=rf"{name}.*cannot be read.*skip_bad_files=true"):
+    with pytest.raises(FlowportError, match=rf"{name}.*cannot be read.*skip_bad_files=true"):
         member(str(folder))
     for _ in range(2):  # decoded, then from the cache
         caplog.clear()
@@ -185,19 +195,19 @@ def test_a_bad_file_is_named_or_left_out(make, kind, member, tmp_path, caplog):
             data = member(str(folder), skip_bad_files=True)
         assert len(data.raw) == (23 if kind == "truncated" else 24)
         assert name in caplog.text and "left out" in caplog.text
-    with pytest.raises(Refusal, match=name):
+    with pytest.raises(FlowportError, match=name):
         member(str(folder))
 
 
 def test_folders_with_nothing_to_learn_from(tmp_path):
-    with pytest.raises(Refusal, match="is not a folder"):
+    with pytest.raises(FlowportError, match="is not a folder"):
         ImageFolder(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Refusal, match=r"holds no \.png"):
+    with pytest.raises(FlowportError, match=r"holds no \.png"):
         ImageFolder(str(tmp_path / "empty"))
-    with pytest.raises(Refusal, match="at least 10"):
+    with pytest.raises(FlowportError, match="at least 10"):
         ImageFolder(str(pictures(tmp_path / "few", n=4)))
-    with pytest.raises(Refusal, match="shorter than the window"):
+    with pytest.raises(FlowportError, match="shorter than the window"):
         AudioFolder(str(tmp_path), samples=100)
 
 

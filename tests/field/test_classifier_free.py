@@ -4,20 +4,21 @@ import pytest
 import torch
 
 from flowport.capabilities import BlindBridge, BridgeGivenSource, Capabilities, SourceIsNoise
-from flowport.conditioning import Conditioning, SourceItself, TargetLabel, Unconditional
-from flowport.dynamics import Dynamics
-from flowport.errors import Refusal
-from flowport.field import Analytic, ClassifierFree, Field, Guided, JointMixture, Learned
-from flowport.grid import Uniform
+from flowport.conditioning import Conditioning, SourceConditioning, TargetLabelConditioning, Unconditional
+from flowport.errors import FlowportError
+from flowport.field import AnalyticField, Field, JointMixture, LearnedField
+from flowport.field.guidance import ClassifierFreeGuidance, RewardGuidance
 from flowport.network import MLP, PatchUNet
-from flowport.path import Linear
-from flowport.prediction import Velocity
-from flowport.prediction.base import Hub, endpoints
-from flowport.reward import Linear as LinearReward
-from flowport.shapes import Condition, ConditionShape, Sample
-from flowport.solver import EulerMaruyama, Heun
-from flowport.translator import Translator
-from flowport.volatility import Constant, Zero
+from flowport.path import LinearPath
+from flowport.prediction import VelocityPrediction
+from flowport.prediction.base import FlowState, endpoints
+from flowport.reward import LinearReward
+from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import EulerMaruyama, Heun
+from flowport.sampling.translator import Translator
+from flowport.sampling.volatility import ConstantVolatility, ZeroVolatility
+from flowport.types import Condition, ConditionShape, Sample
 from tests.laws.oracles import COMPOSITIONS, COUPLED, SCORED, Composition, compositions
 from tests.laws.tilts import F64, mixture
 
@@ -29,7 +30,7 @@ class Labelled(Field):
 
     def __init__(self, laws: list[Field], conditioning: Conditioning) -> None:
         base = laws[-1]
-        super().__init__(base.path, base.prediction, conditioning, base.able)
+        super().__init__(base.path, base.prediction, conditioning, base.capabilities)
         self.laws, self.asked = laws, []
 
     def forward(self, x, t, condition):
@@ -41,11 +42,11 @@ class Labelled(Field):
 class Seeing(Field):
     """The exact field given x0, and the blind one in the rows that are not told x0."""
 
-    def __init__(self, joint: JointMixture, composition: Composition) -> None:
+    def __init__(self, pairing: JointMixture, composition: Composition) -> None:
         role = BridgeGivenSource()
-        able = Capabilities(role, True)
-        super().__init__(composition.path, composition.prediction, SourceItself(0.1), able)
-        self.given, self.blind = composition.field(joint), blind(joint, composition)
+        capabilities = Capabilities(role, True)
+        super().__init__(composition.path, composition.prediction, SourceConditioning(0.1), capabilities)
+        self.given, self.blind = composition.field(pairing), blind(pairing, composition)
 
     def forward(self, x, t, condition):
         lost = condition.source.isnan().any(1)
@@ -53,16 +54,16 @@ class Seeing(Field):
         return torch.where(lost[:, None], self.blind.output(x, t, Condition()), told)
 
 
-def blind(joint: JointMixture, composition: Composition) -> Analytic:
-    able = Capabilities(BlindBridge(), composition.prediction.heads > 1)
-    return Analytic(joint, composition.path, composition.prediction, Unconditional(), able)
+def blind(pairing: JointMixture, composition: Composition) -> AnalyticField:
+    capabilities = Capabilities(BlindBridge(), composition.prediction.heads > 1)
+    return AnalyticField(pairing, composition.path, composition.prediction, Unconditional(), capabilities)
 
 
 def labelled(composition: Composition, dropout: float = 0.1) -> Labelled:
     """The oracle's mixture, whose component is its label."""
-    joint = composition.joint("mixture")
-    parts = [JointMixture(*(v[k : k + 1] for v in vars(joint).values())) for k in range(2)]
-    return Labelled([composition.field(law) for law in (*parts, joint)], TargetLabel(dropout))
+    pairing = composition.joint("mixture")
+    parts = [JointMixture(*(v[k : k + 1] for v in vars(pairing).values())) for k in range(2)]
+    return Labelled([composition.field(law) for law in (*parts, pairing)], TargetLabelConditioning(dropout))
 
 
 def points() -> tuple[torch.Tensor, torch.Tensor, Condition]:
@@ -78,7 +79,7 @@ BLIND = [(name, c) for name, c in COMPOSITIONS if not c.sees_source]
 @pytest.mark.parametrize("composition", **compositions(BLIND))
 def test_velocity_and_end_points_are_those_of_the_formula(composition):
     base, (x, t, told) = labelled(composition), points()
-    guided = ClassifierFree(base, 2.5)
+    guided = ClassifierFreeGuidance(base, 2.5)
     u, c = (base.velocity(x, t, condition) for condition in (NOTHING, told))
     torch.testing.assert_close(guided.velocity(x, t, told), u + 2.5 * (c - u), rtol=1e-9, atol=1e-9)
     assert float((c - u).abs().max()) > 0.1
@@ -94,13 +95,13 @@ def test_velocity_and_end_points_are_those_of_the_formula(composition):
 @pytest.mark.parametrize("composition", **compositions([(name, c) for name, c in SCORED if not c.sees_source]))
 def test_the_score_is_guided_by_the_same_linear_relation_as_the_velocity(composition):
     base, (x, t, told) = labelled(composition), points()
-    guided = ClassifierFree(base, 3.0, (0.2, 0.8), 1.0)
+    guided = ClassifierFreeGuidance(base, 3.0, (0.2, 0.8), 1.0)
     u, c = (base.score(x, t, condition) for condition in (NOTHING, told))
     v, s = guided.velocity_and_score(x, t, told)
     torch.testing.assert_close(s, u + guided.weight(t)[:, None] * (c - u), rtol=1e-9, atol=1e-9)
     if isinstance(composition.role, SourceIsNoise):
         coefficients = composition.path.coefficients(t)
-        noise = endpoints(Hub(x, v), coefficients, None)[0]
+        noise = endpoints(FlowState(x, v), coefficients, None)[0]
         torch.testing.assert_close(s, -noise / coefficients.over(x).alpha, rtol=1e-9, atol=1e-9)
 
 
@@ -110,15 +111,15 @@ GIVEN = [(name, c) for name, c in COMPOSITIONS if c.sees_source]
 @pytest.mark.parametrize("composition", **compositions(GIVEN))
 def test_guidance_by_the_start_itself(composition):
     """The network is not told x0, the algebra of the path still knows it: v and score stay one linear relation."""
-    joint, (x, t, _) = COUPLED["mixture"], points()
-    base, told = Seeing(joint, composition), Condition(source=x.flip(0))
-    guided = ClassifierFree(base, 2.5)
+    pairing, (x, t, _) = COUPLED["mixture"], points()
+    base, told = Seeing(pairing, composition), Condition(source=x.flip(0))
+    guided = ClassifierFreeGuidance(base, 2.5)
     c, s = base.given.velocity_and_score(x, t, told)
-    output = blind(joint, composition).output(x, t, Condition())
-    hub = composition.prediction.hub(output, x, composition.path.coefficients(t), told.source)
+    output = blind(pairing, composition).output(x, t, Condition())
+    flow_state = composition.prediction.flow_state(output, x, composition.path.coefficients(t), told.source)
     v, score = guided.velocity_and_score(x, t, told)
-    torch.testing.assert_close(v, hub.velocity + 2.5 * (c - hub.velocity), rtol=1e-9, atol=1e-9)
-    u = -base.able.role.noise(hub, composition.path.coefficients(t), told.source)
+    torch.testing.assert_close(v, flow_state.velocity + 2.5 * (c - flow_state.velocity), rtol=1e-9, atol=1e-9)
+    u = -base.capabilities.role.noise(flow_state, composition.path.coefficients(t), told.source)
     u = u / composition.path.coefficients(t).over(x).gamma
     torch.testing.assert_close(score, u + 2.5 * (s - u), rtol=1e-8, atol=1e-8)
     assert bool(score.isfinite().all())
@@ -127,38 +128,44 @@ def test_guidance_by_the_start_itself(composition):
 def test_scale_one_is_the_conditional_field_and_zero_the_unconditional_one_to_the_bit():
     composition = BLIND[0][1]
     base, (x, t, told) = labelled(composition), points()
-    assert torch.equal(ClassifierFree(base, 1.0).velocity(x, t, told), base.velocity(x, t, told))
-    assert torch.equal(ClassifierFree(base, 0.0).velocity(x, t, told), base.velocity(x, t, NOTHING))
+    assert torch.equal(ClassifierFreeGuidance(base, 1.0).velocity(x, t, told), base.velocity(x, t, told))
+    assert torch.equal(ClassifierFreeGuidance(base, 0.0).velocity(x, t, told), base.velocity(x, t, NOTHING))
 
 
 @pytest.mark.parametrize(("network", "shape"), [(MLP, (2,)), (PatchUNet, (1, 8, 8))], ids=["mlp", "patch_unet"])
-@pytest.mark.parametrize(("solver", "volatility"), [(Heun(), Zero()), (EulerMaruyama(), Constant(0.5))],
-                         ids=["ode", "sde"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "volatility"),
+    [(Heun(), ZeroVolatility()), (EulerMaruyama(), ConstantVolatility(0.5))],
+    ids=["ode", "sde"],
+)
 def test_a_learned_flow_at_scale_one_samples_the_bits_of_the_conditional_model(network, shape, solver, volatility):
     torch.manual_seed(0)
     net = network(shape, ConditionShape(classes=3))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    able = Capabilities(SourceIsNoise(), True)
-    base, source = Learned(net, Linear(), Velocity(), TargetLabel(0.1), able), Sample(torch.randn(7, *shape))
+    capabilities = Capabilities(SourceIsNoise(), True)
+    base, source = (
+        LearnedField(net, LinearPath(), VelocityPrediction(), TargetLabelConditioning(0.1), capabilities),
+        Sample(torch.randn(7, *shape)),
+    )
     label = torch.arange(7) % 3
 
     def end(field):
-        translator = Translator(field, solver, Uniform(3), volatility)
+        translator = Translator(field, solver, UniformGrid(3), volatility)
         return translator.forward(source, torch.Generator().manual_seed(1), label).end
 
-    assert torch.equal(end(ClassifierFree(base, 1.0)), end(base))
-    assert not torch.equal(end(ClassifierFree(base, 2.0)), end(base))
+    assert torch.equal(end(ClassifierFreeGuidance(base, 1.0)), end(base))
+    assert not torch.equal(end(ClassifierFreeGuidance(base, 2.0)), end(base))
 
 
 def test_the_scale_acts_in_its_interval_and_grows_in_it():
     composition = BLIND[0][1]
     base, (x, t, told) = labelled(composition), points()
-    guided = ClassifierFree(base, 3.0, (0.25, 0.75), 2.0)
+    guided = ClassifierFreeGuidance(base, 3.0, (0.25, 0.75), 2.0)
     w = guided.weight(torch.tensor([0.0, 0.2499, 0.25, 0.5, 0.75, 0.7501, 1.0], dtype=F64))
     assert w.tolist() == pytest.approx([1, 1, 1, 1 + 2 * 0.25, 3, 1, 1], abs=1e-12)
-    assert ClassifierFree(base, 3.0).weight(t).eq(3).all(), "one scale throughout"
-    assert ClassifierFree(base, 3.0, (0.25, 0.75)).weight(torch.tensor([0.25, 0.3])).eq(3).all()
+    assert ClassifierFreeGuidance(base, 3.0).weight(t).eq(3).all(), "one scale throughout"
+    assert ClassifierFreeGuidance(base, 3.0, (0.25, 0.75)).weight(torch.tensor([0.25, 0.3])).eq(3).all()
     u, c = (base.velocity(x, t, condition) for condition in (NOTHING, told))
     change = (guided.velocity(x, t, told) - c).abs().amax(1) > 1e-12
     assert torch.equal(change, (t > 0.25) & (t <= 0.75) & ((c - u).abs().amax(1) > 1e-12))
@@ -173,24 +180,32 @@ def test_one_batched_call_of_the_base_for_every_evaluation():
         (3.0, (0.6, 1), [40] * 5 + [80] * 3),
     ):
         base.asked.clear()
-        dynamics = Dynamics(ClassifierFree(base, scale, interval), told, Zero())
-        trajectory = Heun().solve(dynamics, x, Uniform(4).times(base.path).to(x), torch.Generator())
+        dynamics = Dynamics(ClassifierFreeGuidance(base, scale, interval), told, ZeroVolatility())
+        trajectory = Heun().solve(dynamics, x, UniformGrid(4).times(base.path).to(x), torch.Generator())
         assert trajectory.nfe == 8 and base.asked == rows
 
 
-@pytest.mark.parametrize(("solver", "volatility"), [(Heun(), Zero()), (EulerMaruyama(), Constant(0.7))],
-                         ids=["ode", "sde"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "volatility"),
+    [(Heun(), ZeroVolatility()), (EulerMaruyama(), ConstantVolatility(0.7))],
+    ids=["ode", "sde"],
+)
 def test_results_of_gaussians_of_one_covariance_lie_beyond_the_conditional_mean(solver, volatility):
     """Both fields are affine with one slope, so the guided one carries noise to N(m_u + w (m_c − m_u), S)."""
     spread = torch.tensor([[[0.7, 0.3], [0.3, 0.4]]], dtype=F64)
     means = torch.tensor([[1.0, -0.5], [-0.4, 0.2]], dtype=F64)
-    able = Capabilities(SourceIsNoise(), True)
-    laws = [Analytic(mixture([1.0], m[None], spread), Linear(), Velocity(), Unconditional(), able) for m in means]
-    guided = ClassifierFree(Labelled(laws, TargetLabel(0.1)), 2.5)
+    capabilities = Capabilities(SourceIsNoise(), True)
+    laws = [
+        AnalyticField(
+            mixture([1.0], m[None], spread), LinearPath(), VelocityPrediction(), Unconditional(), capabilities
+        )
+        for m in means
+    ]
+    guided = ClassifierFreeGuidance(Labelled(laws, TargetLabelConditioning(0.1)), 2.5)
     generator, n = torch.Generator().manual_seed(1), 1000
     x = torch.randn(n, 2, dtype=F64, generator=generator)
     dynamics = Dynamics(guided, Condition(torch.zeros(n, dtype=torch.long)), volatility)
-    end = solver.solve(dynamics, x, Uniform(32).times(Linear()), generator).end
+    end = solver.solve(dynamics, x, UniformGrid(32).times(LinearPath()), generator).end
     wanted = means[1] + 2.5 * (means[0] - means[1])
     assert bool(((end.mean(0) - wanted).abs() < 4 * (spread[0].diagonal() / n).sqrt() + 0.01).all())
     torch.testing.assert_close(end.T.cov(), spread[0], rtol=0, atol=0.12)
@@ -198,24 +213,32 @@ def test_results_of_gaussians_of_one_covariance_lie_beyond_the_conditional_mean(
 
 def test_a_sampler_leaves_the_base_in_the_mode_it_found():
     torch.manual_seed(0)
-    able, source = Capabilities(SourceIsNoise(), True), Sample(torch.randn(4, 2))
+    capabilities, source = Capabilities(SourceIsNoise(), True), Sample(torch.randn(4, 2))
     for mode in (True, False):
         net = MLP((2,), ConditionShape(classes=2))
-        base = Learned(net, Linear(), Velocity(), TargetLabel(0.1), able).train(mode)
-        for field in (ClassifierFree(base, 2.0), Guided(base, LinearReward([1.0, 0.0]))):
-            Translator(field, Heun(), Uniform(2), Zero()).forward(source, torch.Generator(), torch.zeros(4).long())
+        base = LearnedField(net, LinearPath(), VelocityPrediction(), TargetLabelConditioning(0.1), capabilities).train(
+            mode
+        )
+        for field in (ClassifierFreeGuidance(base, 2.0), RewardGuidance(base, LinearReward([1.0, 0.0]))):
+            Translator(field, Heun(), UniformGrid(2), ZeroVolatility()).forward(
+                source, torch.Generator(), torch.zeros(4).long()
+            )
             assert base.training == net.training == mode
 
 
 def test_what_cannot_be_guided_is_refused():
     composition = BLIND[0][1]
-    for conditioning in (Unconditional(), TargetLabel()):
+    for conditioning in (Unconditional(), TargetLabelConditioning()):
         base = labelled(composition)
         base.conditioning = conditioning
-        with pytest.raises(Refusal, match="needs a flow that was also trained untold"):
-            ClassifierFree(base, 2.0)
-    wrong = [((-1.0,), "guidance.scale=-1.0"), ((2.0, (0, 1), -1.0), "guidance.ramp=-1.0"),
-             ((2.0, (0.5, 0.5)), "guidance.interval"), ((2.0, (0, 0.5, 1)), "guidance.interval")]  # fmt: skip
+        with pytest.raises(FlowportError, match="needs a flow that was also trained untold"):
+            ClassifierFreeGuidance(base, 2.0)
+    wrong = [
+        ((-1.0,), "guidance.scale=-1.0"),
+        ((2.0, (0, 1), -1.0), "guidance.ramp=-1.0"),
+        ((2.0, (0.5, 0.5)), "guidance.interval"),
+        ((2.0, (0, 0.5, 1)), "guidance.interval"),
+    ]
     for options, word in wrong:
-        with pytest.raises(Refusal, match=word):
-            ClassifierFree(labelled(composition), *options)
+        with pytest.raises(FlowportError, match=word):
+            ClassifierFreeGuidance(labelled(composition), *options)

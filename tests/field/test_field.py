@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flowport.field import Learned
-from flowport.shapes import Condition
+from flowport.field import LearnedField
+from flowport.types import Condition
 from tests.laws.oracles import SCORED, compositions, points, tensor
 
 
@@ -25,7 +25,7 @@ def test_learned_field_is_its_network_read_by_its_prediction(c):
     x, x0 = points(4)
     oracle = c.field(c.joint("mixture"))
     network = Told(oracle)
-    field = Learned(network, c.path, c.prediction, oracle.conditioning, oracle.able)
+    field = LearnedField(network, c.path, c.prediction, oracle.conditioning, oracle.capabilities)
     t, condition = tensor(0.0, 0.3, 0.8, 1.0), c.condition(x0)
     for name in ("velocity", "score"):
         torch.testing.assert_close(getattr(field, name)(x, t, condition), getattr(oracle, name)(x, t, condition))
@@ -39,7 +39,7 @@ def test_velocity_and_score_come_from_one_call_and_gradients_flow():
     c = dict(SCORED)["linear-SourceIsNoise-target"]
     oracle = c.field(c.joint("gaussian"))
     network = Told(oracle)
-    field = Learned(network, c.path, c.prediction, oracle.conditioning, oracle.able)
+    field = LearnedField(network, c.path, c.prediction, oracle.conditioning, oracle.capabilities)
     x = points(3)[0].requires_grad_()
     velocity, score = field.velocity_and_score(x, tensor(0.4).expand(3), Condition())
     assert len(network.heard) == 1

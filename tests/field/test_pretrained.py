@@ -6,20 +6,21 @@ from functools import partial
 import pytest
 import torch
 
-from flowport.change import Control
-from flowport.errors import Refusal
-from flowport.field import Tilted, Transported
-from flowport.field.pretrained import Pretrained, load
-from flowport.grid import Uniform
+from flowport.errors import FlowportError
+from flowport.field import PathTransformedField
+from flowport.field.pretrained import PretrainedField, load
+from flowport.finetuning.adapter import ControlAdapter
+from flowport.finetuning.method import PathWeighted
+from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP
-from flowport.objective import PathWeighted
-from flowport.path import Linear
-from flowport.reflow import carried
+from flowport.path import LinearPath
 from flowport.reward import Brightness
-from flowport.shapes import Condition, ConditionShape, Pair, Sample
-from flowport.solver import EulerMaruyama, Heun
-from flowport.translator import Translator
-from flowport.volatility import Memoryless, Zero
+from flowport.run.reflow import carried
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import EulerMaruyama, Heun
+from flowport.sampling.translator import Translator
+from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
+from flowport.types import Condition, ConditionShape, Pair, Sample
 
 diffusers = pytest.importorskip("diffusers")
 STEPS = torch.tensor([5, 200, 731])
@@ -34,9 +35,15 @@ def unet():
 def transformer():
     """Half of its channels are a learnt variance, as DiT-XL has it."""
     return diffusers.DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=1, out_channels=2, num_layers=1, sample_size=8,
-        patch_size=2, num_embeds_ada_norm=5,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=1,
+        out_channels=2,
+        num_layers=1,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=5,
+    )
 
 
 @pytest.fixture(params=[("unet", unet), ("transformer", transformer)], ids=["unet", "transformer"])
@@ -86,12 +93,12 @@ def test_end_points_and_score_are_those_of_direct_calls_at_the_discrete_steps(mo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_of_our_samplers_serves_and_any_path(model, kind):
-    field = Pretrained(model[1], diffusers.DDPMScheduler(prediction_type=kind))
+    field = PretrainedField(model[1], diffusers.DDPMScheduler(prediction_type=kind))
     start, label = Sample(points()), told(field).label
     ends = []
-    for solver, volatility in ((Heun(), Zero()), (EulerMaruyama(), Memoryless())):
-        for flow in (field, Transported(field, Linear())):
-            run = Translator(flow, solver, Uniform(steps=4), volatility).forward(
+    for solver, volatility in ((Heun(), ZeroVolatility()), (EulerMaruyama(), MemorylessVolatility())):
+        for flow in (field, PathTransformedField(field, LinearPath())):
+            run = Translator(flow, solver, UniformGrid(steps=4), volatility).forward(
                 start, torch.Generator().manual_seed(1), label
             )
             ends.append(run.end)
@@ -103,7 +110,7 @@ def test_one_step_of_ddim_is_theirs(model):
     """x_k' = √ᾱ_k' x̂1 + √(1 − ᾱ_k') ε̂ from step 800 to 780."""
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(50)
-    field, x = Pretrained(model[1], scheduler), points()
+    field, x = PretrainedField(model[1], scheduler), points()
     condition = told(field)
     labels = {"class_labels": condition.label} if field.classes else {}
     with torch.no_grad():
@@ -116,30 +123,30 @@ def test_one_step_of_ddim_is_theirs(model):
 
 
 def test_what_is_no_diffusion_is_refused(tmp_path):
-    with pytest.raises(Refusal, match="FlowMatchEulerDiscreteScheduler"):
-        Pretrained(unet(), diffusers.FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(FlowportError, match="FlowMatchEulerDiscreteScheduler"):
+        PretrainedField(unet(), diffusers.FlowMatchEulerDiscreteScheduler())
     other = diffusers.DDPMScheduler()
     other.register_to_config(prediction_type="flow")
-    with pytest.raises(Refusal, match="prediction_type=flow"):
-        Pretrained(unet(), other)
-    with pytest.raises(Refusal, match="no diffusion pipeline"):
+    with pytest.raises(FlowportError, match="prediction_type=flow"):
+        PretrainedField(unet(), other)
+    with pytest.raises(FlowportError, match="no diffusion pipeline"):
         load(tmp_path)
     for part in ("unet", "scheduler"):
         (tmp_path / part).mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(Refusal, match="UNet2DConditionModel"):
+    with pytest.raises(FlowportError, match="UNet2DConditionModel"):
         load(tmp_path)
 
 
 def test_it_is_a_teacher_of_reflow_and_the_base_of_a_tuning():
-    field = Pretrained(unet(), diffusers.DDPMScheduler())
+    field = PretrainedField(unet(), diffusers.DDPMScheduler())
     pair = Pair(Sample(points(2)), Sample(points(3)))
-    made = carried(Translator(field, Heun(), Uniform(4), Zero()), pair, torch.Generator())
+    made = carried(Translator(field, Heun(), UniformGrid(4), ZeroVolatility()), pair, torch.Generator())
     assert torch.equal(made.source.x, pair.source.x) and not torch.allclose(made.target.x, pair.source.x)
-    tilted = Tilted(field, Control(field, (1, 8, 8), ConditionShape(), partial(MLP, width=8, depth=1)))
-    objective, generator = PathWeighted(Uniform(4), late=0.4, batch=8), torch.Generator().manual_seed(0)
+    tilted = TiltedField(field, ControlAdapter(field, (1, 8, 8), ConditionShape(), partial(MLP, width=8, depth=1)))
+    objective, generator = PathWeighted(UniformGrid(4), late=0.4, batch=8), torch.Generator().manual_seed(0)
     rollout, _ = objective.collect(tilted, Brightness(), 1.0, pair, generator)
     objective.loss(tilted, [rollout], generator).mean.backward()
-    assert any(p.grad is not None and bool(p.grad.any()) for p in tilted.change.parameters())
+    assert any(p.grad is not None and bool(p.grad.any()) for p in tilted.adapter.parameters())
     assert all(p.grad is None and not p.requires_grad for p in field.parameters())

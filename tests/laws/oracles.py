@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from flowport.capabilities import BlindBridge, BridgeGivenSource, Capabilities, NoiseRole, NoNoise, SourceIsNoise
-from flowport.conditioning import SourceItself, Unconditional
-from flowport.errors import Refusal
-from flowport.field import Analytic
+from flowport.conditioning import SourceConditioning, Unconditional
+from flowport.errors import FlowportError
+from flowport.field import AnalyticField
 from flowport.field.analytic import JointMixture
 from flowport.path import Path
-from flowport.prediction import Prediction, Velocity
-from flowport.shapes import Condition
+from flowport.prediction import Prediction, VelocityPrediction
+from flowport.types import Condition
 from tests.zoo import PATHS, PREDICTIONS
 
 F64 = torch.float64
@@ -66,10 +66,14 @@ class Composition:
     def joint(self, kind: str) -> JointMixture:
         return (FROM_NOISE if isinstance(self.role, SourceIsNoise) else COUPLED)[kind]
 
-    def field(self, joint: JointMixture) -> Analytic:
-        able = Capabilities(self.role, self.role.scored(self.prediction))
-        return Analytic(
-            joint, self.path, self.prediction, SourceItself() if self.sees_source else Unconditional(), able
+    def field(self, joint: JointMixture) -> AnalyticField:
+        capabilities = Capabilities(self.role, self.role.scored(self.prediction))
+        return AnalyticField(
+            joint,
+            self.path,
+            self.prediction,
+            SourceConditioning() if self.sees_source else Unconditional(),
+            capabilities,
         )
 
     def condition(self, x0: Tensor) -> Condition:
@@ -84,7 +88,7 @@ def _permitted() -> list[tuple[str, Composition]]:
             for name, prediction in PREDICTIONS:
                 try:
                     role.accept(prediction())
-                except Refusal:
+                except FlowportError:
                     continue
                 found.append((f"{path_name}-{type(role).__name__}-{name}", Composition(make(), role, prediction())))
     return found
@@ -92,7 +96,7 @@ def _permitted() -> list[tuple[str, Composition]]:
 
 COMPOSITIONS = _permitted()
 SCORED = [(name, c) for name, c in COMPOSITIONS if c.role.scored(c.prediction)]
-VELOCITIES = [(name, c) for name, c in COMPOSITIONS if isinstance(c.prediction, Velocity)]
+VELOCITIES = [(name, c) for name, c in COMPOSITIONS if isinstance(c.prediction, VelocityPrediction)]
 
 
 def compositions(chosen: list[tuple[str, Composition]] = COMPOSITIONS) -> dict:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowport.dynamics import Dynamics
 from flowport.field import Field
-from flowport.shapes import Condition
-from flowport.solver import FixedStep
-from flowport.volatility import Volatility
+from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.solver import FixedStep
+from flowport.sampling.volatility import Volatility
+from flowport.types import Condition
 
 F64 = torch.float64
 
@@ -46,8 +46,15 @@ def affine(solver: FixedStep, dynamics: Dynamics, d: int, t: float, s: float, la
     return (out[1 : d + 1] - out[0]).T, (out[d + 1 :] - out[0]).T, out[0]
 
 
-def push(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor, start: Moments,
-         x0: Tensor | None = None, last: bool = True) -> list[Moments]:  # fmt: skip
+def push(
+    solver: FixedStep,
+    field: Field,
+    volatility: Volatility,
+    times: Tensor,
+    start: Moments,
+    x0: Tensor | None = None,
+    last: bool = True,
+) -> list[Moments]:
     """Moments at every time of the grid. x0 (d,): the start that the field sees. last: whether the grid's last step is
     the solver's last one."""
     d = len(start.mean)
@@ -61,8 +68,9 @@ def push(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor,
     return states
 
 
-def reached(solver: FixedStep, field: Field, volatility: Volatility, times: Tensor, mean: Tensor,
-            covariance: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+def reached(
+    solver: FixedStep, field: Field, volatility: Volatility, times: Tensor, mean: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
     """Mean and covariance at the end of a grid, also of solvers with a memory: the whole run is affine in its start and
     the noise of every step, read off at the origin and at each of their unit vectors."""
     d, grid = len(mean), times.tolist()

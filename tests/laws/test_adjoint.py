@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.adjoint import Chain, Exact, Paper, lean_adjoint, roll_out
-from flowport.field import Learned, Tilted
-from flowport.grid import Power, Uniform
+from flowport.field import LearnedField
+from flowport.finetuning.adjoint import lean_adjoint, roll_out
+from flowport.finetuning.discretisation import ConsistentDiscretisation, NoiseSchedule, PaperDiscretisation
+from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP
 from flowport.path import BrownianBridge
-from flowport.shapes import Condition, ConditionShape
+from flowport.sampling.grid import PowerGrid, UniformGrid
+from flowport.types import Condition, ConditionShape
 from tests.laws.oracles import line
 from tests.laws.tilts import F64, Affine, Difference, Table, Tabled, from_noise, given_start
 
@@ -24,38 +26,51 @@ def normal(s=S):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "s", "c", "steps", "mean"),
+    ("discretisation", "s", "c", "steps", "mean"),
     [
-        (Exact, 0.7, 1.5, 10, 1.7404), (Exact, 0.7, 1.5, 20, 1.7349), (Exact, 0.7, 1.5, 40, 1.7348),
-        (Exact, 0.3, 5, 20, 1.4597), (Exact, 0.3, 5, 40, 1.4520),
-        (Paper, 0.7, 1.5, 10, 1.7722), (Paper, 0.7, 1.5, 20, 1.7833), (Paper, 0.7, 1.5, 40, 1.7669),
-        (Paper, 0.3, 5, 20, 1.4616), (Paper, 0.3, 5, 40, 1.4687),
+        (ConsistentDiscretisation, 0.7, 1.5, 10, 1.7404),
+        (ConsistentDiscretisation, 0.7, 1.5, 20, 1.7349),
+        (ConsistentDiscretisation, 0.7, 1.5, 40, 1.7348),
+        (ConsistentDiscretisation, 0.3, 5, 20, 1.4597),
+        (ConsistentDiscretisation, 0.3, 5, 40, 1.4520),
+        (PaperDiscretisation, 0.7, 1.5, 10, 1.7722),
+        (PaperDiscretisation, 0.7, 1.5, 20, 1.7833),
+        (PaperDiscretisation, 0.7, 1.5, 40, 1.7669),
+        (PaperDiscretisation, 0.3, 5, 20, 1.4616),
+        (PaperDiscretisation, 0.3, 5, 40, 1.4687),
     ],
-)  # fmt: skip
-def test_linear_reward_reaches_the_audited_mean(scheme, s, c, steps, mean):
-    made, base = scheme(Uniform(steps)), normal(s)
+)
+def test_linear_reward_reaches_the_audited_mean(discretisation, s, c, steps, mean):
+    made, base = discretisation(UniformGrid(steps)), normal(s)
     chain = Affine.of(made, base)
     assert chain.moments(*chain.optimum(c, 0, made.after))[0] == pytest.approx(mean, abs=1e-3)
 
 
-@pytest.mark.parametrize(("scheme", "steps", "std"), [(Exact, 20, 0.514), (Exact, 10, 0.535), (Paper, 40, 0.515)])
-def test_quadratic_reward_has_the_spread_of_its_own_discrete_law(scheme, steps, std):
-    made = scheme(Uniform(steps))
+@pytest.mark.parametrize(
+    ("discretisation", "steps", "std"),
+    [(ConsistentDiscretisation, 20, 0.514), (ConsistentDiscretisation, 10, 0.535), (PaperDiscretisation, 40, 0.515)],
+)
+def test_quadratic_reward_has_the_spread_of_its_own_discrete_law(discretisation, steps, std):
+    made = discretisation(UniformGrid(steps))
     chain = Affine.of(made, normal())
     assert chain.moments(*chain.optimum(0, 2, made.after))[1] ** 0.5 == pytest.approx(std, abs=3e-3)
 
 
 def tabled(made, base, c, q, x0=None):
     """The base under the optimal control of its own chain, and that control's g_k and H_k."""
-    affine, chain = Affine.of(made, base, x0), made.chain(base)
+    affine, chain = Affine.of(made, base, x0), made.noise_schedule(base)
     g, gain = affine.optimum(c, q, made.after)
     return Tabled(base, Table(chain.times[:-1], g, gain, chain.variances)), affine, g, gain
 
 
 BASES = {
-    "noise-exact": (Exact(Uniform(10)), normal(), None),
-    "noise-paper": (Paper(Uniform(10)), normal(), None),
-    "bridge": (Exact(Power(10, 1.5)), given_start(line([(1, 2, 1, 0.25, 0.49, 0.21)]), BrownianBridge(0.8)), 2.4),
+    "noise-exact": (ConsistentDiscretisation(UniformGrid(10)), normal(), None),
+    "noise-paper": (PaperDiscretisation(UniformGrid(10)), normal(), None),
+    "bridge": (
+        ConsistentDiscretisation(PowerGrid(10, 1.5)),
+        given_start(line([(1, 2, 1, 0.25, 0.49, 0.21)]), BrownianBridge(0.8)),
+        2.4,
+    ),
 }
 
 
@@ -136,17 +151,17 @@ def test_log_partition_is_minus_the_least_cost(name):
     assert float(gained.var()) == pytest.approx(c * c * memory, abs=1e-9, rel=0.05)
 
 
-class Scaled(Exact):
+class Scaled(ConsistentDiscretisation):
     """The chain with another volatility: s² = share · 2η + constant."""
 
     def __init__(self, share, constant):
-        super().__init__(Uniform(400), offset=1e-3)
+        super().__init__(UniformGrid(400), offset=1e-3)
         self.share, self.constant = share, constant
 
-    def chain(self, base):
-        plain = super().chain(base)
+    def noise_schedule(self, base):
+        plain = super().noise_schedule(base)
         scaled = [self.share * v + self.constant for v in plain.variances]
-        return Chain(plain.times, [*scaled[:-1], 0.0])
+        return NoiseSchedule(plain.times, [*scaled[:-1], 0.0])
 
 
 @pytest.mark.parametrize(
@@ -176,12 +191,12 @@ def test_a_tenth_of_the_memoryless_variance_keeps_a_memory_and_loses_its_square_
 def test_a_tuned_flow_that_is_a_base_is_rolled_by_its_own_drift():
     """Every state is a step of that base's chain and its noise, as the lean adjoint differentiates it; the chain of the
     base below with a control beside it is another one (THEORY 3.7: not the tilt at finite K)."""
-    made, below = Exact(Uniform(6)), normal()
-    base = Tilted(below, Difference(from_noise(line([(1, 0, 1 + S**2 * C, 1, S**2, 0)]))))
+    made, below = ConsistentDiscretisation(UniformGrid(6)), normal()
+    base = TiltedField(below, Difference(from_noise(line([(1, 0, 1 + S**2 * C, 1, S**2, 0)]))))
     start = torch.randn(64, 1, dtype=F64, generator=torch.Generator().manual_seed(1))
     states = roll_out(made, base, start, Condition(), torch.Generator().manual_seed(2)).states
     again, x = torch.Generator().manual_seed(2), start
-    for k, t, h, variance in made.chain(base).steps:
+    for k, t, h, variance in made.noise_schedule(base).steps:
         x, _ = made.step(base, x, t, h, variance, Condition())
         if variance > 0:
             x = x + (h * variance) ** 0.5 * torch.randn(x.shape, dtype=F64, generator=again)
@@ -192,9 +207,9 @@ def test_a_tuned_flow_that_is_a_base_is_rolled_by_its_own_drift():
 
 def test_tuning_a_tuned_flow_adds_the_rewards():
     """c₁ and then c₂ on top is c₁ + c₂ (multiplicity of tilts)."""
-    made, base = Exact(Uniform(40)), normal()
+    made, base = ConsistentDiscretisation(UniformGrid(40)), normal()
     first, second = 0.9, 0.6
-    once = Tilted(base, Difference(from_noise(line([(1, 0, 1 + S**2 * first, 1, S**2, 0)]))))
+    once = TiltedField(base, Difference(from_noise(line([(1, 0, 1 + S**2 * first, 1, S**2, 0)]))))
     chain = Affine.of(made, once)
     mean, variance = chain.moments(*chain.optimum(second, 0, True))
     assert mean == pytest.approx(1 + S**2 * (first + second), abs=2e-3)
@@ -207,7 +222,7 @@ def test_a_bridge_reaches_the_tilt_of_every_start(x0, c, q):
     """X1 | x0 ~ N(S′(S⁻¹m + c), S′), S′ = (S⁻¹ + q)⁻¹, with m = m1 + C/S0 (x0 − m0) and S = S1 − C²/S0."""
     m0, m1, s0, s1, cross = 2, 1, 0.25, 0.49, 0.21
     base = given_start(line([(1, m0, m1, s0, s1, cross)]), BrownianBridge(0.8))
-    made = Exact(Power(100, 1.5))
+    made = ConsistentDiscretisation(PowerGrid(100, 1.5))
     chain = Affine.of(made, base, x0)
     mean, variance = chain.moments(*chain.optimum(c, q, True), x0, 0.0)
     m, s = m1 + cross / s0 * (x0 - m0), s1 - cross**2 / s0
@@ -220,10 +235,12 @@ def test_the_adjoint_of_a_network_is_that_of_its_evaluation_mode():
     """Dropout would make the adjoint another function at every step."""
     like = normal()
     network = MLP((1,), ConditionShape(), width=8, depth=1, activation=partial(nn.Dropout, 0.5))
-    field = Tilted(Learned(network, like.path, like.prediction, like.conditioning, like.able), Difference(like))
+    field = TiltedField(
+        LearnedField(network, like.path, like.prediction, like.conditioning, like.capabilities), Difference(like)
+    )
     field.train()
     x, one = torch.randn(16, 1), torch.ones(16, 1)
-    made = Exact(Uniform(4))
+    made = ConsistentDiscretisation(UniformGrid(4))
     paths = roll_out(made, field.base, x, Condition(), torch.Generator().manual_seed(0))
     first, second = (lean_adjoint(made, field.base, paths.states, Condition(), one) for _ in range(2))
     assert torch.equal(first, second) and bool(first[0].ne(one).any())

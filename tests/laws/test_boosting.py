@@ -6,21 +6,21 @@ from functools import partial
 import pytest
 import torch
 
-from flowport.adjoint import Exact
-from flowport.boosting import distance
 from flowport.distribution import Gaussian
-from flowport.field import Tilted
-from flowport.grid import Uniform
+from flowport.finetuning.discretisation import ConsistentDiscretisation
+from flowport.finetuning.residual_reward import ResidualReward, cross_entropy
+from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP
-from flowport.residual import Residual, cross_entropy
-from flowport.shapes import Condition
-from flowport.world import Bridge
+from flowport.problem import BridgeProblem
+from flowport.run.boost import distance
+from flowport.sampling.grid import UniformGrid
+from flowport.types import Condition
 from tests.laws.tilts import F64, Affine, Scaled
 
 C, RHO, M1, S1 = 1.5, 0.6, 1.0, 0.49
 S10 = (1 - RHO**2) * S1
 STARTS = Gaussian(event_shape=[1], mean=[2.0], covariance=[[0.25]])
-WORLD = Bridge(STARTS, [1.0], [[M1]], [[math.sqrt(S1)]], [0.0], [C], correlation=RHO)
+WORLD = BridgeProblem(STARTS, [1.0], [[M1]], [[math.sqrt(S1)]], [0.0], [C], correlation=RHO)
 X = torch.linspace(-6, 9, 3001, dtype=F64)
 
 
@@ -38,8 +38,9 @@ def learnt(total):
     achieved, x = torch.tensor([0.0, 1.0]).repeat_interleave(len(X)), X.repeat(2)
     value = C * x - (C * M1 + C**2 * S1 / 2)
     line = torch.zeros(2, dtype=F64, requires_grad=True)
-    search = torch.optim.LBFGS([line], max_iter=200, tolerance_grad=1e-14, tolerance_change=1e-14,
-                               line_search_fn="strong_wolfe")  # fmt: skip
+    search = torch.optim.LBFGS(
+        [line], max_iter=200, tolerance_grad=1e-14, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def loss():
         search.zero_grad()
@@ -66,11 +67,11 @@ def test_rounds_add_up_to_the_tilt_of_all_results():
 def test_a_tilt_upon_a_tilt_shifts_every_start_alike_and_leaves_the_interaction():
     """The rounds' fields stacked as a run stacks them: E[x1 | x0] moves by S_{1|0} c at the end of all rounds, which is
     S1 c, and neither the slope in x0 nor Var(x1 | x0), so not −slope/Var, the precision's off-diagonal, change."""
-    scheme, field = Exact(Uniform(12)), WORLD.base
-    laws = [moments(scheme, field)]
+    discretisation, field = ConsistentDiscretisation(UniformGrid(12)), WORLD.base
+    laws = [moments(discretisation, field)]
     for share in (1, RHO**2 / (1 - RHO**2)):  # C, then all that the rounds add to it
-        field = Tilted(field, Scaled(WORLD.base, WORLD.tilted(1.0), share))
-        laws.append(moments(scheme, field))
+        field = TiltedField(field, Scaled(WORLD.base, WORLD.tilted(1.0), share))
+        laws.append(moments(discretisation, field))
     (mean, slope, variance), one, all_rounds = laws
     for law, shift in ((one, S10 * C), (all_rounds, S1 * C)):
         assert law[0] - mean == pytest.approx(shift, rel=0.05), "twelve steps"
@@ -78,18 +79,18 @@ def test_a_tilt_upon_a_tilt_shifts_every_start_alike_and_leaves_the_interaction(
     assert (all_rounds[0] - mean) / (one[0] - mean) == pytest.approx(S1 / S10, rel=1e-6)
 
 
-def moments(scheme, field):
+def moments(discretisation, field):
     """(E[x1 | x0 = 0], slope of E[x1 | x0], Var(x1 | x0)) of a chain whose steps are affine."""
-    none = torch.zeros(len(scheme.chain(field).steps), dtype=F64)
+    none = torch.zeros(len(discretisation.noise_schedule(field).steps), dtype=F64)
     (low, variance), (high, same) = (
-        Affine.of(scheme, field, x0).moments(none, none, x0, 0.0) for x0 in (0.0, 1.0)
-    )  # fmt: skip
+        Affine.of(discretisation, field, x0).moments(none, none, x0, 0.0) for x0 in (0.0, 1.0)
+    )
     assert same == pytest.approx(variance)
     return low, high - low, variance
 
 
 def fitted(base, tuned, c, **options):
-    reward = Residual(partial(MLP, width=16, depth=2), **options)
+    reward = ResidualReward(partial(MLP, width=16, depth=2), **options)
     reward.check(Gaussian(event_shape=list(base.shape[1:])), Gaussian(event_shape=list(base.shape[1:])))
     entropy = reward.fit(base, tuned, lambda x: x @ torch.tensor(c), torch.Generator().manual_seed(1))
     return reward, entropy
@@ -120,5 +121,12 @@ def test_distance_to_the_tilt_of_all_results_by_hand():
     """Base results 0 and 1 weigh 1/4 and 3/4 in the tilt by x log 3."""
     told = distance(torch.tensor([[0.0], [1.0]]), torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
     assert told == pytest.approx(
-        {"reward": math.log(3), "base_reward": math.log(3) / 2, "tilted_reward": 0.75 * math.log(3), "effective": 0.8,
-         "gap": 0.25 / math.sqrt(3 / 16)}, rel=1e-6)  # fmt: skip
+        {
+            "reward": math.log(3),
+            "base_reward": math.log(3) / 2,
+            "tilted_reward": 0.75 * math.log(3),
+            "effective": 0.8,
+            "gap": 0.25 / math.sqrt(3 / 16),
+        },
+        rel=1e-6,
+    )

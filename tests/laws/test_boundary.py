@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from flowport.field import Learned
+from flowport.field import LearnedField
 from flowport.objective import FlowMatching
-from flowport.path import Functions, Tabulated, VarianceExploding, VariancePreserving
-from flowport.prediction import Bridge, Velocity
+from flowport.objective.time_sampler import TimeSampler
+from flowport.objective.weighting import LogSNRWeighting, ScoreMatchingWeighting, UniformWeighting
+from flowport.path import FunctionsPath, TabulatedPath, VarianceExplodingPath, VariancePreservingPath
+from flowport.prediction import BridgePrediction, VelocityPrediction
 from flowport.prediction.base import MARGIN
-from flowport.shapes import Pair, Sample
-from flowport.time_sampler import TimeSampler
-from flowport.weighting import OverLogSNR, ScoreMatching, Uniform
+from flowport.types import Pair, Sample
 from tests.laws.oracles import JointMixture, compositions, points, tensor
 from tests.zoo import PATHS, WEIGHTINGS, named
 
@@ -24,9 +24,9 @@ def test_ends_are_source_and_target_up_to_the_declared_gaps(make):
     assert float(at["beta"](zero)) == pytest.approx(path.start_gap * float(at["alpha"](zero)), abs=1e-12)
     left = max(float(at["alpha"](one)), float(at["gamma"](one)))
     assert left == pytest.approx(path.end_gap * float(at["beta"](one)), abs=1e-12)
-    if not isinstance(path, VarianceExploding):
+    if not isinstance(path, VarianceExplodingPath):
         assert float(at["alpha"](zero)) == pytest.approx(1, abs=1e-4)
-    if not isinstance(path, (Functions, Tabulated)):
+    if not isinstance(path, (FunctionsPath, TabulatedPath)):
         assert float(at["beta"](one)) == pytest.approx(1, abs=1e-12)
 
 
@@ -70,8 +70,8 @@ def test_coefficients_are_finite_at_the_edges_of_the_interval(make, dtype):
         assert value.dtype == dtype and value.shape == (2,) and value.isfinite().all()
 
 
-def single(joint: JointMixture) -> JointMixture:
-    return JointMixture(*(v.float() for v in vars(joint).values()))
+def single(pairing: JointMixture) -> JointMixture:
+    return JointMixture(*(v.float() for v in vars(pairing).values()))
 
 
 @pytest.mark.parametrize("c", **compositions())
@@ -89,7 +89,7 @@ def finite_at(c, t):
     doubled = (x, time.double(), c.condition(x0))
     found, wanted = field.velocity(*arguments), exact.velocity(*doubled)
     assert found.dtype == torch.float32 and found.isfinite().all() and distance(found, wanted) < 1e-3
-    if not field.able.score:
+    if not field.capabilities.score:
         return
     (velocity, score), (_, ideal) = field.velocity_and_score(*arguments), exact.velocity_and_score(*doubled)
     assert velocity.isfinite().all() and score.isfinite().all()
@@ -124,7 +124,7 @@ def blind(c):
 
 
 def needs_one_error(weighting):
-    return isinstance(weighting, (OverLogSNR, ScoreMatching))
+    return isinstance(weighting, (LogSNRWeighting, ScoreMatchingWeighting))
 
 
 @pytest.mark.parametrize("c", **compositions())
@@ -132,7 +132,7 @@ def test_weights_are_finite_and_stay_in_single_precision_at_both_ends(c):
     t, field = torch.tensor([*ENDS, 0.5]), c.field(single(c.joint("gaussian")))
     for _, make in WEIGHTINGS:
         weighting = make()
-        if needs_one_error(weighting) and (blind(c) or not field.able.score):
+        if needs_one_error(weighting) and (blind(c) or not field.capabilities.score):
             continue
         for density in (torch.ones_like(t), torch.zeros_like(t)):
             w = weighting(t, field, density)
@@ -157,12 +157,14 @@ class Halved(torch.nn.Module):
 @pytest.mark.parametrize("c", **compositions())
 def test_learnt_fields_of_either_precision_are_finite_at_both_ends(c, dtype):
     oracle = c.field(c.joint("gaussian"))
-    field = Learned(Halved(dtype, c.prediction.heads), c.path, c.prediction, oracle.conditioning, oracle.able)
+    field = LearnedField(
+        Halved(dtype, c.prediction.heads), c.path, c.prediction, oracle.conditioning, oracle.capabilities
+    )
     x, x0 = (v.float() for v in points(4))
     for end in ENDS:
         t, told = torch.full((4,), end), c.condition(x0)
         found = [field.velocity(x, t, told)]
-        if field.able.score:
+        if field.capabilities.score:
             found += [*field.velocity_and_score(x, t, told), *field.velocity_and_end(x, t, told)]
         for value in found:
             assert value.dtype == torch.float32 and bool(value.isfinite().all())
@@ -173,12 +175,12 @@ def test_loss_is_finite_whatever_time_is_drawn(c):
     """A rounded draw reaches 0 and 1 themselves; a score target divides by a weight that vanishes there."""
     oracle, network = c.field(c.joint("gaussian")), Still()
     network.heads = c.prediction.heads
-    field = Learned(network, c.path, c.prediction, oracle.conditioning, oracle.able)
+    field = LearnedField(network, c.path, c.prediction, oracle.conditioning, oracle.capabilities)
     x, x0 = points(8)
     pair = Pair(Sample(x0.float()), Sample(x.float()))
     for t in (0.0, 1.0):
         for _, make in WEIGHTINGS:
-            if needs_one_error(make()) and (blind(c) or not oracle.able.score):
+            if needs_one_error(make()) and (blind(c) or not oracle.capabilities.score):
                 continue
             loss = FlowMatching(At(t), make()).loss(field, pair, torch.Generator().manual_seed(0)).per_sample
             assert loss.shape == (8,) and loss.isfinite().all() and float(loss.max()) < 1e8
@@ -186,7 +188,7 @@ def test_loss_is_finite_whatever_time_is_drawn(c):
 
 def test_variance_preserving_keeps_the_variance_of_a_white_pair():
     t = torch.linspace(0, 1, 21, dtype=torch.float64)
-    path = VariancePreserving()
+    path = VariancePreservingPath()
     torch.testing.assert_close(path.alpha(t) ** 2 + path.beta(t) ** 2, torch.ones_like(t))
 
 
@@ -194,7 +196,7 @@ def test_variance_preserving_keeps_the_variance_of_a_white_pair():
 def test_objective_draws_times_exactly_where_the_field_is_read(c):
     seen = []
 
-    class Spy(Uniform):
+    class Spy(UniformWeighting):
         def __call__(self, t, field, density):
             seen.append(float(t[0]))
             return super().__call__(t, field, density)
@@ -204,6 +206,6 @@ def test_objective_draws_times_exactly_where_the_field_is_read(c):
     for t in (0.0, 0.5, 1.0):
         FlowMatching(At(t), Spy()).loss(field, Pair(Sample(x0), Sample(x)), torch.Generator().manual_seed(0))
     low, high = c.path.interval
-    if not isinstance(c.prediction, (Velocity, Bridge)):
+    if not isinstance(c.prediction, (VelocityPrediction, BridgePrediction)):
         low, high = max(low, MARGIN), min(high, 1 - MARGIN)
     assert seen == pytest.approx([low, (low + high) / 2, high], abs=1e-12)

@@ -5,61 +5,85 @@ from itertools import product
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise, capabilities
-from flowport.conditioning import SourceItself, TargetLabel, Unconditional
-from flowport.coupling import ClassConditional, Exact, Independent, Sinkhorn, Unbalanced
+from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise, capabilities_of
+from flowport.conditioning import SourceConditioning, TargetLabelConditioning, Unconditional
+from flowport.coupling import (
+    ClassConditionalCoupling,
+    ExactCoupling,
+    IndependentCoupling,
+    SinkhornCoupling,
+    UnbalancedCoupling,
+)
+from flowport.data.pairing import ClassMatchedPairing, PairedPairing, UnpairedPairing
 from flowport.distribution import Digits, EightGaussians, Gaussian, Moons
-from flowport.errors import Refusal
-from flowport.joint import ClassMatched, Paired, Product
-from flowport.path import BrownianBridge, Linear, SmoothBridge, Trigonometric
-from flowport.prediction import Bridge, Score, Source, Target, Velocity
+from flowport.errors import FlowportError
+from flowport.path import BrownianBridge, LinearPath, SmoothBridge, TrigonometricPath
+from flowport.prediction import (
+    BridgePrediction,
+    ScorePrediction,
+    SourcePrediction,
+    TargetPrediction,
+    VelocityPrediction,
+)
 from tests.zoo import CONDITIONINGS, COUPLINGS, PATHS, PREDICTIONS, named
 
-NOISE, MOONS, BLIND, SEES = Gaussian(), Moons(), Unconditional(), SourceItself()
+NOISE, MOONS, BLIND, SEES = Gaussian(), Moons(), Unconditional(), SourceConditioning()
 
 
-def ask(source=NOISE, joint=None, coupling=None, path=None, conditioning=BLIND, prediction=None):
+def ask(source=NOISE, pairing=None, coupling=None, path=None, conditioning=BLIND, prediction=None):
     target = EightGaussians() if source.event_shape == (2,) else source
-    return capabilities(
-        source, joint or Product(source, target), coupling or Independent(), path or Linear(), conditioning,
-        prediction or Velocity(),
-    )  # fmt: skip
+    return capabilities_of(
+        source,
+        pairing or UnpairedPairing(source, target),
+        coupling or IndependentCoupling(),
+        path or LinearPath(),
+        conditioning,
+        prediction or VelocityPrediction(),
+    )
 
 
 ROWS = [
     # source, coupling, path, conditioning, prediction -> role, score
-    (NOISE, Independent(), Linear(), BLIND, Velocity(), SourceIsNoise, True),
-    (NOISE, Independent(), Trigonometric(), BLIND, Score(), SourceIsNoise, True),
-    (NOISE, Independent(), Linear(sigma_min=0.1), TargetLabel(), Target(), SourceIsNoise, True),
-    (NOISE, Independent(), Linear(), BLIND, Source(), SourceIsNoise, True),
-    (NOISE, Exact(), Linear(), BLIND, Velocity(), NoNoise, False),  # trap 3
-    (NOISE, Sinkhorn(), Linear(), BLIND, Target(), NoNoise, False),
-    (NOISE, Unbalanced(), Linear(), BLIND, Velocity(), NoNoise, False),
-    (NOISE, Independent(), Linear(), SEES, Velocity(), NoNoise, False),
-    (MOONS, Independent(), Linear(), BLIND, Velocity(), NoNoise, False),
-    (MOONS, Exact(), Trigonometric(), BLIND, Source(), NoNoise, False),
-    (Gaussian(covariance=2.0), Independent(), Linear(), BLIND, Velocity(), NoNoise, False),
-    (Gaussian(0.1), Independent(), Linear(), BLIND, Velocity(), NoNoise, False),
-    (MOONS, Exact(), BrownianBridge(), BLIND, Velocity(), BlindBridge, False),
-    (NOISE, Independent(), SmoothBridge(), BLIND, Velocity(), BlindBridge, False),
-    (MOONS, Exact(), SmoothBridge(), BLIND, Bridge(), BlindBridge, True),
-    (MOONS, Exact(), Linear(noise=0.2), BLIND, Bridge(), BlindBridge, True),
-    (MOONS, Exact(), BrownianBridge(), SEES, Velocity(), BridgeGivenSource, True),
-    (MOONS, Independent(), SmoothBridge(), SEES, Target(), BridgeGivenSource, True),
-    (NOISE, Sinkhorn(), Linear(noise=0.2), SEES, Score(), BridgeGivenSource, True),
-    (MOONS, Exact(), SmoothBridge(), SEES, Bridge(), BridgeGivenSource, True),
+    (NOISE, IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), SourceIsNoise, True),
+    (NOISE, IndependentCoupling(), TrigonometricPath(), BLIND, ScorePrediction(), SourceIsNoise, True),
+    (
+        NOISE,
+        IndependentCoupling(),
+        LinearPath(sigma_min=0.1),
+        TargetLabelConditioning(),
+        TargetPrediction(),
+        SourceIsNoise,
+        True,
+    ),
+    (NOISE, IndependentCoupling(), LinearPath(), BLIND, SourcePrediction(), SourceIsNoise, True),
+    (NOISE, ExactCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),  # trap 3
+    (NOISE, SinkhornCoupling(), LinearPath(), BLIND, TargetPrediction(), NoNoise, False),
+    (NOISE, UnbalancedCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
+    (NOISE, IndependentCoupling(), LinearPath(), SEES, VelocityPrediction(), NoNoise, False),
+    (MOONS, IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
+    (MOONS, ExactCoupling(), TrigonometricPath(), BLIND, SourcePrediction(), NoNoise, False),
+    (Gaussian(covariance=2.0), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
+    (Gaussian(0.1), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
+    (MOONS, ExactCoupling(), BrownianBridge(), BLIND, VelocityPrediction(), BlindBridge, False),
+    (NOISE, IndependentCoupling(), SmoothBridge(), BLIND, VelocityPrediction(), BlindBridge, False),
+    (MOONS, ExactCoupling(), SmoothBridge(), BLIND, BridgePrediction(), BlindBridge, True),
+    (MOONS, ExactCoupling(), LinearPath(noise=0.2), BLIND, BridgePrediction(), BlindBridge, True),
+    (MOONS, ExactCoupling(), BrownianBridge(), SEES, VelocityPrediction(), BridgeGivenSource, True),
+    (MOONS, IndependentCoupling(), SmoothBridge(), SEES, TargetPrediction(), BridgeGivenSource, True),
+    (NOISE, SinkhornCoupling(), LinearPath(noise=0.2), SEES, ScorePrediction(), BridgeGivenSource, True),
+    (MOONS, ExactCoupling(), SmoothBridge(), SEES, BridgePrediction(), BridgeGivenSource, True),
 ]
 
 
 @pytest.mark.parametrize(("source", "coupling", "path", "conditioning", "prediction", "role", "score"), ROWS)
 def test_rows_of_the_table(source, coupling, path, conditioning, prediction, role, score):
-    able = ask(source, None, coupling, path, conditioning, prediction)
-    assert type(able.role) is role and able.score is score
+    capabilities = ask(source, None, coupling, path, conditioning, prediction)
+    assert type(capabilities.role) is role and capabilities.score is score
     if score:
-        able.require_score("anybody")
+        capabilities.require_score("anybody")
     else:
-        with pytest.raises(Refusal, match="anybody needs a score"):
-            able.require_score("anybody")
+        with pytest.raises(FlowportError, match="anybody needs a score"):
+            capabilities.require_score("anybody")
 
 
 @pytest.mark.parametrize("path", **named(PATHS))
@@ -71,64 +95,70 @@ def test_a_score_has_a_reason_in_every_composition_of_the_zoo(path):
     p, accepted = path(), 0
     for source, c, k, prediction in product((NOISE, MOONS), couplings, conditionings, predictions):
         try:
-            able = ask(source, None, c, p, k, prediction)
-        except Refusal:
+            capabilities = ask(source, None, c, p, k, prediction)
+        except FlowportError:
             continue
         accepted += 1
         free_noise = not p.bridge and source is NOISE and c.independent and not k.sees_source
         told_apart = p.bridge and (k.sees_source or prediction.heads == 2)
-        assert able.score == (free_noise or told_apart)
+        assert capabilities.score == (free_noise or told_apart)
     assert accepted > 50
 
 
 STORED = Digits()
 WRONG = [
-    ({"source": STORED, "joint": Paired(STORED, STORED), "coupling": Exact()}, "paired joint would destroy the pairs"),
     (
-        {"source": STORED, "joint": Paired(STORED, STORED), "coupling": Sinkhorn()},
-        "paired joint would destroy the pairs",
+        {"source": STORED, "pairing": PairedPairing(STORED, STORED), "coupling": ExactCoupling()},
+        "set of pairs would destroy the pairs",
     ),
-    ({"source": STORED, "coupling": ClassConditional()}, "coupling=class_conditional needs equal class counts"),
-    ({"source": MOONS, "prediction": Score()}, "prediction=score needs a score"),
-    ({"coupling": Exact(), "prediction": Score()}, "prediction=score needs a score"),
-    ({"path": SmoothBridge(), "prediction": Target()}, "prediction=target is undefined on a bridge"),
-    ({"path": SmoothBridge(), "prediction": Source()}, "prediction=source is undefined on a bridge"),
-    ({"path": BrownianBridge(), "prediction": Score()}, "prediction=score is undefined on a bridge"),
-    ({"prediction": Bridge()}, "prediction=bridge needs a path with noise"),
-    ({"source": MOONS, "prediction": Bridge()}, "prediction=bridge needs a path with noise"),
-    ({"path": SmoothBridge(), "conditioning": SEES, "prediction": Source()}, "prediction=source is pointless"),
+    (
+        {"source": STORED, "pairing": PairedPairing(STORED, STORED), "coupling": SinkhornCoupling()},
+        "set of pairs would destroy the pairs",
+    ),
+    ({"source": STORED, "coupling": ClassConditionalCoupling()}, "coupling=class_conditional needs equal class counts"),
+    ({"source": MOONS, "prediction": ScorePrediction()}, "prediction=score needs a score"),
+    ({"coupling": ExactCoupling(), "prediction": ScorePrediction()}, "prediction=score needs a score"),
+    ({"path": SmoothBridge(), "prediction": TargetPrediction()}, "prediction=target is undefined on a bridge"),
+    ({"path": SmoothBridge(), "prediction": SourcePrediction()}, "prediction=source is undefined on a bridge"),
+    ({"path": BrownianBridge(), "prediction": ScorePrediction()}, "prediction=score is undefined on a bridge"),
+    ({"prediction": BridgePrediction()}, "prediction=bridge needs a path with noise"),
+    ({"source": MOONS, "prediction": BridgePrediction()}, "prediction=bridge needs a path with noise"),
+    (
+        {"path": SmoothBridge(), "conditioning": SEES, "prediction": SourcePrediction()},
+        "prediction=source is pointless",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("composition", "says"), WRONG)
 def test_wrong_compositions_are_refused_by_name(composition, says):
-    with pytest.raises(Refusal, match=says):
+    with pytest.raises(FlowportError, match=says):
         ask(**composition)
 
 
 def test_class_conditional_over_matched_classes_is_accepted_without_a_score():
-    able = ask(STORED, ClassMatched(STORED, STORED), ClassConditional())
-    assert isinstance(able.role, NoNoise) and not able.score
+    capabilities = ask(STORED, ClassMatchedPairing(STORED, STORED), ClassConditionalCoupling())
+    assert isinstance(capabilities.role, NoNoise) and not capabilities.score
 
 
 def test_paired_data_have_no_free_noise_even_from_a_gaussian():
-    class Pairs(Product):
+    class Pairs(UnpairedPairing):
         independent = False
         paired = True
 
-    able = ask(joint=Pairs(NOISE, EightGaussians()))
-    assert isinstance(able.role, NoNoise) and not able.score
+    capabilities = ask(pairing=Pairs(NOISE, EightGaussians()))
+    assert isinstance(capabilities.role, NoNoise) and not capabilities.score
 
 
 def test_reward_tilts_and_their_refusals():
-    SourceIsNoise().refuse_tilt()
-    BridgeGivenSource().refuse_tilt()
+    SourceIsNoise().require_tilt()
+    BridgeGivenSource().require_tilt()
     assert "marginal" in SourceIsNoise.tilt and "per start" in BridgeGivenSource.tilt
     assert not NoNoise.tilt and not BlindBridge.tilt
-    with pytest.raises(Refusal, match="reward fine-tuning needs a score"):
-        NoNoise().refuse_tilt()
-    with pytest.raises(Refusal, match="train the bridge with conditioning=source"):
-        BlindBridge().refuse_tilt()
+    with pytest.raises(FlowportError, match="reward fine-tuning needs a score"):
+        NoNoise().require_tilt()
+    with pytest.raises(FlowportError, match="train the bridge with conditioning=source"):
+        BlindBridge().require_tilt()
 
 
 @pytest.mark.parametrize("make", **named(PATHS))
@@ -140,5 +170,5 @@ def test_amplitude_is_the_weight_of_the_noise_and_its_slope(make):
         n, dn = role.amplitude(c)
         assert torch.equal(n, path.gamma(t) if path.bridge else path.alpha(t))
         assert torch.equal(dn, c.dgamma if path.bridge else c.dalpha)
-    with pytest.raises(Refusal, match="no score"):
+    with pytest.raises(FlowportError, match="no score"):
         NoNoise().amplitude(c)

@@ -5,13 +5,13 @@ import torch
 
 from flowport.path import (
     BrownianBridge,
-    Linear,
+    LinearPath,
     Path,
-    Polynomial,
+    PolynomialPath,
     SmoothBridge,
-    Trigonometric,
-    VarianceExploding,
-    VariancePreserving,
+    TrigonometricPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
 )
 from tests.zoo import PATHS, named
 
@@ -44,7 +44,9 @@ def test_coefficients_are_the_same_in_every_autograd_mode_and_carry_no_graph(mak
             assert torch.equal(a, b) and torch.equal(a, c) and not a.requires_grad
 
 
-@pytest.mark.parametrize("make", [Linear, lambda: Linear(0.4), lambda: Linear(sigma_min=0.1), lambda: Linear(0.3, 0.2)])
+@pytest.mark.parametrize(
+    "make", [LinearPath, lambda: LinearPath(0.4), lambda: LinearPath(sigma_min=0.1), lambda: LinearPath(0.3, 0.2)]
+)
 def test_written_out_linear_equals_autograd(make):
     path = make()
     for own, derived in zip(
@@ -57,9 +59,9 @@ def test_written_out_linear_equals_autograd(make):
 
 half = torch.pi / 2
 FORMULAS = [
-    (Trigonometric(), -half * torch.sin(half * T), half * torch.cos(half * T), None),
-    (Polynomial(2, 3), -2 * T, 3 * T**2, None),
-    (VarianceExploding(5), torch.full_like(T, -5), 0 * T, None),
+    (TrigonometricPath(), -half * torch.sin(half * T), half * torch.cos(half * T), None),
+    (PolynomialPath(2, 3), -2 * T, 3 * T**2, None),
+    (VarianceExplodingPath(5), torch.full_like(T, -5), 0 * T, None),
     (BrownianBridge(0.6), -torch.ones_like(T), torch.ones_like(T), 0.3 * (1 - 2 * T) / (T * (1 - T)).sqrt()),
     (SmoothBridge(0.8), -torch.ones_like(T), torch.ones_like(T), 0.8 * (1 - 2 * T)),
 ]
@@ -76,7 +78,7 @@ def test_slopes_are_the_formulas_of_the_theory(path, dalpha, dbeta, dgamma):
 
 def test_variance_preserving_is_the_diffusion_run_backwards():
     """β̇ = ½ r(1 − t) β: the forward diffusion dx = −½ r x du + √r dW loses its signal at rate ½ r, u = 1 − t."""
-    path = VariancePreserving(0.1, 20)
+    path = VariancePreservingPath(0.1, 20)
     c = path.coefficients(T)
     close(c.dbeta, 0.5 * (0.1 + 19.9 * (1 - T)) * c.beta)
     close(c.dalpha, -c.beta * c.dbeta / c.alpha)

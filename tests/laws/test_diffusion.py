@@ -4,26 +4,32 @@ import pytest
 import torch
 
 from flowport.capabilities import SourceIsNoise
-from flowport.diffusion import DiffusionForm, diffusion_form, flow_form
-from flowport.errors import Refusal
-from flowport.path import Linear, Polynomial, SmoothBridge, Trigonometric, VarianceExploding
-from flowport.path import VariancePreserving as VP
-from flowport.shapes import Condition
-from flowport.volatility import Constant, Memoryless, Sine, Zero
-from tests.laws.oracles import F64, Composition, Velocity, points
+from flowport.errors import FlowportError
+from flowport.path import (
+    LinearPath,
+    PolynomialPath,
+    SmoothBridge,
+    TrigonometricPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
+from flowport.sampling.diffusion_form import DiffusionForm, diffusion_form, flow_form
+from flowport.sampling.volatility import ConstantVolatility, MemorylessVolatility, SineVolatility, ZeroVolatility
+from flowport.types import Condition
+from tests.laws.oracles import F64, Composition, VelocityPrediction, points
 
 T = torch.linspace(0.2, 0.95, 16, dtype=F64)
 ROLE = SourceIsNoise()
-PATHS = [Linear(), Trigonometric(), Polynomial(), VP(), VarianceExploding()]
+PATHS = [LinearPath(), TrigonometricPath(), PolynomialPath(), VariancePreservingPath(), VarianceExplodingPath()]
 close = torch.testing.assert_close
 
 
 def test_variance_preserving_and_exploding_have_their_known_drift_and_diffusion():
     rate = 0.1 + 19.9 * (1 - T)
-    form = diffusion_form(VP(), Zero(), ROLE)
+    form = diffusion_form(VariancePreservingPath(), ZeroVolatility(), ROLE)
     close(form.drift(T), -rate / 2, rtol=1e-9, atol=0)
     close(form.diffusion(T), rate.sqrt(), rtol=1e-9, atol=0)
-    form = diffusion_form(VarianceExploding(20.0), Zero(), ROLE)
+    form = diffusion_form(VarianceExplodingPath(20.0), ZeroVolatility(), ROLE)
     close(form.drift(T), 0 * T)
     close(form.diffusion(T), (2 * 400 * (1 - T)).sqrt(), rtol=1e-9, atol=0)  # g² = d(ς²)/du
 
@@ -32,8 +38,11 @@ def test_known_drift_and_diffusion_give_their_paths():
     rate = lambda t: 0.1 + 19.9 * (1 - t)
     given = DiffusionForm(lambda t: -rate(t) / 2, lambda t: rate(t).sqrt(), torch.ones_like)
     for form, path in (
-        (given, VP()),
-        (DiffusionForm(torch.zeros_like, lambda t: 20 * (2 * (1 - t)).sqrt(), torch.ones_like), VarianceExploding()),
+        (given, VariancePreservingPath()),
+        (
+            DiffusionForm(torch.zeros_like, lambda t: 20 * (2 * (1 - t)).sqrt(), torch.ones_like),
+            VarianceExplodingPath(),
+        ),
     ):
         found, volatility = flow_form(form)
         for name, value in vars(found.coefficients(T)).items():
@@ -41,10 +50,12 @@ def test_known_drift_and_diffusion_give_their_paths():
             assert (value is None) == (wanted is None)
             if value is not None:
                 close(value, wanted, rtol=1e-9, atol=1e-9)
-        close(volatility(T, found, ROLE), Memoryless(1e-3)(T, path, ROLE), rtol=1e-9, atol=0)
+        close(volatility(T, found, ROLE), MemorylessVolatility(1e-3)(T, path, ROLE), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("volatility", [Zero(), Constant(0.7), Sine(), Memoryless()])
+@pytest.mark.parametrize(
+    "volatility", [ZeroVolatility(), ConstantVolatility(0.7), SineVolatility(), MemorylessVolatility()]
+)
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_flow_to_diffusion_to_flow_and_on_to_diffusion(path, volatility):
     form = diffusion_form(path, volatility, ROLE)
@@ -59,14 +70,14 @@ def test_flow_to_diffusion_to_flow_and_on_to_diffusion(path, volatility):
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_velocity_is_half_way_between_drift_and_reverse_drift(path):
-    c = Composition(path, ROLE, Velocity())
+    c = Composition(path, ROLE, VelocityPrediction())
     x, _ = points(16)
-    form = diffusion_form(path, Zero(), ROLE)
+    form = diffusion_form(path, ZeroVolatility(), ROLE)
     velocity, score = c.field(c.joint("mixture")).velocity_and_score(x, T, Condition())
     f, g = form.drift(T)[:, None], form.diffusion(T)[:, None]
     close(velocity, -f * x + g**2 / 2 * score, rtol=1e-9, atol=1e-9)
 
 
 def test_a_bridge_has_no_diffusion_form():
-    with pytest.raises(Refusal, match="no diffusion form"):
-        diffusion_form(SmoothBridge(), Zero(), ROLE)
+    with pytest.raises(FlowportError, match="no diffusion form"):
+        diffusion_form(SmoothBridge(), ZeroVolatility(), ROLE)

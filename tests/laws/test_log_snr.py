@@ -7,26 +7,32 @@ import numpy as np
 import pytest
 import torch
 
-from flowport.broadcast import over
-from flowport.errors import Refusal
-from flowport.inversion import inverse
-from flowport.path import Linear, Trigonometric, VarianceExploding, VariancePreserving
-from flowport.prediction import Hub, Source, Target, Velocity, endpoints
-from flowport.shapes import Pair, Sample
-from flowport.time_sampler import Beta, CosMap, LogitNormal, Mode, Power, Uniform
-from flowport.weighting import (
-    DDPM,
-    EDM,
+from flowport.errors import FlowportError
+from flowport.objective.time_sampler import (
+    BetaTimeSampler,
+    CosmapTimeSampler,
+    LogitNormalTimeSampler,
+    ModeTimeSampler,
+    PowerTimeSampler,
+    UniformTimeSampler,
+)
+from flowport.objective.weighting import (
     LIMIT,
-    Cosine,
-    LinearFlow,
-    OverLogSNR,
-    ScoreMatching,
-    SignalToNoise,
+    CosineWeighting,
+    DDPMWeighting,
+    EDMWeighting,
+    FlowMatchingWeighting,
+    LogSNRWeighting,
+    ScoreMatchingWeighting,
+    SignalToNoiseWeighting,
+    UniformWeighting,
     log_snr,
     profile,
 )
-from flowport.weighting import Uniform as One
+from flowport.path import LinearPath, TrigonometricPath, VarianceExplodingPath, VariancePreservingPath
+from flowport.prediction import FlowState, SourcePrediction, TargetPrediction, VelocityPrediction, endpoints
+from flowport.tensors import bisection, over
+from flowport.types import Pair, Sample
 from tests.laws.oracles import COMPOSITIONS, F64, SCORED, Composition, SourceIsNoise, compositions, line, points, tensor
 from tests.zoo import PREDICTIONS, WEIGHTINGS, named
 
@@ -42,40 +48,57 @@ def field(path, prediction):
     return Composition(path, SourceIsNoise(), prediction).field(line([(1, 0, 0, 1, 1, 0)]))
 
 
-@pytest.mark.parametrize("times", [Uniform(), LogitNormal(0.3, 0.8), Mode(), CosMap(), Beta(2.0, 1.5), Power(2.0)])
+@pytest.mark.parametrize(
+    "times",
+    [
+        UniformTimeSampler(),
+        LogitNormalTimeSampler(0.3, 0.8),
+        ModeTimeSampler(),
+        CosmapTimeSampler(),
+        BetaTimeSampler(2.0, 1.5),
+        PowerTimeSampler(2.0),
+    ],
+)
 def test_linear_flow_is_velocity_on_the_linear_path(times):
-    snr, w = profile(T, field(Linear(), Velocity()), times.density(T), One())
+    snr, w = profile(T, field(LinearPath(), VelocityPrediction()), times.density(T), UniformWeighting())
     close(snr, 2 * torch.logit(T))
-    close(w, LinearFlow(times).of(snr))
+    close(w, FlowMatchingWeighting(times).of(snr))
 
 
 def test_sd3_logit_normal_in_closed_form():
     snr = torch.linspace(-8, 8, 33, dtype=F64)
     bell = torch.exp(-0.5 * ((snr / 2 - 0.3) / 0.8) ** 2) / (0.8 * math.sqrt(2 * math.pi))
-    close(LinearFlow(LogitNormal(0.3, 0.8)).of(snr), 0.5 * bell * (1 + torch.exp(-snr / 2)) ** 2)
+    close(FlowMatchingWeighting(LogitNormalTimeSampler(0.3, 0.8)).of(snr), 0.5 * bell * (1 + torch.exp(-snr / 2)) ** 2)
 
 
 def test_cosine_velocity_is_flow_matching_up_to_a_constant():
     """v = β ε − α x1 is −2/π of the trigonometric path's velocity."""
-    snr, w = profile(T, field(Trigonometric(), Velocity()), ONE, One())
-    close(4 / math.pi**2 * w, Cosine().of(snr))
-    close(Cosine().of(snr), 2 / math.pi * LinearFlow(Uniform()).of(snr))
+    snr, w = profile(T, field(TrigonometricPath(), VelocityPrediction()), ONE, UniformWeighting())
+    close(4 / math.pi**2 * w, CosineWeighting().of(snr))
+    close(CosineWeighting().of(snr), 2 / math.pi * FlowMatchingWeighting(UniformTimeSampler()).of(snr))
 
 
 def test_ddpm_and_min_snr_are_errors_of_noise_and_of_target_on_variance_preserving():
-    snr, w = profile(T, field(VariancePreserving(), Source()), ONE, One())
-    close(w, DDPM().of(snr))
-    snr, w = profile(T, field(VariancePreserving(), Target()), ONE, SignalToNoise(5.0))
-    close(w, DDPM(limit=5.0).of(snr))
-    assert DDPM().of(tensor(-10.1)) == 0 < DDPM().of(tensor(-10.0))  # log β²/(1 − β²) at β² = e^(−10.05)
+    snr, w = profile(T, field(VariancePreservingPath(), SourcePrediction()), ONE, UniformWeighting())
+    close(w, DDPMWeighting().of(snr))
+    snr, w = profile(T, field(VariancePreservingPath(), TargetPrediction()), ONE, SignalToNoiseWeighting(5.0))
+    close(w, DDPMWeighting(limit=5.0).of(snr))
+    assert (
+        DDPMWeighting().of(tensor(-10.1)) == 0 < DDPMWeighting().of(tensor(-10.0))
+    )  # log β²/(1 − β²) at β² = e^(−10.05)
 
 
 def test_edm_is_its_own_loss():
     """log ς ~ N(−1.2, 1.2²), weight (ς² + d²)/(ς d)² of target errors."""
     noise, d = 20 * (1 - T), 0.5
     density = torch.exp(-0.5 * ((noise.log() + 1.2) / 1.2) ** 2) / (1.2 * math.sqrt(2 * math.pi)) * 20 / noise
-    snr, w = profile(T, field(VarianceExploding(20.0), Target()), density * (noise**2 + d**2) / (noise * d) ** 2, One())
-    close(w, EDM().of(snr))
+    snr, w = profile(
+        T,
+        field(VarianceExplodingPath(20.0), TargetPrediction()),
+        density * (noise**2 + d**2) / (noise * d) ** 2,
+        UniformWeighting(),
+    )
+    close(w, EDMWeighting().of(snr))
 
 
 @pytest.mark.parametrize("c", **compositions(KNOWN))
@@ -85,10 +108,10 @@ def test_unit_is_the_ratio_of_two_answers_to_one_point(c):
     start, k = x0 if c.sees_source else None, c.path.coefficients(T)
 
     def both(velocity):
-        hub = Hub(x, velocity)
-        source, _, noise = endpoints(hub, k, start)
-        hub = Hub(x, velocity, noise)
-        return c.prediction.output(hub, k, start), source if noise is None else noise
+        flow_state = FlowState(x, velocity)
+        source, _, noise = endpoints(flow_state, k, start)
+        flow_state = FlowState(x, velocity, noise)
+        return c.prediction.output(flow_state, k, start), source if noise is None else noise
 
     (a, noise_a), (b, noise_b) = both(v), both(w)
     heads = c.prediction.heads
@@ -96,13 +119,13 @@ def test_unit_is_the_ratio_of_two_answers_to_one_point(c):
     close(unit * (noise_a - noise_b).square().sum(1), (a - b).square().sum(1) / heads, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", **named([w for w in WEIGHTINGS if isinstance(w[1](), OverLogSNR)]))
+@pytest.mark.parametrize("make", **named([w for w in WEIGHTINGS if isinstance(w[1](), LogSNRWeighting)]))
 def test_a_weight_over_log_snr_is_the_same_in_every_composition(make):
     w = make()
     for _, c in KNOWN:
         if c.path.bridge:
             continue  # near the start of a smooth bridge λ is flat
-        field, density = c.field(c.joint("gaussian")), Beta(2.0, 1.5).density(T)
+        field, density = c.field(c.joint("gaussian")), BetaTimeSampler(2.0, 1.5).density(T)
         snr, found = profile(T, field, density, w)
         free = w(T, field, density) < LIMIT  # where a weight had to be limited, near an end, it is smaller
         assert int(free.sum()) > 0.8 * len(T)
@@ -110,10 +133,10 @@ def test_a_weight_over_log_snr_is_the_same_in_every_composition(make):
 
 
 def test_flow_matching_on_its_own_path_has_weight_one():
-    close(LinearFlow(Uniform())(T, field(Linear(), Velocity()), ONE), ONE)
+    close(FlowMatchingWeighting(UniformTimeSampler())(T, field(LinearPath(), VelocityPrediction()), ONE), ONE)
 
 
-class Bump(OverLogSNR):
+class Bump(LogSNRWeighting):
     """Smooth, between λ = −4 and 4."""
 
     def of(self, snr):
@@ -125,7 +148,7 @@ def loss_of(path, prediction, times):
     own = Composition(path, SourceIsNoise(), prediction)
     wrong = own.field(line([(1, 0, -0.4, 1, 0.8, 0)]))
     ratio = lambda t: path.beta(t) / path.alpha(t)
-    low, high = inverse(ratio, tensor(math.exp(-2), math.exp(2)), 1e-9, 1 - 1e-9).tolist()
+    low, high = bisection(ratio, tensor(math.exp(-2), math.exp(2)), 1e-9, 1 - 1e-9).tolist()
     nodes, shares = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(80))
     t = (low + high) / 2 + (high - low) / 2 * nodes
     total = 0.0
@@ -139,11 +162,13 @@ def loss_of(path, prediction, times):
 
 
 def test_equal_weights_give_equal_losses_by_quadrature():
-    paths = [Linear(), Trigonometric(), VariancePreserving(), VarianceExploding()]
+    paths = [LinearPath(), TrigonometricPath(), VariancePreservingPath(), VarianceExplodingPath()]
     predictions = [make() for name, make in PREDICTIONS if name != "bridge"]
-    first = loss_of(paths[0], predictions[0], Uniform())
+    first = loss_of(paths[0], predictions[0], UniformTimeSampler())
     assert first > 0.1
-    for path, prediction, times in product(paths, predictions, [Uniform(), LogitNormal(0.5, 1.2), Mode()]):
+    for path, prediction, times in product(
+        paths, predictions, [UniformTimeSampler(), LogitNormalTimeSampler(0.5, 1.2), ModeTimeSampler()]
+    ):
         assert loss_of(path, prediction, times) == pytest.approx(first, rel=1e-6)
 
 
@@ -155,16 +180,16 @@ def test_score_matching_weighs_the_score_by_the_variance_of_the_noise(c):
     gap = one.score(x, T, told) - other.score(x, T, told)
     n = over(k.alpha if k.gamma is None else k.gamma, x)
     error = (one(x, T, told) - other(x, T, told)).square().sum(1) / c.prediction.heads
-    close(ScoreMatching()(T, one, ONE) * error, (n * gap).square().sum(1), rtol=1e-6, atol=1e-9)
+    close(ScoreMatchingWeighting()(T, one, ONE) * error, (n * gap).square().sum(1), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("c", **compositions(BLIND))
 def test_a_blind_bridge_has_no_weight_over_log_snr(c):
-    with pytest.raises(Refusal, match="conditioning=source"):
-        Cosine()(T, c.field(c.joint("gaussian")), ONE)
+    with pytest.raises(FlowportError, match="conditioning=source"):
+        CosineWeighting()(T, c.field(c.joint("gaussian")), ONE)
 
 
 def test_score_matching_needs_a_score():
     c = next(c for name, c in COMPOSITIONS if name == "linear-NoNoise-velocity")
-    with pytest.raises(Refusal, match="score matching needs a score"):
-        ScoreMatching()(T, c.field(c.joint("gaussian")), ONE)
+    with pytest.raises(FlowportError, match="score matching needs a score"):
+        ScoreMatchingWeighting()(T, c.field(c.joint("gaussian")), ONE)

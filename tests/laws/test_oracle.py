@@ -5,8 +5,8 @@ import torch
 
 from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise
 from flowport.field.analytic import JointMixture
-from flowport.path import BrownianBridge, Functions, Linear, SmoothBridge, Trigonometric
-from flowport.prediction import Bridge, Velocity
+from flowport.path import BrownianBridge, FunctionsPath, LinearPath, SmoothBridge, TrigonometricPath
+from flowport.prediction import BridgePrediction, VelocityPrediction
 from tests.laws.oracles import Composition, line, points, tensor, truth
 
 BENT = line([(0.4, -1.0, 1.5, 0.5, 0.3, 0.2), (0.6, 0.8, -0.7, 0.3, 0.6, -0.25)])
@@ -27,11 +27,11 @@ def density(joint, x0, x1):
 
 
 def velocity_field(path, joint, role):
-    return Composition(path, role, Velocity()).field(joint)
+    return Composition(path, role, VelocityPrediction()).field(joint)
 
 
 @pytest.mark.parametrize(("joint", "role"), [(BENT, NoNoise()), (FREE, SourceIsNoise())])
-@pytest.mark.parametrize("path", [Linear(), Trigonometric(), Functions(lambda t: 1 - t**2, torch.sin)])
+@pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath(), FunctionsPath(lambda t: 1 - t**2, torch.sin)])
 def test_velocity_without_noise_is_the_posterior_mean_on_a_grid(path, joint, role):
     """Given x_t = x the ends lie on the line α x0 + β x1 = x."""
     field = velocity_field(path, joint, role)
@@ -44,12 +44,12 @@ def test_velocity_without_noise_is_the_posterior_mean_on_a_grid(path, joint, rol
 
 
 def _any(role):
-    return Composition(Linear(), role, Velocity())
+    return Composition(LinearPath(), role, VelocityPrediction())
 
 
-@pytest.mark.parametrize("path", [BrownianBridge(0.6), SmoothBridge(1.5), Linear(0.5)])
+@pytest.mark.parametrize("path", [BrownianBridge(0.6), SmoothBridge(1.5), LinearPath(0.5)])
 def test_velocity_and_noise_of_a_bridge_are_posterior_means_on_a_grid(path):
-    field = Composition(path, BlindBridge(), Bridge()).field(BENT)
+    field = Composition(path, BlindBridge(), BridgePrediction()).field(BENT)
     coarse = AXIS[::3]
     x0, x1 = coarse[:, None], coarse[None]
     prior = density(BENT, x0, x1)
@@ -60,14 +60,14 @@ def test_velocity_and_noise_of_a_bridge_are_posterior_means_on_a_grid(path):
         weight = prior * torch.exp(-0.5 * z * z)
         mass = weight.sum((1, 2))
         v = ((c.dalpha * x0 + c.dbeta * x1 + c.dgamma * z) * weight).sum((1, 2)) / mass
-        out = field(X[:, None], time, Composition(path, BlindBridge(), Bridge()).condition(X))
+        out = field(X[:, None], time, Composition(path, BlindBridge(), BridgePrediction()).condition(X))
         close(out[:, 0], v, rtol=1e-6, atol=1e-6)
         close(out[:, 1], (z * weight).sum((1, 2)) / mass, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [BrownianBridge(0.6), SmoothBridge(1.5), Linear(0.5)])
+@pytest.mark.parametrize("path", [BrownianBridge(0.6), SmoothBridge(1.5), LinearPath(0.5)])
 def test_field_that_sees_its_start_is_the_posterior_mean_given_it(path):
-    c = Composition(path, BridgeGivenSource(), Bridge())
+    c = Composition(path, BridgeGivenSource(), BridgePrediction())
     field, start = c.field(BENT), tensor(-1.2, 0.0, 0.7).repeat(3)
     x1 = AXIS[None]
     for t in (0.3, 0.6):
@@ -82,7 +82,11 @@ def test_field_that_sees_its_start_is_the_posterior_mean_given_it(path):
 
 @pytest.mark.parametrize(
     ("path", "role", "joint"),
-    [(Linear(), NoNoise(), BENT), (Trigonometric(), SourceIsNoise(), FREE), (BrownianBridge(), BlindBridge(), BENT)],
+    [
+        (LinearPath(), NoNoise(), BENT),
+        (TrigonometricPath(), SourceIsNoise(), FREE),
+        (BrownianBridge(), BlindBridge(), BENT),
+    ],
 )
 def test_continuity_equation(path, role, joint):
     """∂ₜ log p + v ∂ₓ log p + ∂ₓ v = 0, with p_t written out and differences in t and x."""
@@ -113,7 +117,9 @@ def test_product_of_mixtures_is_every_pair_of_components():
     joint = JointMixture.product(w0, m0, s0, w1, m1, s1)
     assert joint.log_weights.exp().tolist() == pytest.approx([a * b for a in w0.tolist() for b in w1.tolist()])
     x, _ = points(4, seed=2)
-    field = Composition(Linear(), NoNoise(), Velocity()).field(joint)
-    found = field.velocity(x, tensor(0.4).expand(4), Composition(Linear(), NoNoise(), Velocity()).condition(x))
-    close(found, truth(joint, Linear(), 0.4, x, None)["velocity"])
+    field = Composition(LinearPath(), NoNoise(), VelocityPrediction()).field(joint)
+    found = field.velocity(
+        x, tensor(0.4).expand(4), Composition(LinearPath(), NoNoise(), VelocityPrediction()).condition(x)
+    )
+    close(found, truth(joint, LinearPath(), 0.4, x, None)["velocity"])
     assert torch.equal(joint.m0[4], m0[1]) and torch.equal(joint.m1[4], m1[1]) and torch.equal(joint.s1[5], s1[2])

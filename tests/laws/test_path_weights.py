@@ -5,13 +5,15 @@ import math
 import pytest
 import torch
 
-from flowport.adjoint import Exact, lean_adjoint, roll_out
-from flowport.field import Change, Tilted
-from flowport.grid import Uniform
-from flowport.objective import PathWeighted
-from flowport.objective.path_weighted import weights
-from flowport.objective.tuning import Rollout
-from flowport.shapes import Condition
+from flowport.finetuning.adapter import Adapter
+from flowport.finetuning.adjoint import lean_adjoint, roll_out
+from flowport.finetuning.discretisation import ConsistentDiscretisation
+from flowport.finetuning.method import PathWeighted
+from flowport.finetuning.method.base import Rollout
+from flowport.finetuning.method.path_weighted import weights
+from flowport.finetuning.tilted_field import TiltedField
+from flowport.sampling.grid import UniformGrid
+from flowport.types import Condition
 from tests.laws.tilts import F64, from_noise, mixture
 
 WEIGHTS = [0.4, 0.3, 0.2, 0.1]
@@ -28,7 +30,7 @@ def covariances():
     return torch.stack(found)
 
 
-class Wrong(Change):
+class Wrong(Adapter):
     """G = max(t, h) ½ (½ − x₂, tanh x₁), which has nothing to do with the reward."""
 
     needs_base = False
@@ -45,9 +47,9 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
     n, s = 30_000, covariances()
     base = from_noise(mixture(WEIGHTS, MEANS, s))
     generator = torch.Generator().manual_seed(0)
-    control = Tilted(base, Wrong()) if controlled else None
+    control = TiltedField(base, Wrong()) if controlled else None
     start = torch.randn(n, 2, dtype=F64, generator=generator)
-    paths = roll_out(Exact(Uniform(40)), base, start, Condition(), generator, control)
+    paths = roll_out(ConsistentDiscretisation(UniformGrid(40)), base, start, Condition(), generator, control)
     inverse = (-paths.log_ratio).exp()
     assert float(inverse.mean()) == pytest.approx(1, abs=0.02)
     assert (float(inverse.std()) > 0.3) == controlled
@@ -65,8 +67,10 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
 def test_a_replay_is_weighted_at_the_strength_that_its_newest_collection_reached():
     reward, ratio = (torch.randn(2, 6, dtype=F64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
     x = torch.zeros(6, 1, dtype=F64)
-    old, new = (Rollout(x, x, r, s, scale=torch.tensor(a, dtype=F64), temper=torch.tensor(b, dtype=F64))
-                for r, s, a, b in zip(reward, ratio, (0.2, 0.7), (1.0, 0.5), strict=True))  # fmt: skip
+    old, new = (
+        Rollout(x, x, r, s, scale=torch.tensor(a, dtype=F64), temper=torch.tensor(b, dtype=F64))
+        for r, s, a, b in zip(reward, ratio, (0.2, 0.7), (1.0, 0.5), strict=True)
+    )
     a = 0.7 * reward - ratio
     found = weights([old.ends, new], groups=2)
     for k, logits in enumerate((a[0], 0.5 * a[1])):
@@ -76,26 +80,27 @@ def test_a_replay_is_weighted_at_the_strength_that_its_newest_collection_reached
 
 def test_collections_of_another_size_are_left_out_of_the_replay():
     """As after a resume with another number of starts."""
-    field = Tilted(from_noise(mixture(WEIGHTS, MEANS, covariances())), Wrong())
-    objective, one = PathWeighted(Uniform(4), late=None, batch=16), torch.tensor(1.0, dtype=F64)
+    field = TiltedField(from_noise(mixture(WEIGHTS, MEANS, covariances())), Wrong())
+    method, one = PathWeighted(UniformGrid(4), late=None, batch=16), torch.tensor(1.0, dtype=F64)
     points = torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).split([12, 8])
     old, new = (Rollout(x, x, x[:, 0], x[:, 1], scale=one, temper=one) for x in points)
-    both, newest = (objective.loss(field, replay, torch.Generator().manual_seed(1)).terms
-                    for replay in ([old, new], [new]))  # fmt: skip
+    both, newest = (
+        method.loss(field, replay, torch.Generator().manual_seed(1)).terms for replay in ([old, new], [new])
+    )
     assert torch.equal(both, newest)
 
 
 def test_the_lean_adjoint_of_base_paths_is_the_gradient_of_the_end_by_the_start():
     """With the noise held fixed a path is a function of its start: a_0 = −∇ r(x_K(x_0)), on a field that bends."""
-    base, scheme = from_noise(mixture(WEIGHTS, MEANS, covariances())), Exact(Uniform(12))
+    base, discretisation = from_noise(mixture(WEIGHTS, MEANS, covariances())), ConsistentDiscretisation(UniformGrid(12))
     generator = torch.Generator().manual_seed(4)
     start = torch.randn(64, 2, dtype=F64, generator=generator)
-    paths = roll_out(scheme, base, start, Condition(), generator)
+    paths = roll_out(discretisation, base, start, Condition(), generator)
     x = first = start.clone().requires_grad_()
-    for k, t, h, variance in scheme.chain(base).steps:
-        mean, _ = scheme.step(base, x, t, h, variance, Condition())
+    for k, t, h, variance in discretisation.noise_schedule(base).steps:
+        mean, _ = discretisation.step(base, x, t, h, variance, Condition())
         x = mean + (paths.states[k + 1] - mean).detach()  # the noise that was drawn
     torch.testing.assert_close(x.detach(), paths.states[-1])
     (slope,) = torch.autograd.grad((x.square() @ C).sum(), first)
-    adjoint = lean_adjoint(scheme, base, paths.states, Condition(), -2 * C * paths.states[-1])
+    adjoint = lean_adjoint(discretisation, base, paths.states, Condition(), -2 * C * paths.states[-1])
     torch.testing.assert_close(-adjoint[0], slope)

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
-from flowport.errors import Refusal
-from flowport.field import Analytic, Field
-from flowport.grid import Power, Uniform
-from flowport.path import Linear, SmoothBridge, Trigonometric, VarianceExploding
-from flowport.prediction import Velocity
-from flowport.shapes import Condition, Sample
-from flowport.solver import DDIM, RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
-from flowport.translator import Translator
-from flowport.volatility import Constant, Sine, Zero
+from flowport.errors import FlowportError
+from flowport.field import AnalyticField, Field
+from flowport.path import LinearPath, SmoothBridge, TrigonometricPath, VarianceExplodingPath
+from flowport.prediction import VelocityPrediction
+from flowport.sampling.grid import PowerGrid, UniformGrid
+from flowport.sampling.solver import DDIM, RK4, Ancestral, Euler, EulerMaruyama, Heun, Midpoint, StochasticHeun
+from flowport.sampling.translator import Translator
+from flowport.sampling.volatility import ConstantVolatility, SineVolatility, ZeroVolatility
+from flowport.types import Condition, Sample
 from tests.laws.oracles import COUPLED, Composition, line, moments, points
 from tests.laws.recursion import Moments, push
 
@@ -26,15 +26,15 @@ def generator():
     return torch.Generator().manual_seed(0)
 
 
-def bent(path) -> Analytic:
-    return Composition(path, NoNoise(), Velocity()).field(BENT)
+def bent(path) -> AnalyticField:
+    return Composition(path, NoNoise(), VelocityPrediction()).field(BENT)
 
 
 @pytest.mark.parametrize("solver", [Euler(), Midpoint(), Heun(), RK4()])
 def test_cycle_returns_with_the_order_of_the_solver(solver):
     errors = []
     for steps in (15, 30):
-        translator = Translator(bent(Trigonometric()), solver, Power(steps, 1.3), Zero())
+        translator = Translator(bent(TrigonometricPath()), solver, PowerGrid(steps, 1.3), ZeroVolatility())
         back = translator.cycle(Sample(START), generator())
         errors.append(float((back.end - START).square().mean().sqrt()))
         assert back.nfe == 2 * steps * {1: 1, 2: 2, 4: 4}[solver.order]
@@ -44,29 +44,33 @@ def test_cycle_returns_with_the_order_of_the_solver(solver):
 
 def test_cycle_goes_through_the_target():
     """Otherwise a translator that stands still would pass."""
-    translator = Translator(bent(Linear()), RK4(), Uniform(30), Zero())
+    translator = Translator(bent(LinearPath()), RK4(), UniformGrid(30), ZeroVolatility())
     there = translator.forward(Sample(START), generator())
     assert float((there.end - START).abs().max()) > 0.5
     back = translator.backward(Sample(there.end), generator(), keep=True)
-    assert torch.equal(back.times, Uniform(30).times(Linear()).flip(0))
+    assert torch.equal(back.times, UniformGrid(30).times(LinearPath()).flip(0))
     torch.testing.assert_close(back.end, START, atol=1e-4, rtol=0)
     torch.testing.assert_close(back.states[0], there.end)
 
 
-@pytest.mark.parametrize("volatility", [Constant(0.7), Sine()])
+@pytest.mark.parametrize("volatility", [ConstantVolatility(0.7), SineVolatility()])
 @pytest.mark.parametrize("solver", [EulerMaruyama(), StochasticHeun()])
 def test_sde_backwards_ends_with_the_moments_of_the_source(solver, volatility):
-    c = Composition(Trigonometric(), SourceIsNoise(), Velocity())
-    joint = c.joint("gaussian")
-    times = Uniform(80).times(c.path).flip(0)
-    end = push(solver, c.field(joint), volatility, times, Moments.start(*moments(joint, c.path, 1.0)))[-1]
-    assert end.distance(joint.m0[0], joint.s0[0]) < 0.04
+    c = Composition(TrigonometricPath(), SourceIsNoise(), VelocityPrediction())
+    pairing = c.joint("gaussian")
+    times = UniformGrid(80).times(c.path).flip(0)
+    end = push(solver, c.field(pairing), volatility, times, Moments.start(*moments(pairing, c.path, 1.0)))[-1]
+    assert end.distance(pairing.m0[0], pairing.s0[0]) < 0.04
 
 
 def test_chunks_do_not_change_an_ode():
     source = Sample(START)
-    whole = Translator(bent(Linear()), Heun(), Uniform(5), Zero()).forward(source, generator(), keep=True)
-    parts = Translator(bent(Linear()), Heun(), Uniform(5), Zero(), chunk=4).forward(source, generator(), keep=True)
+    whole = Translator(bent(LinearPath()), Heun(), UniformGrid(5), ZeroVolatility()).forward(
+        source, generator(), keep=True
+    )
+    parts = Translator(bent(LinearPath()), Heun(), UniformGrid(5), ZeroVolatility(), chunk=4).forward(
+        source, generator(), keep=True
+    )
     torch.testing.assert_close(whole.states, parts.states)
     assert whole.nfe == parts.nfe == 10
 
@@ -74,30 +78,32 @@ def test_chunks_do_not_change_an_ode():
 def test_conditions_follow_their_rows_through_chunks():
     """A field that sees its start must see the start of each row, whatever the chunk."""
     x0, _ = points(7)
-    c = Composition(SmoothBridge(), BridgeGivenSource(), Velocity())
+    c = Composition(SmoothBridge(), BridgeGivenSource(), VelocityPrediction())
     field = c.field(COUPLED["gaussian"])
     ends = [
-        Translator(field, EulerMaruyama(), Uniform(1), Constant(), chunk=chunk).forward(Sample(x0), generator()).end
+        Translator(field, EulerMaruyama(), UniformGrid(1), ConstantVolatility(), chunk=chunk)
+        .forward(Sample(x0), generator())
+        .end
         for chunk in (7, 2)
     ]
     torch.testing.assert_close(*ends)
 
 
 def test_translator_starts_from_the_declared_start_law():
-    c = Composition(VarianceExploding(20.0), SourceIsNoise(), Velocity())
-    translator = Translator(c.field(c.joint("gaussian")), Euler(), Uniform(3), Zero())
+    c = Composition(VarianceExplodingPath(20.0), SourceIsNoise(), VelocityPrediction())
+    translator = Translator(c.field(c.joint("gaussian")), Euler(), UniformGrid(3), ZeroVolatility())
     x0, _ = points(4)
     torch.testing.assert_close(translator.forward(Sample(x0), generator(), keep=True).states[0], 20 * x0)
-    noisy = Composition(Linear(noise=0.5), BridgeGivenSource(), Velocity())
-    start = Translator(noisy.field(COUPLED["gaussian"]), Euler(), Uniform(3), Zero())
+    noisy = Composition(LinearPath(noise=0.5), BridgeGivenSource(), VelocityPrediction())
+    start = Translator(noisy.field(COUPLED["gaussian"]), Euler(), UniformGrid(3), ZeroVolatility())
     found = start.forward(Sample(x0), generator(), keep=True).states[0]
     z = torch.randn(x0.shape, generator=generator(), dtype=x0.dtype)
     torch.testing.assert_close(found, x0 + 0.5 * z)
 
 
 def test_translator_restores_the_mode_of_its_field_and_keeps_no_graph():
-    field = bent(Linear()).train()
-    translator = Translator(field, Euler(), Uniform(2), Zero())
+    field = bent(LinearPath()).train()
+    translator = Translator(field, Euler(), UniformGrid(2), ZeroVolatility())
     out = translator.forward(Sample(START.clone().requires_grad_()), generator())
     assert field.training and not out.end.requires_grad
     field.eval()
@@ -106,46 +112,47 @@ def test_translator_restores_the_mode_of_its_field_and_keeps_no_graph():
 
 
 def test_a_field_that_sees_its_start_cannot_run_backwards():
-    c = Composition(SmoothBridge(), BridgeGivenSource(), Velocity())
-    with pytest.raises(Refusal, match="gives one translation for each start, the mean"):
-        Translator(c.field(COUPLED["gaussian"]), Heun(), Uniform(3), Zero())
-    translator = Translator(c.field(COUPLED["gaussian"]), Ancestral(), Uniform(3), Zero())
-    with pytest.raises(Refusal, match="direction=backward is impossible"):
+    c = Composition(SmoothBridge(), BridgeGivenSource(), VelocityPrediction())
+    with pytest.raises(FlowportError, match="gives one translation for each start, the mean"):
+        Translator(c.field(COUPLED["gaussian"]), Heun(), UniformGrid(3), ZeroVolatility())
+    translator = Translator(c.field(COUPLED["gaussian"]), Ancestral(), UniformGrid(3), ZeroVolatility())
+    with pytest.raises(FlowportError, match="direction=backward is impossible"):
         translator.backward(Sample(points(3)[0]), generator())
-    with pytest.raises(Refusal, match="solver=ancestral draws its own noise"):
-        Translator(c.field(COUPLED["gaussian"]), Ancestral(), Uniform(3), Constant())
+    with pytest.raises(FlowportError, match="solver=ancestral draws its own noise"):
+        Translator(c.field(COUPLED["gaussian"]), Ancestral(), UniformGrid(3), ConstantVolatility())
 
 
 @pytest.mark.parametrize(
     ("solver", "volatility", "says"),
     [
-        (EulerMaruyama(), Constant(), "volatility=constant needs a score"),
-        (Ancestral(), Zero(), "solver=ancestral needs a score"),
+        (EulerMaruyama(), ConstantVolatility(), "volatility=constant needs a score"),
+        (Ancestral(), ZeroVolatility(), "solver=ancestral needs a score"),
     ],
 )
 def test_translator_refuses_a_sampler_that_the_field_cannot_serve(solver, volatility, says):
-    with pytest.raises(Refusal, match=says):
-        Translator(bent(Linear()), solver, Uniform(), volatility)
+    with pytest.raises(FlowportError, match=says):
+        Translator(bent(LinearPath()), solver, UniformGrid(), volatility)
 
 
 @pytest.mark.parametrize("solver", [Euler(), RK4()])
 def test_translator_refuses_an_ode_solver_for_an_sde(solver):
-    c = Composition(Linear(), SourceIsNoise(), Velocity())
-    with pytest.raises(Refusal, match="cannot serve a volatility above zero"):
-        Translator(c.field(c.joint("gaussian")), solver, Uniform(), Constant())
+    c = Composition(LinearPath(), SourceIsNoise(), VelocityPrediction())
+    with pytest.raises(FlowportError, match="cannot serve a volatility above zero"):
+        Translator(c.field(c.joint("gaussian")), solver, UniformGrid(), ConstantVolatility())
 
 
 @pytest.mark.parametrize(
-    ("solver", "volatility"), [(Heun(), Zero()), (EulerMaruyama(), Constant(0.7)), (StochasticHeun(), Sine())]
+    ("solver", "volatility"),
+    [(Heun(), ZeroVolatility()), (EulerMaruyama(), ConstantVolatility(0.7)), (StochasticHeun(), SineVolatility())],
 )
 def test_padding_stays_as_it_came(solver, volatility):
     """Through every state, though the path starts beside its source; rows without padding move as ever."""
-    c = Composition(VarianceExploding(), SourceIsNoise(), Velocity())
+    c = Composition(VarianceExplodingPath(), SourceIsNoise(), VelocityPrediction())
     field = c.field(c.joint("gaussian"))
     x = torch.randn(40, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     mask = torch.ones(40, 2, dtype=torch.bool)
     mask[::2, 1] = False
-    translator = Translator(field, solver, Uniform(8), volatility, chunk=7)
+    translator = Translator(field, solver, UniformGrid(8), volatility, chunk=7)
     held = translator.forward(Sample(x, mask=mask), generator(), keep=True)
     free = translator.forward(Sample(x), generator(), keep=True)
     assert torch.equal(held.states[:, ~mask], x[~mask].expand(9, -1))
@@ -163,15 +170,15 @@ def between(field, x, t, condition):
 
 
 @pytest.mark.parametrize(
-    ("path", "solver", "slope"), [(Trigonometric(), Euler(), Field.velocity), (Linear(), DDIM(), between)]
+    ("path", "solver", "slope"), [(TrigonometricPath(), Euler(), Field.velocity), (LinearPath(), DDIM(), between)]
 )
 def test_a_field_sees_padding_where_it_came(path, solver, slope):
     """The rest obeys the field's own equation with the padding at its place: steps written out."""
-    field = Composition(path, NoNoise(), Velocity()).field(COUPLED["gaussian"])
+    field = Composition(path, NoNoise(), VelocityPrediction()).field(COUPLED["gaussian"])
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     mask = torch.tensor([[True, False]]).expand(5, 2)
-    found = Translator(field, solver, Uniform(6), Zero()).forward(Sample(x, mask=mask), generator()).end
-    times, now = Uniform(6).times(field.path).double(), x.clone()
+    found = Translator(field, solver, UniformGrid(6), ZeroVolatility()).forward(Sample(x, mask=mask), generator()).end
+    times, now = UniformGrid(6).times(field.path).double(), x.clone()
     for t, after in zip(times[:-1], times[1:], strict=True):
         step = slope(field, now, t.expand(5), Condition())
         now[:, 0] += (after - t) * step[:, 0]

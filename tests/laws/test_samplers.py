@@ -7,35 +7,48 @@ import torch
 from scipy.optimize import brentq
 
 from flowport.capabilities import BlindBridge, NoNoise, SourceIsNoise
-from flowport.dynamics import Dynamics
-from flowport.errors import Refusal
-from flowport.field import Learned
-from flowport.grid import Uniform
-from flowport.path import Linear, Polynomial, SmoothBridge, Trigonometric, VarianceExploding, VariancePreserving
-from flowport.prediction import Bridge, Target, Velocity
-from flowport.shapes import Condition, Sample
-from flowport.solver import (
+from flowport.errors import FlowportError
+from flowport.field import LearnedField
+from flowport.path import (
+    LinearPath,
+    PolynomialPath,
+    SmoothBridge,
+    TrigonometricPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
+from flowport.prediction import BridgePrediction, TargetPrediction, VelocityPrediction
+from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import (
     DDIM,
-    Adaptive,
     Ancestral,
     Churn,
+    Dopri5,
     DPMSolver,
     Euler,
     EulerMaruyama,
     Heun,
     MeanEnd,
-    Shortcut,
+    ShortcutSolver,
     StochasticHeun,
 )
-from flowport.solver.exponential import weights
-from flowport.translator import Translator
-from flowport.volatility import Constant, Memoryless, Sine, Zero
+from flowport.sampling.solver.exponential import weights
+from flowport.sampling.translator import Translator
+from flowport.sampling.volatility import ConstantVolatility, MemorylessVolatility, SineVolatility, ZeroVolatility
+from flowport.types import Condition, Sample
 from tests.laws.oracles import COMPOSITIONS, COUPLED, FROM_NOISE, SCORED, Composition, JointMixture, moments, points
 from tests.laws.recursion import Moments, affine, push, reached
 from tests.zoo import SOLVERS, named
 
 close = torch.testing.assert_close
-SCHEDULES = [Linear(), Trigonometric(), Polynomial(1.5, 3.0), VariancePreserving(), VarianceExploding()]
+SCHEDULES = [
+    LinearPath(),
+    TrigonometricPath(),
+    PolynomialPath(1.5, 3.0),
+    VariancePreservingPath(),
+    VarianceExplodingPath(),
+]
 TIMES = torch.linspace(0, 1, 8, dtype=torch.float64)
 
 
@@ -44,8 +57,8 @@ def seeded():
 
 
 def moving(path, prediction=None, kind="mixture", role=None):
-    composition = Composition(path, role or SourceIsNoise(), prediction or Velocity())
-    return Dynamics(composition.field(composition.joint(kind)), Condition(), Zero())
+    composition = Composition(path, role or SourceIsNoise(), prediction or VelocityPrediction())
+    return Dynamics(composition.field(composition.joint(kind)), Condition(), ZeroVolatility())
 
 
 def at_ratio(path, ratio):
@@ -58,13 +71,15 @@ def at_ratio(path, ratio):
     return brentq(beyond, 0.0, 1.0, xtol=1e-15, rtol=1e-14)
 
 
-@pytest.mark.parametrize(("prediction", "times"), [(Target(), TIMES), (Velocity(), 0.01 + 0.98 * TIMES)])
+@pytest.mark.parametrize(
+    ("prediction", "times"), [(TargetPrediction(), TIMES), (VelocityPrediction(), 0.01 + 0.98 * TIMES)]
+)
 @pytest.mark.parametrize("role", [SourceIsNoise(), NoNoise()])
 def test_ddim_on_the_straight_path_is_euler(role, prediction, times):
     x, _ = points(9)
     for grid in (times, times.flip(0)):
         ends = [
-            solver.solve(moving(Linear(), prediction, role=role), x, grid, seeded(), keep=True).states
+            solver.solve(moving(LinearPath(), prediction, role=role), x, grid, seeded(), keep=True).states
             for solver in (DDIM(), Euler())
         ]
         close(*ends, rtol=0, atol=1e-12)
@@ -114,7 +129,7 @@ def test_churn_keeps_the_marginal(path):
     u = solver.back(path, t)
     assert weights(path, u)[0] / weights(path, u)[1] == pytest.approx(1.3 * 0.8, abs=1e-10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowport.solver.churn.forwards", lambda *_: None)
+        patch.setattr("flowport.sampling.solver.churn.forwards", lambda *_: None)
         m, n, c = affine(solver, dynamics, 2, t, 1.0, False)
     mean, covariance = moments(FROM_NOISE["gaussian"], path, t)
     wanted = moments(FROM_NOISE["gaussian"], path, u)
@@ -125,8 +140,8 @@ def test_churn_keeps_the_marginal(path):
 
 def test_churn_on_the_exploding_path_is_algorithm_2_of_edm():
     """Karras et al. (2022), written in x and σ = scale (1 − t) alone."""
-    path, churn, inflation = VarianceExploding(10.0), 0.25, 1.007
-    dynamics = moving(path, Target())
+    path, churn, inflation = VarianceExplodingPath(10.0), 0.25, 1.007
+    dynamics = moving(path, TargetPrediction())
 
     def denoised(x, sigma):
         return dynamics.field(x, torch.full((len(x),), 1 - sigma / 10, dtype=x.dtype), Condition())
@@ -150,19 +165,21 @@ def test_churn_has_order_two_in_its_moments_and_none_is_heun():
     for steps in (20, 40):
         times = 0.2 + 0.6 * torch.linspace(0, 1, steps + 1, dtype=torch.float64) ** 1.2
         start = Moments.start(*moments(joint, c.path, 0.2))
-        end = push(Churn(0.4 * 20 / steps), c.field(joint), Zero(), times, start, last=False)[-1]
+        end = push(Churn(0.4 * 20 / steps), c.field(joint), ZeroVolatility(), times, start, last=False)[-1]
         errors.append(end.distance(*moments(joint, c.path, 0.8)))
     assert 1.7 < math.log2(errors[0] / errors[1]) < 2.6 and errors[1] < 1e-2, errors
     x, noise = points(5)
-    close(Churn(0.0).step(moving(Linear()), x, 0.3, 0.4, noise, False),
-          Heun().step(moving(Linear()), x, 0.3, 0.4, None, False))  # fmt: skip
+    close(
+        Churn(0.0).step(moving(LinearPath()), x, 0.3, 0.4, noise, False),
+        Heun().step(moving(LinearPath()), x, 0.3, 0.4, None, False),
+    )
 
 
 def test_the_mean_end_is_tweedie_and_all_before_is_the_solver():
     """E[x1 | x_t] = (x + α² ∇ log p_t)/β."""
-    path, inner = Trigonometric(), EulerMaruyama(noiseless_end=False)
+    path, inner = TrigonometricPath(), EulerMaruyama(noiseless_end=False)
     dynamics, (x, _) = moving(path), points(9)
-    dynamics.volatility, dynamics.stochastic = Constant(), True
+    dynamics.volatility, dynamics.stochastic = ConstantVolatility(), True
     found = MeanEnd(inner).solve(dynamics, x, 0.05 + 0.9 * TIMES, seeded(), keep=True).states
     plain = inner.solve(dynamics, x, 0.05 + 0.9 * TIMES, seeded(), keep=True).states
     assert torch.equal(found[:-1], plain[:-1])
@@ -176,31 +193,38 @@ def test_the_mean_end_is_tweedie_and_all_before_is_the_solver():
 
 
 SAMPLERS = [
-    (Euler(), Zero()), (Heun(), Zero()), (DDIM(), Zero()), (DPMSolver(), Zero()), (Ancestral(), Zero()),
-    (Churn(), Zero()), (EulerMaruyama(), Constant(0.8)), (EulerMaruyama(), Sine()), (StochasticHeun(), Memoryless()),
-    (MeanEnd(EulerMaruyama(noiseless_end=False)), Memoryless()),
-]  # fmt: skip
+    (Euler(), ZeroVolatility()),
+    (Heun(), ZeroVolatility()),
+    (DDIM(), ZeroVolatility()),
+    (DPMSolver(), ZeroVolatility()),
+    (Ancestral(), ZeroVolatility()),
+    (Churn(), ZeroVolatility()),
+    (EulerMaruyama(), ConstantVolatility(0.8)),
+    (EulerMaruyama(), SineVolatility()),
+    (StochasticHeun(), MemorylessVolatility()),
+    (MeanEnd(EulerMaruyama(noiseless_end=False)), MemorylessVolatility()),
+]
 
 
-@pytest.mark.parametrize("path", [Linear(), Trigonometric()], ids=["linear", "trigonometric"])
+@pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath()], ids=["linear", "trigonometric"])
 @pytest.mark.parametrize(
     ("solver", "volatility"), SAMPLERS, ids=[f"{type(a).__name__}-{type(b).__name__}" for a, b in SAMPLERS]
 )
 def test_every_sampler_reaches_the_same_moments(solver, volatility, path):
     """Those of the target, by exact recursion from t = 0 to 1, ever nearer with more steps."""
-    c = Composition(path, SourceIsNoise(), Velocity())
+    c = Composition(path, SourceIsNoise(), VelocityPrediction())
     joint, errors = c.joint("gaussian"), []
     for steps in (12, 48):
-        end = reached(solver, c.field(joint), volatility, Uniform(steps).times(path), joint.m0[0], joint.s0[0])
+        end = reached(solver, c.field(joint), volatility, UniformGrid(steps).times(path), joint.m0[0], joint.s0[0])
         errors.append(Moments(*end, end[1]).distance(joint.m1[0], joint.s1[0]))
     assert errors[1] < 0.1 and errors[1] < 0.5 * errors[0], errors
 
 
 def test_what_a_solver_cannot_serve_is_refused_by_name():
     x = Sample(points(3)[0])
-    blind = Composition(SmoothBridge(), BlindBridge(), Velocity()).field(COUPLED["gaussian"])
-    heads = Composition(SmoothBridge(), BlindBridge(), Bridge()).field(COUPLED["gaussian"])
-    plain = Composition(Linear(), NoNoise(), Velocity()).field(COUPLED["gaussian"])
+    blind = Composition(SmoothBridge(), BlindBridge(), VelocityPrediction()).field(COUPLED["gaussian"])
+    heads = Composition(SmoothBridge(), BlindBridge(), BridgePrediction()).field(COUPLED["gaussian"])
+    plain = Composition(LinearPath(), NoNoise(), VelocityPrediction()).field(COUPLED["gaussian"])
     for solver, field, says in (
         (DDIM(), blind, "solver=ddim needs a score"),
         (DPMSolver(), heads, "without noise of its own: use solver=ddim"),
@@ -208,18 +232,18 @@ def test_what_a_solver_cannot_serve_is_refused_by_name():
         (Churn(), plain, "solver=churn needs a score"),
         (MeanEnd(Heun()), blind, "solver=mean_end needs a score"),
     ):
-        with pytest.raises(Refusal, match=says):
-            Translator(field, solver, Uniform(3), Zero())
+        with pytest.raises(FlowportError, match=says):
+            Translator(field, solver, UniformGrid(3), ZeroVolatility())
     for solver, name in ((DPMSolver(), "dpm_solver"), (Churn(), "churn"), (MeanEnd(Heun()), "mean_end")):
-        field = moving(Linear()).field
-        with pytest.raises(Refusal, match=f"solver={name} runs from source to target only"):
-            Translator(field, solver, Uniform(3), Zero()).backward(x, seeded())
+        field = moving(LinearPath()).field
+        with pytest.raises(FlowportError, match=f"solver={name} runs from source to target only"):
+            Translator(field, solver, UniformGrid(3), ZeroVolatility()).backward(x, seeded())
     for wrong in ({"churn": -0.1}, {"inflation": 0.0}):
-        with pytest.raises(Refusal, match="churn ≥ 0 and inflation > 0"):
+        with pytest.raises(FlowportError, match="churn ≥ 0 and inflation > 0"):
             Churn(**wrong)
 
 
-ENDS = [(name, c) for name, c in COMPOSITIONS if isinstance(c.prediction, (Bridge, Target))]
+ENDS = [(name, c) for name, c in COMPOSITIONS if isinstance(c.prediction, (BridgePrediction, TargetPrediction))]
 
 
 class Half(torch.nn.Module):
@@ -241,17 +265,19 @@ def test_samples_are_finite_on_grids_that_touch_both_ends(make, precision):
     """For every path and role; a solver either says by name that it cannot serve, or gives finite points."""
     served, (_, x0) = 0, points(6)
     for _, c in ENDS:
-        solver = Adaptive(0.01, 0.01) if make is Adaptive else make()  # half precision is no smooth field
+        solver = Dopri5(0.01, 0.01) if make is Dopri5 else make()  # half precision is no smooth field
         oracle = c.field(JointMixture(*(v.float() for v in vars(c.joint("mixture")).values())))
         field = oracle
         if precision == "bfloat16":
-            field = Learned(Half(oracle), c.path, c.prediction, oracle.conditioning, oracle.able)
-        volatility = Constant() if solver.stochastic and not solver.needs_score else Zero()
+            field = LearnedField(Half(oracle), c.path, c.prediction, oracle.conditioning, oracle.capabilities)
+        volatility = ConstantVolatility() if solver.stochastic and not solver.needs_score else ZeroVolatility()
         try:
-            translator = Translator(field, solver, Uniform(2), volatility)
-        except Refusal:
+            translator = Translator(field, solver, UniformGrid(2), volatility)
+        except FlowportError:
             continue
         end = translator.forward(Sample(x0.float()), seeded()).end
         served += 1
         assert end.dtype == torch.float32 and end.isfinite().all() and float(end.abs().max()) < 1e3, c
-    assert served == 0 if isinstance(solver, Shortcut) else served >= 8, "a shortcut is learnt: an oracle has none"
+    assert served == 0 if isinstance(solver, ShortcutSolver) else served >= 8, (
+        "a shortcut is learnt: an oracle has none"
+    )

@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from flowport.broadcast import over
 from flowport.capabilities import NoNoise
-from flowport.composition import compose
 from flowport.distribution import EightGaussians, Moons
-from flowport.dynamics import Dynamics
-from flowport.errors import Refusal
-from flowport.field import Analytic
-from flowport.grid import Uniform
-from flowport.objective import Shortcut
-from flowport.path import Linear, Path, Trigonometric
-from flowport.prediction import Target, Velocity
-from flowport.shapes import Condition, Pair, Sample
-from flowport.solver import Shortcut as Strides
-from flowport.time_sampler import Uniform as UniformTimes
-from flowport.translator import Translator
-from flowport.volatility import Zero
+from flowport.errors import FlowportError
+from flowport.field import AnalyticField
+from flowport.objective import ShortcutObjective
+from flowport.objective.time_sampler import UniformTimeSampler
+from flowport.path import LinearPath, Path, TrigonometricPath
+from flowport.prediction import TargetPrediction, VelocityPrediction
+from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import ShortcutSolver
+from flowport.sampling.translator import Translator
+from flowport.sampling.volatility import ZeroVolatility
+from flowport.tensors import over
+from flowport.training.compose import compose
+from flowport.types import Condition, Pair, Sample
 from tests.laws.oracles import Composition, line, tensor
 from tests.zoo import PATHS, named
 
@@ -44,7 +44,7 @@ def carried(path: Path, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     return later + wider / deviation * (x - mean)
 
 
-class Exact(Analytic):
+class Exact(AnalyticField):
     """The mean velocity of the exact flow map."""
 
     sees_step = True
@@ -54,7 +54,7 @@ class Exact(Analytic):
         return torch.where(d > 0, (far - x) / torch.where(d > 0, d, 1), self.velocity(x, t, condition))
 
 
-class EulerMean(Analytic):
+class EulerMean(AnalyticField):
     """That of Euler's method with 8 steps for the whole way: the fixed point of the objective, at every length."""
 
     sees_step = True
@@ -67,9 +67,9 @@ class EulerMean(Analytic):
         return torch.where(d > 0, (far - x) / torch.where(d > 0, d, 1), self.velocity(x, t, condition))
 
 
-def oracle(kind: type[Analytic], path: Path) -> Analytic:
-    plain = Composition(path, NoNoise(), Velocity()).field(line([(1, M0, M1, S0, S1, C)]))
-    return kind(plain.joint, path, plain.prediction, plain.conditioning, plain.able)
+def oracle(kind: type[AnalyticField], path: Path) -> AnalyticField:
+    plain = Composition(path, NoNoise(), VelocityPrediction()).field(line([(1, M0, M1, S0, S1, C)]))
+    return kind(plain.joint, path, plain.prediction, plain.conditioning, plain.capabilities)
 
 
 @pytest.mark.parametrize("make", **named(PATHS))
@@ -90,17 +90,19 @@ def test_the_flow_map_of_a_gaussian_obeys_its_identities(make):
 
     value, slope = jvp(mean, (X, T), (v, torch.ones_like(T)))
     torch.testing.assert_close(value, v + over(D, X) * slope, rtol=0, atol=1e-10)
-    wanted = Shortcut(UniformTimes(), halvings=9).target(field, X, T, D, NONE)
+    wanted = ShortcutObjective(UniformTimeSampler(), halvings=9).target(field, X, T, D, NONE)
     torch.testing.assert_close(wanted, field.average_velocity(X, T, D, NONE), rtol=0, atol=1e-10)
     torch.testing.assert_close(wanted, value, rtol=0, atol=1e-10)
 
 
 def test_the_shortest_step_learns_two_euler_steps():
-    field, h = oracle(Exact, Trigonometric()), 1 / 16
+    field, h = oracle(Exact, TrigonometricPath()), 1 / 16
     half = X + h * field.velocity(X, T, NONE)
     end = half + h * field.velocity(half, T + h, NONE)
     step = torch.full_like(T, 1 / 8)
-    torch.testing.assert_close(Shortcut(UniformTimes(), halvings=4).target(field, X, T, step, NONE), (end - X) * 8)
+    torch.testing.assert_close(
+        ShortcutObjective(UniformTimeSampler(), halvings=4).target(field, X, T, step, NONE), (end - X) * 8
+    )
 
 
 class Pushed(EulerMean):
@@ -115,14 +117,14 @@ class Pushed(EulerMean):
         return mean + self.push if len(x) == len(self.push) else mean
 
 
-@pytest.mark.parametrize("path", [Linear(), Trigonometric()])
+@pytest.mark.parametrize("path", [LinearPath(), TrigonometricPath()])
 def test_the_loss_is_stationary_at_the_mean_velocity(path):
     """Rows of long steps: no error at all, whatever the step. Rows of velocities: five standard errors, one seed."""
     field = oracle(Pushed, path)
     z = torch.randn(2, 20_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x0 = M0 + math.sqrt(S0) * z[0]
     x1 = M1 + C / S0 * (x0 - M0) + math.sqrt(S1 - C * C / S0) * z[1]
-    objective = Shortcut(UniformTimes(), share=0.25, halvings=3)
+    objective = ShortcutObjective(UniformTimeSampler(), share=0.25, halvings=3)
     loss = objective.loss(field, Pair(Sample(x0), Sample(x1)), torch.Generator().manual_seed(2)).per_sample
     loss.sum().backward()
     slope, few = field.push.grad, 5000
@@ -142,7 +144,9 @@ def test_the_steps_of_the_objective_tile_the_way():
             return super().average_velocity(x, t, step, condition)
 
     x = torch.zeros(12_000, 1, dtype=torch.float64)
-    Shortcut(UniformTimes(), share=0.5, halvings=3).loss(oracle(Seen, Linear()), Pair(Sample(x), Sample(x)), SEED)
+    ShortcutObjective(UniformTimeSampler(), share=0.5, halvings=3).loss(
+        oracle(Seen, LinearPath()), Pair(Sample(x), Sample(x)), SEED
+    )
     t, step = seen[-1]
     assert bool((step[6000:] == 0).all())
     places = {(d, k * d): 6000 * d / 3 for d in (1.0, 0.5, 0.25) for k in range(round(1 / d))}
@@ -154,29 +158,31 @@ def test_the_steps_of_the_objective_tile_the_way():
 
 @pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.5, 1.0), (0.0, 0.1, 0.7, 1.0)])
 def test_the_solver_is_exact_in_any_number_of_steps(times):
-    field = oracle(Exact, Trigonometric())
-    found = Strides().solve(Dynamics(field, NONE, Zero()), X, tensor(*times), SEED)
+    field = oracle(Exact, TrigonometricPath())
+    found = ShortcutSolver().solve(Dynamics(field, NONE, ZeroVolatility()), X, tensor(*times), SEED)
     torch.testing.assert_close(found.end, carried(field.path, X, 0 * T, 0 * T + 1), rtol=0, atol=1e-10)
     assert found.nfe == len(times) - 1
 
 
 def test_what_was_not_learnt_is_refused_by_name():
-    plain = oracle(Analytic, Linear())
-    with pytest.raises(Refusal, match=r"solver=shortcut needs a flow that learnt .*objective=shortcut"):
-        Translator(plain, Strides(), Uniform(1), Zero())
-    with pytest.raises(Refusal, match="objective=shortcut"):
+    plain = oracle(AnalyticField, LinearPath())
+    with pytest.raises(FlowportError, match=r"solver=shortcut needs a flow that learnt .*objective=shortcut"):
+        Translator(plain, ShortcutSolver(), UniformGrid(1), ZeroVolatility())
+    with pytest.raises(FlowportError, match="objective=shortcut"):
         plain.average_velocity(X, T, D, NONE)
-    with pytest.raises(Refusal, match="source to target only"):
-        Strides().solve(Dynamics(oracle(Exact, Linear()), NONE, Zero()), X, tensor(1, 0), SEED)
-    with pytest.raises(Refusal, match="prediction=velocity"):
-        compose(EightGaussians(), Moons(), objective=Shortcut(UniformTimes()), prediction=Target())
+    with pytest.raises(FlowportError, match="source to target only"):
+        ShortcutSolver().solve(Dynamics(oracle(Exact, LinearPath()), NONE, ZeroVolatility()), X, tensor(1, 0), SEED)
+    with pytest.raises(FlowportError, match="prediction=velocity"):
+        compose(
+            EightGaussians(), Moons(), objective=ShortcutObjective(UniformTimeSampler()), prediction=TargetPrediction()
+        )
     for words in ({"share": 0}, {"share": 1}, {"halvings": 0}):
-        with pytest.raises(Refusal, match="share in"):
-            Shortcut(UniformTimes(), **words)
+        with pytest.raises(FlowportError, match="share in"):
+            ShortcutObjective(UniformTimeSampler(), **words)
 
 
 def test_a_flow_that_learns_long_steps_is_built_to_see_them():
-    field = compose(EightGaussians(), Moons(), objective=Shortcut(UniformTimes()))[0].field
+    field = compose(EightGaussians(), Moons(), objective=ShortcutObjective(UniformTimeSampler()))[0].field
     x, t = X.float().expand(-1, 2), T.float()
     still = field.average_velocity(x, t, 0 * t, NONE)
     assert torch.equal(still, field.velocity(x, t, NONE))

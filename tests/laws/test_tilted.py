@@ -6,14 +6,22 @@ from functools import partial
 import pytest
 import torch
 
-from flowport.change import Control, Full
-from flowport.errors import Refusal
-from flowport.field import Analytic, Learned, Tilted
+from flowport.errors import FlowportError
+from flowport.field import AnalyticField, LearnedField
 from flowport.field.analytic import JointMixture
+from flowport.finetuning.adapter import ControlAdapter, FullAdapter
+from flowport.finetuning.path_weights import effective, normalised, reached
+from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP
-from flowport.objective.weights import effective, normalised, reached
-from flowport.path import BrownianBridge, Linear, Polynomial, SmoothBridge, Trigonometric, VariancePreserving
-from flowport.shapes import Condition, ConditionShape
+from flowport.path import (
+    BrownianBridge,
+    LinearPath,
+    PolynomialPath,
+    SmoothBridge,
+    TrigonometricPath,
+    VariancePreservingPath,
+)
+from flowport.types import Condition, ConditionShape
 from tests.laws.oracles import COUPLED, FROM_NOISE, points, tensor
 from tests.laws.tilts import F64, Difference, from_noise, given_start
 
@@ -35,7 +43,7 @@ def tilt_of(joint: JointMixture) -> JointMixture:
     return JointMixture(joint.log_weights + gained, joint.m0, m1, joint.s0, s1, joint.cross)
 
 
-NOISY = [Linear(), Trigonometric(), Polynomial(1.5, 3.0), VariancePreserving()]
+NOISY = [LinearPath(), TrigonometricPath(), PolynomialPath(1.5, 3.0), VariancePreservingPath()]
 BRIDGES = [BrownianBridge(0.8), SmoothBridge(0.9)]
 
 
@@ -53,7 +61,7 @@ def test_the_exact_tilt_has_the_exact_score_and_end(path):
     else:
         joint, condition = FROM_NOISE["mixture"], Condition()
         base, exact = from_noise(joint, path), from_noise(tilt_of(joint), path)
-    tilted = Tilted(base, Difference(exact))
+    tilted = TiltedField(base, Difference(exact))
     close(tilted.velocity(x, t, condition), exact.velocity(x, t, condition))
     close(tilted.score(x, t, condition), exact.score(x, t, condition), rtol=1e-7, atol=1e-7)
     close(tilted.endpoints(x, t, condition)[1], exact.endpoints(x, t, condition)[1], rtol=1e-7, atol=1e-7)
@@ -73,11 +81,11 @@ def fixed(joint: JointMixture, k: int, x0: torch.Tensor) -> JointMixture:
     return JointMixture(given.log_weights[0], given.m0[0], given.m1[0], eye, given.s1, 0 * eye)
 
 
-class Rows(Analytic):
+class Rows(AnalyticField):
     """Row k by the k-th field."""
 
     def __init__(self, fields, like):
-        super().__init__(like.joint, like.path, like.prediction, like.conditioning, like.able)
+        super().__init__(like.joint, like.path, like.prediction, like.conditioning, like.capabilities)
         self.fields = fields
 
     def forward(self, x, t, condition):
@@ -87,7 +95,7 @@ class Rows(Analytic):
 
 def test_the_memoryless_weights_of_the_straight_path():
     """η = (1 − t)/t; a network of output 1 moves the velocity by (1 − t)/((1 − t)² + t²)."""
-    tilted = Tilted(from_noise(FROM_NOISE["gaussian"]), Difference(from_noise(FROM_NOISE["gaussian"])))
+    tilted = TiltedField(from_noise(FROM_NOISE["gaussian"]), Difference(from_noise(FROM_NOISE["gaussian"])))
     t = torch.linspace(0.01, 0.99, 9, dtype=F64)
     gains = tilted.gains(t)
     close(gains.eta, (1 - t) / t)
@@ -97,13 +105,13 @@ def test_the_memoryless_weights_of_the_straight_path():
     close(gains.spread, (1 - t) / ((1 - t) ** 2 + t**2).sqrt())
 
 
-@pytest.mark.parametrize("change", [partial(Control, network=MLP), Full], ids=["control", "full"])
-def test_tuning_starts_at_the_base_and_never_moves_it(change):
+@pytest.mark.parametrize("adapter", [partial(ControlAdapter, network=MLP), FullAdapter], ids=["control", "full"])
+def test_tuning_starts_at_the_base_and_never_moves_it(adapter):
     base = learned()
-    tilted = Tilted(base, change(base, (2,), ConditionShape()))
+    tilted = TiltedField(base, adapter(base, (2,), ConditionShape()))
     x, t = points(8)[0].float(), torch.linspace(0, 1, 8)
     close(tilted.velocity(x, t, Condition()), base.velocity(x, t, Condition()), rtol=1e-6, atol=1e-6)
-    assert not tilted.train().base.training and tilted.change.training
+    assert not tilted.train().base.training and tilted.adapter.training
     assert [p for p in base.parameters() if p.requires_grad] == []
     learnt = [p for p in tilted.parameters() if p.requires_grad]
     assert learnt
@@ -115,7 +123,7 @@ def learned():
     like = from_noise(FROM_NOISE["gaussian"])
     torch.manual_seed(0)
     network = MLP((2,), ConditionShape(), width=8, depth=1)
-    return Learned(network, like.path, like.prediction, like.conditioning, like.able)
+    return LearnedField(network, like.path, like.prediction, like.conditioning, like.capabilities)
 
 
 def test_a_network_that_cannot_be_silenced_is_refused():
@@ -123,8 +131,8 @@ def test_a_network_that_cannot_be_silenced_is_refused():
         def forward(self, x, t, condition):
             return super().forward(x, t, condition) + 1
 
-    with pytest.raises(Refusal, match="does not end in its last layer"):
-        Control(from_noise(FROM_NOISE["gaussian"]), (2,), ConditionShape(), Loud)
+    with pytest.raises(FlowportError, match="does not end in its last layer"):
+        ControlAdapter(from_noise(FROM_NOISE["gaussian"]), (2,), ConditionShape(), Loud)
 
 
 def test_weights_of_paths():

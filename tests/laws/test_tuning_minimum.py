@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.adjoint import Exact
-from flowport.certificate import Sight, certificate, memory, sight
-from flowport.field import Change, Tilted
-from flowport.field.tilted import scaled
-from flowport.grid import Power, Uniform
-from flowport.objective import AdjointMatching, PathWeighted, ValueMatching
+from flowport.finetuning.adapter import Adapter
+from flowport.finetuning.certificate import AdjointSNR, adjoint_snr, certificate, memory
+from flowport.finetuning.discretisation import ConsistentDiscretisation
+from flowport.finetuning.method import AdjointMatching, PathWeighted, ValueMatching
+from flowport.finetuning.tilted_field import TiltedField
 from flowport.path import BrownianBridge
-from flowport.reward import Linear, Quadratic
-from flowport.shapes import Pair, Sample
+from flowport.reward import LinearReward, QuadraticReward
+from flowport.sampling.grid import PowerGrid, UniformGrid
+from flowport.tensors import scaled
+from flowport.types import Pair, Sample
 from tests.laws.oracles import line
 from tests.laws.test_path_weights import MEANS, WEIGHTS, covariances
 from tests.laws.tilts import F64, Difference, from_noise, given_start, mixture
@@ -20,7 +21,7 @@ from tests.laws.tilts import F64, Difference, from_noise, given_start, mixture
 S2, C = 0.49, 1.0
 
 
-class Near(Change):
+class Near(Adapter):
     """The exact change plus δ times the unit of a control."""
 
     def __init__(self, exact, delta=0.0, base=None):
@@ -42,7 +43,7 @@ class Near(Change):
         return C * (end - 1) + C**2 * (left - S2) / 2 + self.delta * gains.unit * (x[:, 0] - gains.beta)
 
 
-def world(bridge):
+def problem(bridge):
     """Base, tilt by C x, starts."""
     if bridge:
         x0 = torch.full((100, 1), 2.4, dtype=F64)
@@ -58,17 +59,19 @@ DELTAS = (-0.3, 0.0, 0.3)
 SEEDS = 6
 
 
-def slopes(objective, base, exact, x0, rolled):
+def slopes(method, base, exact, x0, rolled):
     """Derivatives of the loss by δ at each of DELTAS, (SEEDS, 3); paths are those of the field with δ = ``rolled``."""
     found = []
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
         pair = Pair(Sample(x0), Sample(x0))
-        rollout, _ = objective.collect(Tilted(base, Near(exact, rolled, base)), Linear([C]), 1.0, pair, generator)
-        fields = [Tilted(base, Near(exact, delta, base)) for delta in DELTAS]
+        rollout, _ = method.collect(
+            TiltedField(base, Near(exact, rolled, base)), LinearReward([C]), 1.0, pair, generator
+        )
+        fields = [TiltedField(base, Near(exact, delta, base)) for delta in DELTAS]
         for field in fields:
-            objective.loss(field, [rollout], generator).mean.backward()
-        found.append([float(field.change.delta.grad) for field in fields])
+            method.loss(field, [rollout], generator).mean.backward()
+        found.append([float(field.adapter.delta.grad) for field in fields])
     return torch.tensor(found)
 
 
@@ -77,7 +80,7 @@ CASES = {
     "hybrid": (lambda grid: PathWeighted(grid, late=0.7, batch=1000, paths=8), 0.4),
     "weighted adjoint": (lambda grid: PathWeighted(grid, late=0.0, flow=False, batch=1000, paths=8), 0.4),
     "value matching": (lambda grid: ValueMatching(grid, batch=1000, paths=50), 0.4),
-    "adjoint matching": (lambda grid: AdjointMatching(Exact(grid)), 0.0),
+    "adjoint matching": (lambda grid: AdjointMatching(ConsistentDiscretisation(grid)), 0.0),
 }
 
 
@@ -87,7 +90,7 @@ def test_the_loss_is_least_at_the_tilt(name, bridge):
     """Whatever the control that rolled the paths out, where their weights are used; at its own control otherwise. The
     adjoint alone, on early steps too, has the O(h) of its chain."""
     make, rolled = CASES[name]
-    found = slopes(make(Power(20, 1.5) if bridge else Uniform(20)), *world(bridge), rolled)
+    found = slopes(make(PowerGrid(20, 1.5) if bridge else UniformGrid(20)), *problem(bridge), rolled)
     low, here, high = found.mean(0).tolist()
     assert low < 0 < high
     room = 4 * float(found[:, 1].std()) / SEEDS**0.5 + (0.25 if "adjoint" in name else 0.06) * (high - low) / 2
@@ -96,66 +99,78 @@ def test_the_loss_is_least_at_the_tilt(name, bridge):
 
 def test_the_certificate_of_the_exact_tilt():
     """Reward, KL and the tilt's own mean reward are those of N(m + s²c, s²); nothing is left to gain."""
-    base, exact, _ = world(False)
+    base, exact, _ = problem(False)
     x0 = torch.randn(3000, 1, dtype=F64, generator=torch.Generator().manual_seed(9))
-    told = certificate(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)),
-                       torch.Generator().manual_seed(1))  # fmt: skip
+    told = certificate(
+        TiltedField(base, Near(exact)),
+        LinearReward([C]),
+        1.0,
+        Pair(Sample(x0), Sample(x0)),
+        torch.Generator().manual_seed(1),
+    )
     assert told["base_reward"] == pytest.approx(1, abs=0.06)
     assert told["reward"] == pytest.approx(1 + S2, abs=0.08) == told["tilted_reward"]
     assert told["energy"] == pytest.approx(C**2 * S2 / 2, abs=0.03)
     assert told["effective"] > 0.98 and told["reached"] == 1 and told["gap"] < 0.05
-    none = certificate(Tilted(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)])))), Linear([C]), 1.0,
-                       Pair(Sample(x0), Sample(x0)), torch.Generator().manual_seed(1))  # fmt: skip
+    none = certificate(
+        TiltedField(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)])))),
+        LinearReward([C]),
+        1.0,
+        Pair(Sample(x0), Sample(x0)),
+        torch.Generator().manual_seed(1),
+    )
     assert none["effective"] == pytest.approx(torch.tensor(-S2 * C**2).exp().item(), abs=0.06) and none["gap"] > 0.4
 
 
 def test_memory_is_nought_from_noise_and_the_spread_of_the_starts_on_a_bridge():
     """log h0(x0) = c E[x1 | x0] + const for a linear reward: its variance is (c C/S0)² S0."""
-    base, _, x0 = world(False)
+    base, _, x0 = problem(False)
     generator = torch.Generator().manual_seed(0)
-    assert memory(base, Linear([C]), 1.0, Pair(Sample(x0[:200]), Sample(x0[:200])), generator) < 0.01
+    assert memory(base, LinearReward([C]), 1.0, Pair(Sample(x0[:200]), Sample(x0[:200])), generator) < 0.01
     m0, s0, cross = 2.0, 0.25, 0.21
     start = m0 + s0**0.5 * torch.randn(400, 1, dtype=F64, generator=generator)
     bridge = given_start(line([(1, m0, 1, s0, S2, cross)]), BrownianBridge(0.8))
-    scheme = Exact(Power(30, 1.5))
-    left = memory(bridge, Linear([C]), 1.0, Pair(Sample(start), Sample(start)), generator, scheme=scheme)
+    discretisation = ConsistentDiscretisation(PowerGrid(30, 1.5))
+    left = memory(
+        bridge, LinearReward([C]), 1.0, Pair(Sample(start), Sample(start)), generator, discretisation=discretisation
+    )
     assert left == pytest.approx((C * cross / s0) ** 2 * s0, rel=0.2)
 
 
 def test_the_adjoint_sees_a_gaussian_and_not_separated_modes():
-    base, _, x0 = world(False)
+    base, _, x0 = problem(False)
     generator = torch.Generator().manual_seed(0)
-    seen = sight(base, Linear([C]), 1.0, Pair(Sample(x0[:64]), Sample(x0[:64])), generator, 64)
+    seen = adjoint_snr(base, LinearReward([C]), 1.0, Pair(Sample(x0[:64]), Sample(x0[:64])), generator, 64)
     assert seen.clear and min(seen.signals) > 1e6, "a linear reward of a Gaussian has a deterministic adjoint"
     x0 = torch.randn(64, 2, dtype=F64, generator=generator)
     hard = from_noise(mixture(WEIGHTS, MEANS, covariances()))
-    reward = Quadratic([0.6, 0.3], [[0.5, 0.1], [0.1, 0.3]])
-    blind = sight(hard, reward, 1.0, Pair(Sample(x0), Sample(x0)), generator, 64)
+    reward = QuadraticReward([0.6, 0.3], [[0.5, 0.1], [0.1, 0.3]])
+    blind = adjoint_snr(hard, reward, 1.0, Pair(Sample(x0), Sample(x0)), generator, 64)
     assert not blind.clear and blind.signals[0] < 0.1 and "cannot see" in blind.sentence()
 
 
 def test_what_is_clear():
-    assert Sight([0.5], [1.1], [0.4]).clear and "sees the answer" in Sight([0.5], [1.1], [0.4]).sentence()
-    assert not Sight([0.5], [1.2], [0.4]).clear and not Sight([0.5], [1.0], [0.2]).clear
+    assert AdjointSNR([0.5], [1.1], [0.4]).clear and "sees the answer" in AdjointSNR([0.5], [1.1], [0.4]).sentence()
+    assert not AdjointSNR([0.5], [1.2], [0.4]).clear and not AdjointSNR([0.5], [1.0], [0.2]).clear
 
 
 @pytest.mark.parametrize("options", [{"late": None}, {"late": 0.5, "flow": False}, {"late": 0.5}], ids=str)
 def test_a_strength_out_of_reach_is_annealed_to_the_part_that_is_in_reach(options):
     """From base paths the weights e^{a c x} have the effective share e^{−a²c²s²}: a = √(log 2)/(c s), and the loss is
     least at the tilt by a·c."""
-    objective, base, x0 = PathWeighted(Uniform(20), batch=4000, **options), world(False)[0], world(False)[2]
+    method, base, x0 = PathWeighted(UniformGrid(20), batch=4000, **options), problem(False)[0], problem(False)[2]
     c = 3.0
     found = []
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
-        none = Tilted(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)]))))
-        rollout, _ = objective.collect(none, Linear([c]), 1.0, Pair(Sample(x0), Sample(x0)), generator)
+        none = TiltedField(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)]))))
+        rollout, _ = method.collect(none, LinearReward([c]), 1.0, Pair(Sample(x0), Sample(x0)), generator)
         scale = float(rollout.scale)
         assert scale == pytest.approx(0.6931**0.5 / (c * S2**0.5), rel=0.15)
-        fields = [Tilted(base, Near(from_noise(line([(1, 0, 1 + S2 * scale * c, 1, S2, 0)])), d)) for d in DELTAS]
+        fields = [TiltedField(base, Near(from_noise(line([(1, 0, 1 + S2 * scale * c, 1, S2, 0)])), d)) for d in DELTAS]
         for field in fields:
-            objective.loss(field, [rollout], generator).mean.backward()
-        found.append([float(field.change.delta.grad) for field in fields])
+            method.loss(field, [rollout], generator).mean.backward()
+        found.append([float(field.adapter.delta.grad) for field in fields])
     low, here, high = torch.tensor(found).mean(0).tolist()
     room = 4 * float(torch.tensor(found)[:, 1].std()) / SEEDS**0.5 + 0.1 * (high - low) / 2
     assert low < 0 < high and abs(here) < room
@@ -163,10 +178,15 @@ def test_a_strength_out_of_reach_is_annealed_to_the_part_that_is_in_reach(option
 
 def test_the_less_certain_target_has_the_smaller_share():
     """The adjoint of a linear reward on a Gaussian has no spread, so flow matching gets no share beside it."""
-    base, exact, x0 = world(False)
-    objective = PathWeighted(Uniform(20), late=0.5)
-    rollout, _ = objective.collect(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)),
-                                   torch.Generator().manual_seed(0))  # fmt: skip
+    base, exact, x0 = problem(False)
+    method = PathWeighted(UniformGrid(20), late=0.5)
+    rollout, _ = method.collect(
+        TiltedField(base, Near(exact)),
+        LinearReward([C]),
+        1.0,
+        Pair(Sample(x0), Sample(x0)),
+        torch.Generator().manual_seed(0),
+    )
     assert float(rollout.share.max()) < 0.05
 
 
@@ -177,7 +197,13 @@ def test_the_certificate_of_a_bridge_weighs_the_paths_of_every_start_by_themselv
     x0 = m0 + s0**0.5 * torch.randn(640, 1, dtype=F64, generator=generator)
     gained = C * (S2 - cross**2 / s0)
     base, exact = (given_start(line([(1, m0, m, s0, S2, cross)]), BrownianBridge(0.8)) for m in (1, 1 + gained))
-    told = certificate(Tilted(base, Near(exact)), Linear([C]), 1.0, Pair(Sample(x0), Sample(x0)), generator,
-                       Exact(Power(40, 1.5)))  # fmt: skip
+    told = certificate(
+        TiltedField(base, Near(exact)),
+        LinearReward([C]),
+        1.0,
+        Pair(Sample(x0), Sample(x0)),
+        generator,
+        ConsistentDiscretisation(PowerGrid(40, 1.5)),
+    )
     assert told["effective"] > 0.97 and told["gap"] < 0.1
     assert told["energy"] == pytest.approx(C * gained / 2, abs=0.03)

@@ -9,28 +9,36 @@ from flowport.conditioning import Conditioning
 from flowport.cost import Cost
 from flowport.coupling import Coupling
 from flowport.distribution import Distribution
-from flowport.divergence import Divergence
-from flowport.grid import Grid
-from flowport.objective import Tuning
+from flowport.finetuning.method import FineTuningMethod
+from flowport.objective.time_sampler import TimeSampler
+from flowport.objective.weighting import Weighting
 from flowport.path import Path
 from flowport.prediction import Prediction
-from flowport.process import Known
 from flowport.reward import Reward
-from flowport.solver import Solver
-from flowport.time_sampler import TimeSampler
-from flowport.volatility import Volatility
-from flowport.weighting import Weighting
+from flowport.sampling.divergence import Divergence
+from flowport.sampling.grid import Grid
+from flowport.sampling.process import KnownProcess
+from flowport.sampling.solver import Solver
+from flowport.sampling.volatility import Volatility
 from tests import zoo
 
 FAMILIES = [
-    ("path", Path, zoo.PATHS), ("prediction", Prediction, zoo.PREDICTIONS), ("coupling", Coupling, zoo.COUPLINGS),
-    ("solver", Solver, zoo.SOLVERS), ("grid", Grid, zoo.GRIDS), ("volatility", Volatility, zoo.VOLATILITIES),
-    ("time_sampler", TimeSampler, zoo.TIME_SAMPLERS), ("weighting", Weighting, zoo.WEIGHTINGS),
-    ("cost", Cost, zoo.COSTS), ("conditioning", Conditioning, zoo.CONDITIONINGS),
-    ("distribution", Distribution, zoo.DISTRIBUTIONS), ("reward", Reward, zoo.REWARDS),
-    ("objective", Tuning, zoo.TUNINGS), ("process", Known, zoo.PROCESSES),
-    ("divergence", Divergence, zoo.DIVERGENCES),
-]  # fmt: skip
+    ("path", Path, zoo.PATHS),
+    ("prediction", Prediction, zoo.PREDICTIONS),
+    ("coupling", Coupling, zoo.COUPLINGS),
+    ("sampling.solver", Solver, zoo.SOLVERS),
+    ("sampling.grid", Grid, zoo.GRIDS),
+    ("sampling.volatility", Volatility, zoo.VOLATILITIES),
+    ("objective.time_sampler", TimeSampler, zoo.TIME_SAMPLERS),
+    ("objective.weighting", Weighting, zoo.WEIGHTINGS),
+    ("cost", Cost, zoo.COSTS),
+    ("conditioning", Conditioning, zoo.CONDITIONINGS),
+    ("distribution", Distribution, zoo.DISTRIBUTIONS),
+    ("reward", Reward, zoo.REWARDS),
+    ("finetuning.method", FineTuningMethod, zoo.TUNINGS),
+    ("sampling.process", KnownProcess, zoo.PROCESSES),
+    ("sampling.divergence", Divergence, zoo.DIVERGENCES),
+]
 ELSEWHERE = {
     "TensorFile",
     "ImageFolder",
@@ -38,7 +46,7 @@ ELSEWHERE = {
     "CloudFolder",
     "HuggingFace",
     "Spoken",
-    "FromFile",
+    "FromFileReward",
     "CLIPScore",
 }  # need a file or an extra: tests/distribution/, tests/reward/
 
@@ -51,7 +59,8 @@ def test_every_member_is_listed(name, base, members):
     own = vars(import_module(f"flowport.{name}")).values()
     tested_by_parameters = {"Mixture", "RungeKutta", "Stored"} - listed  # built from their own arguments only
     public = {
-        v.__name__ for v in own
+        v.__name__
+        for v in own
         if inspect.isclass(v) and issubclass(v, base) and not inspect.isabstract(v) and not v.__name__.startswith("_")
-    }  # fmt: skip
+    }
     assert public - ELSEWHERE - tested_by_parameters == listed

@@ -5,37 +5,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowport.adjoint import Scheme
 from flowport.capabilities import BridgeGivenSource, Capabilities, SourceIsNoise
-from flowport.conditioning import SourceItself, Unconditional
-from flowport.field import Analytic, Change, Tilted
+from flowport.conditioning import SourceConditioning, Unconditional
+from flowport.field import AnalyticField
 from flowport.field.analytic import JointMixture
-from flowport.path import Linear, Path
-from flowport.prediction import Velocity
-from flowport.shapes import Condition
+from flowport.finetuning.adapter import Adapter
+from flowport.finetuning.discretisation import Discretisation
+from flowport.finetuning.tilted_field import TiltedField
+from flowport.path import LinearPath, Path
+from flowport.prediction import VelocityPrediction
+from flowport.types import Condition
 
 F64 = torch.float64
 
 
-def from_noise(joint: JointMixture, path: Path | None = None) -> Analytic:
+def from_noise(joint: JointMixture, path: Path | None = None) -> AnalyticField:
     """The oracle of an independent standard Gaussian source."""
-    return Analytic(joint, path or Linear(), Velocity(), Unconditional(), Capabilities(SourceIsNoise(), True))
+    return AnalyticField(
+        joint, path or LinearPath(), VelocityPrediction(), Unconditional(), Capabilities(SourceIsNoise(), True)
+    )
 
 
-def given_start(joint: JointMixture, path: Path) -> Analytic:
+def given_start(joint: JointMixture, path: Path) -> AnalyticField:
     """The oracle of a bridge that sees its start."""
-    return Analytic(joint, path, Velocity(), SourceItself(), Capabilities(BridgeGivenSource(), True))
+    return AnalyticField(
+        joint, path, VelocityPrediction(), SourceConditioning(), Capabilities(BridgeGivenSource(), True)
+    )
 
 
 def mixture(weights: list[float], means: Tensor, covariances: Tensor) -> JointMixture:
     """N(0, I) and an independent Gaussian mixture."""
     d = means.shape[1]
     one = torch.ones(1, dtype=F64)
-    return JointMixture.product(one, torch.zeros(1, d, dtype=F64), torch.eye(d, dtype=F64)[None],
-                                torch.tensor(weights, dtype=F64), means, covariances)  # fmt: skip
+    return JointMixture.product(
+        one,
+        torch.zeros(1, d, dtype=F64),
+        torch.eye(d, dtype=F64)[None],
+        torch.tensor(weights, dtype=F64),
+        means,
+        covariances,
+    )
 
 
-class Table(Change):
+class Table(Adapter):
     """G_k(x) = g_k + H_k x at the k-th time of a chain, 1-D."""
 
     def __init__(self, times: list[float], g: Tensor, h: Tensor, variances: list[float]) -> None:
@@ -51,18 +63,18 @@ class Table(Change):
         return 0.5 * self.variances[k] * (self.g[k] + self.h[k] * x)
 
 
-class Tabled(Tilted):
+class Tabled(TiltedField):
     """Tells its table the time itself: ``tilt`` is handed weights only."""
 
     def tilt(self, x, t, condition, floor=0.0, base=None):
-        self.change.now = float(t[0])
+        self.adapter.now = float(t[0])
         return super().tilt(x, t, condition, floor, base)
 
 
-class Difference(Change):
+class Difference(Adapter):
     """Δv of the exactly tilted field."""
 
-    def __init__(self, tilted: Analytic) -> None:
+    def __init__(self, tilted: AnalyticField) -> None:
         super().__init__()
         self.tilted = tilted
 
@@ -80,14 +92,14 @@ class Affine:
     s2: Tensor
 
     @classmethod
-    def of(cls, scheme: Scheme, base: Analytic, x0: float | None = None) -> "Affine":
+    def of(cls, discretisation: Discretisation, base: AnalyticField, x0: float | None = None) -> "Affine":
         a, b = [], []
         x = torch.tensor([[0.0], [1.0]], dtype=F64)
         condition = Condition(source=None if x0 is None else torch.full_like(x, x0))
-        for _, t, h, variance in scheme.chain(base).steps:
-            low, high = scheme.step(base, x, t, h, variance, condition)[0][:, 0].tolist()
+        for _, t, h, variance in discretisation.noise_schedule(base).steps:
+            low, high = discretisation.step(base, x, t, h, variance, condition)[0][:, 0].tolist()
             a.append(high - low), b.append(low)
-        steps = scheme.chain(base).steps
+        steps = discretisation.noise_schedule(base).steps
         columns = [[row[i] for row in steps] for i in (2, 3)]
         return cls(*(torch.tensor(c, dtype=F64) for c in (a, b, *columns)))
 
@@ -117,11 +129,11 @@ class Affine:
         return mean, variance
 
 
-class Scaled(Change):
+class Scaled(Adapter):
     """a times the step from a base's velocity to a goal's. For one Gaussian and the tilt by a linear reward as the goal
     this is the tilt of strength a."""
 
-    def __init__(self, base: Analytic, goal: Analytic, a: float = 1.0) -> None:
+    def __init__(self, base: AnalyticField, goal: AnalyticField, a: float = 1.0) -> None:
         super().__init__()
         self.fields, self.a = (base, goal), a
 
@@ -130,7 +142,7 @@ class Scaled(Change):
         return self.a * (goal - ground)
 
 
-class Line(Change):
+class Line(Adapter):
     """Δv = G = g + k x, with parameters g and k."""
 
     def __init__(self, g: float = 0.0, k: float = 0.0) -> None:
@@ -147,7 +159,7 @@ class Line(Change):
         return (self.gk[0] * x + self.gk[1] * x.square() / 2).flatten(1).sum(1)
 
 
-class Pull(Change):
+class Pull(Adapter):
     """ΔE[x1 | x_t] = a spread²."""
 
     def __init__(self, a: float) -> None:

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from flowport.metric import Outcome
-from flowport.shapes import Sample
+from flowport.metric import EvaluationResult
+from flowport.types import Sample
 
 
 def draw(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **changes: object) -> Outcome:
+def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **changes: object) -> EvaluationResult:
     """Source, result, target and floor of n points each, labels 0-2, and a straight trajectory."""
     source, result, target, floor = (
         draw(n, d, seed, dtype) + shift for seed, shift in ((1, 3.0), (2, 1.0), (3, 0), (4, 0))
@@ -30,11 +30,11 @@ def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **ch
         "reference_cost": 2.0,
         "told": label,
     }
-    return Outcome(**(given | changes))  # type: ignore[arg-type]
+    return EvaluationResult(**(given | changes))  # type: ignore[arg-type]
 
 
-def part(outcome: Outcome, where: slice) -> Outcome:
-    return Outcome(
+def part(outcome: EvaluationResult, where: slice) -> EvaluationResult:
+    return EvaluationResult(
         source=outcome.source[where],
         result=outcome.result[where],
         target=outcome.target[where],

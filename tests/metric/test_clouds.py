@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from flowport.cost import Chamfer, EarthMover
+from flowport.cost import ChamferCost, EarthMoverCost
 from flowport.cost.chamfer import chamfer
 from flowport.distribution import Box, Digits, Torus
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import CloudDistance, coverage, nearest_neighbour_accuracy
 from flowport.modality import Cloud
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 def of(solid, n, seed):
@@ -39,7 +39,7 @@ def test_draws_of_one_law_score_one_half_and_of_another_one():
     other = metric.distance(of(Box, 150, 2), of(Torus, 150, 3), torch.Generator())
     assert abs(float(same["_nna"]) - 0.5) < 0.15 and float(other["_nna"]) > 0.9
     assert float(same["_coverage"]) > float(other["_coverage"]) and float(same["_mmd"]) < float(other["_mmd"])
-    with pytest.raises(Refusal, match="is for clouds"):
+    with pytest.raises(FlowportError, match="is for clouds"):
         metric.check(Torus(), Digits())
 
 
@@ -49,11 +49,11 @@ def test_cloud_is_exact_both_ways_and_drawn(tmp_path):
     assert torch.equal(cloud.decode(cloud.encode(raw, None)), raw)
     picture = cloud.render({"source": of(Torus, 3, 0), "end": of(Box, 3, 0)}, str(tmp_path / "c.png"))
     assert picture.dtype == torch.uint8 and picture.shape[0] == 3
-    with pytest.raises(Refusal, match="takes clouds"):
+    with pytest.raises(FlowportError, match="takes clouds"):
         cloud.encode(raw[0], None)
 
 
-@pytest.mark.parametrize("distance", [Chamfer(), EarthMover()])
+@pytest.mark.parametrize("distance", [ChamferCost(), EarthMoverCost()])
 def test_the_distance_is_a_part_and_halves_of_one_set_cannot_be_told_apart(distance):
     metric = CloudDistance(distance, name="halves")
     x = Torus(points=24).sample(120, torch.Generator().manual_seed(5)).x

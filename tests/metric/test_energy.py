@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import NormalisedPathEnergy, Straightness, TransportCost, path_energy, straightness, transport_cost
 from flowport.metric.energy import time_weights
 from tests.metric.outcomes import draw, outcome_of
@@ -105,13 +105,13 @@ def test_time_weights_are_exact_on_parabolas(times: list[float]):
 
 def test_a_trajectory_is_needed():
     for times in ([0.0], [1.0, 0.0], [0.0, 0.0]):
-        with pytest.raises(Refusal, match="increasing times"):
+        with pytest.raises(FlowportError, match="increasing times"):
             time_weights(torch.tensor(times))
-    with pytest.raises(Refusal, match="velocity"):
+    with pytest.raises(FlowportError, match="velocity"):
         NormalisedPathEnergy().update(outcome_of(velocity=None))
-    with pytest.raises(Refusal, match="divides by W2"):
+    with pytest.raises(FlowportError, match="divides by W2"):
         NormalisedPathEnergy().update(outcome_of(reference_cost=None))
-    with pytest.raises(Refusal, match="velocity"):
+    with pytest.raises(FlowportError, match="velocity"):
         Straightness().update(outcome_of(velocity=None))
 
 
@@ -123,5 +123,5 @@ def test_transport_cost_by_hand():
     metric.update(outcome_of(n=2, source=outcome.source.with_x(source), result=result))
     found = metric.compute()
     assert (float(found["transport_cost"]), float(found["transport_cost_per_dimension"])) == (13.0, 6.5)
-    with pytest.raises(Refusal, match="one shape"):
+    with pytest.raises(FlowportError, match="one shape"):
         transport_cost(source, torch.zeros(2, 3))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import frechet_distance, kernel_distance
 from tests.metric.outcomes import draw, exact_gaussian
 
@@ -44,7 +44,7 @@ def test_frechet_distance_of_a_sample_to_itself_and_to_its_shift(n: int, f: int)
 
 
 def test_frechet_distance_needs_a_covariance():
-    with pytest.raises(Refusal, match="2 points"):
+    with pytest.raises(FlowportError, match="2 points"):
         frechet_distance(draw(1, 3, 0), draw(5, 3, 1))
 
 
@@ -76,5 +76,5 @@ def test_kernel_distance_does_not_depend_on_the_number_of_points_but_frechet_doe
 
 
 def test_kernel_distance_needs_subsets():
-    with pytest.raises(Refusal, match="2 subsets of 2 points"):
+    with pytest.raises(FlowportError, match="2 subsets of 2 points"):
         kernel_distance(draw(3, 2, 0), draw(50, 2, 1), 10, 100, torch.Generator())

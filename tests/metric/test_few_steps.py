@@ -5,9 +5,9 @@ import torch
 
 from flowport.cost.chamfer import chamfer_of_pairs
 from flowport.distribution import Digits, Torus
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import FewSteps, Straightness
-from flowport.shapes import Sample
+from flowport.types import Sample
 from tests.metric.outcomes import outcome_of
 
 SPIN = 2.0
@@ -56,9 +56,9 @@ def test_time_runs_from_the_first_to_the_last():
 
 
 def test_refusals():
-    with pytest.raises(Refusal, match="at least 1"):
+    with pytest.raises(FlowportError, match="at least 1"):
         FewSteps(0)
-    with pytest.raises(Refusal, match="is for clouds"):
+    with pytest.raises(FlowportError, match="is for clouds"):
         FewSteps().check(Torus(), Digits())
-    with pytest.raises(Refusal, match="needs the velocity"):
+    with pytest.raises(FlowportError, match="needs the velocity"):
         FewSteps().update(outcome_of(velocity=None))

@@ -9,11 +9,11 @@ import torch
 
 from flowport.distribution import Brass, Digits, Flute, Notes, Stored
 from flowport.distribution.instrument import Instrument, Voice
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
 from flowport.metric.sound import PitchFinder, _profile, autocorrelation_pitch
 from flowport.modality import LogMel
-from flowport.shapes import Sample
+from flowport.types import Sample
 from tests.metric.outcomes import outcome_of
 
 A = torch.randn(3, 64, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -153,11 +153,27 @@ def test_every_number_stands_under_its_own_name():
     """Offsets of 2, 4 and 7 dB: distances by their size, no distortion, and no other point taken for the partner."""
     m, x = LogMel(), 2 + 0.3 * A[:, None].float()
     metric = SpectralDistance()
-    metric.update(outcome_of(n=3, partner=x, result=x + 2 / m.std, source=Sample(x + 4 / m.std), target=Sample(-x),
-                             retrieved=x + 7 / m.std, modality=m))  # fmt: skip
+    metric.update(
+        outcome_of(
+            n=3,
+            partner=x,
+            result=x + 2 / m.std,
+            source=Sample(x + 4 / m.std),
+            target=Sample(-x),
+            retrieved=x + 7 / m.std,
+            modality=m,
+        )
+    )
     found = {k: round(float(v), 3) for k, v in metric.compute().items()}
-    assert found == {"lsd": 2, "lsd_untranslated": 4, "lsd_retrieved": 7, "lsd_n": 3,
-                     "mcd": 0, "mcd_untranslated": 0, "mcd_retrieved": 0}  # fmt: skip
+    assert found == {
+        "lsd": 2,
+        "lsd_untranslated": 4,
+        "lsd_retrieved": 7,
+        "lsd_n": 3,
+        "mcd": 0,
+        "mcd_untranslated": 0,
+        "mcd_retrieved": 0,
+    }
     pitch = PitchError([Flute()])
     pitch.errors.append(torch.arange(11.0)[:, None] ** 2 + 10 * torch.arange(8))
     with pytest.warns(UserWarning, match="before the ``update``"):
@@ -182,19 +198,19 @@ def test_what_they_need_is_said():
     flute, brass = NOTES["flute"], NOTES["brass"]
     for metric in (SpectralDistance(), PitchError([Flute()])):
         metric.check(flute, brass)
-        with pytest.raises(Refusal, match="is for sound as LogMel, but the target is Image"):
+        with pytest.raises(FlowportError, match="is for sound as LogMel, but the target is Image"):
             metric.check(flute, Digits())
-    with pytest.raises(Refusal, match="true partner"):
+    with pytest.raises(FlowportError, match="true partner"):
         SpectralDistance().check(Digits(), brass)
-    with pytest.raises(Refusal, match="label is their pitch"):
+    with pytest.raises(FlowportError, match="label is their pitch"):
         PitchError([Flute()]).check(Digits(), brass)
     assert not Digits().corresponds(Digits())
     # One number as a label is not yet a pitch, and a clip can be too short to have one.
     loudness = Stored("loudness", brass.raw, brass.labels, LogMel(), brass.splits)
     for sides in ((loudness, brass), (brass, loudness)):
-        with pytest.raises(Refusal, match="label is their pitch"):
+        with pytest.raises(FlowportError, match="label is their pitch"):
             PitchError([Flute()]).check(*sides)
     short = copy(brass)
     short.event_shape = (1, 64, 7)
-    with pytest.raises(Refusal, match="listens to 2048 samples, but a clip has 1792"):
+    with pytest.raises(FlowportError, match="listens to 2048 samples, but a clip has 1792"):
         PitchError([Flute()]).check(flute, short)

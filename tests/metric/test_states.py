@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import (
     MMD,
     ClassAccuracy,
@@ -26,7 +26,7 @@ from flowport.metric import (
     wasserstein_2,
 )
 from flowport.metric.preservation import chance, matched_agreement
-from flowport.shapes import Sample
+from flowport.types import Sample
 from tests.metric.outcomes import draw, outcome_of, part
 
 
@@ -119,7 +119,7 @@ def test_bfloat16_points_under_autocast_are_measured_in_float64(member: Callable
 
 @everywhere
 def test_a_metric_that_saw_nothing_refuses(member: Callable[[], Metric]):
-    with pytest.raises(Refusal), pytest.warns(UserWarning, match="before the ``update``"):
+    with pytest.raises(FlowportError), pytest.warns(UserWarning, match="before the ``update``"):
         member().compute()
 
 
@@ -172,8 +172,11 @@ def test_target_share_counted_by_hand():
     )
     found = fed(lambda: TargetShare(classifier=Thirds()), outcome).compute()
     assert {key.removeprefix("target_share"): float(value) for key, value in found.items()} == {
-        "": 0.5, "_untranslated": 0.25, "_floor": 0.75, "_n": 4,
-    }  # fmt: skip
+        "": 0.5,
+        "_untranslated": 0.25,
+        "_floor": 0.75,
+        "_n": 4,
+    }
 
 
 def test_class_preservation_counted_by_hand():
@@ -204,7 +207,7 @@ def test_a_renaming_of_classes_is_found_and_chance_is_what_a_shuffle_gives():
 @pytest.mark.parametrize("label", [None, torch.zeros(60, 2), torch.zeros(60)])
 def test_class_preservation_needs_classes(label: Tensor | None):
     outcome = outcome_of(source=Sample(draw(60, 2, 0), label=label))
-    with pytest.raises(Refusal, match="classifier digits"):
+    with pytest.raises(FlowportError, match="classifier digits"):
         fed(lambda: ClassPreservation(classifier=Thirds(), name="digits"), outcome)
 
 

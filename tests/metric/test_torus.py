@@ -7,10 +7,10 @@ import torch
 
 from flowport.distribution import Box, Digits, Sphere, Torus
 from flowport.distribution.solids import SCALE
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import TorusFit, torus_fit
 from flowport.metric.torus import residuals, tangents
-from flowport.shapes import Sample
+from flowport.types import Sample
 from tests.metric.outcomes import outcome_of
 
 
@@ -51,13 +51,17 @@ def test_slopes_are_those_of_autograd():
 
 
 def test_the_metric_has_its_floor_and_its_refusal():
-    clouds = {name: of(solid, 12, k) for k, (name, solid) in enumerate(
-        {"source": Box(64), "result": Torus(64, 0.05), "target": Torus(64), "floor": Torus(64)}.items())}  # fmt: skip
+    clouds = {
+        name: of(solid, 12, k)
+        for k, (name, solid) in enumerate(
+            {"source": Box(64), "result": Torus(64, 0.05), "target": Torus(64), "floor": Torus(64)}.items()
+        )
+    }
     metric = TorusFit()
     samples = {name: Sample(x) for name, x in clouds.items() if name != "result"}
     metric.update(outcome_of(result=clouds["result"], **samples))
     found = metric.compute()
     assert found["torus_fit_floor"] < 0.5 * found["torus_fit"] < 0.5 * found["torus_fit_untranslated"]
     assert float(found["torus_fit"]) == pytest.approx(float(torus_fit(clouds["result"]).median()))
-    with pytest.raises(Refusal, match="is for clouds"):
+    with pytest.raises(FlowportError, match="is for clouds"):
         metric.check(Torus(), Digits())

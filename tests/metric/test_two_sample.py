@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import energy_distance as energy_distance_on_the_line
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric import energy_distance, mmd, sliced_wasserstein_2, wasserstein_2
 from flowport.metric.discrepancy import median_distance
 from tests.metric.outcomes import draw
@@ -106,7 +106,7 @@ def test_mmd_is_zero_on_average_for_one_law_and_not_for_two():
 
 
 def test_coinciding_targets_give_mmd_no_ruler():
-    with pytest.raises(Refusal, match="coincide"):
+    with pytest.raises(FlowportError, match="coincide"):
         mmd(draw(5, 2, 0), torch.ones(5, 2))
 
 
@@ -126,5 +126,5 @@ def test_half_precision_points_are_measured_in_float64(dtype: torch.dtype):
 def test_infinite_points_are_refused():
     x = draw(5, 2, 0)
     x[3, 1] = math.inf
-    with pytest.raises(Refusal, match="1 of 5 evaluated points"):
+    with pytest.raises(FlowportError, match="1 of 5 evaluated points"):
         wasserstein_2(x, draw(5, 2, 1))

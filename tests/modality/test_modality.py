@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from flowport.data.pairing import UnpairedPairing
 from flowport.distribution import Brass, Notes, Silhouettes
-from flowport.errors import Refusal
-from flowport.joint import Product
+from flowport.errors import FlowportError
 from flowport.modality import FloatImage, Image, Plane
 from flowport.randomness import Randomness
 
@@ -115,7 +115,7 @@ def test_scale_shear_and_flip():
     ],
 )
 def test_refusals(make, words):
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(FlowportError, match=words):
         make()
 
 
@@ -191,14 +191,14 @@ def test_colour_becomes_grey_by_its_luma():
 
 @pytest.mark.parametrize("options", [{"channels": 2}, {"size": (0, 8)}, {"size": (8, 8, 8)}])
 def test_an_impossible_lift_is_refused(options):
-    with pytest.raises(Refusal, match=r"modality\.size and channels"):
+    with pytest.raises(FlowportError, match=r"modality\.size and channels"):
         Image(**options)
 
 
 def test_silhouettes_lift_to_the_shape_of_spectrograms():
     """What does not fit is refused with both shapes; a lift makes it fit."""
     notes = Notes(Brass(), train=10)
-    with pytest.raises(Refusal, match=r"\(1, 28, 28\).*\(1, 64, 32\)"):
-        Product(Silhouettes(), notes)
+    with pytest.raises(FlowportError, match=r"\(1, 28, 28\).*\(1, 64, 32\)"):
+        UnpairedPairing(Silhouettes(), notes)
     lifted = Silhouettes(modality=Image(size=notes.event_shape[1:]))
-    assert Product(lifted, notes).pairs(0, 2, Randomness(0)).source.x.shape == (2, 1, 64, 32)
+    assert UnpairedPairing(lifted, notes).pairs(0, 2, Randomness(0)).source.x.shape == (2, 1, 64, 32)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network import ImageClassifier, PointClassifier
 from flowport.network.embedding import TimeFeatures
 
@@ -41,7 +41,11 @@ def test_point_classifier_has_64_features() -> None:
 
 
 def test_wrong_shapes_and_class_counts_are_refused() -> None:
-    for make in (lambda: ImageClassifier((2,), 3), lambda: ImageClassifier((1, 2, 8), 3),
-                 lambda: PointClassifier((1, 8, 8), 3), lambda: PointClassifier((2,), 1)):  # fmt: skip
-        with pytest.raises(Refusal):
+    for make in (
+        lambda: ImageClassifier((2,), 3),
+        lambda: ImageClassifier((1, 2, 8), 3),
+        lambda: PointClassifier((1, 8, 8), 3),
+        lambda: PointClassifier((2,), 1),
+    ):
+        with pytest.raises(FlowportError):
             make()

@@ -5,9 +5,9 @@ import builtins
 import pytest
 import torch
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network import MLP, UNet
-from flowport.shapes import Condition, ConditionShape
+from flowport.types import Condition, ConditionShape
 
 models = pytest.importorskip("torchcfm.models")
 unets = pytest.importorskip("torchcfm.models.unet.unet")
@@ -28,9 +28,16 @@ def test_unet_is_torchcfms_called_its_own_way(time_scale: float) -> None:
     shape = ConditionShape(classes=3, source=True)
     ours = UNet((1, 8, 8), shape, 2, attention=[4], attention_heads=2, time_scale=time_scale)
     theirs = unets.UNetModel(
-        image_size=8, in_channels=2, model_channels=32, out_channels=2, num_res_blocks=1, attention_resolutions=(2,),
-        channel_mult=(1, 2), num_heads=2, num_classes=4,
-    )  # fmt: skip
+        image_size=8,
+        in_channels=2,
+        model_channels=32,
+        out_channels=2,
+        num_res_blocks=1,
+        attention_resolutions=(2,),
+        channel_mult=(1, 2),
+        num_heads=2,
+        num_classes=4,
+    )
     for p in ours.parameters():
         torch.nn.init.normal_(p, std=0.1)
     theirs.load_state_dict(ours.net.state_dict())
@@ -49,5 +56,5 @@ def test_without_torchcfm_the_unet_says_how_to_install_it(monkeypatch: pytest.Mo
         return real(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(Refusal, match="pip install --no-deps torchcfm"):
+    with pytest.raises(FlowportError, match="pip install --no-deps torchcfm"):
         UNet((1, 8, 8), ConditionShape(), attention=[4])

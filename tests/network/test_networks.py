@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network import MLP, DiT, Network, PatchUNet, SetTransformer, UNet
-from flowport.shapes import Condition, ConditionShape
+from flowport.types import Condition, ConditionShape
 
 IMAGE = (2, 8, 8)
 SMALL: dict[str, tuple[type[Network], dict, tuple[int, ...]]] = {
@@ -121,7 +121,7 @@ def test_a_step_changes_its_row_and_none_is_a_step_of_zero(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_that_sees_no_step_refuses_one_and_keeps_its_weights(name: str) -> None:
     net, (x, t, c) = built(name, CONDITIONS["classes"]), given(name, CONDITIONS["classes"])
-    with pytest.raises(Refusal, match="without the length of a step"):
+    with pytest.raises(FlowportError, match="without the length of a step"):
         net(x, t, replace(c, step=t))
     assert not [key for key in net.state_dict() if "step" in key]
 
@@ -234,7 +234,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
 
 @pytest.mark.parametrize(("word", "make"), REFUSED, ids=[str(k) for k in range(len(REFUSED))])
 def test_impossible_networks_are_refused(word: str, make: Callable[[], object]) -> None:
-    with pytest.raises(Refusal, match=word):
+    with pytest.raises(FlowportError, match=word):
         make()
 
 
@@ -242,9 +242,9 @@ def test_impossible_networks_are_refused(word: str, make: Callable[[], object]) 
 def test_conditions_the_network_was_not_built_for_are_refused(name: str) -> None:
     x, t, c = given(name, CONDITIONS["all"])
     plain, seeing = built(name, CONDITIONS["none"]), built(name, CONDITIONS["source"])
-    with pytest.raises(Refusal, match="label"):
+    with pytest.raises(FlowportError, match="label"):
         plain(x, t, Condition(label=c.label))
-    with pytest.raises(Refusal, match="x0"):
+    with pytest.raises(FlowportError, match="x0"):
         plain(x, t, Condition(source=c.source))
-    with pytest.raises(Refusal, match="source"):
+    with pytest.raises(FlowportError, match="source"):
         seeing(x, t, Condition())

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network import SetTransformer
-from flowport.network.dit import Block
+from flowport.network.dit import DiTBlock
 from flowport.network.induced import CrossAttention, InducedAttention
-from flowport.shapes import Condition, ConditionShape
+from flowport.types import Condition, ConditionShape
 
 
 @pytest.mark.parametrize("sees", [False, True])
@@ -37,7 +37,7 @@ def test_with_its_gates_shut_every_point_is_mapped_alone():
     """out(norm(first(p)) (1 + scale) + shift), p the coordinates, sines and cosines of them, twice and four times."""
     torch.manual_seed(1)
     network = SetTransformer((2, 7), ConditionShape(), width=8, depth=5).double()
-    assert sum(isinstance(module, Block) for module in network.modules()) == 5
+    assert sum(isinstance(module, DiTBlock) for module in network.modules()) == 5
     for p in (*network.modulation.parameters(), *network.out.parameters()):
         torch.nn.init.normal_(p)
     x, t = torch.randn(3, 2, 7, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
@@ -50,14 +50,15 @@ def test_with_its_gates_shut_every_point_is_mapped_alone():
             )
             hidden = network.first(features)
             hidden = (hidden - hidden.mean()) / (hidden.var(correction=0) + 1e-5).sqrt()
-            torch.testing.assert_close(network(x, t, Condition())[k, :, n],
-                                       network.out(hidden * (1 + scale[k]) + shift[k]))  # fmt: skip
+            torch.testing.assert_close(
+                network(x, t, Condition())[k, :, n], network.out(hidden * (1 + scale[k]) + shift[k])
+            )
 
 
 def test_a_block_adds_attention_and_then_an_mlp_each_of_modulated_tokens():
     """Six parts of the modulation, in order: shift, scale and gate of attention, then of the MLP."""
     torch.manual_seed(3)
-    block, tokens = Block(4, lambda: torch.nn.Linear(4, 4), 2).double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    block, tokens = DiTBlock(4, lambda: torch.nn.Linear(4, 4), 2).double(), torch.randn(2, 5, 4, dtype=torch.float64)
     embedding = torch.randn(2, 4, dtype=torch.float64)
     assert torch.equal(block(tokens, embedding), tokens)
     for p in block.modulation.parameters():
@@ -88,7 +89,7 @@ def test_induced_attention_gathers_into_its_points_and_spreads_from_them():
 
 
 def test_it_is_for_clouds():
-    with pytest.raises(Refusal, match="works on clouds"):
+    with pytest.raises(FlowportError, match="works on clouds"):
         SetTransformer((1, 8, 8), ConditionShape())
-    with pytest.raises(Refusal, match="induced of at least 1"):
+    with pytest.raises(FlowportError, match="induced of at least 1"):
         SetTransformer((3, 8), ConditionShape(), induced=0)

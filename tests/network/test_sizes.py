@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from flowport.network import DiT, Network, PatchUNet
-from flowport.shapes import Condition, ConditionShape
+from flowport.types import Condition, ConditionShape
 
 SHAPES = {"set_transformer": (3, 20)}
 CONFIGS = Path(__file__).parents[2] / "configs" / "network"

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.path import (
     BrownianBridge,
-    Functions,
-    Linear,
-    Polynomial,
+    FunctionsPath,
+    LinearPath,
+    PolynomialPath,
     SmoothBridge,
-    VarianceExploding,
-    VariancePreserving,
+    VarianceExplodingPath,
+    VariancePreservingPath,
 )
-from flowport.shapes import Pair, Sample
+from flowport.types import Pair, Sample
 from tests.laws.oracles import points, tensor
 from tests.zoo import PATHS, named
 
@@ -44,33 +44,33 @@ def test_a_bridge_needs_its_noise():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Linear(noise=-0.1), "noise ≥ 0"),
-        (lambda: Linear(sigma_min=1.0), "sigma_min < 1"),
+        (lambda: LinearPath(noise=-0.1), "noise ≥ 0"),
+        (lambda: LinearPath(sigma_min=1.0), "sigma_min < 1"),
         (lambda: BrownianBridge(0.0), "use path=linear"),
         (lambda: SmoothBridge(-1.0), "use path=linear"),
-        (lambda: VariancePreserving(rate_min=0.0), "rate_min"),
-        (lambda: VariancePreserving(2.0, 1.0), "rate_min"),
-        (lambda: VarianceExploding(0.0), "scale > 0"),
-        (lambda: Polynomial(0.5, 2.0), "at least 1"),
-        (lambda: Polynomial(2.0, 0.5), "at least 1"),
+        (lambda: VariancePreservingPath(rate_min=0.0), "rate_min"),
+        (lambda: VariancePreservingPath(2.0, 1.0), "rate_min"),
+        (lambda: VarianceExplodingPath(0.0), "scale > 0"),
+        (lambda: PolynomialPath(0.5, 2.0), "at least 1"),
+        (lambda: PolynomialPath(2.0, 0.5), "at least 1"),
     ],
 )
 def test_impossible_parameters_are_refused(make, says):
-    with pytest.raises(Refusal, match=says):
+    with pytest.raises(FlowportError, match=says):
         make()
 
 
 def test_linear_is_a_bridge_exactly_with_noise():
-    assert Linear(noise=0.1).bridge and not Linear().bridge and not Linear(sigma_min=0.1).bridge
+    assert LinearPath(noise=0.1).bridge and not LinearPath().bridge and not LinearPath(sigma_min=0.1).bridge
 
 
 def test_functions_is_a_bridge_exactly_with_a_noise():
-    straight = Functions(lambda t: 1 - t, lambda t: t)
-    noisy = Functions(lambda t: 1 - t, lambda t: t, lambda t: 0.6 * torch.sqrt(t * (1 - t)), (1e-3, 0.999))
+    straight = FunctionsPath(lambda t: 1 - t, lambda t: t)
+    noisy = FunctionsPath(lambda t: 1 - t, lambda t: t, lambda t: 0.6 * torch.sqrt(t * (1 - t)), (1e-3, 0.999))
     t = tensor(0.2, 0.7)
     assert not straight.bridge and noisy.bridge and noisy.interval == (1e-3, 0.999)
     for own, known in zip(
-        vars(straight.coefficients(t)).values(), vars(Linear().coefficients(t)).values(), strict=True
+        vars(straight.coefficients(t)).values(), vars(LinearPath().coefficients(t)).values(), strict=True
     ):
         assert (own is None and known is None) or torch.equal(own, known)
     for own, known in zip(

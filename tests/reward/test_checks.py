@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowport.distribution import Digits, EightGaussians, Flute, Notes, Torus
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Image
 from flowport.reward import (
     Brightness,
@@ -12,18 +12,18 @@ from flowport.reward import (
     CloudSymmetry,
     Colour,
     Compressibility,
-    Decoded,
-    Distance,
+    DecodedReward,
+    DistanceReward,
     Extent,
     Legibility,
-    Linear,
-    Quadratic,
+    LinearReward,
+    QuadraticReward,
     Smoothness,
     SpectralCentroid,
-    Sum,
+    SumReward,
     Symmetry,
 )
-from flowport.shapes import Condition
+from flowport.types import Condition
 from tests import zoo
 
 NOTHING = Condition()
@@ -34,15 +34,22 @@ def flute():
 
 
 FITTING = [
-    (lambda: Linear([1.0, 2.0]), EightGaussians), (lambda: Quadratic([1.0, 2.0]), EightGaussians),
-    (lambda: Distance([1.0, 2.0]), EightGaussians), (lambda: Legibility(zoo.judge(2).float()), EightGaussians),
-    (Brightness, Digits), (Symmetry, Digits), (Smoothness, Digits), (Compressibility, Digits),
-    (SpectralCentroid, flute), (Extent, Torus), (lambda: CloudSymmetry(2), Torus),
-]  # fmt: skip
+    (lambda: LinearReward([1.0, 2.0]), EightGaussians),
+    (lambda: QuadraticReward([1.0, 2.0]), EightGaussians),
+    (lambda: DistanceReward([1.0, 2.0]), EightGaussians),
+    (lambda: Legibility(zoo.judge(2).float()), EightGaussians),
+    (Brightness, Digits),
+    (Symmetry, Digits),
+    (Smoothness, Digits),
+    (Compressibility, Digits),
+    (SpectralCentroid, flute),
+    (Extent, Torus),
+    (lambda: CloudSymmetry(2), Torus),
+]
 UNFIT = [
-    (lambda: Linear([1.0]), EightGaussians, "points of 1 numbers, but those of the target have 2"),
-    (lambda: Quadratic([1.0]), EightGaussians, "points of 1 numbers"),
-    (lambda: Distance([[1.0, 2.0]]), EightGaussians, r"shape \(1, 2\), but points of the target have \(2,\)"),
+    (lambda: LinearReward([1.0]), EightGaussians, "points of 1 numbers, but those of the target have 2"),
+    (lambda: QuadraticReward([1.0]), EightGaussians, "points of 1 numbers"),
+    (lambda: DistanceReward([[1.0, 2.0]]), EightGaussians, r"shape \(1, 2\), but points of the target have \(2,\)"),
     (lambda: Legibility(zoo.judge(3).float()), EightGaussians, r"cannot take points of the target, \(2,\)"),
     (lambda: ClassLogProbability(zoo.judge(2).float(), 4), EightGaussians, "the classifier knows the classes 0 … 3"),
     (lambda: ClassLogProbability(zoo.judge(3, 32).float()), Torus, "neither side has class labels"),
@@ -52,8 +59,8 @@ UNFIT = [
     (SpectralCentroid, Digits, "is for sound as a spectrogram, but the target is Image"),
     (Extent, EightGaussians, r"is for clouds \(d, N\)"),
     (lambda: Extent(3), Torus, r"reward\.axis is 3, but the clouds have the coordinates 0 … 2"),
-    (lambda: Sum({"a": Brightness()}, {"a": 1}), Torus, "brightness is for images"),
-    (lambda: Decoded(Brightness(), Image()), Torus, "brightness is for images"),
+    (lambda: SumReward({"a": Brightness()}, {"a": 1}), Torus, "brightness is for images"),
+    (lambda: DecodedReward(Brightness(), Image()), Torus, "brightness is for images"),
 ]
 
 
@@ -68,25 +75,25 @@ def test_a_fitting_reward_judges_points_of_the_target(make, target):
 @pytest.mark.parametrize(("make", "target", "sentence"), UNFIT)
 def test_an_unfit_reward_is_refused_before_anything_is_trained(make, target, sentence):
     law = target()
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(FlowportError, match=sentence):
         make().check(law, law)
 
 
 def test_the_centroid_refuses_to_guess_a_modality():
-    with pytest.raises(Refusal, match="does not know its modality"):
+    with pytest.raises(FlowportError, match="does not know its modality"):
         SpectralCentroid().value(torch.zeros(1, 1, 64, 3), NOTHING)
 
 
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Linear(1.0), r"reward\.c is 1\.0; it must be a list"),
-        (lambda: Quadratic([1.0, 2.0], [[1.0, 2.0], [0.0, 1.0]]), "a number or a symmetric matrix"),
-        (lambda: Quadratic([1.0, 2.0], [1.0, 2.0]), r"reward\.q has the shape \(2,\)"),
+        (lambda: LinearReward(1.0), r"reward\.c is 1\.0; it must be a list"),
+        (lambda: QuadraticReward([1.0, 2.0], [[1.0, 2.0], [0.0, 1.0]]), "a number or a symmetric matrix"),
+        (lambda: QuadraticReward([1.0, 2.0], [1.0, 2.0]), r"reward\.q has the shape \(2,\)"),
         (lambda: Colour([1, 2, 3]), "three numbers from −1 to 1"),
         (lambda: Extent(-1), r"reward\.axis is -1"),
     ],
 )
 def test_options_without_sense_are_refused(make, sentence):
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(FlowportError, match=sentence):
         make()

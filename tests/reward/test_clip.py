@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from flowport.distribution import Stored
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import FloatImage, Image
-from flowport.reward import CLIPScore, Decoded
-from flowport.shapes import Condition
+from flowport.reward import CLIPScore, DecodedReward
+from flowport.types import Condition
 
 transformers = pytest.importorskip("transformers", reason="needs the extra clip")
 NOTHING = Condition()
@@ -63,7 +63,7 @@ def test_the_gradient_passes_through_the_resize(folder, channels):
     along = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     differences = reward.value(x + 1e-6 * along, NOTHING) - reward.value(x - 1e-6 * along, NOTHING)
     torch.testing.assert_close(differences / 2e-6, (gradient * along).flatten(1).sum(1), rtol=1e-5, atol=1e-6)
-    seen = Decoded(reward, Image()).value(x, NOTHING)
+    seen = DecodedReward(reward, Image()).value(x, NOTHING)
     torch.testing.assert_close(seen, reward.value(x, NOTHING))
 
 
@@ -74,14 +74,14 @@ def test_other_images_are_refused(folder):
     two = Stored("two", points(channels=2), None, FloatImage(), parts)
     reward.check(two, Stored("fine", points(), None, FloatImage(), parts))
     for target, sentence in ((bright, r"have 3 and go from 0\.0 to 1\.0"), (two, "have 2 and go from -1")):
-        with pytest.raises(Refusal, match=sentence):
+        with pytest.raises(FlowportError, match=sentence):
             reward.check(target, target)
 
 
 def test_a_folder_without_a_model_or_without_safetensors_is_refused(folder, tmp_path):
-    with pytest.raises(Refusal, match=r"reward\.path=.* is not a folder"):
+    with pytest.raises(FlowportError, match=r"reward\.path=.* is not a folder"):
         CLIPScore(str(tmp_path / "missing"), "fox")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     torch.save(transformers.CLIPModel.from_pretrained(folder).state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(Refusal, match="holds no CLIPModel with safetensors"):
+    with pytest.raises(FlowportError, match="holds no CLIPModel with safetensors"):
         CLIPScore(str(tmp_path), "fox")

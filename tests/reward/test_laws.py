@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import ComplexSTFT
-from flowport.reward import Brightness, Linear, Reward
-from flowport.shapes import Condition
+from flowport.reward import Brightness, LinearReward, Reward
+from flowport.types import Condition
 from tests import zoo
 
 MEMBERS = pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def case(make, shape, n=6, seed=0):
 def test_the_gradient_is_that_of_central_differences(make, shape):
     reward, x, condition = case(make, shape)
     if not reward.differentiable:
-        with pytest.raises(Refusal, match=f"reward={reward.called} has no gradient"):
+        with pytest.raises(FlowportError, match=f"reward={reward.called} has no gradient"):
             reward.value_and_gradient(x, condition)
         return
     value, gradient = reward.value_and_gradient(x, condition)
@@ -120,7 +120,7 @@ REFUSED = [
 def test_a_bad_result_is_refused_in_a_sentence(function, sentence):
     x = torch.ones(64, 2)
     x[[5, 20, 63], 0] = -1
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(FlowportError, match=sentence):
         Told(function).value(x, Condition())
 
 
@@ -138,19 +138,19 @@ def test_a_bad_gradient_is_refused_in_a_sentence(function, sentence):
     x[[5, 20, 63], 0] = -1
     reward = Told(function)
     assert reward.value(x, Condition()).shape == (64,)
-    with pytest.raises(Refusal, match=sentence):
+    with pytest.raises(FlowportError, match=sentence):
         reward.value_and_gradient(x, Condition())
 
 
 def test_points_that_are_lost_already_are_named_as_such():
     x = torch.ones(8, 2)
     x[1, 0] = torch.nan
-    with pytest.raises(Refusal, match="NaN for 1 of 8 points, of which 1 were not finite themselves"):
-        Linear([1.0, 2.0]).value(x, Condition())
+    with pytest.raises(FlowportError, match="NaN for 1 of 8 points, of which 1 were not finite themselves"):
+        LinearReward([1.0, 2.0]).value(x, Condition())
 
 
 def test_names_are_those_of_the_configs():
-    assert [r().called for r in (Brightness, lambda: Told(abs), lambda: Linear([1.0]))] == [
+    assert [r().called for r in (Brightness, lambda: Told(abs), lambda: LinearReward([1.0]))] == [
         "brightness",
         "told",
         "linear",

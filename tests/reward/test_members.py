@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from flowport.distribution import EightGaussians, Gaussian, Torus
-from flowport.errors import Refusal
-from flowport.modality import ComplexSTFT, Image, Latent, LogMel
+from flowport.errors import FlowportError
+from flowport.modality import ComplexSTFT, Image, LatentModality, LogMel
 from flowport.modality.cloud import rotations
 from flowport.reward import (
     Brightness,
@@ -21,20 +21,20 @@ from flowport.reward import (
     CloudSymmetry,
     Colour,
     Compressibility,
-    Decoded,
-    Distance,
+    DecodedReward,
+    DistanceReward,
     Extent,
-    FromFile,
+    FromFileReward,
     Legibility,
-    Linear,
-    Quadratic,
+    LinearReward,
+    QuadraticReward,
     SemanticConsistency,
     Smoothness,
     SpectralCentroid,
-    Sum,
+    SumReward,
     Symmetry,
 )
-from flowport.shapes import Condition
+from flowport.types import Condition
 from tests import zoo
 
 NOTHING = Condition()
@@ -51,22 +51,22 @@ def close(a, b, tolerance=1e-12):
 
 def test_linear_and_quadratic_are_exact():
     x, c, q = normal(5, 2), torch.tensor([1.5, -0.7], **DOUBLE), torch.tensor([[2.0, 0.3], [0.3, 0.7]], **DOUBLE)
-    value, gradient = Linear(c).value_and_gradient(x, NOTHING)
+    value, gradient = LinearReward(c).value_and_gradient(x, NOTHING)
     close(value, x[:, 0] * 1.5 - x[:, 1] * 0.7)
     close(gradient, c.expand(5, 2))
-    value, gradient = Quadratic(c, q).value_and_gradient(x, NOTHING)
+    value, gradient = QuadraticReward(c, q).value_and_gradient(x, NOTHING)
     close(value, [float(c @ p - p @ q @ p / 2) for p in x])
     close(gradient, c - x @ q)
-    close(Quadratic([0.0, 0.0], 3.0).value(x, NOTHING), -1.5 * x.square().sum(1))
+    close(QuadraticReward([0.0, 0.0], 3.0).value(x, NOTHING), -1.5 * x.square().sum(1))
     close(
-        Linear([1.0, 2.0, 3.0, 4.0]).value(x[:4].view(2, 1, 2, 2), NOTHING),
+        LinearReward([1.0, 2.0, 3.0, 4.0]).value(x[:4].view(2, 1, 2, 2), NOTHING),
         x[:4].view(2, 4) @ torch.arange(1.0, 5, **DOUBLE),
     )
 
 
 def test_a_gaussian_tilted_by_the_quadratic_is_the_gaussian_of_the_closed_form():
     m, s = torch.tensor([0.5, -1.0], **DOUBLE), torch.tensor([[1.0, 0.4], [0.4, 0.6]], **DOUBLE)
-    reward = Quadratic([0.8, -0.3], [[1.2, 0.2], [0.2, 0.5]])
+    reward = QuadraticReward([0.8, -0.3], [[1.2, 0.2], [0.2, 0.5]])
     tilted_s = (s.inverse() + reward.q).inverse()
     tilted_m = tilted_s @ (s.inverse() @ m + reward.c)
     base, tilted = (Gaussian(a.tolist(), b.tolist(), dtype="float64") for a, b in ((m, s), (tilted_m, tilted_s)))
@@ -88,13 +88,13 @@ class Trap:
 def test_a_distance_reads_its_reference_from_a_file_without_objects(tmp_path):
     reference, x = normal(1, 4, 4, seed=3), normal(5, 1, 4, 4)
     np.save(tmp_path / "point.npy", reference.numpy())
-    value, gradient = Distance(str(tmp_path / "point.npy")).value_and_gradient(x, NOTHING)
+    value, gradient = DistanceReward(str(tmp_path / "point.npy")).value_and_gradient(x, NOTHING)
     close(value, [-float((p - reference).pow(2).sum()) for p in x])
     close(gradient, -2 * (x - reference))
     np.save(tmp_path / "objects.npy", np.array([Trap(tmp_path / "sprung")], dtype=object), allow_pickle=True)
     for name in ("objects.npy", "missing.npy"):
-        with pytest.raises(Refusal, match=r"reward\.reference=.*is not an \.npy file of numbers"):
-            Distance(str(tmp_path / name))
+        with pytest.raises(FlowportError, match=r"reward\.reference=.*is not an \.npy file of numbers"):
+            DistanceReward(str(tmp_path / name))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -122,14 +122,14 @@ def test_probabilities_of_classes_in_closed_form():
 def test_classes_that_cannot_be_read_are_refused():
     x = torch.zeros(2, 3)
     for label in (None, torch.zeros(2, 1)):
-        with pytest.raises(Refusal, match=r"it is told none: give reward\.label"):
+        with pytest.raises(FlowportError, match=r"it is told none: give reward\.label"):
             ClassLogProbability(Logits()).value(x, Condition(label))
-    with pytest.raises(Refusal, match="asked for class -1, but its classifier knows the classes 0 … 2"):
+    with pytest.raises(FlowportError, match="asked for class -1, but its classifier knows the classes 0 … 2"):
         ClassLogProbability(Logits()).value(x, Condition(torch.tensor([0, -1])))
-    with pytest.raises(Refusal, match="told its source: use conditioning=source"):
+    with pytest.raises(FlowportError, match="told its source: use conditioning=source"):
         SemanticConsistency(Logits()).value(x, NOTHING)
     for temperature in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(Refusal, match=r"reward\.temperature must be a number above 0"):
+        with pytest.raises(FlowportError, match=r"reward\.temperature must be a number above 0"):
             Legibility(Logits(), temperature)
 
 
@@ -233,28 +233,28 @@ def test_relative_symmetry_does_not_see_the_size_of_a_cloud():
 def test_a_sum_is_linear_in_its_weights_and_has_a_gradient_iff_all_terms_have():
     x = normal(4, 1, 6, 6).clamp(-1, 1)
     parts = {"bright": Brightness(), "smooth": Smoothness()}
-    both = Sum(parts, {"bright": 2.0, "smooth": -3.0})
+    both = SumReward(parts, {"bright": 2.0, "smooth": -3.0})
     singles = [reward.value_and_gradient(x, NOTHING) for reward in parts.values()]
     for found, bright, smooth in zip(both.value_and_gradient(x, NOTHING), *singles, strict=True):
         close(found, 2 * bright - 3 * smooth)
-    assert not Sum({"a": Brightness(), "b": Compressibility(Image())}, {"a": 1, "b": 1}).differentiable
-    with pytest.raises(Refusal, match=r"one weight for each reward, but reward\.terms are a and reward\.weights"):
-        Sum({"a": Brightness()}, {"b": 1})
-    with pytest.raises(Refusal, match=r"reward\.terms\.a needs a classifier"):
-        Sum({"a": Legibility}, {"a": 1})
+    assert not SumReward({"a": Brightness(), "b": Compressibility(Image())}, {"a": 1, "b": 1}).differentiable
+    with pytest.raises(FlowportError, match=r"one weight for each reward, but reward\.terms are a and reward\.weights"):
+        SumReward({"a": Brightness()}, {"b": 1})
+    with pytest.raises(FlowportError, match=r"reward\.terms\.a needs a classifier"):
+        SumReward({"a": Legibility}, {"a": 1})
 
 
 def test_decoded_is_the_reward_of_what_is_decoded_by_the_chain_rule():
-    latent, reward = Latent(Image(), zoo.Stretched()), Quadratic(normal(48), 0.7)
+    latent, reward = LatentModality(Image(), zoo.Stretched()), QuadraticReward(normal(48), 0.7)
     z = normal(5, 3, 4, 4)
-    value, gradient = Decoded(reward, latent).value_and_gradient(z, NOTHING)
+    value, gradient = DecodedReward(reward, latent).value_and_gradient(z, NOTHING)
     inner, slope = reward.value_and_gradient((2 * z).tanh(), NOTHING)
     close(value, inner)
     close(gradient, 2 * (1 - (2 * z).tanh() ** 2) * slope)
     told = Condition(source=normal(5, 3, 4, 4, seed=1))
     consistent, seen = SemanticConsistency(zoo.judge(3, 4, 4)), Condition(source=(2 * told.source).tanh())
-    close(Decoded(consistent, latent).value(z, told), consistent.value((2 * z).tanh(), seen))
-    blind = Decoded(Compressibility(Image()), latent)
+    close(DecodedReward(consistent, latent).value(z, told), consistent.value((2 * z).tanh(), seen))
+    blind = DecodedReward(Compressibility(Image()), latent)
     assert not blind.differentiable
     close(blind.value(z, NOTHING), Compressibility(Image()).value((2 * z).tanh(), NOTHING))
 
@@ -263,16 +263,16 @@ def test_a_program_of_the_users_is_run_and_pickles_are_not(tmp_path):
     network = zoo.judge(3)
     torch.jit.script(network).save(str(tmp_path / "judge.pt"))
     x = normal(5, 3)
-    found, expected = FromFile(str(tmp_path / "judge.pt"), 2), ClassLogProbability(network, 2)
+    found, expected = FromFileReward(str(tmp_path / "judge.pt"), 2), ClassLogProbability(network, 2)
     for a, b in zip(found.value_and_gradient(x, NOTHING), expected.value_and_gradient(x, NOTHING), strict=True):
         close(a, b)
     close(found.train().value(x.float(), NOTHING), expected.value(x, NOTHING).float(), 1e-6)
-    with pytest.raises(Refusal, match=r"reward=from_file returned the shape \(5, 4\)"):
-        FromFile(str(tmp_path / "judge.pt")).value(x, NOTHING)
-    with pytest.raises(Refusal, match=r"reward\.label is 4, but .* returned the shape \(2, 4\)"):
-        FromFile(str(tmp_path / "judge.pt"), 4).check(Torus(), Gaussian(event_shape=3))
-    with pytest.raises(Refusal, match=r"network that cannot take points of the target, \(2,\)"):
-        FromFile(str(tmp_path / "judge.pt"), 1).check(EightGaussians(), EightGaussians())
+    with pytest.raises(FlowportError, match=r"reward=from_file returned the shape \(5, 4\)"):
+        FromFileReward(str(tmp_path / "judge.pt")).value(x, NOTHING)
+    with pytest.raises(FlowportError, match=r"reward\.label is 4, but .* returned the shape \(2, 4\)"):
+        FromFileReward(str(tmp_path / "judge.pt"), 4).check(Torus(), Gaussian(event_shape=3))
+    with pytest.raises(FlowportError, match=r"network that cannot take points of the target, \(2,\)"):
+        FromFileReward(str(tmp_path / "judge.pt"), 1).check(EightGaussians(), EightGaussians())
     torch.save(Trap(tmp_path / "sprung"), tmp_path / "pickle.pt")
     with (
         zipfile.ZipFile(tmp_path / "judge.pt") as honest,
@@ -282,8 +282,8 @@ def test_a_program_of_the_users_is_run_and_pickles_are_not(tmp_path):
             trap = name.endswith("/data.pkl")
             changed.writestr(name, pickle.dumps(Trap(tmp_path / "sprung"), 2) if trap else honest.read(name))
     for name in ("pickle.pt", "changed.pt"):
-        with pytest.raises(Refusal, match="is not a TorchScript program"):
-            FromFile(str(tmp_path / name))
+        with pytest.raises(FlowportError, match="is not a TorchScript program"):
+            FromFileReward(str(tmp_path / name))
     assert not (tmp_path / "sprung").exists()
-    with pytest.raises(Refusal, match="is not a file"):
-        FromFile(str(tmp_path / "missing.pt"))
+    with pytest.raises(FlowportError, match="is not a file"):
+        FromFileReward(str(tmp_path / "missing.pt"))

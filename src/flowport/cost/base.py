@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from flowport.errors import Refusal
-from flowport.shapes import Sample
+from flowport.errors import FlowportError
+from flowport.types import Sample
 
 
 class Cost(ABC):
@@ -15,9 +15,9 @@ class Cost(ABC):
 
 
 def refuse_no_clouds(name: str, x: Tensor, y: Tensor) -> None:
-    """Raises Refusal unless both are clouds (n, d, N) in one space."""
+    """Raises FlowportError unless both are clouds (n, d, N) in one space."""
     if x.ndim != 3 or y.ndim != 3 or x.shape[1] != y.shape[1]:
-        raise Refusal(
+        raise FlowportError(
             f"cost={name} compares clouds (n, d, N) in one space, not points {tuple(x.shape[1:])} and "
             f"{tuple(y.shape[1:])}: use cost=squared_euclidean"
         )

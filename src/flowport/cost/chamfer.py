@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowport.cost.base import Cost, refuse_no_clouds
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 CHUNK = 2**18
 """Distances between points that are held at once: they stay in the cache of a processor, which is 8 times faster."""
@@ -30,11 +30,11 @@ def chamfer(x: Float[Tensor, "n d p"], y: Float[Tensor, "m d q"]) -> Tensor:
     return found + found.T if x is y else found
 
 
-class Chamfer(Cost):
+class ChamferCost(Cost):
     """c(a, b) = mean_i min_j |a_i − b_j|² + mean_j min_i |a_i − b_j|² for clouds (d, N), whatever their order.
 
     Squared units of the points. (Fan, Su & Guibas 2017; here with means, so that it does not grow with the points.)
-    Clouds turned together keep it. Raises Refusal for points that are not clouds of one dimension.
+    Clouds turned together keep it. Raises FlowportError for points that are not clouds of one dimension.
     """
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:

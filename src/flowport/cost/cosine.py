@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowport.cost.base import Cost
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
-class Cosine(Cost):
+class CosineCost(Cost):
     """c(x0, x1) = 1 − ⟨x0, x1⟩ / (|x0| |x1|), in [0, 2]. In one dimension it only compares signs. No unit."""
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:

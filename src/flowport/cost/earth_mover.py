@@ -5,8 +5,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from flowport.cost.base import Cost, refuse_no_clouds
-from flowport.errors import Refusal
-from flowport.shapes import Sample
+from flowport.errors import FlowportError
+from flowport.types import Sample
 
 CHUNK = 2**22
 """Products between points that are held at once."""
@@ -19,18 +19,20 @@ def assigned(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack(best).to(a.device)
 
 
-class EarthMover(Cost):
+class EarthMoverCost(Cost):
     """c(a, b) = W2²(a, b) = min over permutations p of mean_k |a_k − b_p(k)|², clouds (d, N) of one size.
 
     Exact (scipy, pair by pair: about 1 ms for 128 points), whatever the order of the points. Squared units of the
-    points. Clouds turned together keep it. Raises Refusal for points that are not clouds of one size.
+    points. Clouds turned together keep it. Raises FlowportError for points that are not clouds of one size.
     """
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         x, y = source.x, target.x
         refuse_no_clouds("earth_mover", x, y)
         if x.shape[2] != y.shape[2]:
-            raise Refusal(f"cost=earth_mover needs clouds of one size, not of {x.shape[2]} and {y.shape[2]} points")
+            raise FlowportError(
+                f"cost=earth_mover needs clouds of one size, not of {x.shape[2]} and {y.shape[2]} points"
+            )
         found = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
         step = max(1, CHUNK // x.shape[2] ** 2)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from flowport.cost.base import Cost
 from flowport.cost.squared_euclidean import squared_distances
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 def describe(descriptor: nn.Module, x: Tensor, chunk: int) -> Tensor:
@@ -23,10 +23,11 @@ def describe(descriptor: nn.Module, x: Tensor, chunk: int) -> Tensor:
                 module.training = training
 
 
-class Features(Cost):
+class FeaturesCost(Cost):
     """c(x0, x1) = |φ(x0) − φ(x1)|² with a frozen network φ: (n, *D) → (n, F).
 
-    network: any nn.Module, trained or fixed (for instance :class:`flowport.cost.HOG`). It is used in evaluation mode
+    network: any nn.Module, trained or fixed (for instance :class:`flowport.cost.HOGFeatures`). It is used in
+    evaluation mode
     without gradients. chunk: points per forward pass.
     """
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 
 def normalise(ink: Tensor, size: int, reach: float) -> Tensor:
@@ -36,7 +36,7 @@ def normalise(ink: Tensor, size: int, reach: float) -> Tensor:
     return F.grid_sample(ink, grid, align_corners=True)
 
 
-class HOG(nn.Module):
+class HOGFeatures(nn.Module):
     """(n, C, H, W) images in [−1, 1], ink bright → (n, cells² · orientations) unit vectors.
 
     Gradient directions modulo π are counted, weighted by the gradient's length, in ``orientations`` bins (shared
@@ -44,17 +44,18 @@ class HOG(nn.Module):
     histogram is taken, so that a squared distance is a Hellinger distance.
     deskew: centre, deslant and scale by the image's moments first. size: side of the normalised picture in pixels.
     Mathematics: Dalal and Triggs, CVPR 2005; moment normalisation as in LeCun et al. 1998.
-    Raises Refusal where points are not images.
+    Raises FlowportError where points are not images.
     """
 
-    def __init__(self, cells: int = 5, orientations: int = 8, deskew: bool = True, size: int = 20,
-                 reach: float = 2.2) -> None:  # fmt: skip
+    def __init__(
+        self, cells: int = 5, orientations: int = 8, deskew: bool = True, size: int = 20, reach: float = 2.2
+    ) -> None:
         super().__init__()
         self.cells, self.orientations, self.deskew, self.size, self.reach = cells, orientations, deskew, size, reach
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
-            raise Refusal(f"the HOG cost is for images (C, H, W), but a point has shape {tuple(x.shape[1:])}")
+            raise FlowportError(f"the HOG cost is for images (C, H, W), but a point has shape {tuple(x.shape[1:])}")
         ink = ((x.mean(1, keepdim=True) + 1) / 2).clamp(min=0)
         if self.deskew:
             ink = normalise(ink, self.size, self.reach)

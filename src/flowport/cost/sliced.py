@@ -5,22 +5,22 @@ from torch import Tensor
 
 from flowport.cost.base import Cost
 from flowport.cost.squared_euclidean import squared_distances
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.randomness import Randomness
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
-class Sliced(Cost):
+class SlicedCost(Cost):
     """c(a, b) = mean over directions θ of W2²(θ·a, θ·b), clouds (d, N) as uniform laws (Bonneel et al. 2015).
 
     On a line W2 sorts, so every cloud becomes one vector of sorted projections and the cost one squared distance. It
     never exceeds the mean squared distance under the best assignment. directions: fixed, uniform on the sphere.
-    Raises Refusal for points that are not clouds (d, N) of one size.
+    Raises FlowportError for points that are not clouds (d, N) of one size.
     """
 
     def __init__(self, directions: int = 24, seed: int = 0) -> None:
         if directions < 1:
-            raise Refusal(f"cost=sliced needs directions ≥ 1, not {directions}")
+            raise FlowportError(f"cost=sliced needs directions ≥ 1, not {directions}")
         self.directions, self.seed = directions, seed
 
     def _sorted(self, x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Sliced(Cost):
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         a, b = source.x, target.x
         if a.ndim != 3 or a.shape[1:] != b.shape[1:]:
-            raise Refusal(
+            raise FlowportError(
                 f"cost=sliced compares clouds (n, d, N) of one size, not {tuple(a.shape)} and {tuple(b.shape)}"
             )
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):

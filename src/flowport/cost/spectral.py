@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from flowport.cost.base import Cost
 from flowport.cost.features import describe
 from flowport.cost.squared_euclidean import squared_distances
-from flowport.errors import Refusal
-from flowport.shapes import Sample
+from flowport.errors import FlowportError
+from flowport.types import Sample
 
 
 def _edges(distances: Tensor, k: int, row: int, column: int) -> Tensor:
@@ -20,7 +20,7 @@ def _edges(distances: Tensor, k: int, row: int, column: int) -> Tensor:
     return torch.stack([start.reshape(-1) + row, near.reshape(-1) + column]).cpu()
 
 
-class Spectral(Cost):
+class SpectralCost(Cost):
     """c(x0, x1) = |ψ(x0) − ψ(x1)|², ψ the leading eigenvectors of a k-NN graph over source ∪ target.
 
     Features φ are centred in each domain, so that a common offset between the domains counts for nothing. Every
@@ -28,15 +28,22 @@ class Spectral(Cost):
     ψ are the ``dimensions`` leading non-trivial eigenvectors of D^{−1/2} W D^{−1/2}, times D^{−1/2}, of unit
     variance each: neighbours of neighbours come close, and clusters keep together (Belkin and Niyogi 2003; for two
     domains Ham, Lee and Saul 2005). Without unit. ψ depends on the whole batch, is deterministic, and is computed on
-    the CPU. Small batches use as many neighbours and dimensions as they can. Raises Refusal for non-finite features.
+    the CPU. Small batches use as many neighbours and dimensions as they can. Raises FlowportError for non-finite
+    features.
 
     descriptor: nn.Module (n, *D) → (n, F); None takes the points themselves.
     """
 
-    def __init__(self, descriptor: nn.Module | None = None, within: int = 8, across: int = 2, dimensions: int = 14,
-                 chunk: int = 1024) -> None:  # fmt: skip
+    def __init__(
+        self,
+        descriptor: nn.Module | None = None,
+        within: int = 8,
+        across: int = 2,
+        dimensions: int = 14,
+        chunk: int = 1024,
+    ) -> None:
         if min(within, across, dimensions) < 1:
-            raise Refusal(
+            raise FlowportError(
                 f"cost.within, cost.across and cost.dimensions must be at least 1, but are {within}, {across} and "
                 f"{dimensions}"
             )
@@ -48,12 +55,15 @@ class Spectral(Cost):
         own_a, own_b = squared_distances(a, a).fill_diagonal_(torch.inf), squared_distances(b, b)
         own_b.fill_diagonal_(torch.inf)
         between = squared_distances(a, b)
-        edges = torch.cat([
-            _edges(own_a, min(self.within, max(n - 1, 1)), 0, 0),
-            _edges(own_b, min(self.within, max(m - 1, 1)), n, n),
-            _edges(between, self.across, 0, n),
-            _edges(between.T, self.across, n, 0),
-        ], 1).numpy()  # fmt: skip
+        edges = torch.cat(
+            [
+                _edges(own_a, min(self.within, max(n - 1, 1)), 0, 0),
+                _edges(own_b, min(self.within, max(m - 1, 1)), n, n),
+                _edges(between, self.across, 0, n),
+                _edges(between.T, self.across, n, 0),
+            ],
+            1,
+        ).numpy()
         directed = coo_matrix((np.ones(edges.shape[1]), (edges[0], edges[1])), shape=(n + m, n + m)).tocsr()
         # an edge that both ends chose counts twice
         return directed + directed.T
@@ -63,7 +73,7 @@ class Spectral(Cost):
         a, b = (describe(self.descriptor, x, self.chunk).double() for x in (source, target))
         a, b = a - a.mean(0), b - b.mean(0)
         if not bool(torch.isfinite(a).all() & torch.isfinite(b).all()):
-            raise Refusal("the spectral cost found NaN or infinite features: only finite data can be coupled")
+            raise FlowportError("the spectral cost found NaN or infinite features: only finite data can be coupled")
         graph, nodes = self._graph(a, b), len(a) + len(b)
         scale = 1 / np.sqrt(np.asarray(graph.sum(1)).ravel())
         k = min(self.dimensions + 1, nodes - 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 # Up to this many dimensions a product in float64 costs nothing worth saving.
 FEW = 64
@@ -48,7 +48,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return distances
 
 
-class SquaredEuclidean(Cost):
+class SquaredEuclideanCost(Cost):
     """c(x0, x1) = |x0 − x1|², the cost of the 2-Wasserstein distance. Squared units of the points."""
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:

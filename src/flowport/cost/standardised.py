@@ -4,10 +4,10 @@ from torch import Tensor
 
 from flowport.cost.base import Cost
 from flowport.cost.squared_euclidean import squared_distances
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
-class Standardised(Cost):
+class StandardisedCost(Cost):
     """c(x0, x1) = Σ_k (x0_k − x1_k)² / var_k, var_k the variance of coordinate k over the target's batch. No unit.
 
     For points whose coordinates have different units, as a label of several measured values. A coordinate that is

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
-from flowport.errors import Refusal
-from flowport.shapes import Sample
+from flowport.errors import FlowportError
+from flowport.types import Sample
 
 
-class Sum(Cost):
+class SumCost(Cost):
     """c = Σ_k w_k c_k / mean(c_k), the mean over all pairs of the batch; without unit.
 
-    costs: the members by name; weights: a number ≥ 0 for each name. Raises Refusal where the names differ or a weight
+    costs: the members by name; weights: a number ≥ 0 for each name. Raises FlowportError where the names differ or a
+    weight
     is negative.
     """
 
     def __init__(self, costs: Mapping[str, Cost], weights: Mapping[str, float]) -> None:
         if not costs or set(costs) != set(weights) or min(weights.values()) < 0:
-            raise Refusal(
+            raise FlowportError(
                 f"a sum of costs needs one weight ≥ 0 for each cost, but the costs are {', '.join(costs) or 'none'} "
                 f"and the weights {dict(weights)}"
             )

@@ -1,24 +1,24 @@
 """Couplings: who goes with whom inside a batch."""
 
-from flowport.coupling.aligned import Aligned
-from flowport.coupling.base import Coupling, Matching
-from flowport.coupling.class_conditional import ClassConditional
-from flowport.coupling.condition_aware import ConditionAware
-from flowport.coupling.exact import Exact
-from flowport.coupling.independent import Independent
-from flowport.coupling.partial import Partial
-from flowport.coupling.sinkhorn import Sinkhorn
-from flowport.coupling.unbalanced import Unbalanced
+from flowport.coupling.aligned import AlignedCoupling
+from flowport.coupling.base import Coupling, Plan
+from flowport.coupling.class_conditional import ClassConditionalCoupling
+from flowport.coupling.condition_aware import ConditionAwareCoupling
+from flowport.coupling.exact import ExactCoupling
+from flowport.coupling.independent import IndependentCoupling
+from flowport.coupling.partial import PartialCoupling
+from flowport.coupling.sinkhorn import SinkhornCoupling
+from flowport.coupling.unbalanced import UnbalancedCoupling
 
 __all__ = [
-    "Aligned",
-    "ClassConditional",
-    "ConditionAware",
+    "AlignedCoupling",
+    "ClassConditionalCoupling",
+    "ConditionAwareCoupling",
     "Coupling",
-    "Exact",
-    "Independent",
-    "Matching",
-    "Partial",
-    "Sinkhorn",
-    "Unbalanced",
+    "ExactCoupling",
+    "IndependentCoupling",
+    "PartialCoupling",
+    "Plan",
+    "SinkhornCoupling",
+    "UnbalancedCoupling",
 ]

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from flowport.cost.earth_mover import assigned
-from flowport.coupling.base import Coupling, Matching
-from flowport.coupling.independent import Independent
+from flowport.coupling.base import Coupling, Plan
+from flowport.coupling.independent import IndependentCoupling
 from flowport.coupling.rotation import turned
-from flowport.errors import Refusal
-from flowport.shapes import Pair
+from flowport.errors import FlowportError
+from flowport.types import Pair
 
 
 def swapped(a: Tensor, b: Tensor, rounds: int, generator: torch.Generator) -> Tensor:
@@ -35,13 +35,14 @@ def _wide(index: Tensor, like: Tensor) -> Tensor:
     return index[:, None].expand(-1, like.shape[1], -1)
 
 
-class Aligned(Coupling):
+class AlignedCoupling(Coupling):
     """Clouds are paired by ``coupling``, then the points of each target cloud are permuted to match its source's.
 
     The law of a cloud does not depend on the order of its points, so both marginals stay (the *target* is permuted, so
     that an ordered source would stay as it is too). swaps: None for the exact assignment (scipy, on the CPU); a number:
     so many rounds of random swaps on the tensors' device, within a few per cent of it at 400. facts: the coupling's
-    own, and aligned, the mean squared distance between matched points. Raises Refusal for points that are not clouds.
+    own, and aligned, the mean squared distance between matched points. Raises FlowportError for points that are not
+    clouds.
 
     rotate: the target is turned towards its source as well (:func:`flowport.coupling.rotation.turned`). The source
     always stays as it is. The target's law stays where **both** laws are the same in every pose (solids in random pose,
@@ -53,28 +54,28 @@ class Aligned(Coupling):
 
     def __init__(self, coupling: Coupling | None = None, swaps: int | None = None, rotate: bool = False) -> None:
         if swaps is not None and swaps < 1:
-            raise Refusal(f"coupling.swaps is {swaps}; it must be at least 1, or null for the exact assignment")
-        self.coupling, self.swaps, self.rotate = coupling or Independent(), swaps, rotate
+            raise FlowportError(f"coupling.swaps is {swaps}; it must be at least 1, or null for the exact assignment")
+        self.coupling, self.swaps, self.rotate = coupling or IndependentCoupling(), swaps, rotate
 
-    def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
+    def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
         a, b = pair.source.x, pair.target.x
         if a.ndim != 3 or a.shape[1:] != b.shape[1:]:
-            raise Refusal(
+            raise FlowportError(
                 f"coupling=aligned matches the points of clouds (d, N), but source and target points have the shapes "
                 f"{tuple(a.shape[1:])} and {tuple(b.shape[1:])}: use coupling=exact"
             )
-        matching = self.coupling(pair, generator)
-        a, b = a[matching.i], b[matching.j]
+        plan = self.coupling(pair, generator)
+        a, b = a[plan.i], b[plan.j]
         with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
             rotation = None
             if self.rotate:
                 rotation, order = turned(a, b, lambda a, b: self._matched(a, b, generator))
             else:
                 order = self._matched(a, b, generator)
-        matching = replace(matching, order=order, rotation=rotation)
-        found = matching.apply(pair)
+        plan = replace(plan, order=order, rotation=rotation)
+        found = plan.apply(pair)
         gap = (found.source.x - found.target.x).square().sum(1).mean()
-        return replace(matching, facts={**matching.facts, "aligned": gap})
+        return replace(plan, facts={**plan.facts, "aligned": gap})
 
     def _matched(self, a: Tensor, b: Tensor, generator: torch.Generator) -> Tensor:
         return assigned(a, b) if self.swaps is None else swapped(a.float(), b.float(), self.swaps, generator)

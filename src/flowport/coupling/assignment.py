@@ -9,8 +9,8 @@ from ot.lp.emd_wrap import emd_c
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from flowport.errors import Refusal
-from flowport.transfer import sent
+from flowport.errors import FlowportError
+from flowport.tensors import sent
 
 # Longest list of pairs that a batch of n and m points may become.
 LONGEST = 2**24
@@ -25,7 +25,7 @@ def pair_count(n: int, m: int) -> int:
     """lcm(n, m): the shortest list of pairs that holds every source and every target equally often."""
     length = math.lcm(n, m)
     if length > LONGEST:
-        raise Refusal(
+        raise FlowportError(
             f"{n} source and {m} target points would need {length} pairs for equal shares, more than {LONGEST}: choose "
             f"sizes with a common factor"
         )
@@ -33,10 +33,10 @@ def pair_count(n: int, m: int) -> int:
 
 
 def finite(cost: Tensor) -> Tensor:
-    """The cost, or a Refusal where it is not finite."""
+    """The cost, or a FlowportError where it is not finite."""
     if not bool(torch.isfinite(cost.sum())) and not bool(torch.isfinite(cost).all()):  # one pass where all is well
         bad = int((~torch.isfinite(cost)).sum())
-        raise Refusal(f"the cost matrix has {bad} NaN or infinite entries: only finite points can be coupled")
+        raise FlowportError(f"the cost matrix has {bad} NaN or infinite entries: only finite points can be coupled")
     return cost
 
 
@@ -47,9 +47,9 @@ def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np
     """
     plan, _, _, _, code = emd_c(a, b, reduced, 100_000_000, 1, None, None)
     if code != OPTIMAL:
-        raise Refusal(f"the network simplex did not converge on {len(a)} and {len(b)} points (POT's code {code})")
+        raise FlowportError(f"the network simplex did not converge on {len(a)} and {len(b)} points (POT's code {code})")
     if not (np.array_equal(plan.sum(1), a) and np.array_equal(plan.sum(0), b) and np.array_equal(plan, np.rint(plan))):
-        raise Refusal(f"the transport plan of {len(a)} and {len(b)} points lost mass: rescale the data")
+        raise FlowportError(f"the transport plan of {len(a)} and {len(b)} points lost mass: rescale the data")
     return plan
 
 
@@ -90,7 +90,7 @@ def permutation(cost: Tensor) -> Tensor:
     """argmin over permutations τ of Σ_i C[i, τ(i)], read off, never sampled. cost: (n, n) → (n,) int64 on its device.
 
     scipy's shortest augmenting paths from entropic potentials: 2 to 3 times faster than from C itself, more in few
-    dimensions. Raises Refusal for a cost that is not finite, or whose range is not.
+    dimensions. Raises FlowportError for a cost that is not finite, or whose range is not.
     """
     with torch.no_grad():
         reduced = _reduced(finite(cost.detach().cpu()).double())
@@ -102,7 +102,7 @@ def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
     """(i, j), L = lcm(n, m) optimal pairs: source i stands exactly L/n times, target j exactly L/m times.
 
     min ⟨P, C⟩ over P 1 = L/n, Pᵀ 1 = L/m; a vertex of this polytope is whole-numbered, so the list has the marginals
-    exactly. cost: (n, m). Raises Refusal as :func:`permutation`, and for L > 2²⁴.
+    exactly. cost: (n, m). Raises FlowportError as :func:`permutation`, and for L > 2²⁴.
     """
     n, m = cost.shape
     if n == m:

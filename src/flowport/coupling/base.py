@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowport.shapes import Pair
+from flowport.types import Pair
 
 
 @dataclass(frozen=True)
-class Matching:
+class Plan:
     """Pair row i[k] of the source with row j[k] of the target.
 
     i, j: (k,) int64 on the device of the pair, k = B for a batch of B and B; for a batch of n and m points k is a
@@ -50,13 +50,13 @@ class Matching:
 
 class Coupling(ABC):
     """independent: the pairs stay independent draws. keeps_marginals: see above.
-    needs_matched_classes: both sides must hold equal class counts (joint=class_matched)."""
+    needs_matched_classes: both sides must hold equal class counts (pairing=class_matched)."""
 
     independent: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
     needs_matched_classes: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
-        """Match the rows of a pair. Costs are float32 or float64 whatever the autocast. Raises Refusal where the
+    def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
+        """Match the rows of a pair. Costs are float32 or float64 whatever the autocast. Raises FlowportError where the
         problem has no finite cost or a solver does not converge: never a silent uniform plan."""

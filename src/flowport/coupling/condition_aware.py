@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
-from flowport.cost.squared_euclidean import SquaredEuclidean
-from flowport.cost.standardised import Standardised
+from flowport.cost.squared_euclidean import SquaredEuclideanCost
+from flowport.cost.standardised import StandardisedCost
 from flowport.coupling.assignment import finite, permutation
-from flowport.coupling.base import Coupling, Matching
+from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.class_conditional import within_classes
-from flowport.errors import Refusal
-from flowport.shapes import Pair, Sample
+from flowport.errors import FlowportError
+from flowport.types import Pair, Sample
 
 
 def weight_for(ratio: float, cost: Tensor, distance: Tensor) -> float:
@@ -32,7 +32,7 @@ def weight_for(ratio: float, cost: Tensor, distance: Tensor) -> float:
     return max(float(threshold), 0.0)
 
 
-class ConditionAware(Coupling):
+class ConditionAwareCoupling(Coupling):
     """π = argmin over permutations of Σ_i |x0_i − x1_τ(i)|² + w d(y_i, y_τ(i)) (C2OT; Cheng and Schwing, ICCV 2025).
 
     Only the target is labelled. y_i is the label of source i's own batch partner *before* re-pairing, hence
@@ -44,25 +44,32 @@ class ConditionAware(Coupling):
     re-pairings that would still be worth their change of label (.2 in the paper). weight: a fixed w instead, in units
     of cost per distance. distance: a cost between labels, Standardised where None; the paper's Cosine suits
     embeddings, but of one-dimensional labels it only compares signs. cost: squared Euclidean where None.
-    facts: cost, weight. Raises Refusal for a target without labels, unequal sides and a ratio outside (0, 1].
+    facts: cost, weight. Raises FlowportError for a target without labels, unequal sides and a ratio outside (0, 1].
     """
 
-    def __init__(self, ratio: float = 0.2, weight: float | None = None, distance: Cost | None = None,
-                 cost: Cost | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, ratio: float = 0.2, weight: float | None = None, distance: Cost | None = None, cost: Cost | None = None
+    ) -> None:
         if not 0 < ratio <= 1:
-            raise Refusal(f"coupling.ratio={ratio} is not in (0, 1]: it is the share of pairs that may change partners")
+            raise FlowportError(
+                f"coupling.ratio={ratio} is not in (0, 1]: it is the share of pairs that may change partners"
+            )
         if weight is not None and weight < 0:
-            raise Refusal(f"coupling.weight={weight} is negative: it must be at least 0, or null to follow the ratio")
+            raise FlowportError(
+                f"coupling.weight={weight} is negative: it must be at least 0, or null to follow the ratio"
+            )
         self.ratio, self.weight = ratio, weight
-        self.cost = SquaredEuclidean() if cost is None else cost
-        self.distance = Standardised() if distance is None else distance
+        self.cost = SquaredEuclideanCost() if cost is None else cost
+        self.distance = StandardisedCost() if distance is None else distance
 
-    def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
+    def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
         label = pair.target.label
         if label is None:
-            raise Refusal("coupling=condition_aware needs a labelled target, but it has no labels: use coupling=exact")
+            raise FlowportError(
+                "coupling=condition_aware needs a labelled target, but it has no labels: use coupling=exact"
+            )
         if len(pair.source) != len(pair.target):
-            raise Refusal(
+            raise FlowportError(
                 f"coupling=condition_aware needs a partner for each point, but the batch has {len(pair.source)} source "
                 f"and {len(pair.target)} target points: couple batches of one size, for instance data.pool=8"
             )
@@ -74,4 +81,4 @@ class ConditionAware(Coupling):
         weight = weight_for(self.ratio, cost, distance) if self.weight is None else self.weight
         j = permutation(cost + weight * distance)
         i = torch.arange(len(j), device=j.device)
-        return Matching(i, j, {"cost": cost[i, j].mean().item(), "weight": weight})
+        return Plan(i, j, {"cost": cost[i, j].mean().item(), "weight": weight})

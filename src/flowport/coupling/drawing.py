@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 # Rows for which columns are drawn at once.
 CHUNK = 4096
@@ -26,13 +26,15 @@ def pairs(plan: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor,
 
     Rows by systematic resampling (row i stands ⌊e_i⌋ or ⌈e_i⌉ times, e_i = count · P_i· / ΣP), then a column for each
     from P_ij / P_i·. (Systematic resampling of all n·m cells would be unbiased too, but its even steps fall on one
-    column again and again.) Raises Refusal for a plan that is not finite or without mass.
+    column again and again.) Raises FlowportError for a plan that is not finite or without mass.
     """
     plan = plan.detach()
     heights = plan.double().sum(1).cumsum(0)
     total = float(heights[-1])
     if not math.isfinite(total) or total <= 0:
-        raise Refusal(f"the transport plan has mass {total}: nothing can be drawn from it; raise coupling.epsilon")
+        raise FlowportError(
+            f"the transport plan has mass {total}: nothing can be drawn from it; raise coupling.epsilon"
+        )
     start = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64).to(plan.device)
     marks = (torch.arange(count, dtype=torch.float64, device=plan.device) + start) * (total / count)
     i = torch.searchsorted(heights, marks, right=True).clamp_(max=len(heights) - 1)

@@ -3,11 +3,11 @@
 import torch
 
 from flowport.coupling.assignment import pair_count
-from flowport.coupling.base import Coupling, Matching
-from flowport.shapes import Pair
+from flowport.coupling.base import Coupling, Plan
+from flowport.types import Pair
 
 
-class Independent(Coupling):
+class IndependentCoupling(Coupling):
     """π(x0, x1) = p(x0, x1) of the joint: the rows stay as they are.
 
     Batches of n and m points become lcm(n, m) pairs, the targets shuffled.
@@ -15,10 +15,10 @@ class Independent(Coupling):
 
     independent = True
 
-    def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
+    def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
         n, m, device = len(pair.source), len(pair.target), pair.source.x.device
         rows = torch.arange(pair_count(n, m), device=device)
         if n == m:
-            return Matching(rows, rows)
+            return Plan(rows, rows)
         order = torch.randperm(len(rows), generator=generator, device=generator.device).to(device)
-        return Matching(rows % n, order % m)
+        return Plan(rows % n, order % m)

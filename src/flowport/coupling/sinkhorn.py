@@ -4,31 +4,32 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
-from flowport.cost.squared_euclidean import SquaredEuclidean
+from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
 from flowport.coupling.assignment import pair_count
-from flowport.coupling.base import Coupling, Matching
+from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.entropic import Potentials, sharpness, solve
-from flowport.errors import Refusal
-from flowport.shapes import Pair
+from flowport.errors import FlowportError
+from flowport.types import Pair
 
 
-class Sinkhorn(Coupling):
+class SinkhornCoupling(Coupling):
     """π = argmin ⟨P, C⟩ + ε KL(P | 1/n ⊗ 1/m), P 1 = 1/n, Pᵀ 1 = 1/m; then one column is drawn for each row.
 
     epsilon: relative to the mean of the cost, ε = epsilon · mean(C), so that it means the same in every dimension. A
     Brownian bridge with volatility σ has ε = 2σ² for the cost |x0 − x1|² (Tong et al. 2023). Rows are used
     equally often; columns in expectation, up to ``tolerance``: Σ_i |row sum − 1/n| of the plan.
     facts: cost (mean over the drawn pairs), plan_entropy ((H − log n)/log n, 0: a permutation, 1: independent),
-    marginal_error, iterations. Raises Refusal where the marginals are not met within ``iterations``.
+    marginal_error, iterations. Raises FlowportError where the marginals are not met within ``iterations``.
     """
 
-    def __init__(self, epsilon: float = 0.05, iterations: int = 2000, tolerance: float = 1e-3,
-                 cost: Cost | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, epsilon: float = 0.05, iterations: int = 2000, tolerance: float = 1e-3, cost: Cost | None = None
+    ) -> None:
         if not epsilon > 0:
-            raise Refusal(f"coupling.epsilon={epsilon} must be positive (a share of the mean cost), as 0.05")
+            raise FlowportError(f"coupling.epsilon={epsilon} must be positive (a share of the mean cost), as 0.05")
         self.epsilon, self.iterations, self.tolerance = epsilon, iterations, tolerance
-        self.cost = SquaredEuclidean() if cost is None else cost
+        self.cost = SquaredEuclideanCost() if cost is None else cost
 
     def _solve(self, cost: Tensor) -> Potentials:
         with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
@@ -39,7 +40,7 @@ class Sinkhorn(Coupling):
         """(n, m) transport plan with marginals 1/n and 1/m, for study and tests."""
         return self._solve(self.cost(pair.source, pair.target)).plan()
 
-    def __call__(self, pair: Pair, generator: torch.Generator) -> Matching:
+    def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
         cost = self.cost(pair.source, pair.target)
         potentials = self._solve(cost)
         plan = potentials.plan()
@@ -47,7 +48,7 @@ class Sinkhorn(Coupling):
         rows, sums = plan.sum(1), plan.sum(0)
         error = float(torch.maximum((rows - 1 / n).abs().sum(), (sums - 1 / m).abs().sum()))
         if not error <= max(self.tolerance, 1e-9) * 1.01:
-            raise Refusal(
+            raise FlowportError(
                 f"Sinkhorn left a marginal error of {error:.2g} after {potentials.iterations} iterations, more than "
                 f"{self.tolerance:.2g}: raise coupling.epsilon or coupling.iterations"
             )
@@ -55,6 +56,10 @@ class Sinkhorn(Coupling):
         logits = potentials.logits()
         j = torch.cat([drawing.columns(logits, generator) for _ in range(repeats)])
         i = torch.arange(n, device=j.device).repeat(repeats)
-        facts = {"cost": cost[i, j].mean().item(), "plan_entropy": sharpness(plan), "marginal_error": error,
-                 "iterations": float(potentials.iterations)}  # fmt: skip
-        return Matching(i, j, facts)
+        facts = {
+            "cost": cost[i, j].mean().item(),
+            "plan_entropy": sharpness(plan),
+            "marginal_error": error,
+            "iterations": float(potentials.iterations),
+        }
+        return Plan(i, j, facts)

@@ -1,13 +1,13 @@
 """Where points live: analytic laws, the user's own tensors, datasets inside installed packages."""
 
-from flowport.distribution.base import Analytic, Density, Distribution, Stored
+from flowport.distribution.base import AnalyticDistribution, Density, Distribution, Stored
 from flowport.distribution.checkerboard import Checkerboard
 from flowport.distribution.digits import Digits
 from flowport.distribution.gaussian import Gaussian
 from flowport.distribution.hugging_face import HuggingFace
 from flowport.distribution.instrument import Brass, Flute, Instrument
 from flowport.distribution.knot import Knot
-from flowport.distribution.mixture import Components, EightGaussians, Mixture
+from flowport.distribution.mixture import EightGaussians, GaussianComponents, Mixture
 from flowport.distribution.mnist import MNIST
 from flowport.distribution.moons import Moons
 from flowport.distribution.notes import Notes
@@ -21,14 +21,13 @@ from flowport.distribution.user_folders import AudioFolder, CloudFolder, ImageFo
 
 __all__ = [
     "MNIST",
-    "Analytic",
+    "AnalyticDistribution",
     "AudioFolder",
     "Box",
     "Brass",
     "Capsule",
     "Checkerboard",
     "CloudFolder",
-    "Components",
     "Density",
     "Digits",
     "Distribution",
@@ -36,6 +35,7 @@ __all__ = [
     "Ellipsoid",
     "Flute",
     "Gaussian",
+    "GaussianComponents",
     "HuggingFace",
     "ImageFolder",
     "Instrument",

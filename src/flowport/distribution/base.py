@@ -10,11 +10,11 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
-from flowport.shapes import EventShape, Sample
-from flowport.transfer import sent
+from flowport.tensors import sent
+from flowport.types import EventShape, Sample
 
 
 class Distribution(ABC):
@@ -47,16 +47,20 @@ class Distribution(ABC):
         split, for files often lie in order of their classes), analytic laws n draws; never augmented."""
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
-        """Stored items by number. Raises Refusal for an analytic law, which has none."""
-        raise Refusal(f"{type(self).__name__} is a law, not a set of stored items; draw fresh points from it instead")
+        """Stored items by number. Raises FlowportError for an analytic law, which has none."""
+        raise FlowportError(
+            f"{type(self).__name__} is a law, not a set of stored items; draw fresh points from it instead"
+        )
 
     def items_of_part(self) -> Tensor:
-        """Which raw items this split holds, (size,) int64. Raises Refusal for an analytic law, which has none."""
-        raise Refusal(f"{type(self).__name__} is a law, not a set of stored items")
+        """Which raw items this split holds, (size,) int64. Raises FlowportError for an analytic law, which has none."""
+        raise FlowportError(f"{type(self).__name__} is a law, not a set of stored items")
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
-        """One item of each wanted class. Raises Refusal for a law that cannot choose the class."""
-        raise Refusal(f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data")
+        """One item of each wanted class. Raises FlowportError for a law that cannot choose the class."""
+        raise FlowportError(
+            f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data"
+        )
 
     def corresponds(self, other: "Distribution") -> bool:
         """Whether this split and the other's are equally long and item k of both is a view of one thing."""
@@ -89,7 +93,7 @@ class Distribution(ABC):
         return 0
 
 
-class Analytic(Distribution):
+class AnalyticDistribution(Distribution):
     """A law that can be sampled without end. Members write ``sample`` only; with tensors of their own also ``to``."""
 
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
@@ -98,16 +102,16 @@ class Analytic(Distribution):
     def every(self, n: int, randomness: Randomness) -> Sample:
         return self.sample(n, randomness.generator("every", 0, self.device))
 
-    def split(self, name: str) -> "Analytic":
+    def split(self, name: str) -> "AnalyticDistribution":
         return self
 
-    def to(self, device: torch.device | str) -> "Analytic":
+    def to(self, device: torch.device | str) -> "AnalyticDistribution":
         moved = copy(self)
         moved.device = torch.device(device)
         return moved
 
 
-class Density(Analytic):
+class Density(AnalyticDistribution):
     """A law whose density is known in closed form."""
 
     @abstractmethod
@@ -123,16 +127,25 @@ class Stored(Distribution):
     """Raw items in memory, encoded by their modality when they are drawn. Members only say where raw data come from.
 
     raw: (N, …) tensor; labels: (N,) int64 classes, (N, k) float values or None.
-    splits: name -> (n,) indices of raw. Raises Refusal where a split is unknown or empty, labels and items differ in
+    splits: name -> (n,) indices of raw. Raises FlowportError where a split is unknown or empty, labels and items
+    differ in
     number, or data are not finite.
     """
 
     size: int
 
-    def __init__(self, name: str, raw: Tensor, labels: Tensor | None, modality: Modality, splits: dict[str, Tensor],
-                 part: str = "train", classes: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        raw: Tensor,
+        labels: Tensor | None,
+        modality: Modality,
+        splits: dict[str, Tensor],
+        part: str = "train",
+        classes: int = 0,
+    ) -> None:
         if labels is not None and len(labels) != len(raw):
-            raise Refusal(f"{name} has {len(raw)} items but {len(labels)} labels; every item needs one label")
+            raise FlowportError(f"{name} has {len(raw)} items but {len(labels)} labels; every item needs one label")
         refuse_non_finite(name, raw)
         modality.accept(name, raw)
         self.name, self.raw, self.labels, self.modality, self.splits = name, raw, labels, modality, splits
@@ -144,9 +157,9 @@ class Stored(Distribution):
 
     def _choose(self, part: str) -> None:
         if part not in self.splits:
-            raise Refusal(f"{self.name} has no split called {part!r}; it has {', '.join(self.splits)}")
+            raise FlowportError(f"{self.name} has no split called {part!r}; it has {', '.join(self.splits)}")
         if len(self.splits[part]) == 0:
-            raise Refusal(f"the {part} split of {self.name} is empty: {len(self.raw)} items are too few")
+            raise FlowportError(f"the {part} split of {self.name} is empty: {len(self.raw)} items are too few")
         self.part, self.index = part, self.splits[part]
         self.size = len(self.index)
 
@@ -168,20 +181,20 @@ class Stored(Distribution):
     def items_of_part(self) -> Tensor:
         return self.index
 
-    def judge(self) -> "Stored":
+    def classifier_dataset(self) -> "Stored":
         """The labelled dataset whose classifier judges points of this one; itself unless a member says otherwise."""
         return self
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
         """For each wanted class in labels (n,), an item of that class; within a class every item is used equally
-        often, up to one. Raises Refusal where a class has no item."""
+        often, up to one. Raises FlowportError where a class has no item."""
         if self.labels is None or self.classes == 0:
-            raise Refusal(f"{self.name} has no class labels, so classes cannot be matched")
+            raise FlowportError(f"{self.name} has no class labels, so classes cannot be matched")
         own, chosen = self.labels[self.index].cpu(), torch.empty(len(labels), dtype=torch.long)
         for c in labels.cpu().unique():
             slots, items = (labels.cpu() == c).nonzero().squeeze(1), (own == c).nonzero().squeeze(1)
             if len(items) == 0:
-                raise Refusal(f"the {self.part} split of {self.name} has no item of class {int(c)}")
+                raise FlowportError(f"the {self.part} split of {self.name} has no item of class {int(c)}")
             rounds = -(-len(slots) // len(items))
             order = torch.cat(
                 [
@@ -251,9 +264,11 @@ def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
 
 
 def refuse_non_finite(name: str, raw: Tensor) -> None:
-    """Raises Refusal where raw (N, …) holds NaN or infinity: says how many and the first row."""
+    """Raises FlowportError where raw (N, …) holds NaN or infinity: says how many and the first row."""
     bad = ~raw.isfinite().flatten(1).all(1) if raw.is_floating_point() else torch.zeros(1, dtype=torch.bool)
     if bad.any():
         values = int((~raw.isfinite()).sum())
-        raise Refusal(f"{name} holds {values} NaN or infinite values in {int(bad.sum())} of {len(raw)} rows, the first "
-                      f"in row {int(bad.nonzero()[0])}; every value must be finite")  # fmt: skip
+        raise FlowportError(
+            f"{name} holds {values} NaN or infinite values in {int(bad.sum())} of {len(raw)} rows, the first "
+            f"in row {int(bad.nonzero()[0])}; every value must be finite"
+        )

@@ -6,26 +6,27 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowport.distribution.base import Analytic
+from flowport.distribution.base import AnalyticDistribution
 from flowport.distribution.parameter import positive, precision
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Plane
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 @final
-class Checkerboard(Analytic):
+class Checkerboard(AnalyticDistribution):
     """Uniform on the squares (i, j) with i + j even of a cells × cells board over [−extent, extent]²; the label numbers
     those squares, column by column from the left.
 
     p(x) = 1 / (K w²) there, w = 2 extent / cells, K the number of such squares, and 0 elsewhere. With the defaults it
-    is FFJORD's checkerboard (Grathwohl et al. 2019). Raises Refusal for fewer than two cells or an extent that is not
+    is FFJORD's checkerboard (Grathwohl et al. 2019). Raises FlowportError for fewer than two cells or an extent that
+    is not
     positive.
     """
 
     def __init__(self, cells: int = 4, extent: float = 4.0, dtype: str | torch.dtype = "float32") -> None:
         if cells < 2:
-            raise Refusal(f"cells is {cells}; a checkerboard needs at least 2 a side")
+            raise FlowportError(f"cells is {cells}; a checkerboard needs at least 2 a side")
         self.cells, self.extent, self.dtype = cells, positive("extent", extent), precision(dtype)
         i, j = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
         self.squares = torch.stack([i, j], -1)[(i + j) % 2 == 0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.parameter import Numbers, numbers
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 
 class Covariance(ABC):
@@ -39,7 +39,7 @@ class Covariance(ABC):
 
 
 @dataclass(frozen=True)
-class Diagonal(Covariance):
+class DiagonalCovariance(Covariance):
     """S = diag(variance), variance (d,) > 0."""
 
     variance: Tensor
@@ -59,12 +59,12 @@ class Diagonal(Covariance):
     def is_identity(self) -> bool:
         return bool((self.variance == 1).all())
 
-    def to(self, device: torch.device | str) -> "Diagonal":
-        return Diagonal(self.variance.to(device))
+    def to(self, device: torch.device | str) -> "DiagonalCovariance":
+        return DiagonalCovariance(self.variance.to(device))
 
 
 @dataclass(frozen=True)
-class Dense(Covariance):
+class DenseCovariance(Covariance):
     """S and its Cholesky factor L, both (d, d)."""
 
     values: Tensor
@@ -86,31 +86,33 @@ class Dense(Covariance):
     def is_identity(self) -> bool:
         return torch.equal(self.values, torch.eye(len(self.values), dtype=self.values.dtype, device=self.values.device))
 
-    def to(self, device: torch.device | str) -> "Dense":
-        return Dense(self.values.to(device), self.factor.to(device))
+    def to(self, device: torch.device | str) -> "DenseCovariance":
+        return DenseCovariance(self.values.to(device), self.factor.to(device))
 
 
-def diagonal(values: Tensor, d: int) -> Diagonal:
-    """A scalar or (d,) variance. Raises Refusal where the length is not d or a variance is not positive."""
+def diagonal(values: Tensor, d: int) -> DiagonalCovariance:
+    """A scalar or (d,) variance. Raises FlowportError where the length is not d or a variance is not positive."""
     if values.numel() not in (1, d):
-        raise Refusal(f"covariance lists {values.numel()} variances; it must be one number, {d} numbers or {d} x {d}")
+        raise FlowportError(
+            f"covariance lists {values.numel()} variances; it must be one number, {d} numbers or {d} x {d}"
+        )
     if not (values > 0).all():
-        raise Refusal(f"covariance has the variance {float(values.min())}; every variance must be positive")
-    return Diagonal(values.expand(d).clone())
+        raise FlowportError(f"covariance has the variance {float(values.min())}; every variance must be positive")
+    return DiagonalCovariance(values.expand(d).clone())
 
 
-def dense(values: Tensor, d: int) -> Dense:
-    """A (d, d) matrix. Raises Refusal unless it is symmetric positive definite."""
+def dense(values: Tensor, d: int) -> DenseCovariance:
+    """A (d, d) matrix. Raises FlowportError unless it is symmetric positive definite."""
     if tuple(values.shape) != (d, d):
-        raise Refusal(f"covariance is a matrix {tuple(values.shape)}; for this event_shape it must be {d} x {d}")
-    return Dense(values, cholesky("covariance", values))
+        raise FlowportError(f"covariance is a matrix {tuple(values.shape)}; for this event_shape it must be {d} x {d}")
+    return DenseCovariance(values, cholesky("covariance", values))
 
 
 def cholesky(key: str, values: Tensor) -> Tensor:
-    """Lower Cholesky factors of (…, d, d). Raises Refusal unless every matrix is symmetric positive definite."""
+    """Lower Cholesky factors of (…, d, d). Raises FlowportError unless every matrix is symmetric positive definite."""
     factor, failed = torch.linalg.cholesky_ex(values)
     if failed.any() or not torch.allclose(values, values.mT):
-        raise Refusal(f"{key} must be symmetric and positive definite, but is {values.tolist()}")
+        raise FlowportError(f"{key} must be symmetric and positive definite, but is {values.tolist()}")
     return factor
 
 
@@ -121,5 +123,5 @@ def covariance(value: Numbers, d: int, dtype: torch.dtype) -> Covariance:
     """The covariance that a number, a list of d variances or a d x d matrix means."""
     values = numbers("covariance", value, dtype)
     if values.ndim not in READINGS:
-        raise Refusal(f"covariance has {values.ndim} axes; it must be a number, a list of variances or a matrix")
+        raise FlowportError(f"covariance has {values.ndim} axes; it must be a number, a list of variances or a matrix")
     return READINGS[values.ndim](values, d)

@@ -30,7 +30,7 @@ class Digits(Stored):
 
     size: of the encoded image (1, size, size); pad: black pixels around it, inside size (size=28, pad=4 as for MNIST).
     modality: Image(), or one with augmentation. Source: Alpaydin and Kaynak (1998), UCI; in scikit-learn.
-    Raises Refusal for an impossible size or pad, or an unknown part.
+    Raises FlowportError for an impossible size or pad, or an unknown part.
     """
 
     def __init__(self, size: int = 8, pad: int = 0, modality: Modality | None = None, part: str = "train") -> None:

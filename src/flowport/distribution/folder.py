@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowport.distribution.parts import divide
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 logger = logging.getLogger(__name__)
 CACHE = Path("data/cache")
@@ -30,7 +30,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Collected:
+class FolderContents:
     """items: (N, …) raw; file: (N,) which file each came from; classes: (N,) number of its sub-folder, or None."""
 
     items: Tensor
@@ -44,20 +44,22 @@ class Collected:
         return divide(len(self.items), tenth, tenth, self.classes, self.file)
 
 
-def collect(path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArray], options: str,
-            skip_bad_files: bool) -> Collected:  # fmt: skip
+def collect(
+    path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArray], options: str, skip_bad_files: bool
+) -> FolderContents:
     """Every file below ``path`` with one of the suffixes, decoded to items (k, …) of one shape, in order of names.
 
     options: all that decoding depends on, a part of the hash. Files in two or more sub-folders are labelled by them.
-    Raises Refusal for a folder that is missing or has no such file, for a file that cannot be decoded (by its name;
+    Raises FlowportError for a folder that is missing or has no such file, for a file that cannot be decoded (by its
+    name;
     with skip_bad_files it is counted and listed instead), and for fewer than 10 items.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise Refusal(f"{path} is not a folder")
+        raise FlowportError(f"{path} is not a folder")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     if not files:
-        raise Refusal(f"{path} holds no {', '.join(suffixes)} file: nothing to learn from")
+        raise FlowportError(f"{path} holds no {', '.join(suffixes)} file: nothing to learn from")
     cached = CACHE / f"{_digest(folder, files, options)}.safetensors"
     kept = loaded(cached)
     if kept is None:
@@ -65,18 +67,18 @@ def collect(path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArr
     else:
         (items, counts), bad = (kept[0][name] for name in ("items", "counts")), kept[1]
     if bad and not skip_bad_files:
-        raise Refusal(_told(path, bad) + ": mend or remove them, or set skip_bad_files=true")
+        raise FlowportError(_told(path, bad) + ": mend or remove them, or set skip_bad_files=true")
     if bad:
         logger.warning("%s", _told(path, bad) + "; they are left out")
     if len(items) < FEWEST:
-        raise Refusal(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
+        raise FlowportError(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
     if kept is None:
         keep(cached, {"items": items, "counts": counts}, bad)
         mapped = loaded(cached)
         items = mapped[0]["items"] if mapped else items  # pages of the file, which memory can give back
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
     file = torch.arange(len(good)).repeat_interleave(counts)
-    return Collected(items, file, _classes(good, file), good)
+    return FolderContents(items, file, _classes(good, file), good)
 
 
 def _told(path: str, bad: dict[str, str]) -> str:
@@ -108,8 +110,9 @@ def _digest(folder: Path, files: list[Path], options: str) -> str:
     return whole.hexdigest()
 
 
-def _decoded(folder: Path, files: list[Path], decode: Callable[[Path], NDArray],
-             go_on: bool) -> tuple[Tensor, Tensor, dict[str, str]]:  # fmt: skip
+def _decoded(
+    folder: Path, files: list[Path], decode: Callable[[Path], NDArray], go_on: bool
+) -> tuple[Tensor, Tensor, dict[str, str]]:
     """(items, items of every good file, name -> what is wrong with a bad one)."""
 
     def one(file: Path) -> NDArray | str:

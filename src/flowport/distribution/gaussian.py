@@ -10,11 +10,11 @@ from torch import Tensor
 
 from flowport.distribution.base import Density
 from flowport.distribution.covariance import covariance as read_covariance
-from flowport.distribution.mixture import Components
+from flowport.distribution.mixture import GaussianComponents
 from flowport.distribution.parameter import Numbers, event, numbers, precision
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Image, Modality, Plane
-from flowport.shapes import EventShape, Sample
+from flowport.types import EventShape, Sample
 
 MODALITIES: dict[int, type[Modality]] = {3: Image}
 
@@ -27,16 +27,22 @@ class Gaussian(Density):
     coordinate), d variances, or a (d, d) matrix. event_shape: a list, or the dimension d. dtype: float32 or float64.
     modality: how points are shown; without it shapes (C, H, W) are images and all others points of the plane.
     standard_gaussian holds exactly when m = 0 and S = I.
-    Raises Refusal where sizes disagree or S is not symmetric positive definite.
+    Raises FlowportError where sizes disagree or S is not symmetric positive definite.
     """
 
-    def __init__(self, mean: Numbers = 0.0, covariance: Numbers = 1.0, event_shape: int | Sequence[int] = (2,),
-                 dtype: str | torch.dtype = "float32", modality: Modality | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        mean: Numbers = 0.0,
+        covariance: Numbers = 1.0,
+        event_shape: int | Sequence[int] = (2,),
+        dtype: str | torch.dtype = "float32",
+        modality: Modality | None = None,
+    ) -> None:
         self.event_shape: EventShape = event(event_shape)
         self.dtype, d = precision(dtype), math.prod(self.event_shape)
         values = numbers("mean", mean, self.dtype).flatten()
         if values.numel() not in (1, d):
-            raise Refusal(
+            raise FlowportError(
                 f"mean has {values.numel()} numbers; for event_shape {self.event_shape} it must have 1 or {d}"
             )
         self.mean, self.spread = values.expand(d).clone(), read_covariance(covariance, d, self.dtype)
@@ -49,9 +55,9 @@ class Gaussian(Density):
         return self.spread.matrix()
 
     @property
-    def components(self) -> Components:
+    def components(self) -> GaussianComponents:
         """The same law as a mixture of one component, for oracles."""
-        return Components.of([1.0], self.mean[None], self.covariance[None], self.dtype)
+        return GaussianComponents.of([1.0], self.mean[None], self.covariance[None], self.dtype)
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         z = torch.randn(n, len(self.mean), generator=generator, device=generator.device, dtype=self.dtype)

@@ -10,7 +10,7 @@ import torch
 from flowport.distribution.base import Stored
 from flowport.distribution.parts import divide
 from flowport.distribution.user_folders import fitted_picture
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Image, Modality
 
 
@@ -20,19 +20,30 @@ class HuggingFace(Stored):
 
     image, label: names of the columns; label null or a column of class numbers. A DatasetDict keeps its own train and
     test; its validation comes from a tenth of the train images where it has none. A single Dataset is split 80/10/10.
-    Needs the extra: pip install 'flowport[hf]'. Raises Refusal where that, the folder or a column is missing, or where
+    Needs the extra: pip install 'flowport[hf]'. Raises FlowportError where that, the folder or a column is missing,
+    or where
     an image cannot be read.
     """
 
-    def __init__(self, path: str, image: str = "image", label: str | None = "label", size: int = 32, channels: int = 3,
-                 modality: Modality | None = None, part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str,
+        image: str = "image",
+        label: str | None = "label",
+        size: int = 32,
+        channels: int = 3,
+        modality: Modality | None = None,
+        part: str = "train",
+    ) -> None:
         if size < 1 or channels not in (1, 3):
-            raise Refusal(f"{path} needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
+            raise FlowportError(f"{path} needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
         parts = _opened(path)
         for name, table in parts.items():
             for column in (image, label):
                 if column is not None and column not in table.column_names:
-                    raise Refusal(f"{path} ({name}) has no column {column!r}; it has {', '.join(table.column_names)}")
+                    raise FlowportError(
+                        f"{path} ({name}) has no column {column!r}; it has {', '.join(table.column_names)}"
+                    )
         fit = partial(fitted_picture, size=size, channels=channels)
         raw = {name: _images(path, name, table, image, fit) for name, table in parts.items()}
         labels = None
@@ -40,19 +51,24 @@ class HuggingFace(Stored):
             labels = torch.cat([torch.as_tensor(table[label][:]).long() for table in parts.values()])
         classes = 0 if labels is None else int(labels.max()) + 1
         splits = _splits({name: len(items) for name, items in raw.items()}, labels)
-        super().__init__(Path(path).name, torch.cat(list(raw.values())), labels, modality or Image(), splits, part,
-                         classes)  # fmt: skip
+        super().__init__(
+            Path(path).name, torch.cat(list(raw.values())), labels, modality or Image(), splits, part, classes
+        )
 
 
 def _opened(path: str) -> dict[str, Any]:
     try:
         import datasets
     except ModuleNotFoundError:
-        raise Refusal("distribution=hugging_face needs the package datasets: pip install 'flowport[hf]'") from None
+        raise FlowportError(
+            "distribution=hugging_face needs the package datasets: pip install 'flowport[hf]'"
+        ) from None
     try:
         found = datasets.load_from_disk(path)
     except (FileNotFoundError, ValueError) as error:
-        raise Refusal(f"{path} is no dataset that datasets.save_to_disk wrote: {str(error).splitlines()[0]}") from None
+        raise FlowportError(
+            f"{path} is no dataset that datasets.save_to_disk wrote: {str(error).splitlines()[0]}"
+        ) from None
     return dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
 
 
@@ -62,7 +78,7 @@ def _images(path: str, name: str, table: Any, column: str, fit: Any) -> torch.Te
         try:
             rows.append(fit(table[k][column]))
         except (OSError, AttributeError, ValueError) as error:
-            raise Refusal(f"{path} ({name}): item {k} of column {column!r} is no image ({error})") from None
+            raise FlowportError(f"{path} ({name}): item {k} of column {column!r} is no image ({error})") from None
     return torch.from_numpy(np.concatenate(rows))
 
 
@@ -77,5 +93,7 @@ def _splits(sizes: dict[str, int], labels: torch.Tensor | None) -> dict[str, tor
     own = None if labels is None else labels[train]
     missing = [name for name in ("validation", "test") if name not in bounds]
     cut = divide(len(train), tenth * ("validation" in missing), tenth * ("test" in missing), own)
-    return {name: train[cut[name]] if name in (*missing, "train") else bounds[name]
-            for name in ("train", "validation", "test")}  # fmt: skip
+    return {
+        name: train[cut[name]] if name in (*missing, "train") else bounds[name]
+        for name in ("train", "validation", "test")
+    }

@@ -16,7 +16,7 @@ LOUDEST = 0.25
 
 
 @dataclass(frozen=True)
-class Score:
+class NoteSequence:
     """Notes to be played. pitch (n,) Hz; loudness (n,) dB, at most 0; duration (n,) seconds."""
 
     pitch: Tensor
@@ -24,16 +24,16 @@ class Score:
     duration: Tensor
 
     @staticmethod
-    def written(n: int, randomness: Randomness) -> "Score":
+    def written(n: int, randomness: Randomness) -> "NoteSequence":
         """n notes: pitch log-uniform in [220, 880] Hz, loudness U[−12, 0] dB, duration U[0.4, 0.9] s."""
         u = torch.rand(3, n, generator=randomness.generator("score"), dtype=torch.float64)
-        return Score(220 * 4 ** u[0], -12 * u[1], 0.4 + 0.5 * u[2])
+        return NoteSequence(220 * 4 ** u[0], -12 * u[1], 0.4 + 0.5 * u[2])
 
     def __len__(self) -> int:
         return len(self.pitch)
 
-    def __getitem__(self, rows: slice) -> "Score":
-        return Score(self.pitch[rows], self.loudness[rows], self.duration[rows])
+    def __getitem__(self, rows: slice) -> "NoteSequence":
+        return NoteSequence(self.pitch[rows], self.loudness[rows], self.duration[rows])
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Instrument(ABC):
     """Those of equal options should be equal: what they play is kept."""
 
     @abstractmethod
-    def voice(self, score: Score, seconds: Tensor, generator: torch.Generator) -> Voice:
+    def voice(self, score: NoteSequence, seconds: Tensor, generator: torch.Generator) -> Voice:
         """How the notes sound at times ``seconds`` (T,), each note with variations of its own."""
 
-    def play(self, score: Score, rate: int, samples: int, generator: torch.Generator) -> Tensor:
+    def play(self, score: NoteSequence, rate: int, samples: int, generator: torch.Generator) -> Tensor:
         """(n, samples) int16 at ``rate`` Hz: g · envelope · Σ_k a_k sin(k φ), φ = 2π ∫ f dt, with Σ a_k² = 1."""
         seconds = torch.arange(samples, dtype=torch.float64) / rate
         voice = self.voice(score, seconds, generator)
@@ -83,7 +83,7 @@ def _between(low: float, high: float, n: int, generator: torch.Generator) -> Ten
     return low + (high - low) * torch.rand(n, 1, generator=generator, dtype=torch.float64)
 
 
-def _envelope(score: Score, seconds: Tensor, attack: Tensor) -> Tensor:
+def _envelope(score: NoteSequence, seconds: Tensor, attack: Tensor) -> Tensor:
     end = ONSET + score.duration[:, None]
     return ramp(seconds, torch.full_like(attack, ONSET), attack) * (
         1 - ramp(seconds, end - RELEASE, torch.full_like(end, RELEASE))
@@ -94,7 +94,7 @@ def _envelope(score: Score, seconds: Tensor, attack: Tensor) -> Tensor:
 class Flute(Instrument):
     """Four weak harmonics, a slow attack (80 to 120 ms), vibrato (10 to 25 cents at 4.5 to 6 Hz) and breath."""
 
-    def voice(self, score: Score, seconds: Tensor, generator: torch.Generator) -> Voice:
+    def voice(self, score: NoteSequence, seconds: Tensor, generator: torch.Generator) -> Voice:
         n = len(score)
         attack, depth = _between(0.08, 0.12, n, generator), _between(10, 25, n, generator)
         speed, phase = _between(4.5, 6.0, n, generator), _between(0, 2 * pi, n, generator)
@@ -113,7 +113,7 @@ class Brass(Instrument):
     """Eighteen harmonics, as far as the band holds them, a_k = e^{−(k−1)/b}; b grows with loudness and during a quick
     attack (25 to 45 ms), in which the pitch rises by 40 cents."""
 
-    def voice(self, score: Score, seconds: Tensor, generator: torch.Generator) -> Voice:
+    def voice(self, score: NoteSequence, seconds: Tensor, generator: torch.Generator) -> Voice:
         n = len(score)
         attack = _between(0.025, 0.045, n, generator)
         risen = ramp(seconds, torch.full_like(attack, ONSET), 2 * attack)

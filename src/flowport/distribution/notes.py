@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution, Stored
-from flowport.distribution.instrument import Brass, Flute, Instrument, Score
-from flowport.errors import Refusal
+from flowport.distribution.instrument import Brass, Flute, Instrument, NoteSequence
+from flowport.errors import FlowportError
 from flowport.modality import LogMel, Modality
 from flowport.randomness import Randomness
 
@@ -20,13 +20,15 @@ HELD_OUT = {"validation": 100, "test": 400}
 @lru_cache(maxsize=8)
 def _recorded(instrument: type[Instrument], score: int, train: int) -> tuple[Tensor, Tensor]:
     """(raw (N, SAMPLES) int16, octaves (N, 1)) of the training notes of a score and the held-out notes of all."""
-    scores = [Score.written(train, Randomness(score, 0, "/train"))]
-    scores += [Score.written(n, Randomness(0, 0, f"/{part}")) for part, n in HELD_OUT.items()]
+    scores = [NoteSequence.written(train, Randomness(score, 0, "/train"))]
+    scores += [NoteSequence.written(n, Randomness(0, 0, f"/{part}")) for part, n in HELD_OUT.items()]
     waves = [
-        instrument().play(notes[k : k + CHUNK], RATE, SAMPLES,
-                          Randomness(score, part, f"/{instrument.__name__}").generator("play", k))
-        for part, notes in enumerate(scores) for k in range(0, len(notes), CHUNK)
-    ]  # fmt: skip
+        instrument().play(
+            notes[k : k + CHUNK], RATE, SAMPLES, Randomness(score, part, f"/{instrument.__name__}").generator("play", k)
+        )
+        for part, notes in enumerate(scores)
+        for k in range(0, len(notes), CHUNK)
+    ]
     pitch = torch.cat([notes.pitch for notes in scores])
     return torch.cat(waves), (pitch / 440).log2().float()[:, None]
 
@@ -46,15 +48,21 @@ class Notes(Stored):
     instrument: Flute(), Brass() or your own without options. score: which training notes are played; two instruments
     with one score are pairs, with different scores they share no training note. The held-out notes are those of every
     score, so a translation of a test note has a true partner. label: octaves above 440 Hz, (n, 1).
-    Made when needed (about 2 s an instrument), the same on every run. Raises Refusal for fewer than 10 notes.
+    Made when needed (about 2 s an instrument), the same on every run. Raises FlowportError for fewer than 10 notes.
     """
 
     label_is_pitch = True
 
-    def __init__(self, instrument: Instrument, score: int = 0, train: int = 2000, modality: Modality | None = None,
-                 part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self,
+        instrument: Instrument,
+        score: int = 0,
+        train: int = 2000,
+        modality: Modality | None = None,
+        part: str = "train",
+    ) -> None:
         if train < 10:
-            raise Refusal(f"notes.train is {train}; at least 10 training notes are needed")
+            raise FlowportError(f"notes.train is {train}; at least 10 training notes are needed")
         raw, octaves = _recorded(type(instrument), score, train)
         self.instrument, self.score = instrument, score
         name = type(instrument).__name__.lower()
@@ -67,7 +75,7 @@ class Notes(Stored):
         assert self.labels is not None and other.labels is not None
         return torch.equal(self.labels[self.index].cpu(), other.labels[other.index].cpu())
 
-    def judge(self) -> Stored:
+    def classifier_dataset(self) -> Stored:
         """Which instrument is it? The orchestra's notes of score 0, so that one judge serves all, by instrument."""
         train = len(self.splits["train"])
         takes = [_recorded(type(player), 0, train)[0] for player in ORCHESTRA]

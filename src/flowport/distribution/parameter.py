@@ -6,20 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
-from flowport.shapes import EventShape
+from flowport.errors import FlowportError
+from flowport.types import EventShape
 
 Numbers = float | int | Sequence[Any] | Tensor
 PRECISIONS: dict[Any, torch.dtype] = {
-    "float32": torch.float32, "float64": torch.float64,
-    torch.float32: torch.float32, torch.float64: torch.float64,
-}  # fmt: skip
+    "float32": torch.float32,
+    "float64": torch.float64,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
 
 
 def precision(dtype: str | torch.dtype) -> torch.dtype:
     """float32 or float64, by name or as torch writes it."""
     if dtype not in PRECISIONS:
-        raise Refusal(f"dtype is {dtype!r}; it must be float32 or float64")
+        raise FlowportError(f"dtype is {dtype!r}; it must be float32 or float64")
     return PRECISIONS[dtype]
 
 
@@ -28,9 +30,9 @@ def numbers(key: str, value: Numbers, dtype: torch.dtype) -> Tensor:
     try:
         tensor = torch.as_tensor(value, dtype=dtype) if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
-        raise Refusal(f"{key} is {value!r}; it must be a number or a rectangular list of numbers") from None
+        raise FlowportError(f"{key} is {value!r}; it must be a number or a rectangular list of numbers") from None
     if not tensor.isfinite().all():
-        raise Refusal(f"{key} is {value!r}; every number must be finite")
+        raise FlowportError(f"{key} is {value!r}; every number must be finite")
     return tensor
 
 
@@ -38,7 +40,7 @@ def event(shape: int | Sequence[int]) -> EventShape:
     """event_shape as a tuple: 2 and [2] both mean points in R²."""
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     if not sizes or any(not isinstance(s, int) or s < 1 for s in sizes):
-        raise Refusal(
+        raise FlowportError(
             f"event_shape is {shape!r}; it must be a list of positive whole numbers, such as [2] or [1,16,16]"
         )
     return sizes
@@ -47,5 +49,5 @@ def event(shape: int | Sequence[int]) -> EventShape:
 def positive(key: str, value: float, or_zero: bool = False) -> float:
     """The number, refused unless positive (or zero where that is allowed)."""
     if not (value > 0 or (or_zero and value == 0)):
-        raise Refusal(f"{key} is {value}; it must be {'at least 0' if or_zero else 'positive'}")
+        raise FlowportError(f"{key} is {value}; it must be {'at least 0' if or_zero else 'positive'}")
     return value

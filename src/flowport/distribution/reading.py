@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 MAIN, LABELS, ALONE = ("x", "data"), ("label", "labels", "y"), "the array"
 
@@ -34,18 +34,19 @@ def read(path: str, key: str | None, label_key: str | None) -> tuple[Tensor, Ten
     """The array named ``key`` and the labels named ``label_key`` in a file.
 
     Without key: the only array beside the labels, or the one called x or data. Without label_key: label, labels or y,
-    where the file has one. Raises Refusal for a missing file, an unknown suffix, a file with pickled objects, a missing
+    where the file has one. Raises FlowportError for a missing file, an unknown suffix, a file with pickled objects, a
+    missing
     or ambiguous key, or something that is not numbers.
     """
     place = Path(path)
     if place.suffix not in READERS:
-        raise Refusal(f"path is {path!r}; the file must end in {', '.join(READERS)}")
+        raise FlowportError(f"path is {path!r}; the file must end in {', '.join(READERS)}")
     if not place.is_file():
-        raise Refusal(f"path is {path!r}, which is not a file; write the path of a {', '.join(READERS)} file")
+        raise FlowportError(f"path is {path!r}, which is not a file; write the path of a {', '.join(READERS)} file")
     try:
         held = READERS[place.suffix](place)
     except Exception:  # readers of damaged files raise anything, from KeyError to UnpicklingError
-        raise Refusal(
+        raise FlowportError(
             f"{path} cannot be read: it is damaged or holds pickled Python objects; only arrays of numbers are accepted"
         ) from None
     label = label_key or next((name for name in LABELS if name in held), None)
@@ -55,7 +56,7 @@ def read(path: str, key: str | None, label_key: str | None) -> tuple[Tensor, Ten
     for option, name in names.items():
         if name not in held:
             found = ", ".join(map(str, held)) or "nothing"
-            raise Refusal(f"{path} holds {found}; {option} is {name or None!r} and must name one of them")
+            raise FlowportError(f"{path} holds {found}; {option} is {name or None!r} and must name one of them")
     return _tensor(path, main, held[main]), None if label is None else _tensor(path, label, held[label])
 
 
@@ -63,7 +64,9 @@ def _tensor(path: str, name: str, value: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError):
-        raise Refusal(f"{name} in {path} is no array of numbers but {getattr(value, 'dtype', type(value))}") from None
+        raise FlowportError(
+            f"{name} in {path} is no array of numbers but {getattr(value, 'dtype', type(value))}"
+        ) from None
     if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise Refusal(f"{name} in {path} holds {tensor.dtype}; real numbers or bytes are accepted")
+        raise FlowportError(f"{name} in {path} holds {tensor.dtype}; real numbers or bytes are accepted")
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor

@@ -5,24 +5,29 @@ from typing import final
 
 import torch
 
-from flowport.distribution.base import Analytic
+from flowport.distribution.base import AnalyticDistribution
 from flowport.distribution.parameter import positive, precision
 from flowport.modality import Plane
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 @final
-class SCurve(Analytic):
+class SCurve(AnalyticDistribution):
     """x = scale · (sin τ, sign(τ) (cos τ − 1)) + noise · z, τ = 3π (u − ½), u ~ U[0, 1), z ~ N(0, I): scikit-learn's
     make_s_curve without its flat second coordinate.
 
     Label: the half, 0 for τ < 0 and 1 otherwise, or with ``continuous_label`` the position τ along the curve, (n, 1).
     noise: deviation of every coordinate, after scaling.
-    Raises Refusal for negative noise or a scale that is not positive.
+    Raises FlowportError for negative noise or a scale that is not positive.
     """
 
-    def __init__(self, noise: float = 0.05, scale: float = 1.0, continuous_label: bool = False,
-                 dtype: str | torch.dtype = "float32") -> None:  # fmt: skip
+    def __init__(
+        self,
+        noise: float = 0.05,
+        scale: float = 1.0,
+        continuous_label: bool = False,
+        dtype: str | torch.dtype = "float32",
+    ) -> None:
         self.noise, self.scale = positive("noise", noise, or_zero=True), positive("scale", scale)
         self.dtype, self.continuous_label = precision(dtype), continuous_label
         self.classes, self.label_width = (0, 1) if continuous_label else (2, 0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowport.distribution.base import Stored
 from flowport.distribution.packaged import file_of, fitted
 from flowport.distribution.parts import divide
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Image, Modality
 
 ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
@@ -26,12 +26,12 @@ class _Arrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise Refusal(f"the silhouettes' file asks for {module}.{name}; only numpy arrays are read from it")
+            raise FlowportError(f"the silhouettes' file asks for {module}.{name}; only numpy arrays are read from it")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def arrays(path: Path) -> np.ndarray:
-    """The numpy array in a gzip'd pickle. Raises Refusal where anything else stands in it."""
+    """The numpy array in a gzip'd pickle. Raises FlowportError where anything else stands in it."""
     with gzip.open(path, "rb") as file:
         return np.asarray(_Arrays(file).load())
 
@@ -63,11 +63,12 @@ class Silhouettes(Stored):
     Stratified; 284 images are copies of others, and copies always lie in one part (hence "about"). size: of the encoded
     image (1, size, size); crop: pixels cut from every edge first; pad: black pixels around, inside size.
     modality: Image(), or one with augmentation. Source: the package animal-shape-mnist, MIT.
-    Raises Refusal where the package is not installed, for an impossible size, crop or pad, or an unknown part.
+    Raises FlowportError where the package is not installed, for an impossible size, crop or pad, or an unknown part.
     """
 
-    def __init__(self, size: int = 28, crop: int = 0, pad: int = 0, modality: Modality | None = None,
-                 part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self, size: int = 28, crop: int = 0, pad: int = 0, modality: Modality | None = None, part: str = "train"
+    ) -> None:
         labels = _load()[1]
         super().__init__(
             "silhouettes", _fitted(size, crop, pad), labels, modality or Image(), _splits(), part, classes=10

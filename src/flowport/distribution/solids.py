@@ -7,11 +7,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from flowport.distribution.base import Analytic
-from flowport.errors import Refusal
+from flowport.distribution.base import AnalyticDistribution
+from flowport.errors import FlowportError
 from flowport.modality import Cloud
 from flowport.modality.cloud import rotations
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 SCALE = 1 / 0.52
 """Brings the coordinates of a torus to a standard deviation near 1."""
@@ -20,7 +20,7 @@ SPARE = 128
 """Draws of a rejection sampler beyond those that it needs on average, so that a cloud of one point is exact too."""
 
 
-class Solid(Analytic):
+class Solid(AnalyticDistribution):
     """``points`` points, independent and uniform on the surface, jittered by N(0, jitter²), turned and scaled.
 
     turned: in random pose; otherwise upright, its own axis along z.
@@ -33,7 +33,7 @@ class Solid(Analytic):
 
     def __init__(self, points: int = 128, jitter: float = 0.01, turned: bool = True) -> None:
         if points < 1 or jitter < 0:
-            raise Refusal(f"a cloud needs points ≥ 1 and jitter ≥ 0, not points={points}, jitter={jitter}")
+            raise FlowportError(f"a cloud needs points ≥ 1 and jitter ≥ 0, not points={points}, jitter={jitter}")
         self.points, self.jitter, self.turned = points, jitter, turned
         self.event_shape = (3, points)
         self.modality = Cloud()

@@ -20,7 +20,7 @@ from torch import Tensor
 from flowport.distribution import espeak, folder
 from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.parts import divide
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import LogMel, Modality
 
 RATE, SAMPLES, CHUNK = 8000, 8192, 256
@@ -34,7 +34,7 @@ def _loader() -> Any:
     try:
         return import_module(PACKAGE)
     except ModuleNotFoundError:
-        raise Refusal(
+        raise FlowportError(
             "distribution=voice_low and voice_high speak by eSpeak NG (GPL), which is not installed: "
             "pip install 'flowport[speech]'"
         ) from None
@@ -46,19 +46,24 @@ def _said(voice: str, words: Job) -> NDArray:
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "waves"
         command = [sys.executable, "-I", espeak.__file__, loader.get_library_path(), loader.get_data_path(), str(out)]
-        done = subprocess.run(command, input=json.dumps({"voice": voice, "words": words}), capture_output=True,
-                              text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            command, input=json.dumps({"voice": voice, "words": words}), capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
-            raise Refusal(f"eSpeak NG cannot speak here: {(done.stderr.strip() or 'it crashed').splitlines()[-1]}")
+            raise FlowportError(
+                f"eSpeak NG cannot speak here: {(done.stderr.strip() or 'it crashed').splitlines()[-1]}"
+            )
         answer: dict[str, Any] = json.loads(done.stdout)
         if "refused" in answer:
-            raise Refusal(f"spoken.voice is {voice!r}, which eSpeak NG does not know: en-us and en-us+f3 are voices")
+            raise FlowportError(
+                f"spoken.voice is {voice!r}, which eSpeak NG does not know: en-us and en-us+f3 are voices"
+            )
         waves, bounds = np.fromfile(out, dtype=np.int16), np.cumsum([0, *answer["lengths"]])
     longest = int(np.argmax(answer["lengths"]))
     seconds = answer["lengths"][longest] / answer["rate"]
     if seconds > SAMPLES / RATE:
         word, rate, _ = words[longest]
-        raise Refusal(
+        raise FlowportError(
             f"spoken.rates holds {rate}, at which {word!r} lasts {seconds:.2f} s; {SAMPLES / RATE} s are kept"
         )
     shared = int(np.gcd(RATE, answer["rate"]))
@@ -94,21 +99,31 @@ class Spoken(Stored):
     All words of one rate and pitch lie in one split (80, 10 and 10 per cent of these settings), so no setting that is
     heard in training is held out. half: 0 or 1, training has every other setting only, so that two voices with
     different halves share none; the held-out items are those of every half and correspond item by item.
-    Said when needed by one process (seconds), kept in data/cache. Raises Refusal where the extra ``speech`` is missing,
+    Said when needed by one process (seconds), kept in data/cache. Raises FlowportError where the extra ``speech`` is
+    missing,
     for a voice that eSpeak does not know, and for a word that lasts longer than 1.024 s.
     """
 
-    def __init__(self, voice: str, words: Sequence[str] = DIGITS, rates: Sequence[int] = RATES,
-                 pitches: Sequence[int] = PITCHES, half: int | None = None, modality: Modality | None = None,
-                 part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self,
+        voice: str,
+        words: Sequence[str] = DIGITS,
+        rates: Sequence[int] = RATES,
+        pitches: Sequence[int] = PITCHES,
+        half: int | None = None,
+        modality: Modality | None = None,
+        part: str = "train",
+    ) -> None:
         said, settings = tuple(words), list(product(rates, pitches))
         if len(set(said)) < max(2, len(said)) or len(set(settings)) < max(10, len(settings)):
-            raise Refusal(f"spoken needs at least 2 different words and 10 different settings, not {len(said)} words "
-                          f"and {len(settings)} settings")  # fmt: skip
+            raise FlowportError(
+                f"spoken needs at least 2 different words and 10 different settings, not {len(said)} words "
+                f"and {len(settings)} settings"
+            )
         if not all(80 <= rate <= 450 and 0 <= pitch <= 99 for rate, pitch in settings):
-            raise Refusal("spoken.rates must lie in 80 … 450 words a minute and spoken.pitches in 0 … 99")
+            raise FlowportError("spoken.rates must lie in 80 … 450 words a minute and spoken.pitches in 0 … 99")
         if half not in (None, 0, 1):
-            raise Refusal(f"spoken.half is {half}; it must be 0, 1 or null for all")
+            raise FlowportError(f"spoken.half is {half}; it must be 0, 1 or null for all")
         self.job: Job = [(word, rate, pitch) for rate, pitch in settings for word in said]
         setting = torch.arange(len(settings)).repeat_interleave(len(said))
         tenth = max(1, len(settings) // 10)

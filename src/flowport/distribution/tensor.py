@@ -8,12 +8,15 @@ from torch import Tensor
 from flowport.distribution.base import Stored
 from flowport.distribution.parts import divide
 from flowport.distribution.reading import read
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import FloatImage, Image, Modality, Plane
 
 KINDS: dict[tuple[int, bool], type[Modality]] = {
-    (2, False): Plane, (2, True): Plane, (4, False): FloatImage, (4, True): Image,
-}  # fmt: skip
+    (2, False): Plane,
+    (2, True): Plane,
+    (4, False): FloatImage,
+    (4, True): Image,
+}
 
 
 @final
@@ -26,17 +29,26 @@ class TensorFile(Stored):
 
     key, label_key: which arrays of an .npz or of a dictionary in a .pt; without them the only array (or x, data), and
     label, labels or y where present. Labels: whole numbers from 0 (N,) are classes, floating (N,) or (N, k) continuous.
-    Split 80 / 10 / 10 by a fixed seed, classes in proportion. Raises Refusal for everything else, fewer than 10 items,
+    Split 80 / 10 / 10 by a fixed seed, classes in proportion. Raises FlowportError for everything else, fewer than 10
+    items,
     NaN and infinity.
     """
 
-    def __init__(self, path: str, key: str | None = None, label_key: str | None = None,
-                 modality: Modality | None = None, part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str,
+        key: str | None = None,
+        label_key: str | None = None,
+        modality: Modality | None = None,
+        part: str = "train",
+    ) -> None:
         raw, labels = read(path, key, label_key)
         if len(raw.shape) == 0 or raw.numel() == 0:
-            raise Refusal(f"{path} holds an empty array of shape {tuple(raw.shape)}; at least 10 items are needed")
+            raise FlowportError(
+                f"{path} holds an empty array of shape {tuple(raw.shape)}; at least 10 items are needed"
+            )
         if len(raw) < 10:
-            raise Refusal(f"{path} holds {len(raw)} items; at least 10 are needed for the 80/10/10 split")
+            raise FlowportError(f"{path} holds {len(raw)} items; at least 10 are needed for the 80/10/10 split")
         raw = raw[:, None] if modality is None and raw.ndim == 3 and raw.dtype == torch.uint8 else raw
         modality = modality or _modality(path, raw)
         labels, classes = (None, 0) if labels is None else _labels(path, labels, len(raw))
@@ -48,12 +60,12 @@ class TensorFile(Stored):
 def _modality(path: str, raw: Tensor) -> Modality:
     kind = raw.ndim, raw.dtype == torch.uint8
     if kind not in KINDS:
-        raise Refusal(
+        raise FlowportError(
             f"{path} holds an array {tuple(raw.shape)} of {raw.dtype}; allowed are points (N, d), images (N, C, H, W) "
             f"and bytes (N, H, W)"
         )
     if kind == (4, True) and raw.shape[1] not in (1, 3):
-        raise Refusal(
+        raise FlowportError(
             f"{path} holds images {tuple(raw.shape)}; they must be (N, C, H, W) with C = 1 or 3, channels first"
         )
     return KINDS[kind]()
@@ -62,13 +74,15 @@ def _modality(path: str, raw: Tensor) -> Modality:
 def _labels(path: str, labels: Tensor, n: int) -> tuple[Tensor, int]:
     """(labels, classes): int64 classes and their number, or float32 (N, k) and 0."""
     if len(labels.shape) == 0 or len(labels) != n:
-        raise Refusal(f"{path} holds {n} items but labels of shape {tuple(labels.shape)}; every item needs one label")
+        raise FlowportError(
+            f"{path} holds {n} items but labels of shape {tuple(labels.shape)}; every item needs one label"
+        )
     if labels.is_floating_point():
         if not labels.isfinite().all():
-            raise Refusal(f"the labels in {path} hold NaN or infinite values; every label must be finite")
+            raise FlowportError(f"the labels in {path} hold NaN or infinite values; every label must be finite")
         return labels.reshape(n, -1).to(torch.float32), 0
     if labels.ndim != 1 or int(labels.min()) < 0:
-        raise Refusal(
+        raise FlowportError(
             f"{path} has labels {tuple(labels.shape)} from {int(labels.min())}; classes must be (N,) numbers from 0"
         )
     return labels.long(), int(labels.max()) + 1

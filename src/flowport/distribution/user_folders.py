@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowport.distribution.base import Stored
 from flowport.distribution.folder import collect
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 
 
@@ -23,8 +23,13 @@ def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_b
     """What the three give to ``Stored``: one tensor, split by file, labelled by sub-folder."""
     found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
     classes = 0 if found.classes is None else int(found.classes.max()) + 1
-    return {"name": Path(path).name, "raw": found.items, "labels": found.classes, "splits": found.splits(),
-            "classes": classes}  # fmt: skip
+    return {
+        "name": Path(path).name,
+        "raw": found.items,
+        "labels": found.classes,
+        "splits": found.splits(),
+        "classes": classes,
+    }
 
 
 def _picture(path: Path, size: int, channels: int) -> NDArray:
@@ -43,14 +48,23 @@ def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray:
 class ImageFolder(Stored):
     """Every .png, .jpg, .jpeg and .webp below ``path``: its middle square, resized to (channels, size, size) bytes.
 
-    channels: 1 grey, 3 colour. modality: Image(), or one with augmentation. Raises Refusal as
+    channels: 1 grey, 3 colour. modality: Image(), or one with augmentation. Raises FlowportError as
     ``distribution.folder.collect`` does.
     """
 
-    def __init__(self, path: str, size: int = 32, channels: int = 3, modality: Modality | None = None,
-                 skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str,
+        size: int = 32,
+        channels: int = 3,
+        modality: Modality | None = None,
+        skip_bad_files: bool = False,
+        part: str = "train",
+    ) -> None:
         if size < 1 or channels not in (1, 3):
-            raise Refusal(f"an image folder needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
+            raise FlowportError(
+                f"an image folder needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}"
+            )
         decode = partial(_picture, size=size, channels=channels)
         held = _read(path, (".png", ".jpg", ".jpeg", ".webp"), decode, skip_bad_files)
         super().__init__(**held, modality=modality or Image(), part=part)
@@ -86,20 +100,28 @@ class AudioFolder(Stored):
     samples: of a point. stored: kept of an item, by default ``samples``; with more, training draws ``samples`` at
     random from the sound of the item each time, and evaluation takes the first. mask_padding: points come with a mask
     that leaves out the frames behind the end of the sound. modality: LogMel(), or ComplexSTFT().
-    Raises Refusal as ``distribution.folder.collect`` does; a sound of more than two channels counts as a file that
+    Raises FlowportError as ``distribution.folder.collect`` does; a sound of more than two channels counts as a file
+    that
     cannot be read.
     """
 
     modality: Spectrogram
 
-    def __init__(self, path: str, samples: int = 8192, stored: int | None = None, mask_padding: bool = False,
-                 modality: Spectrogram | None = None, skip_bad_files: bool = False, part: str = "train",
-                 ) -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str,
+        samples: int = 8192,
+        stored: int | None = None,
+        mask_padding: bool = False,
+        modality: Spectrogram | None = None,
+        skip_bad_files: bool = False,
+        part: str = "train",
+    ) -> None:
         modality, stored = modality or LogMel(), samples if stored is None else stored
         if samples < modality.window:
-            raise Refusal(f"a clip of {samples} samples is shorter than the window of {modality.window}")
+            raise FlowportError(f"a clip of {samples} samples is shorter than the window of {modality.window}")
         if samples > stored:
-            raise Refusal(f"an audio folder needs samples ≤ stored, not samples={samples}, stored={stored}")
+            raise FlowportError(f"an audio folder needs samples ≤ stored, not samples={samples}, stored={stored}")
         decode = partial(_clips, rate=modality.rate, stored=stored)
         held = _read(path, (".wav", ".flac", ".ogg"), decode, skip_bad_files)
         self.samples, self.mask_padding = samples, mask_padding
@@ -163,13 +185,20 @@ class CloudFolder(Stored):
     which points are drawn uniformly by area. Every cloud is centred and scaled to coordinates of mean square 1.
 
     points: of an encoded cloud; stored: kept of every file, of which training draws fresh ``points`` each time.
-    rotate: training turns every cloud at random. Raises Refusal as ``distribution.folder.collect`` does.
+    rotate: training turns every cloud at random. Raises FlowportError as ``distribution.folder.collect`` does.
     """
 
-    def __init__(self, path: str, points: int = 128, stored: int = 1024, rotate: bool = False,
-                 skip_bad_files: bool = False, part: str = "train") -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str,
+        points: int = 128,
+        stored: int = 1024,
+        rotate: bool = False,
+        skip_bad_files: bool = False,
+        part: str = "train",
+    ) -> None:
         if not 1 <= points <= stored:
-            raise Refusal(f"a cloud folder needs 1 ≤ points ≤ stored, not points={points}, stored={stored}")
+            raise FlowportError(f"a cloud folder needs 1 ≤ points ≤ stored, not points={points}, stored={stored}")
         decode = partial(_points, stored=stored)
         held = _read(path, (".npy", ".npz", ".ply", ".off", ".obj", ".stl"), decode, skip_bad_files)
         super().__init__(**held, modality=Cloud(points, rotate), part=part)

@@ -21,8 +21,8 @@ from flowport.capabilities import Capabilities
 from flowport.conditioning import Conditioning
 from flowport.field.base import Field
 from flowport.path.base import Path
-from flowport.prediction.base import Hub, Prediction
-from flowport.shapes import Condition
+from flowport.prediction.base import FlowState, Prediction
+from flowport.types import Condition
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,15 @@ class JointMixture:
         return cls(m0.new_zeros(1), m0[None], m1[None], s0[None], s1[None], cross[None])
 
     @classmethod
-    def product(cls, weights0: Tensor, means0: Tensor, covariances0: Tensor, weights1: Tensor, means1: Tensor,
-                covariances1: Tensor) -> "JointMixture":  # fmt: skip
+    def product(
+        cls,
+        weights0: Tensor,
+        means0: Tensor,
+        covariances0: Tensor,
+        weights1: Tensor,
+        means1: Tensor,
+        covariances1: Tensor,
+    ) -> "JointMixture":
         """Independent mixtures of K0 and K1 components: one joint component for every pair of them."""
         n, m = len(weights0), len(weights1)
         i, j = torch.arange(n).repeat_interleave(m), torch.arange(m).repeat(n)
@@ -79,15 +86,21 @@ def _applied(matrices: Tensor, vectors: Tensor) -> Tensor:
     return torch.einsum("...kij,...kj->...ki", matrices, vectors)
 
 
-class Analytic(Field):
+class AnalyticField(Field):
     """The exact field of a joint Gaussian mixture on any path: no parameters, no training, any prediction.
 
     joint: in the dtype wanted (float64 for laws). Points may have any event shape with d elements.
     """
 
-    def __init__(self, joint: JointMixture, path: Path, prediction: Prediction, conditioning: Conditioning,
-                 able: Capabilities) -> None:  # fmt: skip
-        super().__init__(path, prediction, conditioning, able)
+    def __init__(
+        self,
+        joint: JointMixture,
+        path: Path,
+        prediction: Prediction,
+        conditioning: Conditioning,
+        capabilities: Capabilities,
+    ) -> None:
+        super().__init__(path, prediction, conditioning, capabilities)
         self.joint = joint
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -109,17 +122,22 @@ class Analytic(Field):
         drift = row(da, joint.m0) * joint.m0 + row(db, joint.m0) * joint.m1
         s = joint.s0
         covariance = (
-            row(a * a, s) * joint.s0 + row(b * b, s) * joint.s1 + row(a * b, s) * (cross + crossed)
+            row(a * a, s) * joint.s0
+            + row(b * b, s) * joint.s1
+            + row(a * b, s) * (cross + crossed)
             + row(g * g, s) * identity
-        )  # fmt: skip
+        )
         slope = (
-            row(da * a, s) * joint.s0 + row(db * b, s) * joint.s1 + row(da * b, s) * cross + row(db * a, s) * crossed
+            row(da * a, s) * joint.s0
+            + row(db * b, s) * joint.s1
+            + row(da * b, s) * cross
+            + row(db * a, s) * crossed
             + row(dg * g, s) * identity
-        )  # fmt: skip
+        )
         rest = flat[:, None] - mean
         log_density, pull = _log_normal(rest, covariance)
         share = torch.softmax(joint.log_weights + log_density, 1)[..., None]
         velocity = (share * (drift + _applied(slope, pull))).sum(1)
         noise = (share * pull).sum(1) * g[:, None]
-        hub = Hub(x, velocity.view_as(x), noise.view_as(x) if self.path.bridge else None)
-        return self.prediction.output(hub, coefficients, self.start(condition))
+        flow_state = FlowState(x, velocity.view_as(x), noise.view_as(x) if self.path.bridge else None)
+        return self.prediction.output(flow_state, coefficients, self.start(condition))

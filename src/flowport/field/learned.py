@@ -9,19 +9,26 @@ from flowport.conditioning import Conditioning
 from flowport.field.base import Field
 from flowport.path.base import Path
 from flowport.prediction.base import Prediction
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 
-class Learned(Field):
+class LearnedField(Field):
     """network(x, t, condition) read in the terms of a prediction on a path.
 
     ``output`` casts points of another precision than the network's for it and back; ``forward`` does not.
     sees_step: whether the network was built to be told the length of a step.
     """
 
-    def __init__(self, network: nn.Module, path: Path, prediction: Prediction, conditioning: Conditioning,
-                 able: Capabilities, sees_step: bool = False) -> None:  # fmt: skip
-        super().__init__(path, prediction, conditioning, able)
+    def __init__(
+        self,
+        network: nn.Module,
+        path: Path,
+        prediction: Prediction,
+        conditioning: Conditioning,
+        capabilities: Capabilities,
+        sees_step: bool = False,
+    ) -> None:
+        super().__init__(path, prediction, conditioning, capabilities)
         self.network, self.sees_step = network, sees_step
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

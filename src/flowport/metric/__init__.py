@@ -1,6 +1,7 @@
 """Metrics: pure functions, and the torchmetrics states that feed them."""
 
-from flowport.metric.base import Metric, Outcome
+from flowport.metric.base import EvaluationResult, Metric
+from flowport.metric.class_accuracy import ClassAccuracy, ClassDiversity
 from flowport.metric.clouds import CloudDistance, coverage, nearest_neighbour_accuracy
 from flowport.metric.discrepancy import MMD, EnergyDistance, energy_distance, mmd
 from flowport.metric.energy import (
@@ -14,13 +15,7 @@ from flowport.metric.energy import (
 from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
 from flowport.metric.few_steps import FewSteps
 from flowport.metric.preservation import ClassPreservation, TargetShare
-from flowport.metric.sound import (
-    PitchError,
-    SpectralDistance,
-    log_spectral_distance,
-    mel_cepstral_distortion,
-)
-from flowport.metric.told import ClassAccuracy, ClassDiversity
+from flowport.metric.sound import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
 from flowport.metric.torus import TorusFit, torus_fit
 from flowport.metric.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein_2, wasserstein_2
 
@@ -31,12 +26,12 @@ __all__ = [
     "ClassPreservation",
     "CloudDistance",
     "EnergyDistance",
+    "EvaluationResult",
     "FewSteps",
     "FrechetDistance",
     "KernelDistance",
     "Metric",
     "NormalisedPathEnergy",
-    "Outcome",
     "PitchError",
     "SlicedWasserstein",
     "SpectralDistance",

@@ -9,11 +9,11 @@ from torchmetrics import Metric as TorchMetric
 
 from flowport.distribution.base import Distribution
 from flowport.modality.base import Modality
-from flowport.shapes import ConditionShape, Sample
+from flowport.types import ConditionShape, Sample
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationResult:
     """One evaluation: what was translated, into what, and what it is measured against.
 
     source: (n, *D) held-out source points; result: (n, *D) their translations; target: (m, *D) held-out target points;
@@ -59,9 +59,9 @@ class Metric(TorchMetric):
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # only one process evaluates
 
-    def check_told(self, told: ConditionShape) -> None:
-        """Asked when a run is built: raises Refusal where the flow is not told what this metric asks for."""
+    def check_condition(self, told: ConditionShape) -> None:
+        """Asked when a run is built: raises FlowportError where the flow is not told what this metric asks for."""
         return
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        """Asked when a run is built: raises Refusal where this metric could not measure it."""
+        """Asked when a run is built: raises FlowportError where this metric could not measure it."""

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from flowport.cost import Chamfer, Cost
+from flowport.cost import ChamferCost, Cost
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.two_sample import TwoSample
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 def nearest_neighbour_accuracy(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
@@ -30,17 +30,20 @@ class CloudDistance(TwoSample):
     """``<name>_nna`` (1-nearest-neighbour accuracy, 0.5 is perfect), ``<name>_coverage``, ``<name>_mmd`` (minimum
     matching distance: mean over real clouds of the least distance), each with ``_floor`` and ``_untranslated``.
 
-    distance: between two clouds, :class:`flowport.cost.Chamfer` where None. All depend on the number of clouds and of
+    distance: between two clouds, :class:`flowport.cost.ChamferCost` where None. All depend on the number of clouds
+    and of
     points: read them against their floors. (Yang et al. 2019.)
     """
 
     def __init__(self, distance: Cost | None = None, name: str = "clouds", points: int = 200, seed: int = 0) -> None:
         super().__init__(name, points, seed)
-        self.between = distance or Chamfer()
+        self.between = distance or ChamferCost()
 
     def check(self, source: Distribution, target: Distribution) -> None:
         if len(target.event_shape) != 2:
-            raise Refusal(f"metric=cloud_distance is for clouds (d, N), not points {target.event_shape}: leave it out")
+            raise FlowportError(
+                f"metric=cloud_distance is for clouds (d, N), not points {target.event_shape}: leave it out"
+            )
 
     def embed(self, x: Tensor) -> Tensor:
         return x

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.precision import distances, rows
 from flowport.metric.two_sample import TwoSample
 
@@ -47,13 +47,16 @@ def energy_distance(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"]) -> Tenso
 
 
 def median_distance(y: Float[Tensor, "m *d"], points: int = 1024) -> Tensor:
-    """The median of |y_i − y_j| over i < j, on about ``points`` evenly strided points. Raises Refusal if it is zero."""
+    """The median of |y_i − y_j| over i < j, on about ``points`` evenly strided points. Raises FlowportError if it is
+    zero."""
     y = rows(y)
     y = y[:: max(1, len(y) // points)]
     i, j = torch.triu_indices(len(y), len(y), offset=1, device=y.device)
     median = distances(y, y)[i, j].median()
     if median <= 0:
-        raise Refusal("MMD measures bandwidths in median distances of the target, but most target points coincide")
+        raise FlowportError(
+            "MMD measures bandwidths in median distances of the target, but most target points coincide"
+        )
     return median
 
 

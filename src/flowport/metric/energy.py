@@ -6,8 +6,8 @@ import torch
 from scipy.integrate import simpson
 from torch import Tensor
 
-from flowport.errors import Refusal
-from flowport.metric.base import Metric, Outcome
+from flowport.errors import FlowportError
+from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.precision import rows
 from flowport.metric.two_sample import gathered
 
@@ -17,11 +17,11 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 def time_weights(times: Tensor) -> Tensor:
     """(K+1,) increasing times -> (K+1,) float64 weights w with Σ w_k f(t_k) ≈ ∫f dt: Simpson's rule for any spacing.
 
-    Error O(h⁴) (trapezoid for K = 1). Raises Refusal unless there are two times and they increase.
+    Error O(h⁴) (trapezoid for K = 1). Raises FlowportError unless there are two times and they increase.
     """
     grid = times.detach().double().cpu()
     if len(grid) < 2 or not bool((grid.diff() > 0).all()):
-        raise Refusal(
+        raise FlowportError(
             f"a path energy needs two or more increasing times, found {grid.tolist()[:4]}: keep the trajectory"
         )
     return torch.as_tensor(simpson(torch.eye(len(grid), dtype=grid.dtype).numpy(), x=grid.numpy()))
@@ -54,19 +54,22 @@ def straightness(velocity: Velocity, times: Tensor, states: Tensor) -> Tensor:
 
 
 def transport_cost(source: Tensor, result: Tensor) -> Tensor:
-    """|x0 − T(x0)|² of each pair, summed over coordinates -> (n,) float64. Raises Refusal for different shapes."""
+    """|x0 − T(x0)|² of each pair, summed over coordinates -> (n,) float64. Raises FlowportError for different
+    shapes."""
     if source.shape != result.shape:
-        raise Refusal(
+        raise FlowportError(
             f"the transport cost compares points of one shape, found source {tuple(source.shape)} and result "
             f"{tuple(result.shape)}: leave metric TransportCost out"
         )
     return (rows(source) - rows(result)).square().sum(dim=1)
 
 
-def field_of(outcome: Outcome, name: str) -> Velocity:
-    """The velocity of the evaluated field, or a Refusal."""
+def field_of(outcome: EvaluationResult, name: str) -> Velocity:
+    """The velocity of the evaluated field, or a FlowportError."""
     if outcome.velocity is None:
-        raise Refusal(f"{name} needs the velocity of a flow along its trajectory, which this evaluation has none of")
+        raise FlowportError(
+            f"{name} needs the velocity of a flow along its trajectory, which this evaluation has none of"
+        )
     return outcome.velocity
 
 
@@ -75,7 +78,7 @@ class NormalisedPathEnergy(Metric):
 
     W2² is ``outcome.reference_cost``, the least energy that any flow between the two laws can spend; npe is 0 for the
     dynamic optimal transport. About 100 kept times make the quadrature error negligible (:func:`time_weights`).
-    Raises Refusal without a velocity, a reference cost above zero, or two kept times.
+    Raises FlowportError without a velocity, a reference cost above zero, or two kept times.
     Source: Benamou & Brenier 2000; Tong et al. 2024, section 5.
     """
 
@@ -88,9 +91,9 @@ class NormalisedPathEnergy(Metric):
         self.add_state("energy", default=[], dist_reduce_fx="cat")
         self.add_state("reference", default=[], dist_reduce_fx="cat")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         if outcome.reference_cost is None or not outcome.reference_cost > 0:
-            raise Refusal(
+            raise FlowportError(
                 f"the normalised path energy divides by W2² between source and target, which is "
                 f"{outcome.reference_cost} here: use it where both have one shape and differ"
             )
@@ -101,7 +104,7 @@ class NormalisedPathEnergy(Metric):
     def compute(self) -> dict[str, Tensor]:
         energy, reference = gathered(self.energy), gathered(self.reference)
         if energy is None or reference is None:
-            raise Refusal("the path energy has seen no trajectory")
+            raise FlowportError("the path energy has seen no trajectory")
         least = reference.mean()
         spent = energy.mean()
         return {
@@ -125,16 +128,19 @@ class Straightness(Metric):
         self.add_state("bend", default=[], dist_reduce_fx="cat")
         self.add_state("moved", default=[], dist_reduce_fx="cat")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         self.bend.append(straightness(field_of(outcome, "straightness"), outcome.times, outcome.states))
         self.moved.append(transport_cost(outcome.states[0], outcome.states[-1]))
 
     def compute(self) -> dict[str, Tensor]:
         bend, moved = gathered(self.bend), gathered(self.moved)
         if bend is None or moved is None:
-            raise Refusal("straightness has seen no trajectory")
-        return {"straightness": bend.mean(), "straightness_relative": bend.mean() / moved.mean(),
-                "straightness_n": torch.tensor(len(bend))}  # fmt: skip
+            raise FlowportError("straightness has seen no trajectory")
+        return {
+            "straightness": bend.mean(),
+            "straightness_relative": bend.mean() / moved.mean(),
+            "straightness_n": torch.tensor(len(bend)),
+        }
 
 
 class TransportCost(Metric):
@@ -152,7 +158,7 @@ class TransportCost(Metric):
         self.add_state("cost", default=[], dist_reduce_fx="cat")
         self.add_state("mean_cost", default=[], dist_reduce_fx="cat")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         cost = transport_cost(outcome.source.x, outcome.result)
         self.cost.append(cost)
         self.mean_cost.append(cost / outcome.result[0].numel())
@@ -160,7 +166,7 @@ class TransportCost(Metric):
     def compute(self) -> dict[str, Tensor]:
         cost, mean_cost = gathered(self.cost), gathered(self.mean_cost)
         if cost is None or mean_cost is None:
-            raise Refusal("the transport cost has seen no translation")
+            raise FlowportError("the transport cost has seen no translation")
         return {
             "transport_cost": cost.mean(),
             "transport_cost_per_dimension": mean_cost.mean(),

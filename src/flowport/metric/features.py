@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.discrepancy import unbiased_mmd
 from flowport.metric.precision import rows
 from flowport.metric.two_sample import TwoSample
@@ -15,7 +15,7 @@ CHUNK = 1024
 
 
 @runtime_checkable
-class Classifier(Protocol):
+class FeatureClassifier(Protocol):
     """What feature metrics need of a network: (n, *D) -> logits (n, classes), and features (n, F)."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -31,7 +31,7 @@ def frozen(classifier: nn.Module) -> nn.Module:
 def read(classifier: nn.Module, x: Tensor, features: bool) -> Tensor:
     """(n, *D) -> features (n, F) or logits (n, classes), float64: in chunks, its own dtype, no autocast."""
     frozen(classifier)
-    network = cast(Classifier, classifier)
+    network = cast(FeatureClassifier, classifier)
     dtype = next((p.dtype for p in classifier.parameters()), torch.float32)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         parts = [network.features(part) if features else network(part) for part in x.to(dtype).split(CHUNK)]
@@ -43,12 +43,12 @@ def frechet_distance(x: Float[Tensor, "n *f"], y: Float[Tensor, "m *f"]) -> Tens
 
     With S = RᵀR from a QR factorisation of the centred sample, the last trace is the sum of the singular values of
     Rx Ryᵀ: no square root of an eigenvalue near zero, so fewer points than features are as exact as many.
-    Unit: that of x, squared. Returns a float64 scalar. Raises Refusal for fewer than 2 points on a side.
+    Unit: that of x, squared. Returns a float64 scalar. Raises FlowportError for fewer than 2 points on a side.
     Source: Dowson & Landau 1982; Heusel et al. 2017. Its bias grows as F/n: read it against its floor at the same n.
     """
     x, y = rows(x), rows(y)
     if min(len(x), len(y)) < 2:
-        raise Refusal(f"a Fréchet distance needs 2 points on each side, found {len(x)} and {len(y)}")
+        raise FlowportError(f"a Fréchet distance needs 2 points on each side, found {len(x)} and {len(y)}")
     roots = [torch.linalg.qr((a - a.mean(dim=0)) / (len(a) - 1) ** 0.5, mode="r").R for a in (x, y)]
     spread = sum(r.square().sum() for r in roots) - 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     return ((x.mean(dim=0) - y.mean(dim=0)).square().sum() + spread).clamp(min=0)
@@ -67,14 +67,15 @@ def kernel_distance(
     Subsets hold r = min(subset_size, half of the smaller side) points of each side. With s the standard deviation over
     subsets and n the smaller side, SE = s (r/(n − r) + 1/subsets)^½: the delete-d jackknife for the data and the noise
     of the subsets themselves. (s alone, as often printed, is the error of one subset; s/√subsets forgets the data.)
-    No unit. Returns two float64 scalars. Raises Refusal for fewer than 4 points on a side or fewer than 2 subsets.
+    No unit. Returns two float64 scalars. Raises FlowportError for fewer than 4 points on a side or fewer than 2
+    subsets.
     Source: Bińkowski et al. 2018; Shao & Wu 1989.
     """
     x, y = rows(x), rows(y)
     n = min(len(x), len(y))
     size = min(subset_size, n // 2)
     if size < 2 or subsets < 2:
-        raise Refusal(f"a kernel distance needs 2 subsets of 2 points, found {subsets} subsets and {n} points")
+        raise FlowportError(f"a kernel distance needs 2 subsets of 2 points, found {subsets} subsets and {n} points")
 
     def subset(a: Tensor) -> Tensor:
         return a[torch.randperm(len(a), generator=generator, device=generator.device)[:size].to(a.device)]

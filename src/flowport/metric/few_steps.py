@@ -7,12 +7,12 @@ from torch import Tensor
 
 from flowport.cost.chamfer import chamfer_of_pairs
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
-from flowport.metric.base import Outcome
+from flowport.errors import FlowportError
+from flowport.metric.base import EvaluationResult
 from flowport.metric.clouds import CloudDistance
 from flowport.metric.energy import Velocity, field_of
 from flowport.metric.two_sample import gathered
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 @torch.no_grad()
@@ -28,7 +28,8 @@ class FewSteps(CloudDistance):
     were evaluated (0 for a straight flow at constant speed), and ``few_nna`` with its floor, 1-nearest-neighbour
     accuracy of theirs beside real clouds, with ``few_coverage`` and ``few_mmd``. Squared units of the points.
 
-    Raises Refusal without a velocity, and for points that are not clouds. (Compare "cd8/50": what alignment is for.)
+    Raises FlowportError without a velocity, and for points that are not clouds. (Compare "cd8/50": what alignment is
+    for.)
     """
 
     gap: list[Tensor]
@@ -36,15 +37,15 @@ class FewSteps(CloudDistance):
     def __init__(self, steps: int = 8, points: int = 200, seed: int = 0) -> None:
         super().__init__(name="few", points=points, seed=seed)
         if steps < 1:
-            raise Refusal(f"metric.few_steps.steps is {steps}; it must be at least 1")
+            raise FlowportError(f"metric.few_steps.steps is {steps}; it must be at least 1")
         self.steps = steps
         self.add_state("gap", default=[], dist_reduce_fx="cat")
 
     def check(self, source: Distribution, target: Distribution) -> None:
         if len(target.event_shape) != 2:
-            raise Refusal(f"metric=few_steps is for clouds (d, N), not points {target.event_shape}: leave it out")
+            raise FlowportError(f"metric=few_steps is for clouds (d, N), not points {target.event_shape}: leave it out")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         times = torch.linspace(float(outcome.times[0]), float(outcome.times[-1]), self.steps + 1, dtype=torch.float64)
         few = euler(field_of(outcome, "few_steps"), outcome.states[0], times)
         self.gap.append(chamfer_of_pairs(few, outcome.result))

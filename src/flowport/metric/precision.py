@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 
 def rows(x: Tensor) -> Tensor:
     """(n, *D) of any floating dtype -> (n, d) in float64, d = ∏D, on the same device (on the CPU where it has none).
 
-    Raises Refusal for NaN or infinite points: a distance to them means nothing.
+    Raises FlowportError for NaN or infinite points: a distance to them means nothing.
     """
     x = x.detach()
     flat = (x.cpu() if x.device.type == "mps" else x).reshape(x.shape[0], -1).double()
     broken = int((~flat.isfinite()).any(dim=1).sum())
     if broken:
-        raise Refusal(
+        raise FlowportError(
             f"{broken} of {len(flat)} evaluated points are NaN or infinite, so no metric can be taken: "
             "use more solver steps, or a run whose training did not diverge"
         )

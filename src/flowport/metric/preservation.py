@@ -5,11 +5,11 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
-from flowport.metric.base import Metric, Outcome
+from flowport.errors import FlowportError
+from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.features import frozen, read
 from flowport.metric.two_sample import gathered
-from flowport.shapes import Sample
+from flowport.types import Sample
 
 
 def agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> Tensor:
@@ -49,7 +49,7 @@ class TargetShare(Metric):
         for state in ("result", "real", "untranslated"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         self.result.append(self._predict(outcome.result))
         self.real.append(self._predict(outcome.target.x))
         if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
@@ -61,7 +61,7 @@ class TargetShare(Metric):
     def compute(self) -> dict[str, Tensor]:
         result, real = gathered(self.result), gathered(self.real)
         if result is None or real is None:
-            raise Refusal("the target share has seen no translation")
+            raise FlowportError("the target share has seen no translation")
         wanted = real.mode().values
         states = {"": result, "_floor": real, "_untranslated": gathered(self.untranslated)}
         values = {f"target_share{k}": (v == wanted).double().mean() for k, v in states.items() if v is not None}
@@ -75,7 +75,7 @@ class ClassPreservation(Metric):
     ``_ceiling``       the classifier's accuracy on real, labelled target points: what a perfect translation can reach;
     ``_chance``        Σ_c P(source label c) P(target predicted c): a perfect translation that forgets its source;
     ``_matched``       the share under the best one-to-one renaming of classes; ``_n`` how many translations.
-    Raises Refusal if the source carries no class labels.
+    Raises FlowportError if the source carries no class labels.
     """
 
     label: list[Tensor]
@@ -90,10 +90,10 @@ class ClassPreservation(Metric):
         for state in ("label", "predicted", "untranslated", "target_label", "target_predicted"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         label = self._classes(outcome.source)
         if label is None:
-            raise Refusal(
+            raise FlowportError(
                 f"class preservation (classifier {self.name}) needs a class label of every source point, and this "
                 "source has none: leave metric ClassPreservation out or use a labelled source"
             )
@@ -110,7 +110,7 @@ class ClassPreservation(Metric):
         label, predicted = gathered(self.label), gathered(self.predicted)
         target_predicted, target_label = gathered(self.target_predicted), gathered(self.target_label)
         if label is None or predicted is None or target_predicted is None:
-            raise Refusal("class preservation has seen no translation")
+            raise FlowportError("class preservation has seen no translation")
         values = {
             "": agreement(label, predicted),
             "_chance": chance(label, target_predicted),

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.distribution.instrument import Instrument, Score
-from flowport.errors import Refusal
-from flowport.metric.base import Metric, Outcome
+from flowport.distribution.instrument import Instrument, NoteSequence
+from flowport.errors import FlowportError
+from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.two_sample import gathered
 from flowport.modality import LogMel, Modality
 from flowport.randomness import Randomness
@@ -57,7 +57,7 @@ def _templates(instrument: Instrument, options: tuple[float | None, ...]) -> Ten
     modality = LogMel(*options)  # type: ignore[arg-type]
     pitch, sets = LOWEST * 2 ** (torch.arange(int(OCTAVES * GRID), dtype=torch.float64) / GRID), []
     for loudness in (-10.0, -6.0, -2.0):
-        score = Score(pitch, torch.full_like(pitch, loudness), torch.full_like(pitch, 0.9))
+        score = NoteSequence(pitch, torch.full_like(pitch, loudness), torch.full_like(pitch, 0.9))
         raw = instrument.play(score, modality.rate, 8 * modality.window, Randomness().generator("templates"))
         sets.append(_profile(modality.decibels(modality.encode(raw, None))))
     return torch.stack(sets)
@@ -85,8 +85,9 @@ class PitchFinder:
         return (at + shift) / GRID + log(LOWEST / 440, 2)
 
 
-def autocorrelation_pitch(wave: Tensor, rate: int, window: int = WINDOW, lowest: float = LOWEST,
-                          octaves: float = OCTAVES) -> Tensor:  # fmt: skip
+def autocorrelation_pitch(
+    wave: Tensor, rate: int, window: int = WINDOW, lowest: float = LOWEST, octaves: float = OCTAVES
+) -> Tensor:
     """(n, T) waves to (n,) octaves above 440 Hz: the first high peak of the autocorrelation of the loudest window,
     divided by that of the window itself (Boersma 1993), interpolated eightfold. lowest: Hz, from which pitches are
     looked for over ``octaves``."""
@@ -115,9 +116,9 @@ def autocorrelation_pitch(wave: Tensor, rate: int, window: int = WINDOW, lowest:
 
 
 def spectrogram(modality: Modality | None, metric: str) -> LogMel:
-    """The modality, if it is sound in mel bands. Raises Refusal for any other."""
+    """The modality, if it is sound in mel bands. Raises FlowportError for any other."""
     if not isinstance(modality, LogMel):
-        raise Refusal(
+        raise FlowportError(
             f"metric={metric} is for sound as LogMel, but the target is {type(modality).__name__}: leave it out"
         )
     return modality
@@ -144,9 +145,11 @@ class SpectralDistance(Metric):
     def check(self, source: Distribution, target: Distribution) -> None:
         spectrogram(target.modality, "spectral_distance")
         if not source.split("test").corresponds(target.split("test")):
-            raise Refusal("metric=spectral_distance needs the true partner of every held-out source item: leave it out")
+            raise FlowportError(
+                "metric=spectral_distance needs the true partner of every held-out source item: leave it out"
+            )
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         assert outcome.partner is not None and outcome.retrieved is not None, "check() was not asked"
         modality = spectrogram(outcome.modality, "spectral_distance")
         truth = modality.decibels(outcome.partner)
@@ -182,19 +185,25 @@ class PitchError(Metric):
     def check(self, source: Distribution, target: Distribution) -> None:
         modality = spectrogram(target.modality, "pitch_error")
         if not (source.label_is_pitch and target.label_is_pitch):
-            raise Refusal("metric=pitch_error needs notes whose label is their pitch on both sides: leave it out")
+            raise FlowportError("metric=pitch_error needs notes whose label is their pitch on both sides: leave it out")
         samples = target.event_shape[2] * modality.hop
         if samples < WINDOW:
-            raise Refusal(f"metric=pitch_error listens to {WINDOW} samples, but a clip has {samples}: leave it out")
+            raise FlowportError(
+                f"metric=pitch_error listens to {WINDOW} samples, but a clip has {samples}: leave it out"
+            )
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         assert outcome.source.label is not None and outcome.target.label is not None and outcome.retrieved is not None
         modality = spectrogram(outcome.modality, "pitch_error")
         finder = PitchFinder(modality, self.instruments)
         wanted, n = outcome.source.label[:, 0], min(len(outcome.target), len(outcome.source))
         real = outcome.target.label[:n, 0]
-        heard = [(outcome.result, wanted), (outcome.target.x[:n], real), (outcome.source.x, wanted),
-                 (outcome.retrieved, wanted)]  # fmt: skip
+        heard = [
+            (outcome.result, wanted),
+            (outcome.target.x[:n], real),
+            (outcome.source.x, wanted),
+            (outcome.retrieved, wanted),
+        ]
         columns = []
         for listen in (finder.octaves_above_440, lambda x: in_the_wave(x, modality)):
             for x, truth in heard:

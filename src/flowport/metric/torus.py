@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.two_sample import TwoSample
 
 STEPS, DAMPING = 30, 1e-3
@@ -83,7 +83,7 @@ class TorusFit(TwoSample):
     """``torus_fit``: the median over clouds of their distance to the best torus, :func:`torus_fit`.
 
     ``torus_fit_floor``: of real tori, about their jitter; ``torus_fit_untranslated``: of the source. Units of the
-    points. Raises Refusal for targets that are not in space.
+    points. Raises FlowportError for targets that are not in space.
     """
 
     def __init__(self, points: int = 200, seed: int = 0) -> None:
@@ -91,7 +91,7 @@ class TorusFit(TwoSample):
 
     def check(self, source: Distribution, target: Distribution) -> None:
         if len(target.event_shape) != 2 or target.event_shape[0] != 3:
-            raise Refusal(f"metric=torus_fit is for clouds (3, N), not points {target.event_shape}: leave it out")
+            raise FlowportError(f"metric=torus_fit is for clouds (3, N), not points {target.event_shape}: leave it out")
 
     def embed(self, x: Tensor) -> Tensor:
         return x

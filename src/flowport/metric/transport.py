@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.metric.precision import distances, rows
 from flowport.metric.two_sample import TwoSample
 
@@ -16,13 +16,16 @@ def wasserstein_2(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"]) -> Tensor:
     """Exact W2 = (min_π Σ π_ij |x_i − y_j|²)^½ over plans π with uniform marginals; n and m may differ.
 
     Network simplex of POT on the CPU in float64, about O(n² log n) time and 8nm bytes: 2 s at n = 4096, 20 s at 10,000.
-    Unit: that of x. Returns a float64 scalar. Raises Refusal if the simplex did not converge or points are not finite.
+    Unit: that of x. Returns a float64 scalar. Raises FlowportError if the simplex did not converge or points are not
+    finite.
     Source: Bonneel et al. 2011; Flamary et al., POT, 2021.
     """
     cost = distances(rows(x), rows(y)).square()
     value, log = ot.emd2([], [], cost.cpu().numpy(), numItermax=PIVOTS, log=True)
     if log["warning"] is not None:
-        raise Refusal(f"exact W2 of {len(x)} and {len(y)} points did not converge ({log['warning']}): use fewer points")
+        raise FlowportError(
+            f"exact W2 of {len(x)} and {len(y)} points did not converge ({log['warning']}): use fewer points"
+        )
     return torch.as_tensor(float(value), dtype=torch.float64).clamp(min=0).sqrt()
 
 

@@ -5,8 +5,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
-from flowport.metric.base import Metric, Outcome
+from flowport.errors import FlowportError
+from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.precision import rows, thin
 from flowport.randomness import Randomness
 
@@ -52,7 +52,7 @@ class TwoSample(Metric):
         """(n, *D) -> (n, d): the space in which points are compared; their own unless a member says otherwise."""
         return rows(x)
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: EvaluationResult) -> None:
         self.result.append(self.embed(outcome.result))
         self.target.append(self.embed(outcome.target.x))
         if len(outcome.floor):
@@ -65,9 +65,13 @@ class TwoSample(Metric):
     def compute(self) -> dict[str, Tensor]:
         target, result = gathered(self.target), gathered(self.result)
         if target is None or result is None or min(len(target), len(result)) < 2:
-            raise Refusal(f"the metric {self.name} needs at least 2 translations and 2 target points")
-        compared = {"": result, "_floor": gathered(self.floor), "_untranslated": gathered(self.untranslated),
-                    "_retrieved": gathered(self.retrieved)}  # fmt: skip
+            raise FlowportError(f"the metric {self.name} needs at least 2 translations and 2 target points")
+        compared = {
+            "": result,
+            "_floor": gathered(self.floor),
+            "_untranslated": gathered(self.untranslated),
+            "_retrieved": gathered(self.retrieved),
+        }
         n = min(self.points, *(len(x) for x in compared.values() if x is not None))
         target = thin(target, self.points, self._generator("target"))
         values: dict[str, Tensor] = {}

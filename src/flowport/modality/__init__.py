@@ -3,9 +3,9 @@
 from flowport.modality.base import Modality, Sound, Vertices
 from flowport.modality.cloud import Cloud
 from flowport.modality.image import FloatImage, Image
-from flowport.modality.ink import Ink
-from flowport.modality.latent import Latent
+from flowport.modality.latent import LatentModality
 from flowport.modality.log_mel import LogMel
+from flowport.modality.pixel_cloud import PixelCloud
 from flowport.modality.plane import Plane
 from flowport.modality.spectrogram import Spectrogram
 from flowport.modality.stft import ComplexSTFT
@@ -15,10 +15,10 @@ __all__ = [
     "ComplexSTFT",
     "FloatImage",
     "Image",
-    "Ink",
-    "Latent",
+    "LatentModality",
     "LogMel",
     "Modality",
+    "PixelCloud",
     "Plane",
     "Sound",
     "Spectrogram",

@@ -30,7 +30,8 @@ class Modality(ABC):
     shown: ClassVar[int] = 16
 
     def accept(self, name: str, raw: Tensor) -> None:
-        """Asked once, of all items of the data set ``name``: raises Refusal where one of them cannot be encoded."""
+        """Asked once, of all items of the data set ``name``: raises FlowportError where one of them cannot be
+        encoded."""
         return
 
     @abstractmethod
@@ -70,7 +71,7 @@ class Modality(ABC):
         return None
 
     def unknown(self) -> tuple[str, ...]:
-        """The options that were left null, to be measured on the training data (``flowport.normalisation``)."""
+        """The options that were left null, to be measured on the training data (``flowport.data.normalisation``)."""
         return ()
 
     def settled(self, mean: float, std: float) -> dict[str, float]:

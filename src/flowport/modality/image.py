@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.base import Modality
 from flowport.modality.gallery import draw
 
@@ -26,18 +26,31 @@ class Image(Modality):
     and 1 channel from 3 (ITU-R 601 luma) or 3 from 1. Then decode gives images of the new shape.
     """
 
-    def __init__(self, shift: float = 0.0, rotation: float = 0.0, scale: float = 0.0, shear: float = 0.0,
-                 flip: bool = False, outside: str = "border", dequantise: bool = False,
-                 size: Sequence[int] | None = None, channels: int | None = None) -> None:  # fmt: skip
-        for key, value, below in (("shift", shift, math.inf), ("rotation", rotation, 360.0), ("scale", scale, 1.0),
-                                  ("shear", shear, math.inf)):  # fmt: skip
+    def __init__(
+        self,
+        shift: float = 0.0,
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        flip: bool = False,
+        outside: str = "border",
+        dequantise: bool = False,
+        size: Sequence[int] | None = None,
+        channels: int | None = None,
+    ) -> None:
+        for key, value, below in (
+            ("shift", shift, math.inf),
+            ("rotation", rotation, 360.0),
+            ("scale", scale, 1.0),
+            ("shear", shear, math.inf),
+        ):
             if not 0 <= value < below:
-                raise Refusal(f"modality.{key} is {value}; it must be at least 0 and below {below}")
+                raise FlowportError(f"modality.{key} is {value}; it must be at least 0 and below {below}")
         if outside not in ("border", "zeros", "reflection"):
-            raise Refusal(f"modality.outside is {outside!r}; it must be border, zeros or reflection")
+            raise FlowportError(f"modality.outside is {outside!r}; it must be border, zeros or reflection")
         self.shift, self.rotation, self.scale, self.shear = shift, rotation, scale, shear
         if channels not in (None, 1, 3) or (size is not None and (len(size) != 2 or min(size) < 1)):
-            raise Refusal(
+            raise FlowportError(
                 f"modality.size and channels are {size} and {channels}; allowed are [height, width] and 1 or 3"
             )
         self.flip, self.outside, self.dequantise = flip, outside, dequantise
@@ -45,19 +58,24 @@ class Image(Modality):
         self.exact = not (shift or rotation or scale or shear or flip)
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Bytes (n, C, H, W) to float32 points in [−1, 1]. Raises Refusal for anything but bytes."""
+        """Bytes (n, C, H, W) to float32 points in [−1, 1]. Raises FlowportError for anything but bytes."""
         if raw.dtype != torch.uint8 or raw.ndim != 4:
-            raise Refusal(f"modality.Image takes uint8 images (n, C, H, W), but got {raw.dtype} {tuple(raw.shape)}")
+            raise FlowportError(
+                f"modality.Image takes uint8 images (n, C, H, W), but got {raw.dtype} {tuple(raw.shape)}"
+            )
         values = self._lifted(raw.to(torch.float32))
         x = self._dequantised(values, generator) if self.dequantise else values / 127.5 - 1
         return x if generator is None or self.exact else self._augment(x, generator)
 
     def dequantised(self, raw: Tensor, generator: torch.Generator) -> tuple[Tensor, float | None]:
         """Byte k of 256 levels becomes x ~ U of its cell: [k, k + 1)/128 − 1 with ``dequantise``, else
-        [k − ½, k + ½)/127.5 − 1, so that decode(x) = raw either way. Raises Refusal for lifted images, which are not
+        [k − ½, k + ½)/127.5 − 1, so that decode(x) = raw either way. Raises FlowportError for lifted images, which
+        are not
         the bytes of the data any more."""
         if self.size is not None or self.channels is not None:
-            raise Refusal("images lifted by modality.size or channels are no bytes of 256 levels: leave both null")
+            raise FlowportError(
+                "images lifted by modality.size or channels are no bytes of 256 levels: leave both null"
+            )
         x, levels = self._dequantised(raw.to(torch.float32), generator), 128.0
         if not self.dequantise:
             x, levels = ((x + 1) * 128 - 0.5) / 127.5 - 1, 127.5
@@ -109,7 +127,7 @@ class FloatImage(Modality):
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
         if not high > low:
-            raise Refusal(f"modality.high is {high}; it must be above modality.low, which is {low}")
+            raise FlowportError(f"modality.high is {high}; it must be above modality.low, which is {low}")
         self.low, self.high = low, high
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:

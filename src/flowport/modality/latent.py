@@ -24,7 +24,7 @@ class Codec(nn.Module, ABC):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
-class Latent(Modality):
+class LatentModality(Modality):
     """x = encode(inner.encode(raw)); the network is frozen and moves to the device of what it is given.
 
     ``observed`` decodes to points of the inner modality, by which results are measured and drawn, with a gradient where

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.spectrogram import Spectrogram
 
 TINY = 1e-12
@@ -41,18 +41,31 @@ class LogMel(Spectrogram):
     between low and high Hz. floor_db, mean, std: decibels; one mean and one std for all data, so that loudness stays;
     null: those of the training data, measured when a run is built (until then 0 and 1).
     decode finds a non-negative spectrum under the mels and a phase for it (fast Griffin–Lim; Perraudin et al. 2013):
-    pitch and timbre survive, the phase does not. Raises Refusal for settings that leave a mel band without a bin and
+    pitch and timbre survive, the phase does not. Raises FlowportError for settings that leave a mel band without a
+    bin and
     for anything but int16 waves. options: what it was made of, in order, so that LogMel(*options) is the same again.
     """
 
-    def __init__(self, rate: int = 8000, window: int = 1024, hop: int = 256, bands: int = 64, low: float = 60.0,
-                 high: float = 4000.0, floor_db: float = -70.0, mean: float | None = -61.0,
-                 std: float | None = 15.1,
-                 ) -> None:  # fmt: skip
+    def __init__(
+        self,
+        rate: int = 8000,
+        window: int = 1024,
+        hop: int = 256,
+        bands: int = 64,
+        low: float = 60.0,
+        high: float = 4000.0,
+        floor_db: float = -70.0,
+        mean: float | None = -61.0,
+        std: float | None = 15.1,
+    ) -> None:
         if not 0 <= low < high <= rate / 2:
-            raise Refusal(f"modality.low={low} and modality.high={high} must lie in order between 0 and {rate / 2} Hz")
+            raise FlowportError(
+                f"modality.low={low} and modality.high={high} must lie in order between 0 and {rate / 2} Hz"
+            )
         if not 0 < hop <= window // 2 or (std is not None and std <= 0):
-            raise Refusal(f"modality needs 0 < hop ≤ window/2 and std > 0, not hop={hop}, window={window}, std={std}")
+            raise FlowportError(
+                f"modality needs 0 < hop ≤ window/2 and std > 0, not hop={hop}, window={window}, std={std}"
+            )
         self.options = (rate, window, hop, bands, low, high, floor_db, mean, std)
         self.rate, self.window, self.hop, self.bands = rate, window, hop, bands
         self.low, self.high = low, high
@@ -61,7 +74,7 @@ class LogMel(Spectrogram):
         self.filters = mel_filters(bands, window // 2 + 1, rate, low, high).float()
         empty = (self.filters.sum(1) == 0).nonzero()
         if len(empty):
-            raise Refusal(
+            raise FlowportError(
                 f"mel band {int(empty[0])} of {bands} lies between two bins of a window of {window}: use fewer "
                 "modality.bands or a longer modality.window"
             )

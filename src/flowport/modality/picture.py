@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 DPI = 100
 
@@ -30,7 +30,7 @@ def finish(canvas: FigureCanvasAgg, path: str) -> Tensor:
 
 
 def presentable(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows detached, on the CPU, float32. Raises Refusal where there is nothing to draw."""
+    """The rows detached, on the CPU, float32. Raises FlowportError where there is nothing to draw."""
     if not rows or any(len(row) == 0 for row in rows.values()):
-        raise Refusal(f"a picture needs at least one row with at least one point, but the rows are {list(rows)}")
+        raise FlowportError(f"a picture needs at least one row with at least one point, but the rows are {list(rows)}")
     return {name: row.detach().cpu().float() for name, row in rows.items()}

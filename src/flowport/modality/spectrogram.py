@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.base import Modality, Sound
 from flowport.modality.gallery import draw
 
@@ -40,10 +40,10 @@ class Spectrogram(Modality):
         """The frequency of every bin, (bins,) float64."""
 
     def amplitudes(self, raw: Tensor) -> Tensor:
-        """int16 waves as float32 in [−1, 1). Raises Refusal for anything else."""
+        """int16 waves as float32 in [−1, 1). Raises FlowportError for anything else."""
         if raw.dtype != torch.int16 or raw.ndim != 2:
             name = type(self).__name__
-            raise Refusal(f"modality.{name} takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
+            raise FlowportError(f"modality.{name} takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
         return raw.float() / 32768
 
     def heard(self, length: Tensor, samples: int) -> Tensor:

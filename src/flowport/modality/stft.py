@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.spectrogram import Spectrogram
 
 
@@ -22,17 +22,28 @@ class ComplexSTFT(Spectrogram):
     and for points that are no spectrum of a wave the wave whose spectrum is nearest (without the compression).
     scale: 0.025 gives the synthetic notes coordinates of mean square about 1; null: the root mean square
     of the training data, measured when a run is built (until then 1). floor_db: of pictures.
-    Raises Refusal for anything but int16 waves, for T that hop does not divide and for settings without an inverse.
+    Raises FlowportError for anything but int16 waves, for T that hop does not divide and for settings without an
+    inverse.
     """
 
-    def __init__(self, rate: int = 8000, window: int = 512, hop: int = 128, power: float = 0.5,
-                 scale: float | None = 0.025, floor_db: float = -70.0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        rate: int = 8000,
+        window: int = 512,
+        hop: int = 128,
+        power: float = 0.5,
+        scale: float | None = 0.025,
+        floor_db: float = -70.0,
+    ) -> None:
         if window % 2 or not 0 < hop <= window // 2 or hop % 2:
-            raise Refusal(f"modality needs an even window and an even hop, 0 < hop ≤ window/2, not window={window}, "
-                          f"hop={hop}")  # fmt: skip
+            raise FlowportError(
+                f"modality needs an even window and an even hop, 0 < hop ≤ window/2, not window={window}, hop={hop}"
+            )
         if not 0 < power <= 1 or (scale is not None and scale <= 0) or floor_db >= 0:
-            raise Refusal(f"modality needs 0 < power ≤ 1, scale > 0 and floor_db < 0, not power={power}, "
-                          f"scale={scale}, floor_db={floor_db}")  # fmt: skip
+            raise FlowportError(
+                f"modality needs 0 < power ≤ 1, scale > 0 and floor_db < 0, not power={power}, "
+                f"scale={scale}, floor_db={floor_db}"
+            )
         self.rate, self.window, self.hop = rate, window, hop
         self.power, self.floor_db, self._measure = power, floor_db, scale is None
         self.scale = 1.0 if scale is None else scale
@@ -41,8 +52,10 @@ class ComplexSTFT(Spectrogram):
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         wave = self.amplitudes(raw)
         if raw.shape[1] % self.hop or raw.shape[1] == 0:
-            raise Refusal(f"a wave of {raw.shape[1]} samples cannot be cut into frames: its length must be a multiple "
-                          f"of modality.hop={self.hop}")  # fmt: skip
+            raise FlowportError(
+                f"a wave of {raw.shape[1]} samples cannot be cut into frames: its length must be a multiple "
+                f"of modality.hop={self.hop}"
+            )
         frames = F.pad(wave, (self.margin, self.margin)).unfold(1, self.window, self.hop)
         z = to_power(torch.fft.rfft(frames * self.hann(raw.device)).mT * (4 / self.window), self.power)
         imaginary = torch.cat([z.real[:, -1:], z.imag[:, 1:-1]], 1)

@@ -3,16 +3,16 @@
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality.latent import Codec
 from flowport.network.block import groups
-from flowport.shapes import EventShape
+from flowport.types import EventShape
 
 SHRINK = 4
 """How many pixels of height and of width become one latent place."""
 
 
-class Plain(nn.Module):
+class PlainBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm x)))))."""
 
     def __init__(self, width: int) -> None:
@@ -32,26 +32,38 @@ class Autoencoder(Codec):
 
     Every latent channel has mean 0 and variance 1 over the training data (a batch norm without scale, whose running
     moments hold in evaluation), so that a standard Gaussian is a fitting source and unit noise a fitting measure.
-    Raises Refusal for points that are not images with sides divisible by 4.
+    Raises FlowportError for points that are not images with sides divisible by 4.
     """
 
     def __init__(self, event_shape: EventShape, channels: int = 4, width: int = 32) -> None:
         super().__init__()
         if len(event_shape) != 3 or event_shape[1] % SHRINK or event_shape[2] % SHRINK:
-            raise Refusal(f"an autoencoder needs images (C, H, W), H and W divisible by {SHRINK}, not {event_shape}")
+            raise FlowportError(
+                f"an autoencoder needs images (C, H, W), H and W divisible by {SHRINK}, not {event_shape}"
+            )
         if min(channels, width) < 1:
-            raise Refusal(f"an autoencoder needs channels and width of at least 1, not {channels} and {width}")
+            raise FlowportError(f"an autoencoder needs channels and width of at least 1, not {channels} and {width}")
         self.latent_shape: EventShape = (channels, event_shape[1] // SHRINK, event_shape[2] // SHRINK)
         wide = 2 * width
         self.down = nn.Sequential(
-            nn.Conv2d(event_shape[0], width, 4, 2, 1), nn.SiLU(), nn.Conv2d(width, wide, 4, 2, 1), Plain(wide),
-            nn.Conv2d(wide, channels, 3, padding=1), nn.BatchNorm2d(channels, affine=False),
-        )  # fmt: skip
+            nn.Conv2d(event_shape[0], width, 4, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(width, wide, 4, 2, 1),
+            PlainBlock(wide),
+            nn.Conv2d(wide, channels, 3, padding=1),
+            nn.BatchNorm2d(channels, affine=False),
+        )
         self.up = nn.Sequential(
-            nn.Conv2d(channels, wide, 3, padding=1), Plain(wide), nn.Conv2d(wide, 4 * width, 3, padding=1),
-            nn.PixelShuffle(2), nn.SiLU(), nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
+            nn.Conv2d(channels, wide, 3, padding=1),
+            PlainBlock(wide),
+            nn.Conv2d(wide, 4 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.SiLU(),
+            nn.Conv2d(width, 4 * width, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.SiLU(),
             nn.Conv2d(width, event_shape[0], 3, padding=1),
-        )  # fmt: skip
+        )
 
     def encode(self, x: Tensor) -> Tensor:
         return self.down(x)

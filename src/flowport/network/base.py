@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from flowport.broadcast import over
-from flowport.errors import Refusal
-from flowport.shapes import Condition, ConditionShape, EventShape
+from flowport.errors import FlowportError
+from flowport.tensors import over
+from flowport.types import Condition, ConditionShape, EventShape
 
 
 class Network(nn.Module, ABC):
@@ -20,11 +20,11 @@ class Network(nn.Module, ABC):
     def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int) -> None:
         super().__init__()
         if len(event_shape) == 0 or min(event_shape) < 1:
-            raise Refusal(
+            raise FlowportError(
                 f"a network needs points of at least one dimension of positive size, not of shape {event_shape}"
             )
         if heads < 1:
-            raise Refusal(f"a network needs at least one head, not {heads}")
+            raise FlowportError(f"a network needs at least one head, not {heads}")
         self.event_shape, self.condition, self.heads = tuple(event_shape), condition, heads
         self.channels_in = event_shape[0] * (2 if condition.source else 1) + condition.droppable
         self.channels_out = event_shape[0] * heads
@@ -38,7 +38,8 @@ class Network(nn.Module, ABC):
         condition.source: x0, (B, C, *rest), needed iff built with ``condition.source``; rows of NaN where dropped.
         condition.step: (B,) in [0, 1], 0 where it is None; only for networks built with ``condition.step``.
         Returns (B, heads·C, *rest): head h is [:, h·C : (h+1)·C].
-        Raises Refusal where a label, source or step is given to a network built without it, or a source is missing.
+        Raises FlowportError where a label, source or step is given to a network built without it, or a source is
+        missing.
         """
 
     def with_source(self, x: Tensor, condition: Condition) -> Tensor:
@@ -48,10 +49,14 @@ class Network(nn.Module, ABC):
         """
         if not self.condition.source:
             if condition.source is not None:
-                raise Refusal(f"{type(self).__name__} was built without x0 but is given one: use conditioning=source")
+                raise FlowportError(
+                    f"{type(self).__name__} was built without x0 but is given one: use conditioning=source"
+                )
             return x
         if condition.source is None:
-            raise Refusal(f"{type(self).__name__} was built to see x0 (conditioning=source), but no source is given")
+            raise FlowportError(
+                f"{type(self).__name__} was built to see x0 (conditioning=source), but no source is given"
+            )
         source = condition.source.to(x.dtype)
         if not self.condition.droppable:
             return torch.cat([x, source], 1)
@@ -63,22 +68,24 @@ class Network(nn.Module, ABC):
 def told_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor | None:
     """The step (B,) of a network built to see it, 0 where none is told; None for a network built without.
 
-    Raises Refusal where a step is told to a network built without.
+    Raises FlowportError where a step is told to a network built without.
     """
     if not shape.step:
         if condition.step is not None:
-            raise Refusal("this network was built without the length of a step but is told one: use objective=shortcut")
+            raise FlowportError(
+                "this network was built without the length of a step but is told one: use objective=shortcut"
+            )
         return None
     return torch.zeros_like(t) if condition.step is None else condition.step
 
 
 def image_shape(event_shape: EventShape, multiple: tuple[int, int], name: str) -> tuple[int, int, int]:
-    """(C, H, W) of images whose H and W are divisible by ``multiple``. Raises Refusal for every other shape."""
+    """(C, H, W) of images whose H and W are divisible by ``multiple``. Raises FlowportError for every other shape."""
     if len(event_shape) != 3:
-        raise Refusal(f"{name} works on images (C, H, W), not on points of shape {event_shape}: use network=mlp")
+        raise FlowportError(f"{name} works on images (C, H, W), not on points of shape {event_shape}: use network=mlp")
     channels, height, width = event_shape
     if height % multiple[0] or width % multiple[1]:
-        raise Refusal(
+        raise FlowportError(
             f"{name} with these options needs a height divisible by {multiple[0]} and a width divisible by "
             f"{multiple[1]}, not {height} x {width}: pad or resize the data, or change the options of the network"
         )

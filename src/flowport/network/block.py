@@ -5,7 +5,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -23,7 +23,7 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """skip(x) + conv(silu(norm(conv(silu(norm x))) · (1 + scale) + shift)), with scale, shift (B, out, 1, 1) given.
 
     The second convolution starts at zero, so the block starts as its skip connection.
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, attention_heads: int, *, zero: bool = False) -> None:
         super().__init__()
         if width % attention_heads:
-            raise Refusal(f"{attention_heads} attention heads do not divide a width of {width}")
+            raise FlowportError(f"{attention_heads} attention heads do not divide a width of {width}")
         self.attention_heads = attention_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.merge = zeroed(nn.Linear(width, width)) if zero else nn.Linear(width, width)

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
-from flowport.shapes import EventShape
+from flowport.errors import FlowportError
+from flowport.types import EventShape
 
 
 class Classifier(nn.Module, ABC):
@@ -16,7 +16,7 @@ class Classifier(nn.Module, ABC):
     def __init__(self, classes: int) -> None:
         super().__init__()
         if classes < 2:
-            raise Refusal(f"a classifier needs at least two classes, not {classes}")
+            raise FlowportError(f"a classifier needs at least two classes, not {classes}")
         self.classes = classes
         self.head = nn.Linear(self.width_of_features, classes)
 
@@ -35,13 +35,22 @@ class ImageClassifier(Classifier):
     def __init__(self, event_shape: EventShape, classes: int, width: int = 24) -> None:
         super().__init__(classes)
         if len(event_shape) != 3 or min(event_shape[1:]) < 4:
-            raise Refusal(f"the image classifier needs images (C, H, W) of at least 4 x 4, not points of {event_shape}")
+            raise FlowportError(
+                f"the image classifier needs images (C, H, W) of at least 4 x 4, not points of {event_shape}"
+            )
         self.body = nn.Sequential(
-            nn.Conv2d(event_shape[0], width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
-            nn.AdaptiveMaxPool2d(4), nn.Flatten(),
-            nn.Linear(32 * width, self.width_of_features), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(event_shape[0], width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.AdaptiveMaxPool2d(4),
+            nn.Flatten(),
+            nn.Linear(32 * width, self.width_of_features),
+            nn.ReLU(),
+        )
 
     def features(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -53,7 +62,7 @@ class PointClassifier(Classifier):
     def __init__(self, event_shape: EventShape, classes: int, width: int = 64) -> None:
         super().__init__(classes)
         if len(event_shape) != 1:
-            raise Refusal(f"the point classifier needs points (d,), not points of shape {event_shape}")
+            raise FlowportError(f"the point classifier needs points (d,), not points of shape {event_shape}")
         self.body = nn.Sequential(
             nn.Linear(event_shape[0], width), nn.SELU(), nn.Linear(width, self.width_of_features), nn.SELU()
         )

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network.base import Network, image_shape
 from flowport.network.block import Attention, zeroed
 from flowport.network.embedding import Embedding
-from flowport.shapes import Condition, ConditionShape, EventShape
+from flowport.types import Condition, ConditionShape, EventShape
 
 
 def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """tokens + gate · attention(modulated tokens), then the same with an MLP ``ratio`` times as wide; all
     gates, scales and shifts start at 0. attention: makes (B, N, width) -> (B, N, width)."""
 
@@ -39,22 +39,32 @@ class DiT(Network):
 
     (B, C, H, W) -> (B, heads·C, H, W), H and W divisible by patch = (patch height, patch width). Learned positions tie
     it to one image size. The output starts at exactly 0.
-    Raises Refusal for points that are not images and for sizes that the patch does not divide.
+    Raises FlowportError for points that are not images and for sizes that the patch does not divide.
     """
 
-    def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *,
-                 patch: Sequence[int] = (2, 2), width: int = 128, depth: int = 4,
-                 attention_heads: int = 4) -> None:  # fmt: skip
+    def __init__(
+        self,
+        event_shape: EventShape,
+        condition: ConditionShape,
+        heads: int = 1,
+        *,
+        patch: Sequence[int] = (2, 2),
+        width: int = 128,
+        depth: int = 4,
+        attention_heads: int = 4,
+    ) -> None:
         super().__init__(event_shape, condition, heads)
         if len(patch) != 2 or min(*patch, width, depth, attention_heads) < 1:
-            raise Refusal("the DiT needs patch=[height, width], and patch, width, depth, attention_heads of at least 1")
+            raise FlowportError(
+                "the DiT needs patch=[height, width], and patch, width, depth, attention_heads of at least 1"
+            )
         self.patch = (patch[0], patch[1])
         _, high, wide = image_shape(self.event_shape, self.patch, "DiT")
         self.grid = (high // patch[0], wide // patch[1])
         self.embedding = Embedding(width, condition)
         self.patchify = nn.Conv2d(self.channels_in, width, self.patch, self.patch)
         self.position = nn.Parameter(0.1 * torch.randn(self.grid[0] * self.grid[1], width))
-        self.blocks = nn.ModuleList(Block(width, lambda: Attention(width, attention_heads)) for _ in range(depth))
+        self.blocks = nn.ModuleList(DiTBlock(width, lambda: Attention(width, attention_heads)) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, self.channels_out * patch[0] * patch[1]))
 

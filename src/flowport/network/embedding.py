@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network.base import told_step
-from flowport.shapes import Condition, ConditionShape
+from flowport.types import Condition, ConditionShape
 
 
 class LabelEmbedding(nn.Module, ABC):
@@ -18,16 +18,18 @@ class LabelEmbedding(nn.Module, ABC):
         """hidden (B, width) plus the embedding of label; ``None`` means dropped in every row."""
 
 
-class NoLabel(LabelEmbedding):
+class NoLabelEmbedding(LabelEmbedding):
     """For networks without labels."""
 
     def forward(self, hidden: Tensor, label: Tensor | None) -> Tensor:
         if label is not None:
-            raise Refusal("this network was built without labels but is given some: build it with a label conditioning")
+            raise FlowportError(
+                "this network was built without labels but is given some: build it with a label conditioning"
+            )
         return hidden
 
 
-class ClassLabel(LabelEmbedding):
+class ClassLabelEmbedding(LabelEmbedding):
     """Label c of (B,) integers adds row c + 1 of a table; row 0 belongs to −1, 'no label'."""
 
     def __init__(self, classes: int, width: int) -> None:
@@ -40,7 +42,7 @@ class ClassLabel(LabelEmbedding):
         return hidden + self.table(label + 1)
 
 
-class ValueLabel(LabelEmbedding):
+class ValueLabelEmbedding(LabelEmbedding):
     """Label y of (B, k) numbers adds W y + b; a row with a NaN adds a learned vector instead."""
 
     def __init__(self, values: int, width: int) -> None:
@@ -60,10 +62,10 @@ class ValueLabel(LabelEmbedding):
 def label_embedding(condition: ConditionShape, width: int) -> LabelEmbedding:
     """The embedding of the labels that ``condition`` announces."""
     if condition.classes and condition.values:
-        raise Refusal("a network takes classes or continuous labels, not both")
+        raise FlowportError("a network takes classes or continuous labels, not both")
     if condition.classes:
-        return ClassLabel(condition.classes, width)
-    return ValueLabel(condition.values, width) if condition.values else NoLabel()
+        return ClassLabelEmbedding(condition.classes, width)
+    return ValueLabelEmbedding(condition.values, width) if condition.values else NoLabelEmbedding()
 
 
 class TimeFeatures(nn.Module):

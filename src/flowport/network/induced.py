@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 
 
 class CrossAttention(nn.Module):
@@ -13,7 +13,7 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, attention_heads: int) -> None:
         super().__init__()
         if width % attention_heads:
-            raise Refusal(f"{attention_heads} attention heads do not divide a width of {width}")
+            raise FlowportError(f"{attention_heads} attention heads do not divide a width of {width}")
         self.attention_heads = attention_heads
         self.q, self.kv, self.merge = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
@@ -27,7 +27,7 @@ class InducedAttention(nn.Module):
     """tokens attend to H, where ``points`` learnt vectors I attended to the tokens: H = I + attention(I, tokens).
 
     (B, N, width) -> (B, N, width) in O(N · points) instead of O(N²); permuted tokens give the same vectors, permuted.
-    (Lee et al. 2019, the induced set attention block.) Raises Refusal for heads that do not divide the width.
+    (Lee et al. 2019, the induced set attention block.) Raises FlowportError for heads that do not divide the width.
     """
 
     def __init__(self, width: int, attention_heads: int, points: int) -> None:

@@ -8,10 +8,10 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network.base import Network, told_step
 from flowport.network.embedding import label_embedding
-from flowport.shapes import Condition, ConditionShape, EventShape
+from flowport.types import Condition, ConditionShape, EventShape
 
 selu = partial(nn.SELU, inplace=True)
 
@@ -26,11 +26,20 @@ class MLP(Network):
     (Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023).
     """
 
-    def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *, width: int = 64,
-                 depth: int = 3, activation: Callable[[], nn.Module] = selu, frequencies: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        event_shape: EventShape,
+        condition: ConditionShape,
+        heads: int = 1,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        activation: Callable[[], nn.Module] = selu,
+        frequencies: int = 0,
+    ) -> None:
         super().__init__(event_shape, condition, heads)
         if width < 1 or depth < 1 or frequencies < 0:
-            raise Refusal(
+            raise FlowportError(
                 f"the MLP needs width and depth of at least 1 and frequencies ≥ 0, not {width}, {depth}, {frequencies}"
             )
         self.turns: Tensor

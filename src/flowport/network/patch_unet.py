@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network.base import Network, image_shape
-from flowport.network.block import ImageAttention, Residual, groups, zeroed
+from flowport.network.block import ImageAttention, ResidualBlock, groups, zeroed
 from flowport.network.embedding import Embedding
-from flowport.shapes import Condition, ConditionShape, EventShape
+from flowport.types import Condition, ConditionShape, EventShape
 
 
 class PatchUNet(Network):
@@ -16,31 +16,42 @@ class PatchUNet(Network):
     (B, C, H, W) -> (B, heads·C, H, W), H and W divisible by 2·patch. Learned position maps at both sizes tie it to one
     image size. The output starts at exactly 0. Time and label scale and shift every residual block (FiLM, Perez et
     al., 2018). With the defaults and (1, 16, 16) it has 0.9 million parameters.
-    Raises Refusal for points that are not images and for sizes that 2·patch does not divide.
+    Raises FlowportError for points that are not images and for sizes that 2·patch does not divide.
     """
 
-    def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *, width: int = 48,
-                 patch: int = 2, attention_heads: int = 4, embedding: int = 128) -> None:  # fmt: skip
+    def __init__(
+        self,
+        event_shape: EventShape,
+        condition: ConditionShape,
+        heads: int = 1,
+        *,
+        width: int = 48,
+        patch: int = 2,
+        attention_heads: int = 4,
+        embedding: int = 128,
+    ) -> None:
         super().__init__(event_shape, condition, heads)
         if min(width, patch, attention_heads, embedding) < 1:
-            raise Refusal("width, patch, attention_heads and embedding of the PatchUNet must be at least 1")
+            raise FlowportError("width, patch, attention_heads and embedding of the PatchUNet must be at least 1")
         _, high, wide = image_shape(self.event_shape, (2 * patch, 2 * patch), "PatchUNet")
         high, wide, deep = high // patch, wide // patch, 2 * width
         self.embedding = Embedding(embedding, condition)
         self.patchify = nn.Conv2d(self.channels_in, width, patch, patch)
         self.position = nn.Parameter(0.1 * torch.randn(width, high, wide))
-        self.enter = Residual(width, width)
+        self.enter = ResidualBlock(width, width)
         self.down = nn.Conv2d(width, deep, 3, 2, 1)
         self.deep_position = nn.Parameter(0.1 * torch.randn(deep, high // 2, wide // 2))
-        self.deep = nn.ModuleList(Residual(deep, deep) for _ in range(3))
+        self.deep = nn.ModuleList(ResidualBlock(deep, deep) for _ in range(3))
         self.attentions = nn.ModuleList(ImageAttention(deep, attention_heads) for _ in range(2))
         self.up = nn.Sequential(nn.Conv2d(deep, 4 * width, 1), nn.PixelShuffle(2))
-        self.join = Residual(2 * width, width)
-        self.leave = Residual(width, width)
+        self.join = ResidualBlock(2 * width, width)
+        self.leave = ResidualBlock(width, width)
         self.out = nn.Sequential(
-            nn.GroupNorm(groups(width), width), nn.SiLU(),
-            zeroed(nn.Conv2d(width, self.channels_out * patch**2, 3, padding=1)), nn.PixelShuffle(patch),
-        )  # fmt: skip
+            nn.GroupNorm(groups(width), width),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(width, self.channels_out * patch**2, 3, padding=1)),
+            nn.PixelShuffle(patch),
+        )
         # One product makes the scales and shifts of all blocks: fewer, larger operations.
         self.blocks = [width, deep, deep, deep, width, width]
         self.film = zeroed(nn.Linear(embedding, 2 * sum(self.blocks)))

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.network.base import Network, image_shape, told_step
-from flowport.shapes import Condition, ConditionShape, EventShape
+from flowport.types import Condition, ConditionShape, EventShape
 
 
 def _unet_model() -> type[nn.Module]:
-    """torchcfm's class. Raises Refusal where torchcfm is not installed."""
+    """torchcfm's class. Raises FlowportError where torchcfm is not installed."""
     try:
         from torchcfm.models.unet.unet import UNetModel
     except ImportError as problem:
-        raise Refusal(
+        raise FlowportError(
             "network=unet needs torchcfm, which is not installed: run `pip install --no-deps torchcfm`, "
             "or use network=patch_unet"
         ) from problem
@@ -29,33 +29,56 @@ class UNet(Network):
     attention: the image heights at which it attends. time_scale multiplies t before the embedding: torchcfm gives it
     t in [0, 1] as it is (1, the default), guided-diffusion's embedding was made for 0 … 1000. Class c is its label
     c + 1; label 0 is 'no label'. The output starts at exactly 0.
-    Raises Refusal for points that are not images, other sizes, continuous labels, steps, and without torchcfm.
+    Raises FlowportError for points that are not images, other sizes, continuous labels, steps, and without torchcfm.
     """
 
-    def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int = 1, *, width: int = 32,
-                 multipliers: Sequence[int] = (1, 2), residual_blocks: int = 1, attention: Sequence[int] = (8,),
-                 attention_heads: int = 4, dropout: float = 0.0, time_scale: float = 1.0) -> None:  # fmt: skip
+    def __init__(
+        self,
+        event_shape: EventShape,
+        condition: ConditionShape,
+        heads: int = 1,
+        *,
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2),
+        residual_blocks: int = 1,
+        attention: Sequence[int] = (8,),
+        attention_heads: int = 4,
+        dropout: float = 0.0,
+        time_scale: float = 1.0,
+    ) -> None:
         super().__init__(event_shape, condition, heads)
         if condition.values:
-            raise Refusal("torchcfm's UNet takes class labels only, not continuous ones: use network=patch_unet")
+            raise FlowportError("torchcfm's UNet takes class labels only, not continuous ones: use network=patch_unet")
         if condition.step:
-            raise Refusal("torchcfm's UNet cannot be told the length of a step: use network=patch_unet or network=dit")
+            raise FlowportError(
+                "torchcfm's UNet cannot be told the length of a step: use network=patch_unet or network=dit"
+            )
         if min(width, *multipliers, residual_blocks, attention_heads) < 1:
-            raise Refusal("width, multipliers, residual_blocks and attention_heads of the UNet must be at least 1")
+            raise FlowportError(
+                "width, multipliers, residual_blocks and attention_heads of the UNet must be at least 1"
+            )
         if wrong := [width * m for m in multipliers if width * m % 32]:
-            raise Refusal(f"torchcfm's UNet normalises in 32 groups, so {wrong[0]} channels do not work: use width=32")
+            raise FlowportError(
+                f"torchcfm's UNet normalises in 32 groups, so {wrong[0]} channels do not work: use width=32"
+            )
         divisor = 2 ** (len(multipliers) - 1)
         _, height, _ = image_shape(self.event_shape, (divisor, divisor), "UNet")
         heights = [height // 2**level for level in range(len(multipliers))]
         if wrong := [a for a in attention if a not in heights]:
-            raise Refusal(f"the UNet has no level of height {wrong[0]} to attend at; it has {heights}")
+            raise FlowportError(f"the UNet has no level of height {wrong[0]} to attend at; it has {heights}")
         self.time_scale = time_scale
         self.net = _unet_model()(
-            image_size=height, in_channels=self.channels_in, model_channels=width, out_channels=self.channels_out,
-            num_res_blocks=residual_blocks, attention_resolutions=tuple(height // a for a in attention),
-            dropout=dropout, channel_mult=tuple(multipliers), num_heads=attention_heads,
+            image_size=height,
+            in_channels=self.channels_in,
+            model_channels=width,
+            out_channels=self.channels_out,
+            num_res_blocks=residual_blocks,
+            attention_resolutions=tuple(height // a for a in attention),
+            dropout=dropout,
+            channel_mult=tuple(multipliers),
+            num_heads=attention_heads,
             num_classes=condition.classes + 1 if condition.classes else None,
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         told_step(self.condition, t, condition)
@@ -65,6 +88,6 @@ class UNet(Network):
         """What UNetModel calls y: (n,) with 0 for 'no label', or None where it was built without labels."""
         if self.condition.classes == 0:
             if condition.label is not None:
-                raise Refusal("this UNet was built without labels but is given some")
+                raise FlowportError("this UNet was built without labels but is given some")
             return None
         return torch.zeros(n, dtype=torch.long, device=device) if condition.label is None else condition.label + 1

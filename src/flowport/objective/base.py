@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowport.field.base import Field
 from flowport.prediction.base import Prediction
-from flowport.shapes import ConditionShape, Pair
+from flowport.types import ConditionShape, Pair
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Loss:
 
 class Objective(ABC):
     def shown(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
-        """What the network must accept beside x and t. Raises Refusal for a prediction that cannot be learnt so."""
+        """What the network must accept beside x and t. Raises FlowportError for a prediction that cannot be learnt
+        so."""
         return shape
 
     @abstractmethod

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from flowport.broadcast import over
 from flowport.field.base import Field
 from flowport.objective.base import Loss, Objective
+from flowport.objective.time_sampler import TimeSampler
+from flowport.objective.weighting import Weighting
 from flowport.path.base import Path
 from flowport.prediction.base import Prediction
-from flowport.shapes import Pair
-from flowport.time_sampler import TimeSampler
-from flowport.weighting import Weighting
+from flowport.tensors import over
+from flowport.types import Pair
 
 
 @lru_cache(maxsize=64)

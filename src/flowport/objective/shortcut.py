@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from flowport.broadcast import over
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.objective.base import Loss, Objective
+from flowport.objective.time_sampler import TimeSampler
 from flowport.prediction.base import Prediction
-from flowport.prediction.velocity import Velocity
-from flowport.shapes import Condition, ConditionShape, Pair
-from flowport.time_sampler import TimeSampler
+from flowport.prediction.velocity import VelocityPrediction
+from flowport.tensors import over
+from flowport.types import Condition, ConditionShape, Pair
 
 
-class Shortcut(Objective):
+class ShortcutObjective(Objective):
     """Shortcut models (Frans et al. 2024): the mean velocity ū(x, t, d) = (X_{t,t+d}(x) − x)/d of the flow X over steps
     d, whose ū(x, t, 0) is the velocity, for any source, target and coupling.
 
@@ -27,17 +27,20 @@ class Shortcut(Objective):
 
     which the exact ū fulfils because X is a semigroup. The two halves of the shortest step are Euler steps, so what is
     learnt is Euler's method of 2^halvings steps. ``solver=shortcut`` takes such steps; every other solver reads the
-    velocity. Raises Refusal for a share outside (0, 1), fewer than 1 halving, and predictions other than the velocity.
+    velocity. Raises FlowportError for a share outside (0, 1), fewer than 1 halving, and predictions other than the
+    velocity.
     """
 
     def __init__(self, time_sampler: TimeSampler, share: float = 0.25, halvings: int = 5) -> None:
         if not 0 < share < 1 or halvings < 1:
-            raise Refusal(f"objective=shortcut needs a share in (0, 1) and halvings ≥ 1, not {share} and {halvings}")
+            raise FlowportError(
+                f"objective=shortcut needs a share in (0, 1) and halvings ≥ 1, not {share} and {halvings}"
+            )
         self.time_sampler, self.share, self.halvings = time_sampler, share, halvings
 
     def shown(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
-        if not isinstance(prediction, Velocity):
-            raise Refusal("objective=shortcut learns mean velocities: use prediction=velocity with it")
+        if not isinstance(prediction, VelocityPrediction):
+            raise FlowportError("objective=shortcut learns mean velocities: use prediction=velocity with it")
         return replace(shape, step=True)
 
     def target(self, field: Field, x: Tensor, t: Tensor, step: Tensor, condition: Condition) -> Tensor:

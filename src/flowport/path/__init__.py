@@ -2,22 +2,28 @@
 
 from flowport.path.base import Coefficients, Path, PathSample
 from flowport.path.bridge import BrownianBridge, SmoothBridge
-from flowport.path.diffusion import Diffusion, Tabulated, Trigonometric, VarianceExploding, VariancePreserving
-from flowport.path.linear import Linear
-from flowport.path.polynomial import Functions, Polynomial
+from flowport.path.linear import LinearPath
+from flowport.path.noise_schedule import (
+    DiffusionPath,
+    TabulatedPath,
+    TrigonometricPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
+from flowport.path.polynomial import FunctionsPath, PolynomialPath
 
 __all__ = [
     "BrownianBridge",
     "Coefficients",
-    "Diffusion",
-    "Functions",
-    "Linear",
+    "DiffusionPath",
+    "FunctionsPath",
+    "LinearPath",
     "Path",
     "PathSample",
-    "Polynomial",
+    "PolynomialPath",
     "SmoothBridge",
-    "Tabulated",
-    "Trigonometric",
-    "VarianceExploding",
-    "VariancePreserving",
+    "TabulatedPath",
+    "TrigonometricPath",
+    "VarianceExplodingPath",
+    "VariancePreservingPath",
 ]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowport.broadcast import clamped, over
-from flowport.shapes import Pair, Points, Time
+from flowport.tensors import clamped, over
+from flowport.types import Pair, Points, Time
 
 
 @dataclass(frozen=True)

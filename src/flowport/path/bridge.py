@@ -3,27 +3,27 @@
 import torch
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.path.base import Coefficients, Path
-from flowport.shapes import Time
+from flowport.types import Time
 
 
 class BrownianBridge(Path):
     """α = 1 − t,  β = t,  γ = noise √(t(1−t)): Brownian motion of volatility ``noise`` pinned at both ends.
 
     γ̇ diverges at both ends, so the interval is [margin, 1 − margin]. The conditional law given (x0, x1) is that of
-    Tong et al. (2023, SB-CFM) and of bridge matching. Raises Refusal unless noise > 0.
+    Tong et al. (2023, SB-CFM) and of bridge matching. Raises FlowportError unless noise > 0.
     """
 
     bridge = True
 
     def __init__(self, noise: float = 0.6, margin: float = 1e-3) -> None:
         if noise <= 0:
-            raise Refusal(
+            raise FlowportError(
                 f"path=brownian_bridge needs noise > 0, not {noise}: use path=linear for a path without noise"
             )
         if not 0 < margin < 0.5:
-            raise Refusal(f"path.margin={margin} must lie in (0, 0.5): γ vanishes at both ends")
+            raise FlowportError(f"path.margin={margin} must lie in (0, 0.5): γ vanishes at both ends")
         self.noise = noise
         self.interval = (margin, 1.0 - margin)
 
@@ -44,16 +44,19 @@ class BrownianBridge(Path):
 class SmoothBridge(Path):
     """α = 1 − t,  β = t,  γ = noise t(1−t): γ̇ is bounded, so one field serves ODE and SDE sampling.
 
-    The interval stays [margin, 1 − margin], since the score −E[z | x]/γ needs γ > 0. Raises Refusal unless noise > 0.
+    The interval stays [margin, 1 − margin], since the score −E[z | x]/γ needs γ > 0. Raises FlowportError unless
+    noise > 0.
     """
 
     bridge = True
 
     def __init__(self, noise: float = 1.0, margin: float = 1e-3) -> None:
         if noise <= 0:
-            raise Refusal(f"path=smooth_bridge needs noise > 0, not {noise}: use path=linear for a path without noise")
+            raise FlowportError(
+                f"path=smooth_bridge needs noise > 0, not {noise}: use path=linear for a path without noise"
+            )
         if not 0 < margin < 0.5:
-            raise Refusal(f"path.margin={margin} must lie in (0, 0.5): γ vanishes at both ends")
+            raise FlowportError(f"path.margin={margin} must lie in (0, 0.5): γ vanishes at both ends")
         self.noise = noise
         self.interval = (margin, 1.0 - margin)
 

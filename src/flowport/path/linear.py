@@ -3,23 +3,23 @@
 import torch
 from torch import Tensor
 
-from flowport.broadcast import over
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.path.base import Coefficients, Path, PathSample
-from flowport.shapes import Pair, Points, Time
+from flowport.tensors import over
+from flowport.types import Pair, Points, Time
 
 
-class Linear(Path):
+class LinearPath(Path):
     """α = 1 − (1 − sigma_min) t,  β = t,  γ = noise (constant).
 
     With noise > 0 this is torchcfm's conditional flow matching (Tong et al. 2023): soft ends p0 * N(0, noise²) and
     p1 * N(0, noise²). With sigma_min > 0 it is Lipman et al. (2022): x_1 = x1 + sigma_min x0.
-    Raises Refusal for a negative noise or a sigma_min outside [0, 1).
+    Raises FlowportError for a negative noise or a sigma_min outside [0, 1).
     """
 
     def __init__(self, noise: float = 0.0, sigma_min: float = 0.0) -> None:
         if noise < 0 or not 0 <= sigma_min < 1:
-            raise Refusal(
+            raise FlowportError(
                 f"path=linear needs noise ≥ 0 and 0 ≤ sigma_min < 1, not noise={noise}, sigma_min={sigma_min}"
             )
         self.noise, self.sigma_min = noise, sigma_min

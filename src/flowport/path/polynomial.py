@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.path.base import Path
 
 
-class Polynomial(Path):
+class PolynomialPath(Path):
     """α = 1 − t^source_power,  β = t^target_power. Powers below 1 have an infinite slope at t = 0 and are refused."""
 
     def __init__(self, source_power: float = 2.0, target_power: float = 2.0) -> None:
         if source_power < 1 or target_power < 1:
-            raise Refusal(f"path=polynomial needs powers of at least 1, not {source_power} and {target_power}")
+            raise FlowportError(f"path=polynomial needs powers of at least 1, not {source_power} and {target_power}")
         self.source_power, self.target_power = source_power, target_power
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class Polynomial(Path):
         return t**self.target_power
 
 
-class Functions(Path):
+class FunctionsPath(Path):
     """A path by three callables of t (B,): α, β and, for a bridge, γ. They must be differentiable by autograd.
 
     ``Functions(lambda t: 1 - t, lambda t: t, lambda t: 0.5 * t * (1 - t))``; ``interval`` is where all are finite.

@@ -1,7 +1,16 @@
 """What a network's output means."""
 
-from flowport.prediction.base import Hub, Prediction, endpoints
-from flowport.prediction.endpoint import Score, Source, Target
-from flowport.prediction.velocity import Bridge, Velocity
+from flowport.prediction.base import FlowState, Prediction, endpoints
+from flowport.prediction.endpoint import ScorePrediction, SourcePrediction, TargetPrediction
+from flowport.prediction.velocity import BridgePrediction, VelocityPrediction
 
-__all__ = ["Bridge", "Hub", "Prediction", "Score", "Source", "Target", "Velocity", "endpoints"]
+__all__ = [
+    "BridgePrediction",
+    "FlowState",
+    "Prediction",
+    "ScorePrediction",
+    "SourcePrediction",
+    "TargetPrediction",
+    "VelocityPrediction",
+    "endpoints",
+]

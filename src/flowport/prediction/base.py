@@ -6,7 +6,7 @@ Every prediction maps to the hub (x, velocity, noise) and from it, so n predicti
     α x̂0 + β x̂1 + γ ẑ = x,      α̇ x̂0 + β̇ x̂1 + γ̇ ẑ = v,
 
 three unknowns, of which one is known or absent: ẑ without noise (γ = 0), x̂0 = x0 where the field sees its start.
-A bridge whose field is blind to x0 needs a second head for ẑ. What is undefined raises Refusal.
+A bridge whose field is blind to x0 needs a second head for ẑ. What is undefined raises FlowportError.
 """
 
 from abc import ABC, abstractmethod
@@ -15,16 +15,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowport.broadcast import clamped
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.path.base import Coefficients, Path, PathSample
+from flowport.tensors import clamped
 
 MARGIN = 1e-3
 """How far inside [0, 1] an output is read that is divided by a vanishing path weight."""
 
 
 @dataclass(frozen=True)
-class Hub:
+class FlowState:
     """x, velocity E[ẋ | x] and noise E[z | x] (None without a bridge or where it is unknown), each (B, *D)."""
 
     x: Tensor
@@ -38,27 +38,29 @@ def solve(p: Tensor, q: Tensor, dp: Tensor, dq: Tensor, y: Tensor, w: Tensor) ->
     return (dq * y - q * w) / determinant, (p * w - dp * y) / determinant
 
 
-def endpoints(hub: Hub, coefficients: Coefficients, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def endpoints(
+    flow_state: FlowState, coefficients: Coefficients, start: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """x̂0, x̂1, ẑ from the hub. ``start``: x0 (B, *D) where the field sees it and the path is a bridge, else None.
 
-    Raises Refusal for a bridge with neither a start nor a noise estimate.
+    Raises FlowportError for a bridge with neither a start nor a noise estimate.
     """
-    c = coefficients.over(hub.x)
+    c = coefficients.over(flow_state.x)
     if c.gamma is None or c.dgamma is None:
-        source, target = solve(c.alpha, c.beta, c.dalpha, c.dbeta, hub.x, hub.velocity)
+        source, target = solve(c.alpha, c.beta, c.dalpha, c.dbeta, flow_state.x, flow_state.velocity)
         return source, target, None
     if start is not None:
-        rest, slope = hub.x - c.alpha * start, hub.velocity - c.dalpha * start
+        rest, slope = flow_state.x - c.alpha * start, flow_state.velocity - c.dalpha * start
         target, noise = solve(c.beta, c.gamma, c.dbeta, c.dgamma, rest, slope)
         return start, target, noise
-    if hub.noise is None:
-        raise Refusal(
+    if flow_state.noise is None:
+        raise FlowportError(
             "one velocity head cannot give the end points of a bridge that does not see its start: use "
             "prediction=bridge (a second head) or conditioning=source"
         )
-    rest, slope = hub.x - c.gamma * hub.noise, hub.velocity - c.dgamma * hub.noise
+    rest, slope = flow_state.x - c.gamma * flow_state.noise, flow_state.velocity - c.dgamma * flow_state.noise
     source, target = solve(c.alpha, c.beta, c.dalpha, c.dbeta, rest, slope)
-    return source, target, hub.noise
+    return source, target, flow_state.noise
 
 
 def velocity_of(source: Tensor, target: Tensor, noise: Tensor | None, coefficients: Coefficients) -> Tensor:
@@ -90,9 +92,9 @@ class Prediction(ABC):
         """What to regress the output on, (B, heads·C, …)."""
 
     @abstractmethod
-    def hub(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> Hub:
+    def flow_state(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> FlowState:
         """From the network's output to the hub."""
 
     @abstractmethod
-    def output(self, hub: Hub, coefficients: Coefficients, start: Tensor | None) -> Tensor:
+    def output(self, flow_state: FlowState, coefficients: Coefficients, start: Tensor | None) -> Tensor:
         """From the hub to what a perfect network would have returned."""

@@ -5,13 +5,13 @@ from flowport.reward.classes import ClassLogProbability, ClassProbability, Legib
 from flowport.reward.clip import CLIPScore
 from flowport.reward.cloud import CloudSymmetry, Extent
 from flowport.reward.compressibility import Compressibility
-from flowport.reward.decoded import Decoded
-from flowport.reward.distance import Distance
-from flowport.reward.from_file import FromFile
+from flowport.reward.decoded import DecodedReward
+from flowport.reward.distance import DistanceReward
+from flowport.reward.from_file import FromFileReward
 from flowport.reward.image import Brightness, Colour, Smoothness, Symmetry
-from flowport.reward.quadratic import Linear, Quadratic
+from flowport.reward.quadratic import LinearReward, QuadraticReward
 from flowport.reward.sound import SpectralCentroid
-from flowport.reward.sum import Sum
+from flowport.reward.sum import SumReward
 
 __all__ = [
     "Brightness",
@@ -21,17 +21,17 @@ __all__ = [
     "CloudSymmetry",
     "Colour",
     "Compressibility",
-    "Decoded",
-    "Distance",
+    "DecodedReward",
+    "DistanceReward",
     "Extent",
-    "FromFile",
+    "FromFileReward",
     "Legibility",
-    "Linear",
-    "Quadratic",
+    "LinearReward",
+    "QuadraticReward",
     "Reward",
     "SemanticConsistency",
     "Smoothness",
     "SpectralCentroid",
-    "Sum",
+    "SumReward",
     "Symmetry",
 ]

@@ -1,6 +1,5 @@
 """What fine-tuning wants: a number for every point that a flow makes, and its gradient."""
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
@@ -9,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError, member_name
 from flowport.modality.base import Modality
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 Kind = TypeVar("Kind", bound=Modality)
 HALVES = (torch.bfloat16, torch.float16)
@@ -35,14 +34,14 @@ class Reward(nn.Module, ABC):
         """x1: encoded points (B, *D) as the flow makes them -> (B,)."""
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        """Asked once when a fine-tuning is built: raises Refusal where this reward could not judge points of
+        """Asked once when a fine-tuning is built: raises FlowportError where this reward could not judge points of
         ``target``. A member whose modality was left null takes that of the target here."""
         return
 
     def value(self, x1: Tensor, condition: Condition) -> Tensor:
         """r without a gradient, (B,), float32 or float64 whatever the autocast.
 
-        Raises Refusal for a result of another shape and for one that is not finite.
+        Raises FlowportError for a result of another shape and for one that is not finite.
         """
         with torch.inference_mode(False), torch.no_grad(), exact(x1):
             return self._judged(own(x1), condition)
@@ -50,10 +49,10 @@ class Reward(nn.Module, ABC):
     def value_and_gradient(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """r, (B,), and ∇r by the points, (B, *D), both float32 or float64; also inside no_grad and inference mode.
 
-        Raises Refusal as ``value`` does, for a reward without a gradient, and for a gradient that is not finite.
+        Raises FlowportError as ``value`` does, for a reward without a gradient, and for a gradient that is not finite.
         """
         if not self.differentiable:
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} has no gradient: choose an objective that needs none, or another reward"
             )
         with torch.inference_mode(False), torch.enable_grad(), exact(x1):  # backward, too, would obey an autocast
@@ -61,19 +60,19 @@ class Reward(nn.Module, ABC):
             value = self._judged(x, condition)
             gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} does not depend on the points by operations that torch can differentiate: "
                 "write it in torch without detaching, or set differentiable = False"
             )
         bad = int((~gradient.isfinite()).flatten(1).any(1).sum())
         if bad:
-            raise Refusal(f"reward={self.called} has a gradient that is not finite for {bad} of {len(x1)} points")
+            raise FlowportError(f"reward={self.called} has a gradient that is not finite for {bad} of {len(x1)} points")
         return value.detach(), gradient
 
     @property
     def called(self) -> str:
         """The name of the class as configs write it."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
+        return member_name(type(self), "reward")
 
     def train(self, mode: bool = True) -> "Reward":
         """A judge never learns: evaluation mode, whatever is asked."""
@@ -90,7 +89,7 @@ class Reward(nn.Module, ABC):
         value = self(x1, told)
         if not isinstance(value, Tensor) or value.shape != x1.shape[:1]:
             what = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} returned {what}: a reward gives one number for each point, ({len(x1)},)"
             )
         value = value if value.dtype in (torch.float32, torch.float64) else value.float()
@@ -98,17 +97,17 @@ class Reward(nn.Module, ABC):
         if bad:
             found = "NaN" if bool(value.isnan().any()) else "an infinite value"
             lost = int((~x1.isfinite()).flatten(1).any(1).sum())
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} returned {found} for {bad} of {len(x1)} points, of which {lost} were not finite "
                 "themselves"
             )
         return value
 
 
-class OfModality(Reward, ABC, Generic[Kind]):
+class ModalityReward(Reward, ABC, Generic[Kind]):
     """A reward that reads points through a modality: the one given, or that of the target (null).
 
-    kind: of modality; meant: what that is called. Raises Refusal for a target of another kind.
+    kind: of modality; meant: what that is called. Raises FlowportError for a target of another kind.
     """
 
     kind: type[Kind]
@@ -123,7 +122,7 @@ class OfModality(Reward, ABC, Generic[Kind]):
 
     def check(self, source: Distribution, target: Distribution) -> None:
         if not self.fits(target):
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} is for {self.meant}, but the target is {type(target.modality).__name__} with "
                 f"points {tuple(target.event_shape)}"
             )
@@ -131,9 +130,11 @@ class OfModality(Reward, ABC, Generic[Kind]):
 
     @property
     def known(self) -> Kind:
-        """The modality. Raises Refusal where none was given or found."""
+        """The modality. Raises FlowportError where none was given or found."""
         if self.modality is None:
-            raise Refusal(f"reward={self.called} does not know its modality: give reward.modality, or ask check first")
+            raise FlowportError(
+                f"reward={self.called} does not know its modality: give reward.modality, or ask check first"
+            )
         return self.modality
 
 
@@ -161,7 +162,7 @@ def in_its_precision(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def tried(reward: Reward, target: Distribution, ask: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a network of the reward's says to two points of the target's shape. Raises Refusal where it cannot."""
+    """What a network of the reward's says to two points of the target's shape. Raises FlowportError where it cannot."""
     points = torch.zeros(2, *target.event_shape)
     try:
         with torch.no_grad():
@@ -169,7 +170,7 @@ def tried(reward: Reward, target: Distribution, ask: Callable[[Tensor], Tensor])
             return ask(points)
     except RuntimeError as error:
         told = str(error).strip().splitlines()[-1]
-        raise Refusal(
+        raise FlowportError(
             f"reward={reward.called} has a network that cannot take points of the target, "
             f"{tuple(target.event_shape)}: {told}"
         ) from None

@@ -9,25 +9,25 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import FloatImage
 from flowport.reward.base import in_its_precision
-from flowport.reward.image import OfImages
-from flowport.shapes import Condition
+from flowport.reward.image import ImageReward
+from flowport.types import Condition
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels that OpenAI trained on, where the folder does not say."""
 
 
 @final
-class CLIPScore(OfImages):
+class CLIPScore(ImageReward):
     """r = s cos(φ(image), ψ(prompt)), the logit of Radford et al. 2021: φ, ψ the model's projected embeddings, s its
     temperature. Preference models of the same make (PickScore, Kirstain et al. 2023) are taken too.
 
     path: a folder as transformers' save_pretrained writes it, of a CLIPModel (weights as safetensors) with its
     tokenizer; nothing is fetched and no code of the folder's is run. Points in [−1, 1], of 1 or 3 channels, are clamped
     and resized to the model's square by bicubic interpolation with a gradient, then normalised as
-    preprocessor_config.json says. Raises Refusal where transformers or a part of the folder is missing.
+    preprocessor_config.json says. Raises FlowportError where transformers or a part of the folder is missing.
     """
 
     text: Tensor
@@ -39,15 +39,19 @@ class CLIPScore(OfImages):
         try:
             from transformers import AutoTokenizer, CLIPModel
         except ImportError:
-            raise Refusal("reward=clip_score needs transformers: pip install 'flowport[clip]'") from None
+            raise FlowportError("reward=clip_score needs transformers: pip install 'flowport[clip]'") from None
         if not Path(path).is_dir():
-            raise Refusal(f"reward.path={path} is not a folder: give one that save_pretrained of a CLIPModel wrote")
+            raise FlowportError(
+                f"reward.path={path} is not a folder: give one that save_pretrained of a CLIPModel wrote"
+            )
         try:
             model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True).float().eval()
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             told = str(error).strip().splitlines()[0]
-            raise Refusal(f"reward.path={path} holds no CLIPModel with safetensors and tokenizer: {told}") from None
+            raise FlowportError(
+                f"reward.path={path} holds no CLIPModel with safetensors and tokenizer: {told}"
+            ) from None
         self.vision, self.projection = model.vision_model, model.visual_projection
         self.size = int(model.config.vision_config.image_size)
         limit = model.config.text_config.max_position_embeddings
@@ -65,7 +69,7 @@ class CLIPScore(OfImages):
         modality, channels = target.modality, target.event_shape[0]
         span = (modality.low, modality.high) if isinstance(modality, FloatImage) else (-1, 1)
         if channels not in (1, 3) or span != (-1, 1):
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} is for images of 1 or 3 channels from −1 to 1, but the target's have {channels} "
                 f"and go from {span[0]} to {span[1]}"
             )

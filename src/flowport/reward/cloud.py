@@ -7,32 +7,34 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.reward.base import Reward
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 TINY = 1e-12
 
 
-class OfClouds(Reward, ABC):
+class CloudReward(Reward, ABC):
     """axis: the number of a coordinate, or None for what does not depend on the pose."""
 
     def __init__(self, axis: int | None = None) -> None:
         super().__init__()
         if axis is not None and axis < 0:
-            raise Refusal(f"reward.axis is {axis}; it must be null or the number of a coordinate, from 0")
+            raise FlowportError(f"reward.axis is {axis}; it must be null or the number of a coordinate, from 0")
         self.axis = axis
 
     def check(self, source: Distribution, target: Distribution) -> None:
         shape = tuple(target.event_shape)
         if len(shape) != 2:
-            raise Refusal(f"reward={self.called} is for clouds (d, N), but points of the target have the shape {shape}")
+            raise FlowportError(
+                f"reward={self.called} is for clouds (d, N), but points of the target have the shape {shape}"
+            )
         if self.axis is not None and self.axis >= shape[0]:
-            raise Refusal(f"reward.axis is {self.axis}, but the clouds have the coordinates 0 … {shape[0] - 1}")
+            raise FlowportError(f"reward.axis is {self.axis}, but the clouds have the coordinates 0 … {shape[0] - 1}")
 
 
 @final
-class Extent(OfClouds):
+class Extent(CloudReward):
     """r = the root mean square distance of a cloud's points from their centroid, along ``axis`` where one is given.
     Units of the points."""
 
@@ -43,7 +45,7 @@ class Extent(OfClouds):
 
 
 @final
-class CloudSymmetry(OfClouds):
+class CloudSymmetry(CloudReward):
     """r = −mean_i min_j |x_i − y_j|², the Chamfer distance between the cloud, centred, and its mirror image y; 0 iff
     they are the same points. Squared units of the points.
 

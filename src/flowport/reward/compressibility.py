@@ -9,16 +9,16 @@ from torch import Tensor
 
 from flowport.distribution.base import Distribution
 from flowport.modality import Image
-from flowport.reward.base import OfModality
-from flowport.shapes import Condition
+from flowport.reward.base import ModalityReward
+from flowport.types import Condition
 
 
 @final
-class Compressibility(OfModality[Image]):
+class Compressibility(ModalityReward[Image]):
     """r = −bits of the image as a PNG file / its number of values: simple images are worth more (Black et al. 2024,
     with PNG for JPEG, for nothing is lost). Computed by the host, an image at a time.
 
-    modality: turns points into bytes; null: that of the target. Raises Refusal for anything but images of 1 or 3
+    modality: turns points into bytes; null: that of the target. Raises FlowportError for anything but images of 1 or 3
     channels.
     """
 

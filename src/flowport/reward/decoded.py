@@ -7,11 +7,11 @@ from torch import Tensor
 from flowport.distribution.base import Distribution
 from flowport.modality.base import Modality
 from flowport.reward.base import Reward
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 
 @final
-class Decoded(Reward):
+class DecodedReward(Reward):
     """r(z) = r′(decode z), ∇r = (∂decode/∂z)ᵀ ∇r′: the gradient passes through the frozen decoder.
 
     reward: r′, of points as metrics and pictures see them; modality: of the latents, whose ``observed`` decodes. The

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from flowport.distribution.base import Distribution
 from flowport.distribution.parameter import Numbers, numbers
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.reward.base import Reward
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 
 @final
-class Distance(Reward):
+class DistanceReward(Reward):
     """r = −|x − reference|². Squared units of the points.
 
     reference: one encoded point of the target's shape, as (nested) list or as an .npy file; kept in float64. Raises
-    Refusal for a file that is no array of finite numbers and for points of another shape.
+    FlowportError for a file that is no array of finite numbers and for points of another shape.
     """
 
     reference: Tensor
@@ -30,7 +30,7 @@ class Distance(Reward):
 
     def check(self, source: Distribution, target: Distribution) -> None:
         if tuple(self.reference.shape) != tuple(target.event_shape):
-            raise Refusal(
+            raise FlowportError(
                 f"reward.reference has the shape {tuple(self.reference.shape)}, but points of the target have "
                 f"{target.event_shape}"
             )
@@ -44,4 +44,4 @@ def read(path: str) -> Tensor:
     try:
         return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), dtype=np.float64))
     except (OSError, ValueError, TypeError, EOFError):
-        raise Refusal(f"reward.reference={path} is not an .npy file of numbers") from None
+        raise FlowportError(f"reward.reference={path} is not an .npy file of numbers") from None

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.reward.base import Reward, in_its_precision, tried
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 
 @final
-class FromFile(Reward):
+class FromFileReward(Reward):
     """r = f(x1) -> (B,), or with a label r = log p(label | x1) for f(x1) -> logits (B, classes), nats.
 
     path: a TorchScript program, torch.jit.script(network).save(path). It holds operations of torch and tensors, no
     pickled Python, which is why neither torch.save nor torch.export files are taken: reading these may run any code.
-    Raises Refusal for another file, and where f cannot take points of the target.
+    Raises FlowportError for another file, and where f cannot take points of the target.
     """
 
     def __init__(self, path: str, label: int | None = None) -> None:
@@ -36,20 +36,24 @@ class FromFile(Reward):
         if self.label is None:
             return found
         if found.ndim != 2 or not 0 <= self.label < found.shape[1]:
-            raise Refusal(f"reward.label is {self.label}, but {self.path} returned the shape {tuple(found.shape)}, not "
-                          "logits (B, classes) that hold this class")  # fmt: skip
+            raise FlowportError(
+                f"reward.label is {self.label}, but {self.path} returned the shape {tuple(found.shape)}, not "
+                "logits (B, classes) that hold this class"
+            )
         return log_softmax(found, 1)[:, self.label]
 
 
 def program(path: str) -> nn.Module:
     """The TorchScript program of a file, on the CPU."""
     if not Path(path).is_file():
-        raise Refusal(f"reward.path={path} is not a file: give a TorchScript program (torch.jit.script, then save)")
+        raise FlowportError(
+            f"reward.path={path} is not a file: give a TorchScript program (torch.jit.script, then save)"
+        )
     try:
         with warnings.catch_warnings():  # torch advises torch.export, whose files can hold pickled code
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError):
-        raise Refusal(
+        raise FlowportError(
             f"reward.path={path} is not a TorchScript program: save it by torch.jit.script(network).save(path)"
         ) from None

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from flowport.distribution.base import Distribution
 from flowport.distribution.parameter import numbers
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.modality import FloatImage, Image
 from flowport.reward.base import Reward
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 
-class OfImages(Reward, ABC):
+class ImageReward(Reward, ABC):
     """channels: how many an image must have, None for any number."""
 
     channels: int | None = None
@@ -23,16 +23,17 @@ class OfImages(Reward, ABC):
     def check(self, source: Distribution, target: Distribution) -> None:
         shape, modality = tuple(target.event_shape), target.modality
         if not isinstance(modality, (Image, FloatImage)) or len(shape) != 3:
-            raise Refusal(
+            raise FlowportError(
                 f"reward={self.called} is for images, but the target is {type(modality).__name__} with points {shape}"
             )
         if self.channels not in (None, shape[0]):
-            raise Refusal(f"reward={self.called} is for images of {self.channels} channels, but the target has "
-                          f"{shape[0]}")  # fmt: skip
+            raise FlowportError(
+                f"reward={self.called} is for images of {self.channels} channels, but the target has {shape[0]}"
+            )
 
 
 @final
-class Brightness(OfImages):
+class Brightness(ImageReward):
     """r = the mean over channels and pixels."""
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
@@ -40,10 +41,11 @@ class Brightness(OfImages):
 
 
 @final
-class Colour(OfImages):
+class Colour(ImageReward):
     """r = −|mean over pixels − rgb|²: the image as a whole shall have this colour, whatever it shows.
 
-    rgb: three numbers from −1, none of it, to 1. Raises Refusal for anything else and for images of other channels.
+    rgb: three numbers from −1, none of it, to 1. Raises FlowportError for anything else and for images of other
+    channels.
     """
 
     channels = 3
@@ -53,7 +55,7 @@ class Colour(OfImages):
         super().__init__()
         colour = numbers("reward.rgb", rgb, torch.float64)
         if colour.shape != (3,) or bool((colour.abs() > 1).any()):
-            raise Refusal(f"reward.rgb is {rgb}; it must be three numbers from −1 to 1")
+            raise FlowportError(f"reward.rgb is {rgb}; it must be three numbers from −1 to 1")
         self.register_buffer("rgb", colour, persistent=False)
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
@@ -61,7 +63,7 @@ class Colour(OfImages):
 
 
 @final
-class Symmetry(OfImages):
+class Symmetry(ImageReward):
     """r = −the mean squared difference to the image mirrored left to right; 0 iff they are equal."""
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
@@ -69,7 +71,7 @@ class Symmetry(OfImages):
 
 
 @final
-class Smoothness(OfImages):
+class Smoothness(ImageReward):
     """r = −(Σ (x_{i+1,j} − x_{i,j})² + Σ (x_{i,j+1} − x_{i,j})²) / numbers of the image: the squared
     differences of neighbours; 0 iff the image is flat."""
 

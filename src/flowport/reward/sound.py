@@ -5,17 +5,18 @@ from typing import final
 from torch import Tensor
 
 from flowport.modality import Spectrogram
-from flowport.reward.base import OfModality
-from flowport.shapes import Condition
+from flowport.reward.base import ModalityReward
+from flowport.types import Condition
 
 
 @final
-class SpectralCentroid(OfModality[Spectrogram]):
+class SpectralCentroid(ModalityReward[Spectrogram]):
     """r = log₂(Σ f P / Σ P / 440 Hz), octaves above 440 Hz: how bright a sound is; P is the power of a spectrogram's
     bin, f its frequency, the sums over bins and frames, so that what is loud counts.
 
     Mel triangles share a tone between two peaks by its frequency, so that the centroid of a pure tone is its frequency.
-    (Grey & Gordon 1978.) modality: of the points; null: that of the target. Raises Refusal for anything but sound.
+    (Grey & Gordon 1978.) modality: of the points; null: that of the target. Raises FlowportError for anything but
+    sound.
     """
 
     kind, meant = Spectrogram, "sound as a spectrogram"

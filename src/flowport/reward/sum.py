@@ -7,24 +7,28 @@ import torch
 from torch import Tensor, nn
 
 from flowport.distribution.base import Distribution
-from flowport.errors import Refusal
+from flowport.errors import FlowportError
 from flowport.reward.base import Reward
-from flowport.shapes import Condition
+from flowport.types import Condition
 
 
 @final
-class Sum(Reward):
+class SumReward(Reward):
     """r = Σ_k w_k r_k; the tilts by all of them multiply.
 
     terms: the members by name; one that is a partial is finished with ``classifier``. weights: a number for each name,
-    below zero for what shall be avoided. Raises Refusal where the names differ.
+    below zero for what shall be avoided. Raises FlowportError where the names differ.
     """
 
-    def __init__(self, terms: Mapping[str, Reward | Callable[..., Reward]], weights: Mapping[str, float],
-                 classifier: nn.Module | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        terms: Mapping[str, Reward | Callable[..., Reward]],
+        weights: Mapping[str, float],
+        classifier: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if not terms or set(terms) != set(weights):
-            raise Refusal(
+            raise FlowportError(
                 f"a sum of rewards needs one weight for each reward, but reward.terms are {', '.join(terms) or 'none'} "
                 f"and reward.weights {dict(weights)}"
             )
@@ -48,5 +52,7 @@ def finished(name: str, term: Reward | Callable[..., Reward], classifier: nn.Mod
     if isinstance(term, Reward):
         return term
     if classifier is None:
-        raise Refusal(f"reward.terms.{name} needs a classifier: write _partial_: true into the sum's yaml as well")
+        raise FlowportError(
+            f"reward.terms.{name} needs a classifier: write _partial_: true into the sum's yaml as well"
+        )
     return term(classifier=classifier)

@@ -1,0 +1,1 @@
+"""Evaluation of trained flows: metrics on held-out data, tables, pictures."""

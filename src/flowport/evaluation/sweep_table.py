@@ -1,0 +1,225 @@
+"""A sweep's runs as one table: a row for every setting, mean ± standard error over seeds."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from flowport.errors import FlowportError
+from flowport.modality import gallery
+
+matplotlib.use("Agg")
+SEED = "seed"
+REFERENCES = ("untranslated", "retrieved", "floor")
+"""Suffixes under which a metric writes what doing nothing and what perfection would score."""
+
+
+@dataclass(frozen=True)
+class MeanAndError:
+    """Mean over n runs and its standard error s/√n (0 for one run)."""
+
+    mean: float
+    error: float
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "MeanAndError":
+        mean, n = math.fsum(values) / len(values), len(values)
+        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else 0.0
+        rounding = 1e-12 * max(map(abs, values))
+        return cls(mean, 0.0 if spread <= rounding else spread / math.sqrt(n), n)
+
+    def __str__(self) -> str:
+        digits = 3 if self.error == 0 else max(0, min(6, 1 - math.floor(math.log10(self.error))))
+        if self.error == 0 and self.mean != 0:
+            digits = max(0, 2 - math.floor(math.log10(abs(self.mean))))
+        return f"{self.mean:.{digits}f}" + (f" ± {self.error:.{digits}f}" if self.n > 1 else "")
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """settings: names of what varies; rows: (setting values, {metric: Cell}); metrics: columns in order."""
+
+    settings: list[str]
+    metrics: list[str]
+    rows: list[tuple[tuple[str, ...], dict[str, MeanAndError]]]
+
+    def lines(self) -> list[list[str]]:
+        """Header and rows as text."""
+        head = [*self.settings, "runs", *(m.removeprefix("test/") for m in self.metrics)]
+        body = [
+            [
+                *values,
+                str(max((c.n for c in cells.values()), default=0)),
+                *(str(cells[m]) if m in cells else "" for m in self.metrics),
+            ]
+            for values, cells in self.rows
+        ]
+        return [head, *body]
+
+    def markdown(self) -> str:
+        head, *body = self.lines()
+        rule = ["---"] * len(self.settings) + ["---:"] * (len(head) - len(self.settings))
+        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
+
+
+def read(folder: Path, metrics: list[str]) -> SweepTable:
+    """All finished runs of a multirun folder. metrics: names with or without ``test/``; none: every test metric.
+
+    Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured.
+    Raises FlowportError for a folder without finished runs or a metric that no run has.
+    """
+    found = [(words, json.loads((job / "metrics.json").read_text())) for job, words in _jobs(folder)]
+    varied = _varied([words for words, _ in found])
+    wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(found)
+    for name in wanted:
+        if not any(name in numbers for _, numbers in found):
+            known = sorted({m for _, numbers in found for m in numbers if m.startswith("test/")})
+            raise FlowportError(f"no run in {folder} has a metric {name}; they have {', '.join(known)}")
+    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for words, numbers in found:
+        groups.setdefault(tuple(words.get(key, "") for key in varied), []).append(numbers)
+    rows = [(setting, _cells(numbers, wanted, "")) for setting, numbers in groups.items()]
+    for reference in REFERENCES:
+        rows += _reference_rows(varied, groups, wanted, reference)
+    return SweepTable(varied, wanted, rows)
+
+
+def _jobs(folder: Path) -> list[tuple[Path, dict[str, str]]]:
+    """Folder and settings of every finished run of a multirun, in order. Raises FlowportError where there is none."""
+    found = []
+    for job in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
+        words = OmegaConf.to_container(OmegaConf.load(job.parent / ".hydra" / "overrides.yaml"))
+        assert isinstance(words, list)
+        found.append((job.parent, dict(str(w).lstrip("+").split("=", 1) for w in words)))
+    if not found:
+        raise FlowportError(f"{folder} holds no finished runs (<job>/metrics.json): give the folder that a sweep wrote")
+    return found
+
+
+def _varied(settings: list[dict[str, str]]) -> list[str]:
+    """The keys whose values differ between runs, the seed apart; the first key where none does."""
+    keys = list(dict.fromkeys(key for words in settings for key in words if key != SEED))
+    return [key for key in keys if len({words.get(key) for words in settings}) > 1] or keys[:1]
+
+
+def _headline(found: list[tuple[dict[str, str], dict[str, float]]]) -> list[str]:
+    hidden = ("nfe", "_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
+    names = dict.fromkeys(m for _, numbers in found for m in numbers if m.startswith("test/"))
+    return [m for m in names if not m.endswith(hidden)]
+
+
+def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict[str, MeanAndError]:
+    values = {m: [r[m + suffix] for r in runs if m + suffix in r] for m in wanted}
+    return {m: MeanAndError.of(v) for m, v in values.items() if v}
+
+
+def _reference_rows(
+    varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str], reference: str
+) -> list[tuple[tuple[str, ...], dict[str, MeanAndError]]]:
+    """References depend on the data alone: one row for all values of the first setting that agree in them."""
+    seen = dict[str, list[dict[str, float]]]()
+    for setting, runs in groups.items():
+        seen.setdefault(setting[0] if setting else "any", []).extend(runs)
+    same = dict[tuple[str, ...], list[str]]()
+    for first, runs in seen.items():
+        cells = _cells(runs, wanted, f"_{reference}")
+        if cells:
+            same.setdefault(tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()), []).append(first)
+    rows = []
+    for firsts in same.values():
+        name = "any" if len(same) == 1 and len(firsts) > 1 else ", ".join(firsts)
+        rows.append((name, _cells(seen[firsts[0]], wanted, f"_{reference}")))
+    alone = len(varied) < 2
+    return [
+        ((f"{first}: {reference}",)[: len(varied) or 1] if alone else (first, *[reference] * (len(varied) - 1)), cells)
+        for first, cells in rows
+    ]
+
+
+def write(sheet: SweepTable, folder: Path, against: str | None = None) -> None:
+    """table.csv, table.md and table.png into the sweep's folder, and translations.png where runs left theirs. against:
+    the metric that the others are drawn over."""
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(sheet.lines())
+    (folder / "table.md").write_text(sheet.markdown())
+    if against is None:
+        draw(sheet, folder / "table.png")
+    else:
+        draw_against(sheet, against, folder / "table.png")
+    _compare(folder)
+
+
+def _compare(folder: Path) -> None:
+    """The translations of the first run of every setting, one row a setting."""
+    jobs, rows = _jobs(folder), dict[str, torch.Tensor]()
+    varied = _varied([words for _, words in jobs])
+    for job, words in jobs:
+        if (job / "translation.png").is_file():
+            strip = torch.from_numpy(np.asarray(Image.open(job / "translation.png").convert("RGB")).copy())
+            name = ", ".join(f"{key.rpartition('.')[2]} {words.get(key, '')}" for key in varied)
+            rows.setdefault(name, strip.permute(2, 0, 1)[None] / 255)
+    if rows:
+        gallery.draw(rows, str(folder / "translations.png"), tile=1)
+
+
+def draw(sheet: SweepTable, path: Path) -> None:
+    """One panel a metric: a dot and its standard error for every setting."""
+    from matplotlib import pyplot
+
+    names = [" · ".join(values) for values, _ in sheet.rows]
+    width, height = 3.2 * len(sheet.metrics) + 2.5, 0.32 * len(names) + 1.2
+    figure, axes = pyplot.subplots(1, len(sheet.metrics), figsize=(width, height), sharey=True, squeeze=False)
+    for axis, metric in zip(axes[0], sheet.metrics, strict=True):
+        for k, (values, cells) in enumerate(sheet.rows):
+            if metric in cells:
+                colour = "#8a929b" if any(v in REFERENCES for v in values) else "#3b6fb6"
+                axis.errorbar(cells[metric].mean, k, xerr=cells[metric].error, fmt="o", color=colour, capsize=3)
+        axis.set_title(metric.removeprefix("test/"), fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def lines(sheet: SweepTable, metric: str, against: str) -> dict[str, list[tuple[float, MeanAndError]]]:
+    """Per setting, but for the one called ``against``: (the metric test/<against>, the metric) in ascending order."""
+    found = dict[str, list[tuple[float, MeanAndError]]]()
+    for values, cells in sheet.rows:
+        if metric in cells and f"test/{against}" in cells:
+            kept = [v for v, name in zip(values, sheet.settings, strict=True) if name != against]
+            found.setdefault(" · ".join(kept), []).append((cells[f"test/{against}"].mean, cells[metric]))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
+
+
+def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
+    """One log-log panel a metric: its lines over the metric ``against``, and floors dashed."""
+    from matplotlib import pyplot
+
+    metrics = [m for m in sheet.metrics if m != f"test/{against}"]
+    figure, axes = pyplot.subplots(1, len(metrics), figsize=(6.4 * len(metrics), 4.6), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for (name, points), marker in zip(lines(sheet, metric, against).items(), cycle("osD^v<>PX*"), strict=False):
+            at, cells = zip(*points, strict=True)
+            axis.errorbar(at, [c.mean for c in cells], [c.error for c in cells], marker=marker, ms=4, lw=1, label=name)
+        for values, row in sheet.rows:
+            if any(v.endswith("floor") for v in values) and metric in row:
+                axis.axhline(row[metric].mean, color="#8a929b", ls="--", lw=1, label="floor")
+        axis.set(yscale="log", xlabel=against, title=metric.removeprefix("test/"))
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.grid(alpha=0.25, which="both")
+    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

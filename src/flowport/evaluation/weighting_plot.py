@@ -1,0 +1,63 @@
+"""What losses weight over the log signal-to-noise ratio λ, drawn on one axis."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from flowport.errors import FlowportError
+from flowport.field.base import Field
+from flowport.objective.base import Objective
+from flowport.objective.flow_matching import FlowMatching, times_of
+from flowport.objective.weighting import LogSNRWeighting, Weighting, profile
+
+matplotlib.use("Agg")
+SPAN = 12.0
+"""The largest |λ| that is drawn."""
+
+Curve = tuple[Tensor, Tensor]
+"""λ (n,), ascending, and w(λ) (n,)."""
+
+
+def stated(weightings: Mapping[str, Weighting]) -> dict[str, Curve]:
+    """The curves of those weightings that state a w(λ)."""
+    snr = torch.linspace(-SPAN, SPAN, 1201, dtype=torch.float64)
+    return {name: (snr, w.of(snr)) for name, w in weightings.items() if isinstance(w, LogSNRWeighting)}
+
+
+def measured(objective: Objective, field: Field) -> Curve:
+    """The curve of a composition that trains by flow matching, whatever it states. Raises FlowportError for another."""
+    if not isinstance(objective, FlowMatching):
+        raise FlowportError(
+            f"{type(objective).__name__} is no integral of a weight over the log-SNR: use objective=flow_matching "
+            "or score_matching"
+        )
+    low, high = times_of(field.prediction, field.path)
+    inside = torch.linspace(0.002, 0.998, 4001, dtype=torch.float64)  # nearer to an end λ is limited
+    density = objective.time_sampler.density(inside) / (high - low)
+    return profile(low + (high - low) * inside, field, density, objective.weighting)
+
+
+def draw(curves: Mapping[str, Curve], path: Path) -> None:
+    """One line a curve, each 1 at λ = 0; the first is drawn thick."""
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8.5, 5))
+    colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    for k, (name, (snr, w)) in enumerate(curves.items()):
+        shown = (snr.abs() <= SPAN) & (w > 0)
+        snr, w = snr[shown], (w / w[snr.abs().argmin()])[shown]
+        style = {"lw": 5, "color": "#c9ced4"} if k == 0 else {"lw": 1.6, "color": colours[(k - 1) % 10]}
+        if name == "cosine":  # lies on flow_matching
+            style |= {"ls": "--", "zorder": 5}
+        axis.plot(snr, w, label=name, **style)
+    axis.set(yscale="log", ylim=(1e-3, 1e3), xlim=(-SPAN, SPAN))
+    axis.set_xlabel("λ = log signal-to-noise ratio  (noise ← → data)")
+    axis.set_ylabel("w(λ) / w(0), weight of the error of the noise")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=9, frameon=False, ncols=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,32 @@
+"""A network beside a frozen base that says nothing at first, so that fine-tuning starts from the base itself."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from flowport.errors import FlowportError
+from flowport.network.base import Network
+from flowport.types import Condition, ConditionShape, EventShape
+
+
+def zero_initialised(network: Callable[..., Network], event_shape: EventShape, condition: ConditionShape) -> Network:
+    """The network with its last layer at zero. Raises FlowportError for one that this does not silence."""
+    made = network(event_shape=event_shape, condition=condition, heads=1)
+    owners = [m for m in made.modules() if next(m.parameters(recurse=False), None) is not None]
+    for parameter in owners[-1].parameters(recurse=False):
+        nn.init.zeros_(parameter)
+    x, t = torch.ones(2, *event_shape), torch.full((2,), 0.5)
+    with torch.no_grad():
+        if bool(made(x, t, Condition(source=x if condition.source else None)).any()):
+            raise FlowportError(
+                f"adapter.network={type(made).__name__} does not end in its last layer: use adapter=full"
+            )
+    return made
+
+
+def output(network: Network, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """network(x, t, condition) for points of any precision, (B, *D)."""
+    kind = next(network.parameters()).dtype
+    start = None if condition.source is None else condition.source.to(kind)
+    return network(x.to(kind), t, Condition(condition.label, start)).to(x.dtype)

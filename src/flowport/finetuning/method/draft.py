@@ -1,0 +1,93 @@
+"""Direct reward fine-tuning: the reward differentiated through the last steps of the sampler."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from flowport.errors import FlowportError
+from flowport.field.base import Field
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, starts
+from flowport.finetuning.renoising import control_energy, reward_surrogate
+from flowport.finetuning.tilted_field import TiltedField
+from flowport.objective.base import Loss
+from flowport.reward.base import Reward
+from flowport.sampling.grid import Grid, UniformGrid
+from flowport.tensors import over
+from flowport.types import Condition, Pair
+
+
+class DRaFT(FineTuningMethod):
+    """−λ E r(x_N), x_{k+1} = x_k + h_k v(x_k, t_k) differentiated through its last ``last`` steps; the steps before are
+    rolled out by the averaged flow and are constants (Clark, Vicol, Swersky & Fleet 2024, DRaFT-K; last = all: DRaFT).
+
+    Nothing keeps the base's law: under a linear reward the gradient never vanishes, under a concave one all results
+    move to its maximum. Stop early, or make the change small (adapter=low_rank).
+
+    checkpointing: steps are computed again in the backward pass, so that memory does not grow with ``last``. rounds:
+    optimiser steps for every collection. Raises FlowportError for a bridge whose ODE reaches one point alone.
+    """
+
+    target = "none: the reward alone, without a law to keep"
+
+    def __init__(
+        self, grid: Grid | None = None, last: int = 1, checkpointing: bool = True, steps_per_rollout: int = 1
+    ) -> None:
+        self.grid = grid or UniformGrid(20)
+        if not 1 <= last <= self.grid.steps or steps_per_rollout < 1:
+            raise FlowportError(
+                f"method=draft needs 1 ≤ last ≤ grid.steps={self.grid.steps} and steps_per_rollout ≥ 1, not "
+                f"{last} and {steps_per_rollout}"
+            )
+        self.last, self.checkpointing, self.steps_per_rollout = last, checkpointing, steps_per_rollout
+
+    def accept(self, base: Field, reward: Reward) -> None:
+        super().accept(base, reward)
+        if not base.capabilities.role.ode(base.path):
+            raise FlowportError(
+                "method=draft differentiates the ODE, which from the start of this bridge reaches one "
+                "point alone: use adjoint_matching, hybrid or refl"
+            )
+        self._reward = reward
+
+    def collect(
+        self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
+    ) -> tuple[Rollout, dict[str, Tensor]]:
+        start, condition = starts(field, pair, generator)
+        first = self.grid.steps - self.last
+        with torch.no_grad():
+            state = self._walk(field, start, condition, 0, first)
+            end = finite(self._walk(field, state, condition, first, self.grid.steps), "a result", strength)
+        value = strength * reward.value(end, condition)
+        source = origins(start, condition)
+        facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
+        rollout = Rollout(
+            source,
+            end,
+            value,
+            torch.zeros_like(value),
+            condition.label,
+            states=state[None],
+            strength=end.new_tensor(strength),
+        )
+        return rollout, facts
+
+    def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
+        rollout = replay[-1]
+        assert rollout.states is not None and rollout.strength is not None
+        condition = rollout.condition(field.conditioning.sees_source)
+        end = self._walk(field, rollout.states[0], condition, self.grid.steps - self.last, self.grid.steps)
+        return Loss(-rollout.strength * reward_surrogate(self._reward, end, condition))
+
+    def _walk(self, field: TiltedField, x: Tensor, condition: Condition, first: int, end: int) -> Tensor:
+        times = self.grid.times(field.path).tolist()
+
+        def step(x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+            return x + over(h, x) * field.velocity(x, t, condition)
+
+        for k in range(first, end):
+            t, h = (x.new_tensor(value).expand(len(x)) for value in (times[k], times[k + 1] - times[k]))
+            kept = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(step, x, t, h, use_reentrant=False) if kept else step(x, t, h)
+        return x

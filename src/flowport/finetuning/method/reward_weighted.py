@@ -1,0 +1,102 @@
+"""Reward-weighted flow matching, and best-of-n."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowport.errors import FlowportError
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
+from flowport.finetuning.path_weights import best_of_divergence, effective, normalised
+from flowport.finetuning.renoising import (
+    control_energy,
+    flow_matching_target,
+    regression_error,
+    renoised,
+    simulate,
+    spaced,
+)
+from flowport.finetuning.tilted_field import TiltedField
+from flowport.objective.base import Loss
+from flowport.reward.base import Reward
+from flowport.sampling.grid import Grid, UniformGrid
+from flowport.types import Pair
+
+
+class RewardWeighted(FineTuningMethod):
+    """Flow matching on results of the current flow, drawn with w ∝ e^{λr/temperature}, or on the best of ``best_of``
+    results (reward-weighted regression, Peters & Schaal 2007; RAFT, Dong et al. 2023), re-noised anew.
+
+    One collection from the base gives p e^{λr/temperature} exactly, but every further one multiplies by it again: after
+    k collections p e^{k λr/temperature}, the temperature temperature/k. The best of n is log n − (n − 1)/n away from
+    the law it was chosen from (``weights.best_of_divergence``), whatever λ.
+
+    Exactly one of temperature and best_of; on a bridge weights and choices are those among ``paths`` results (or n) of
+    one start. batch: points of an optimiser step; rounds: such steps for every collection.
+    """
+
+    needs_gradient = False
+
+    def __init__(
+        self,
+        grid: Grid | None = None,
+        temperature: float | None = 1.0,
+        best_of: int | None = None,
+        batch: int = 512,
+        steps_per_rollout: int = 200,
+        paths: int = 16,
+    ) -> None:
+        if (temperature is None) == (best_of is None):
+            raise FlowportError("method=reward_weighted needs one of temperature and best_of: set the other to null")
+        if (
+            (temperature is not None and temperature <= 0)
+            or min(batch, steps_per_rollout) < 1
+            or paths < 2
+            or best_of in (0, 1)
+        ):
+            raise FlowportError(
+                f"reward weights need temperature > 0, best_of, paths ≥ 2 and batch, steps_per_rollout ≥ 1, not "
+                f"{temperature}, {best_of}, {paths}, {batch}, {steps_per_rollout}"
+            )
+        self.grid, self.temperature, self.best_of = grid or UniformGrid(40), temperature, best_of
+        self.batch, self.steps_per_rollout, self.paths = batch, steps_per_rollout, paths
+        self.target = (
+            "p e^{k λ r/temperature} after k collections: no law to stay at"
+            if best_of is None
+            else f"the best of {best_of} results after each collection: {best_of_divergence(best_of):.2g} nats each"
+        )
+
+    def collect(
+        self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
+    ) -> tuple[Rollout, dict[str, Tensor]]:
+        each = self.best_of or (self.paths if field.conditioning.sees_source else 1)
+        start, condition = starts(field, pair, generator, each)
+        if not field.conditioning.sees_source:  # from one noise an ODE would reach one result n times
+            noise = torch.randn(start.shape, generator=generator, device=start.device, dtype=start.dtype)
+            start = field.path.start(noise, noise)
+        end = finite(simulate(field, start, condition, self.grid, generator)[-1], "a result", strength)
+        value = scaled_reward(reward, end, condition, strength)
+        source = origins(start, condition)
+        rollout = Rollout(source, end, value, torch.zeros_like(value), condition.label)
+        facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
+        if self.best_of is not None:
+            best = value.view(-1, each).argmax(1) + each * torch.arange(len(pair), device=end.device)
+            rollout = Rollout(**{name: kept[best] for name, kept in rollout.tensors().items()})
+        w = self.weights(field, rollout)
+        facts["tilted_reward"], facts["effective"] = (w * rollout.reward).sum(), effective(w, 1)
+        return rollout, facts
+
+    def weights(self, field: TiltedField, rollout: Rollout) -> Tensor:
+        """(n,), of sum 1."""
+        if self.temperature is None:
+            return torch.full_like(rollout.reward, 1 / len(rollout.reward))
+        groups = len(rollout.end) // self.paths if field.conditioning.sees_source else 1
+        return normalised(rollout.reward / self.temperature, groups)
+
+    def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
+        rollout = replay[-1]
+        draw = torch.multinomial(self.weights(field, rollout), self.batch, replacement=True, generator=generator)
+        t = spaced(self.batch, field, rollout.end, generator)
+        sample = renoised(field, rollout.start[draw], rollout.end[draw], t, generator)
+        condition = rollout.condition(field.conditioning.sees_source)[draw]
+        return Loss(regression_error(field, sample.x, t, condition, flow_matching_target(field, sample, condition)))

@@ -1,0 +1,101 @@
+"""Tilt matching: the reward's strength is raised in small stages, each a regression."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowport.errors import FlowportError
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
+from flowport.finetuning.path_weights import centred
+from flowport.finetuning.renoising import control_energy, regression_error, renoised, simulate, spaced
+from flowport.finetuning.tilted_field import TiltedField
+from flowport.objective.base import Loss
+from flowport.reward.base import Reward
+from flowport.sampling.grid import Grid, UniformGrid
+from flowport.tensors import scaled
+from flowport.types import Pair
+
+
+class TiltMatching(FineTuningMethod):
+    """v_{a+δ} ← the regression on v_a + δ λ (r − r̄)(ẋ_t − v_a), x1 from the flow v_a and x_t re-noised; a = 0 is the
+    base. It is Euler's rule for ∂_a v_a = λ Cov_a(ẋ_t, r(x1) | x_t), which the flows of p e^{aλr} obey exactly (Tilt
+    Matching, 2025, arXiv 2512.21829; per start on a bridge, this project): no gradient of the reward, no SDE.
+
+    Collection number k carries a = k/stages to (k + 1)/stages, so that the full strength is reached after ``stages``
+    collections: stages · rounds optimiser steps, and the run should have as many. Later ones hold the flow where it
+    is. The error is O(1/stages), none for a linear reward of a Gaussian. r̄ is the mean over the other results,
+    on a bridge over those of the same start (``paths`` of them).
+
+    noisings: times at which every result is re-noised; batch: points of an optimiser step; rounds: such steps for
+    every stage, enough for the moving average to follow.
+    """
+
+    target = "p e^r as stages grow: marginal from noise, per start on a bridge that sees it"
+    needs_gradient = False
+
+    def __init__(
+        self,
+        grid: Grid | None = None,
+        stages: int = 10,
+        noisings: int = 32,
+        batch: int = 512,
+        steps_per_rollout: int = 300,
+        paths: int = 16,
+    ) -> None:
+        if min(stages, noisings, batch, steps_per_rollout) < 1 or paths < 2:
+            raise FlowportError(
+                f"tilt matching needs stages, noisings, batch, steps_per_rollout ≥ 1 and paths ≥ 2, not {stages}, "
+                f"{noisings}, {batch}, {steps_per_rollout}, {paths}"
+            )
+        self.grid, self.stages, self.noisings = grid or UniformGrid(40), stages, noisings
+        self.batch, self.steps_per_rollout, self.paths, self.stage = batch, steps_per_rollout, paths, 0
+
+    def begin(self, number: int) -> None:
+        self.stage = number
+
+    def collect(
+        self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
+    ) -> tuple[Rollout, dict[str, Tensor]]:
+        given = field.conditioning.sees_source
+        start, condition = starts(field, pair, generator, self.paths if given else 1)
+        end = finite(simulate(field, start, condition, self.grid, generator)[-1], "a result", strength)
+        value = scaled_reward(reward, end, condition, strength)
+        source = origins(start, condition)
+        reached = end.new_tensor(min(self.stage + 1, self.stages) / self.stages)
+        step = 1 / self.stages if self.stage < self.stages else 0.0
+        push = step * centred(value, len(pair) if given else 1)
+        times, states, wanted = spaced(self.noisings, field, end, generator), [], []
+        for time in times:
+            t = time.expand(len(end))
+            sample = renoised(field, source, end, t, generator)
+            with torch.no_grad():
+                velocity = field.velocity(sample.x, t, condition)
+                moved = field.shift(sample.x, t, condition)
+            states.append(sample.x)
+            wanted.append(moved + scaled(push, sample.velocity - velocity))
+        facts = facts_of(value, control_energy(field, source, end, condition, generator), end, scale=reached)
+        rollout = Rollout(
+            source,
+            end,
+            value,
+            torch.zeros_like(value),
+            condition.label,
+            times,
+            states=torch.stack(states),
+            wanted=torch.stack(wanted),
+            scale=reached,
+        )
+        return rollout, facts
+
+    def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
+        rollout = replay[-1]
+        states, times, wanted = rollout.states, rollout.times, rollout.wanted
+        assert states is not None and times is not None and wanted is not None
+        step, row = (
+            torch.randint(size, (self.batch,), generator=generator, device=times.device) for size in states.shape[:2]
+        )
+        t, condition = times[step], rollout.condition(field.conditioning.sees_source)[row]
+        return Loss(
+            regression_error(field, states[step, row], t, condition, scaled(field.gains(t).end, wanted[step, row]))
+        )

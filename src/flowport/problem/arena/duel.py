@@ -1,0 +1,132 @@
+"""One method in one world at one strength: trained from the exact base, then judged against the exact tilt."""
+
+from collections.abc import Callable
+
+import lightning
+import torch
+from torch import Tensor
+
+from flowport.coupling import IndependentCoupling
+from flowport.data.datamodule import PairDataModule
+from flowport.data.pairing import UnpairedPairing
+from flowport.errors import FlowportError
+from flowport.field.base import Field
+from flowport.finetuning.adapter.base import Adapter
+from flowport.finetuning.method import FineTuningMethod
+from flowport.finetuning.method.base import require_method
+from flowport.network import Network
+from flowport.problem import Problem
+from flowport.problem.arena.fitting import fit
+from flowport.problem.arena.learned_base import learned_base
+from flowport.problem.arena.score import adjoint_sees, score
+from flowport.randomness import Randomness
+from flowport.reward import Reward
+from flowport.training.finetune_module import FineTuneModule
+from flowport.types import Condition, Pair
+
+
+class CountingReward(Reward):
+    """A reward that counts the points it is asked about."""
+
+    def __init__(self, reward: Reward) -> None:
+        super().__init__()
+        self.reward, self.calls = reward, 0
+        self.differentiable = reward.differentiable
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        self.calls += len(x1)
+        return self.reward(x1, condition)
+
+
+def duel(
+    problem: Problem,
+    method: FineTuningMethod,
+    adapter: Callable[..., Adapter],
+    strength: float,
+    optimizer: Callable[..., torch.optim.Optimizer],
+    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None,
+    trainer: Callable[..., lightning.Trainer],
+    seed: int = 0,
+    ema_decay: float = 0.99,
+    fresh: int = 256,
+    steps_per_rollout: int | None = None,
+    points: int = 8192,
+    base: Callable[..., Network] | None = None,
+    pretraining: int = 0,
+) -> dict[str, float]:
+    """Errors of a method to the true tilt (``score``), calls of the reward, seconds and optimiser steps of training.
+
+    Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
+    from ``world.starts`` points and takes ``rounds`` steps (the method's own where that is None); one that takes a
+    single step starts from ``fresh``. A world's own rounds come first, for every method: its calls are too few for
+    single steps. pretraining: steps in which the network ``base`` learns the world's base first (``learned_base``);
+    0: the
+    exact one is tuned.
+    """
+    method = require_method(method)
+    if fresh < 1 or points < 2 * problem.groups:
+        raise FlowportError(f"fresh and points must be at least 1 and {2 * problem.groups}, not {fresh} and {points}")
+    if steps_per_rollout is not None and steps_per_rollout < 1:
+        raise FlowportError(f"rounds must be at least 1, or null: as the method says, not {steps_per_rollout}")
+    if problem.steps_per_rollout is not None:
+        method.steps_per_rollout = problem.steps_per_rollout
+    elif steps_per_rollout is not None and method.steps_per_rollout > 1:
+        method.steps_per_rollout = steps_per_rollout
+    starts = problem.starts if method.steps_per_rollout > 1 else fresh
+    reward, randomness = CountingReward(problem.reward), Randomness(seed).under("arena")
+    data = PairDataModule(
+        UnpairedPairing(problem.source, problem.target),
+        IndependentCoupling(),
+        randomness.under("data"),
+        starts,
+        validation_items=starts,
+        repeat=method.steps_per_rollout,
+    )
+    tuned: Field = (
+        problem.base if base is None or not pretraining else learned_base(problem, base, trainer, pretraining, seed)
+    )
+    module = FineTuneModule(
+        problem.source,
+        problem.target,
+        tuned,
+        adapter,
+        method,
+        reward,
+        strength,
+        optimizer,
+        scheduler,
+        randomness,
+        ema_decay,
+    )
+    steps = affordable(module, data.train.at(0), problem.calls, randomness.generator("rehearsal"))
+    reward.calls = 0
+    seconds = fit(trainer, module, data, steps)
+    found = score(module.ema, problem, strength, randomness.generator("judge"), points)
+    found |= adjoint_sees(problem, strength, randomness.generator("adjoint_snr"))
+    return {f"arena/{name}": float(number) for name, number in found.items()} | {
+        "arena/calls": reward.calls,
+        "train/seconds": round(seconds, 2),
+        "train/steps": steps,
+    }
+
+
+def affordable(module: FineTuneModule, pair: Pair, calls: int, generator: torch.Generator) -> int:
+    """Optimiser steps, in whole collections, that ``calls`` of the reward pay for: what one collection and one step
+    take is counted in a rehearsal that changes nothing.
+
+    Raises FlowportError where they do not pay for a single collection.
+    """
+    method, reward = module.method, module.reward
+    assert isinstance(reward, CountingReward)
+    before = reward.calls
+    rollout, _ = method.collect(module.ema, reward, module.strength, pair, generator)
+    collected = reward.calls - before
+    method.loss(module.field, [rollout], generator)
+    spent_in_loss = reward.calls - before - collected
+    steps = calls // (collected + spent_in_loss * method.steps_per_rollout) * method.steps_per_rollout
+    if steps < 1:
+        raise FlowportError(
+            f"problem.calls={calls} is too small: one collection takes "
+            f"{collected + spent_in_loss * method.steps_per_rollout}"
+        )
+    return steps

@@ -1,0 +1,240 @@
+"""What a sweep of contests found: reward against KL beside the exact frontier, and a table of errors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from omegaconf import OmegaConf
+from scipy.stats import t as student
+
+from flowport.errors import FlowportError
+from flowport.evaluation.sweep_table import MeanAndError
+from flowport.problem import Problem
+from flowport.problem.arena.score import exact, score
+from flowport.problem.base import REACH
+
+matplotlib.use("Agg")
+ERRORS = ("to_tilt", "velocity_error", "weight_error", "mean_error")
+STARTS = 512
+"""Starts over which a drawn frontier is averaged."""
+
+
+@dataclass(frozen=True)
+class ArenaRun:
+    """One method in one world at one strength, over its seeds."""
+
+    problem: str
+    method: str
+    strength: float
+    cells: dict[str, MeanAndError]
+
+    def __getitem__(self, name: str) -> MeanAndError:
+        return self.cells[name]
+
+
+def read(folder: Path) -> list[ArenaRun]:
+    """All finished contests of a sweep's folder. Raises FlowportError where there are none."""
+    found: dict[tuple[str, str, float], list[dict[str, float]]] = {}
+    for path in sorted(folder.glob("*/metrics.json")):
+        words = OmegaConf.to_container(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml"))
+        assert isinstance(words, list)
+        said = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"}
+        said |= dict(str(word).lstrip("+").split("=", 1) for word in words)
+        key = said["problem"], said["method"], float(said["strength"])
+        found.setdefault(key, []).append(json.loads(path.read_text()))
+    if not found:
+        raise FlowportError(
+            f"{folder} holds no finished contests (<job>/metrics.json): give the folder that a sweep wrote"
+        )
+    for run in (run for runs in found.values() for run in runs):
+        run |= {f"arena/{name}": value for name, value in placed(run).items()}
+    return [
+        ArenaRun(*key, {name.partition("/")[2]: MeanAndError.of([run[name] for run in runs]) for name in runs[0]})
+        for key, runs in sorted(found.items())
+    ]
+
+
+def placed(run: dict[str, float]) -> dict[str, float]:
+    """Where a contest ended: KL to the base, reward above the base's, KL to the tilt and reward below the frontier, of
+    the law of its results where their density is known (``judge.of_results``), else of its paths, whose KL is no
+    smaller."""
+    law = "law_" if "arena/law_kl" in run else ""
+    kl, reward, to_tilt, best = (run[f"arena/{law}{n}"] for n in ("kl", "reward", "kl_to_tilt", "frontier_reward"))
+    return {"place": kl, "gain": reward - run["arena/base_reward"], "to_tilt": to_tilt, "below": best - reward}
+
+
+def confidence(cell: MeanAndError) -> float:
+    """Half the 95 % confidence interval of a mean (Student's t: few seeds know little of their own spread)."""
+    return cell.error * float(student.ppf(0.975, cell.n - 1)) if cell.n > 1 else 0.0
+
+
+def names(entries: list[ArenaRun]) -> tuple[list[str], list[str]]:
+    """(worlds, methods), each once, in order; the method that is nearest to the tilt in most worlds first."""
+    problems = sorted({e.problem for e in entries})
+
+    def rank(method: str) -> float:
+        own = [e for e in entries if e.method == method]
+        return sum(
+            sum(
+                o["to_tilt"].mean < e["to_tilt"].mean
+                for o in entries
+                if (o.problem, o.strength) == (e.problem, e.strength)
+            )
+            for e in own
+        ) / len(own)
+
+    return problems, sorted({e.method for e in entries}, key=lambda m: (rank(m), m))
+
+
+def control(problem: Problem, strength: float, points: int = 8192) -> float:
+    """KL to the tilt that the judge finds for the exactly tilted field, nats: what is left by the finitely many steps
+    of the world's sampler or, on a bridge, of its chain, where it may be below 0."""
+    found = score(exact(problem, strength), problem, strength, torch.Generator().manual_seed(0), points, transported=2)
+    return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
+
+
+def left(problem: Problem, strength: float) -> float:
+    """(E e^{λr})²/E e^{2λr} of the base's results, mean over starts: the effective share of them that reweighting
+    leaves."""
+    start = problem.scored_starts(STARTS, torch.Generator().manual_seed(0))
+    once, twice = (problem.tilt(s, start)[1] for s in (strength, 2 * strength))
+    return float((2 * once - twice).exp().mean())
+
+
+def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Problem]) -> str:
+    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats, and that of the
+    exact field."""
+    shown, methods = names(entries)
+    rows = [["KL to the tilt, nats", *shown], ["---", *["---:"] * len(shown)]]
+    for method in methods:
+        own = {e.problem: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
+        rows.append([method, *(str(own[w]) if w in own else "" for w in shown)])
+    rows.append(["(the exact field, by the same judge)", *(f"{control(problems[w], strength):.5f}" for w in shown)])
+    first = {e.problem: e["exact_kl"].mean for e in entries if e.strength == strength}
+    rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in shown)])
+    kept = (f"{left(problems[w], strength):.2g}" for w in shown)
+    rows.append(["(share of the base's samples that reweighting leaves)", *kept])
+    sees = {e.problem: f"{e['slope'].mean:.2f}; {e['signal'].mean:.2g}" for e in entries if e.strength == strength}
+    rows.append(["(the adjoint's worst slope; least signal)", *(sees.get(w, "") for w in shown)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def whole(entries: list[ArenaRun]) -> str:
+    """Markdown: every number that matters, a row for every world, method and strength."""
+    head = [
+        "world",
+        "method",
+        "strength",
+        "runs",
+        *(e.replace("_", " ") for e in ERRORS),
+        "W2 ÷ floor",
+        "KL",
+        "gain",
+        "below the frontier",
+        "calls",
+        "seconds",
+    ]
+    rows = [head, ["---"] * len(head)]
+    for e in entries:
+        ratio = f"{e['w2'].mean / e['w2_floor'].mean:.2f}"
+        rows.append(
+            [
+                e.problem,
+                e.method,
+                f"{e.strength:g}",
+                str(e["place"].n),
+                *(str(e[name]) for name in ERRORS),
+                ratio,
+                str(e["place"]),
+                str(e["gain"]),
+                str(e["below"]),
+                f"{e['calls'].mean:.0f}",
+                f"{e['seconds'].mean:.0f}",
+            ]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def draw(folder: Path, problems: Mapping[str, Problem]) -> str:
+    """Write arena.png, arena.md (one row a method) and all.md (every entry) into a sweep's folder; the short table.
+
+    worlds: those of the sweep by name, for their frontiers.
+    """
+    entries = read(folder)
+    strength = max(e.strength for e in entries)
+    short = table(entries, strength, problems)
+    (folder / "arena.md").write_text(short)
+    (folder / "all.md").write_text(whole(entries))
+    picture(entries, problems, folder / "arena.png")
+    return short
+
+
+def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path) -> None:
+    """A panel a world: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
+    aimed at are crosses on it; methods are dots, with their 95 % confidence intervals over seeds, open where there is
+    one seed, and diamonds on the panel's edge where they have left it."""
+    from matplotlib import pyplot
+
+    shown, methods = names(entries)
+    columns = min(4, len(shown) + 1)
+    rows = -(-(len(shown) + 1) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.1 * columns, 3.5 * rows), squeeze=False)
+    colours = dict(zip(methods, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    panels = axes.flatten()
+    for axis, name in zip(panels, shown, strict=False):
+        own = [e for e in entries if e.problem == name]
+        _frontier(axis, problems[name], sorted({e.strength for e in own}), max(e["exact_kl"].mean for e in own))
+        for entry in sorted(own, key=lambda e: -methods.index(e.method)):  # the nearest to the tilts on top
+            colour = colours.get(entry.method, "grey")
+            kl, reward = entry["place"], entry["gain"]
+            x, y = (
+                min(max(c.mean, low), high) for c, (low, high) in ((kl, axis.get_xlim()), (reward, axis.get_ylim()))
+            )
+            away = (x, y) != (kl.mean, reward.mean)  # beyond the panel: at its edge, without bars
+            bars = (None, None) if away else (confidence(reward), confidence(kl))
+            marker, *_ = axis.errorbar(
+                x,
+                y,
+                *bars,
+                fmt="D" if away else "o",
+                ms=6,
+                elinewidth=0.8,
+                capsize=2,
+                color=colour,
+                label=entry.method,
+                mfc=colour if kl.n > 1 else "white",
+            )
+            marker.set_clip_on(False)  # and its bars end with the panel
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.grid(alpha=0.25)
+    for axis in panels[len(shown) :]:
+        axis.axis("off")
+    found = dict[str, Any]()
+    for axis in panels[: len(shown)]:
+        found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    order = [label for label in found if label not in methods] + methods
+    panels[len(shown)].legend([found[label] for label in order], order, loc="center", fontsize=9, frameon=False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mean reward above the base's")
+    figure.supxlabel("KL to the base, nats", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _frontier(axis: "matplotlib.axes.Axes", problem: Problem, strengths: list[float], most: float) -> None:
+    """The line, the tilts on it, and limits that keep a method that has run away from squeezing the rest."""
+    start = problem.scored_starts(STARTS, torch.Generator().manual_seed(0))
+    kl, reward = problem.frontier(max(strengths) * REACH, start)
+    base = float(reward[0])
+    seen, reward = kl <= 1.8 * most, reward - base
+    axis.plot(kl[seen], reward[seen], color="black", lw=1.2, label="exact frontier")
+    tilts = problem.frontier(torch.tensor(strengths), start)
+    axis.plot(tilts[0], tilts[1] - base, "kx", ms=8, mew=1.5, label="exact tilts")
+    high = float(reward[seen][-1])
+    axis.set_xlim(-0.06 * most, 1.8 * most)
+    axis.set_ylim(-0.15 * high, 1.1 * high)

@@ -1,0 +1,78 @@
+"""Mixtures of Gaussians and their tilts by linear and quadratic rewards, in closed form."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowport.distribution.mixture import GaussianComponents
+
+
+@dataclass(frozen=True)
+class MixtureLaw:
+    """Σ_k w_k N(m_k, S_k), one law for every row or one for all (B = 1), in float64.
+
+    log_weights (B, K), normalised; means (B, K, d); covariances (K, d, d)."""
+
+    log_weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @classmethod
+    def of(cls, components: GaussianComponents) -> "MixtureLaw":
+        return cls(
+            components.weights.double().log()[None], components.means.double()[None], components.covariances.double()
+        )
+
+    def tilted(self, c: Tensor, q: Tensor) -> tuple["MixtureLaw", Tensor]:
+        """The law p e^r / Z of r = cᵀx − ½ xᵀQx, and log Z (B,):
+
+        S′ = (S⁻¹ + Q)⁻¹,  m′ = S′(S⁻¹m + c),  w′ ∝ w det(I + SQ)^−½ exp(½ (S⁻¹m + c)ᵀ m′ − ½ mᵀS⁻¹m).
+
+        c (d,), Q (d, d) symmetric with S⁻¹ + Q positive definite.
+        """
+        precision = torch.linalg.inv(self.covariances)
+        covariances = torch.linalg.inv(precision + q)
+        pull = torch.einsum("kij,bkj->bki", precision, self.means)
+        means = torch.einsum("kij,bkj->bki", covariances, pull + c)
+        volume = torch.logdet(torch.eye(len(c), dtype=c.dtype) + self.covariances @ q)
+        gain = 0.5 * ((pull + c) * means).sum(2) - 0.5 * (self.means * pull).sum(2) - 0.5 * volume
+        joint = self.log_weights + gain
+        log_z = joint.logsumexp(1)
+        return MixtureLaw(joint - log_z[:, None], means, covariances), log_z
+
+    @property
+    def weights(self) -> Tensor:
+        """(B, K)."""
+        return self.log_weights.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """E x, (B, d)."""
+        return (self.weights[..., None] * self.means).sum(1)
+
+    def reward(self, c: Tensor, q: Tensor) -> Tensor:
+        """E r = Σ_k w_k (cᵀm_k − ½ m_kᵀQm_k − ½ tr QS_k), (B,)."""
+        spread = torch.einsum("ij,kji->k", q, self.covariances)
+        each = self.means @ c - 0.5 * ((self.means @ q) * self.means).sum(2) - 0.5 * spread
+        return (self.weights * each).sum(1)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, d) float64: n points of the one law, or one of every row's."""
+        which = torch.multinomial(self.weights.expand(n, -1), 1, generator=generator)[:, 0]
+        means = self.means.expand(n, -1, -1)[torch.arange(n), which]
+        z = torch.randn(means.shape, generator=generator, dtype=means.dtype)
+        return means + (torch.linalg.cholesky(self.covariances)[which] @ z[..., None])[..., 0]
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """P(component | x), (n, K), of points (n, d)."""
+        return self._joint(x).softmax(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density, (n,), of points (n, d)."""
+        return self._joint(x).logsumexp(1)
+
+    def _joint(self, x: Tensor) -> Tensor:
+        """log density of x and each component, (n, K)."""
+        normal = torch.distributions.MultivariateNormal(self.means, self.covariances, validate_args=False)
+        return normal.log_prob(x.double()[:, None]) + self.log_weights

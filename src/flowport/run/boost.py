@@ -1,0 +1,160 @@
+"""Residual reward boosting: towards the tilt of all results where every start keeps a law of its own.
+
+A bridge that sees its start reaches p(x1 | x0) e^{λr}/h(x0), whose results do not follow p1 e^{λr}/Z. The law that
+does, with the source kept, is f(x0) p(x0, x1) φ(x1), and rounds of tuning find φ by iterative proportional fitting (as
+Liu et al. 2025, Adjoint Schrödinger Bridge Sampler, do where the base's kernel is known; here results suffice). With
+q_k the law of results after round k, round k + 1 tunes the tuned flow again by the residual reward
+
+    f_k = λr − log q_k/p1,
+
+so that the rewards of all rounds add up to ϱ_{k+1} = ϱ_k + λr − log q_k/p1, at rest where q = p1 e^{λr}/Z. Jointly
+Gaussian ends of correlation ρ with λr = cᵀx1 have ϱ_k = c_kᵀx1, c_{k+1} = c + ρ² c_k → c/(1 − ρ²).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from flowport.errors import FlowportError
+from flowport.field.base import Field
+from flowport.finetuning.path_weights import effective
+from flowport.finetuning.residual_reward import ResidualReward
+from flowport.finetuning.tilted_field import TiltedField
+from flowport.run import experiment, finetune
+from flowport.run.config_checks import check_kind
+from flowport.run.finetune import certified, paths_of, through, tune, tuned_config
+from flowport.run.run_folder import read_config
+from flowport.training.finetune_module import FineTuneModule
+from flowport.types import Condition, Pair
+
+LEAST = {"rounds": 0, "points": 8, "steps": 1}
+"""Least values of the keys of ``boosting``."""
+
+
+def check_overrides(overrides: DictConfig) -> None:
+    """Raise FlowportError, before a base is trained, for what no tuning takes whatever its base."""
+    for key, least in LEAST.items():
+        check_kind(f"boosting.{key}", overrides.boosting[key], int, least)
+    if not overrides.boosting.rounds:
+        finetune.check_reward(overrides)
+    finetune.check_overrides(overrides)
+
+
+def boosted(base: Path, overrides: DictConfig, folder: Path) -> dict[str, Any]:
+    """Tune the run in ``base`` towards the wished reward, then ``boosting.rounds`` times towards the tilt of all
+    results; without a reward, rounds upon the rounds of ``base``. The last is in ``folder``, those before it are in
+    folder/rounds/<number>, each a run like any other.
+
+    Raises FlowportError as ``check_overrides`` and ``tune`` do, for a reward that reads more than results, for rounds
+    upon a run
+    that is not tuned.
+    """
+    check_overrides(overrides)
+    rounds = overrides.boosting.rounds
+    plain = overrides.get("reward") is not None or not rounds
+    numbers: dict[str, Any] = {}
+    for number in range(rounds + plain):
+        here = folder if number == rounds + plain - 1 else folder / "rounds" / str(number)
+        if plain and not number:
+            numbers = tune(tuned_config(base, overrides), here, before=(alone,) if rounds else ())
+        else:
+            numbers = boost(round_config(base, overrides), here)
+        base = here
+    return numbers
+
+
+def round_config(folder: Path, overrides: DictConfig) -> DictConfig:
+    """The config of one round more upon the tuned run in ``folder``. Raises FlowportError for one that is not tuned."""
+    known = read_config(folder)
+    if not known.get("tuning"):
+        raise FlowportError(f"boosting goes on from a tuned run, which {folder} is not: say reward=<name> too")
+    asked = overrides.copy()
+    OmegaConf.set_struct(asked, False)  # where no reward was said, there is no such key
+    asked.strength, asked.adjoint_snr = 1.0, False
+    asked.reward = {
+        "_target_": "flowport.finetuning.residual_reward.ResidualReward",
+        "network": asked.boosting.network or known.network,
+        "points": asked.boosting.points,
+        "steps": asked.boosting.steps,
+    }
+    config = tuned_config(folder, asked)
+    config.tuning[-1].round = known.tuning[-1].get("round", 0) + 1
+    config.stage = {"_target_": "flowport.run.stage.BoostingStage"}
+    return config
+
+
+def boost(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+    """One round (or the rest of one): learn the residual reward, tune by it, write what ``tune`` writes and, as
+    boosting/<number>, how near the results are to the tilt of all results, before and after."""
+    return tune(config, folder, resume, (learn,), lambda run, here: certified(run, here) | reached(run))
+
+
+def alone(run: experiment.Run) -> dict[str, Any]:
+    """Raise FlowportError for a reward that reads more than results: boosting reaches a law of results alone."""
+    assert isinstance(run.module, FineTuneModule)
+    try:
+        run.module.reward.value(run.data.pairing.target.sample(2, torch.Generator()).x, Condition())
+    except (FlowportError, AttributeError, TypeError) as error:  # a reward of the user's does not refuse None by itself
+        raise FlowportError(
+            f"boosting reaches a law of results, so its reward may read nothing else: {error}"
+        ) from None
+    return {}
+
+
+def learn(run: experiment.Run) -> dict[str, float]:
+    """The residual reward of a round, from the training split; boosting/before_<number> and its cross-entropy."""
+    module = run.module
+    assert isinstance(module, FineTuneModule) and isinstance(module.reward, ResidualReward)
+    base, tuned, value = results(run, module.ema.base, "train", module.reward.points)
+    generator = module.randomness.generator("residual reward", 0, base.device)
+    told = {f"before_{name}": number for name, number in distance(base, tuned, value).items()}
+    told["cross_entropy"] = module.reward.fit(base, tuned, value, generator)
+    return {f"boosting/{name}": number for name, number in told.items()}
+
+
+def reached(run: experiment.Run) -> dict[str, float]:
+    """boosting/<number> of the tuned flow, on the test split."""
+    found = distance(*results(run, run.module.ema, "test", paths_of(run)))
+    return {f"boosting/{name}": number for name, number in found.items()}
+
+
+def results(run: experiment.Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Results (n, *D) of the flow that was there before all rounds, those of ``field`` from the same starts and noise,
+    by the run's own sampler, and x1 -> λr."""
+    module, rounds = run.module, run.config.tuning[-1].round
+    assert isinstance(module, FineTuneModule)
+    device, randomness = next(module.parameters()).device, module.randomness.under(f"boosting {split}")
+    pairing, wished, base = run.data.placed(device).split(split), run.config.tuning[-1 - rounds], module.ema.base
+    for _ in range(rounds):
+        assert isinstance(base, TiltedField)
+        base = base.base
+    source, target = (
+        side.sample(n, randomness.generator(name, 0, device))
+        for name, side in (("source", pairing.source), ("target", pairing.target))
+    )
+    first, last = through(run, Pair(source, target), randomness.generator("noise", 0, device), base, field)
+    reward = experiment.build_reward(wished.reward, module.target)
+    reward.check(module.source, module.target)
+    return first, last, lambda x1: wished.strength * reward.to(x1.device).value(x1, Condition())
+
+
+def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """reward, base_reward: mean λr; tilted_reward: of base results weighted by e^{λr}, so of the tilt of all results,
+    with the effective size of the weights, a share; gap: largest difference of a coordinate's mean between tuned
+    results and the tilt, in deviations of the tilt."""
+    told, x = value(base).double(), base.flatten(1).double()
+    w = told.softmax(0)
+    spread = (w @ (x - w @ x).square()).sqrt().clamp_min(1e-12)
+    gap = ((tuned.flatten(1).double().mean(0) - w @ x) / spread).abs().max()
+    numbers = {
+        "reward": value(tuned).mean(),
+        "base_reward": told.mean(),
+        "tilted_reward": w @ told,
+        "effective": effective(w, 1),
+        "gap": gap,
+    }
+    return {name: float(number) for name, number in numbers.items()}

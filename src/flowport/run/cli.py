@@ -1,0 +1,162 @@
+"""The command line: Hydra around a task, and every mistake of the user's told in one sentence without a traceback.
+
+Light to import, so that --help answers at once: a launcher imports torch only when its task runs.
+"""
+
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from flowport.errors import FlowportError
+
+logger = logging.getLogger(__name__)
+SIDES = re.compile(r"^(source|target)=(.+)$")
+GROUPS = re.compile(r"^(distribution|cost)=(.+)$")
+UNKNOWN = re.compile(r"Could not override '([^']+)'")
+UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
+
+
+Task = Callable[[DictConfig, Path], Mapping[str, Any] | None]
+"""(config, the folder that Hydra made) -> the numbers that came of it, None where there are none to tell."""
+
+
+def launch(task: Task, configs: Path, name: str) -> None:
+    """Run ``task`` as a Hydra application with the primary config ``name`` of the folder ``configs``: its numbers are
+    printed as a table, and a sweeper is given the one that ``config.optimise`` names.
+
+    Exits with status 2 and one sentence on stderr for bad input; bugs keep their traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed as Hydra likes
+    with report_errors():
+        _check_words(sys.argv[1:])
+        try:
+            hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()
+        except MissingConfigException as error:
+            group, _, member = str(error.missing_cfg_file).rpartition("/")
+            members = sorted(error.options or (path.stem for path in (configs / group).glob("*.yaml")))
+            raise FlowportError(f"{group}={member} does not exist: choose {', '.join(members)}") from None
+        except ConfigCompositionException as error:
+            unknown = UNKNOWN.search(str(error))
+            if unknown is None:
+                raise
+            raise FlowportError(_unknown(unknown[1], configs, name)) from None
+
+
+def composed(name: str, words: list[str]) -> DictConfig:
+    """The primary config ``name`` as its launcher would compose it, asked from within another launcher's task."""
+    return compose(name, words)
+
+
+def _wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
+    """The number that a sweeper minimises, None where none is asked for. Raises FlowportError for a name that is
+    none."""
+    if name is not None and name not in numbers:
+        raise FlowportError(f"optimise={name} is not measured in this run: choose one of {', '.join(sorted(numbers))}")
+    return None if name is None else numbers[name]
+
+
+class report_errors:
+    """Context in which a FlowportError, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
+
+    def __enter__(self) -> None:
+        launchers = Path(sys.argv[0]).resolve().parent  # what lies there must not hide what others import: tabulate
+        sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        sentence = told(error)
+        if sentence is not None:
+            sys.stderr.write(f"flowport: {sentence}\n")
+            raise SystemExit(2) from None
+
+
+def told(error: BaseException | None) -> str | None:
+    """The sentence for a user's mistake, None for anything else (a bug, or no error)."""
+    cause = error
+    while cause is not None:  # Hydra wraps what a constructor raised
+        if isinstance(cause, FlowportError):
+            return _one_line(str(cause))
+        cause = cause.__cause__
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} needs a value: write {error.full_key}=…"
+    if isinstance(error, InstantiationException):
+        built = UNBUILT.search(str(error))
+        what = f"{built[2]} ({built[1]}) cannot be built: " if built else ""
+        return what + _one_line(str(error.__cause__ or error))
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _one_line(str(error))
+    return None
+
+
+def _job(task: Task) -> Callable[[DictConfig], Any]:
+    """Hydra's task, whose refusal ends a single run at once and is logged in its own job's log in a sweep."""
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> Any:
+        try:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            numbers = task(config, folder)
+            if numbers is None:
+                return None
+            from flowport.evaluation.tables import table
+
+            print(table(numbers, title=str(folder)))
+            return _wanted(numbers, config.get("optimise"))
+        except Exception as error:
+            sentence = told(error)
+            if sentence is None:
+                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
+                logger.error("flowport: %s", sentence)
+                raise
+            sys.stderr.write(f"flowport: {sentence}\n")
+            raise SystemExit(2) from None
+
+    return job
+
+
+def _one_line(message: str) -> str:
+    return re.sub(r"\s*\n\s*", "; ", message.strip())
+
+
+def _unknown(key: str, configs: Path, name: str) -> str:
+    """The sentence for an option that does not exist, with those that do beside it."""
+    GlobalHydra.instance().clear()
+    words = [w for w in sys.argv[1:] if "=" in w and not w.lstrip("+~").startswith((f"{key}=", "hydra", "-"))]
+    parent, _, _ = key.rpartition(".")
+    try:
+        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+            config = hydra.compose(name, words)
+        beside = OmegaConf.select(config, parent) if parent else config
+        options = ", ".join(str(k) for k in beside if not str(k).startswith("_"))
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return f"{key} is no option: --help shows all of them"
+    return f"{key} is no option: {parent or 'this command'} has {options or 'none'}"
+
+
+def _check_words(words: list[str]) -> None:
+    """Two slips that Hydra takes in silence or explains poorly."""
+    for word in words:
+        side, group = SIDES.match(word), GROUPS.match(word)
+        if side:
+            raise FlowportError(f"{word} sets a key to a string: write distribution@{side[1]}={side[2]}")
+        if group and group[1] == "distribution":
+            raise FlowportError(
+                f"{word} does not say which side: write distribution@source={group[2]} or "
+                f"distribution@target={group[2]}"
+            )
+        if group:
+            raise FlowportError(f"{word} does not say whose cost: write cost@coupling.cost={group[2]}")

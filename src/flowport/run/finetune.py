@@ -1,0 +1,229 @@
+"""A tuned run: the config of its base with one more entry of ``tuning``, trained from the base's weights."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import reduce
+from hashlib import sha256
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from flowport.errors import FlowportError
+from flowport.evaluation.sweep_table import MeanAndError
+from flowport.field import Field
+from flowport.finetuning.certificate import adjoint_snr, certificate, memory
+from flowport.finetuning.method.base import require_method
+from flowport.finetuning.path_weights import effective
+from flowport.reward import Reward
+from flowport.run import experiment
+from flowport.run.config_checks import check_kind, check_values
+from flowport.run.run_folder import read_config, read_weights
+from flowport.training.finetune_module import FineTuneModule
+from flowport.types import Pair
+
+logger = logging.getLogger(__name__)
+OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "certified", "optimise")
+"""Keys of a fine-tuning that replace the base's."""
+IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
+"""Keys that stay the base's where they are null."""
+LOOKED, BRANCHES = 16, 64
+"""States and paths from each of them by which the adjoint's sight is judged."""
+APART = 0.05
+"""Variance of the memory certificate from which on its two tilts are called different."""
+
+
+def check_overrides(overrides: DictConfig) -> None:
+    """Raise FlowportError for what no tuning takes, whatever its base: a strength, weights, an objective, or a reward
+    without
+    the gradient that the objective needs."""
+    check_values(overrides)
+    check_kind("strength", overrides.strength, float)
+    check_kind("certified", overrides.certified, int, 2)
+    if overrides.weights not in ("ema", "raw"):
+        raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
+    method, reward = (
+        require_method(experiment.make(overrides.method)),
+        overrides.get("reward") and experiment.make(overrides.reward),
+    )
+    if isinstance(reward, Reward):  # others wait for a classifier
+        method.serve(reward)
+
+
+def check_reward(overrides: DictConfig) -> None:
+    """Raise FlowportError where none is wished."""
+    if overrides.get("reward") is None:
+        raise FlowportError("nothing to tune for: say reward=<name>, for instance reward=brightness")
+
+
+def tuned_config(folder: Path, overrides: DictConfig) -> DictConfig:
+    """The config of a run that tunes the run in ``folder``. Raises FlowportError for a folder without a trained flow,
+    and
+    as ``check_overrides`` and ``check_reward`` do."""
+    check_overrides(overrides)
+    check_reward(overrides)
+    config = read_config(folder)
+    path, _ = read_weights(folder)
+    adapter = OmegaConf.create(OmegaConf.to_container(overrides.adapter, resolve=True))
+    if "network" in adapter and adapter.network is None:
+        adapter.network = config.network
+    record = {
+        "run": str(folder),
+        "weights": overrides.weights,
+        "checkpoint": sha256(path.read_bytes()).hexdigest()[:16],
+    }
+    method = require_method(experiment.make(overrides.method))
+    entry = {
+        "reward": overrides.reward,
+        "method": overrides.method,
+        "adapter": adapter,
+        "strength": overrides.strength,
+        "adjoint_snr": overrides.adjoint_snr,
+        "base": record,
+        "aim": method.target,
+    }
+    for key in OWN:
+        config[key] = overrides[key]
+    for key in IF_SAID:
+        if overrides.get(key) is not None:
+            config[key] = overrides[key]
+    config.tuning = [*(config.get("tuning") or []), entry]
+    config.stage = {"_target_": "flowport.run.stage.FineTuningStage"}
+    config.data.batch, config.data.validation_items = overrides.starts, overrides.starts
+    config.data.repeat = method.steps_per_rollout
+    config.run = None
+    return config
+
+
+def tune(
+    config: DictConfig,
+    folder: Path,
+    resume: Path | None = None,
+    before: Sequence[Callable[[experiment.Run], dict[str, Any]]] = (),
+    after: Callable[[experiment.Run, Path], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Tune (or resume) a run in its folder; writes what training writes, the certificate, and before_after.png.
+
+    before: what else is done and told before a new run is trained; after: what is told at the end, by default the
+    certificate and what comes with it."""
+    trained = None
+    if resume is None:
+        base = config.tuning[-1].base
+        module = experiment.restore(Path(base.run))[0].module
+        trained = module.field if base.weights == "raw" else module.ema
+    looks = [*before, *([look] if config.tuning[-1].adjoint_snr else [])]
+    return experiment.train(
+        config, folder, resume, trained, lambda run: reduce(or_, (see(run) for see in looks), {}), after or certified
+    )
+
+
+def look(run: experiment.Run) -> dict[str, Any]:
+    """adjoint_snr/<number>: slopes and signals of the adjoint before any training; what they mean is logged."""
+    module = run.module
+    assert isinstance(module, FineTuneModule)
+    device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
+    pairing = run.data.placed(device).split("train")
+    source, target = (
+        side.sample(LOOKED, randomness.generator(name, 0, device))
+        for name, side in (("source", pairing.source), ("target", pairing.target))
+    )
+    found = adjoint_snr(
+        module.ema.base,
+        module.reward,
+        module.strength,
+        Pair(source, target),
+        randomness.generator("paths", 0, device),
+        BRANCHES,
+    )
+    logger.log(logging.INFO if found.clear else logging.WARNING, found.sentence())
+    numbers = {"slope": found.slopes, "signal": found.signals}
+    return {
+        f"adjoint_snr/{name}_{t:.2f}": value
+        for name, values in numbers.items()
+        for t, value in zip(found.times, values, strict=True)
+    }
+
+
+def paths_of(run: experiment.Run) -> int:
+    """Paths of the run's certificate; runs of old knew no key for it."""
+    return int(run.config.get("certified", 512))
+
+
+def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
+    """tune/<number> of the certificate, memory/variance, and the picture of starts, base results and tuned results."""
+    module = run.module
+    assert isinstance(module, FineTuneModule)
+    device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
+    pairing = run.data.placed(device).split("test")
+    source, target = (
+        side.every(paths_of(run), randomness.under(name))
+        for name, side in (("source", pairing.source), ("target", pairing.target))
+    )
+    n = min(len(source), len(target))
+    pair, few = Pair(source[:n], target[:n]), max(2, n // 16)
+    told = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
+    left = memory(
+        module.ema.base,
+        module.reward,
+        module.strength,
+        pair.take(slice(few), slice(few)),
+        randomness.generator("memory", 0, device),
+    )
+    logger.info(
+        "aimed at %s; its paths reach %.2f of the strength (effective size %.2f): mean reward %.4g, tilt %.4g, "
+        "base %.4g",
+        module.method.target,
+        told["reached"],
+        told["effective"],
+        *(told[name] / module.strength for name in ("reward", "tilted_reward", "base_reward")),
+    )
+    if left > APART:
+        logger.info(
+            "the tilt of every start is not that of the whole (tune/memory=%.2g): boosting.rounds=3 goes on towards it",
+            left,
+        )
+    seen = sampled(run, folder, pair, randomness.generator("samples", 0, device))
+    return {**{f"tune/{name}": number for name, number in told.items()}, "tune/memory": left, **seen}
+
+
+def through(run: experiment.Run, pair: Pair, generator: torch.Generator, *fields: Field) -> list[Tensor]:
+    """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D)."""
+    state, ends = generator.get_state(), []
+    for field in fields:
+        generator.set_state(state)
+        ends.append(run.evaluation.translator(field).forward(pair.source, generator, pair.target.label).end)
+    return ends
+
+
+def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> dict[str, float]:
+    """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
+
+    sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of the λr that every start won;
+    spread, base_spread: variance of a number of the results; where the source is noise also tilted_reward,
+    tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
+    """
+    module, modality = run.module, run.module.target.modality
+    assert isinstance(module, FineTuneModule)
+    base, tuned = through(run, pair, generator, module.ema.base, module.ema)
+    ends, condition = {"base": base, "tuned": tuned}, module.ema.conditioning.sampling(pair.source, pair.target.label)
+    reward = {name: module.strength * module.reward.value(x, condition).double() for name, x in ends.items()}
+    even = torch.full_like(reward["base"], 1 / len(pair))
+    laws = {"": ("tuned", even), "base_": ("base", even)}
+    if not module.ema.conditioning.sees_source:
+        laws["tilted_"] = ("base", reward["base"].softmax(0))
+    won = MeanAndError.of((reward["tuned"] - reward["base"]).tolist())
+    numbers = {"sampled/gain": won.mean, "sampled/gain_se": won.error}
+    for prefix, (name, w) in laws.items():
+        x = ends[name].flatten(1).double()
+        numbers[f"sampled/{prefix}reward"] = float(w @ reward[name])
+        numbers[f"sampled/{prefix}spread"] = float((w @ (x - w @ x).square()).mean())
+    if "tilted_" in laws:
+        numbers["sampled/effective"] = float(effective(laws["tilted_"][1], 1))
+    shown = slice(modality.shown)
+    rows = {"source": pair.source.x[shown], **{name: x[shown] for name, x in ends.items()}}
+    picture = {name: modality.observed(x).cpu() for name, x in rows.items()}
+    modality.surface().render(picture, str(folder / "before_after.png"))
+    return numbers

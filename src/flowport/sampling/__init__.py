@@ -1,0 +1,1 @@
+"""Sampling a trained field: dynamics, solvers, time grids, volatilities, translation, likelihood."""

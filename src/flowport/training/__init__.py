@@ -1,0 +1,1 @@
+"""Training with Lightning: the LightningModules, composition, learning-rate schedulers, callbacks."""

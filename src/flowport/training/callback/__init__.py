@@ -1,0 +1,9 @@
+"""Everything that is not the training step."""
+
+from flowport.training.callback.checkpoint import AtomicCheckpointIO
+from flowport.training.callback.clock import TrainingClock
+from flowport.training.callback.progress import ProgressBar
+from flowport.training.callback.resume_finished import ResumeFinished
+from flowport.training.callback.sample_logger import SampleLogger
+
+__all__ = ["AtomicCheckpointIO", "ProgressBar", "ResumeFinished", "SampleLogger", "TrainingClock"]

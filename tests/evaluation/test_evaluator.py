@@ -1,0 +1,145 @@
+"""The common evaluation: held-out points, a disjoint floor, and numbers that a seed decides."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import wavfile
+
+from flowport.coupling import IndependentCoupling
+from flowport.distribution import Brass, Flute, Notes, TensorFile
+from flowport.evaluation.evaluator import Evaluator, gallery, record, reference_cost
+from flowport.metric import SpectralDistance
+from flowport.modality import LogMel, Plane
+from flowport.modality.base import Sound
+from flowport.randomness import Randomness
+from flowport.run import experiment
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import Euler
+from flowport.sampling.volatility import ZeroVolatility
+from flowport.training.compose import compose
+from tests import runs
+from tests.metric.outcomes import outcome_of
+
+
+def rows(x: torch.Tensor) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in x.tolist()}
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_the_floor_of_stored_data_is_disjoint_from_what_is_measured(part: str, tmp_path: Path) -> None:
+    points = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "points.npy", points.numpy())
+    run = experiment.build(runs.configured("distribution@target=tensor_file", f"target.path={tmp_path}/points.npy"))
+    module = run.module
+    outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness, part)
+    data = TensorFile(str(tmp_path / "points.npy"))
+    assert rows(outcome.target.x) == rows(data.split(part).every(64, Randomness(0)).x)
+    assert not rows(outcome.target.x) & rows(outcome.floor.x)
+    assert rows(outcome.floor.x) <= rows(points)
+    assert len(outcome.floor) == len(outcome.source) == len(outcome.result) == 64
+
+
+def test_analytic_laws_give_target_and_floor_of_their_own() -> None:
+    run = experiment.build(runs.configured())
+    module = run.module
+    outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
+    assert not rows(outcome.target.x) & rows(outcome.floor.x)
+    other = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness, "validation")
+    assert not rows(outcome.source.x) & rows(other.source.x)
+
+
+def test_an_outcome_is_a_function_of_seed_and_field() -> None:
+    run = experiment.build(runs.configured())
+    module = run.module
+    first = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
+    torch.manual_seed(99)
+    again = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
+    other = run.evaluation.outcome(module.ema, module.source, module.target, replace(module.randomness, seed=1))
+    assert torch.equal(first.states, again.states) and torch.equal(first.floor.x, again.floor.x)
+    assert not torch.equal(first.source.x, other.source.x)
+    assert run.evaluation.measure(first) == run.evaluation.measure(again)
+
+
+def test_measuring_twice_is_not_measuring_a_sum(trained: Path) -> None:
+    run, _ = experiment.restore(trained)
+    module = run.module
+    outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
+    numbers = [run.evaluation.measure(outcome) for _ in range(2)]
+    assert numbers[0] == numbers[1]
+    told = json.loads((trained / "metrics.json").read_text())
+    assert {f"test/{k}": v for k, v in numbers[0].items()}.items() <= told.items()
+
+
+def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
+    first = experiment.build(runs.configured()).module
+    other = experiment.build(runs.configured("seed=5")).module
+    assert reference_cost(first.source, first.target, 256) == reference_cost(other.source, other.target, 256) > 0
+
+
+def test_what_can_be_heard_is_written_beside_the_picture(tmp_path):
+    notes = Notes(Flute(), train=20).draw(torch.arange(3), None).x
+    record({"source": notes, "real target": notes[:1]}, LogMel(), tmp_path / "gallery.png")
+    names = sorted(p.name for p in (tmp_path / "gallery").iterdir())
+    assert names == ["real_target_0.wav", "source_0.wav", "source_1.wav", "source_2.wav"]
+    rate, wave = wavfile.read(tmp_path / "gallery" / "source_1.wav")
+    assert rate == 8000 and torch.equal(torch.from_numpy(wave.copy()), LogMel().decode(notes)[1])
+    record({"source": torch.zeros(2, 2)}, Plane(), tmp_path / "silent.png")
+    assert not (tmp_path / "silent").exists()
+
+
+def test_a_note_knows_its_partner_and_the_nearest_note_that_training_has_seen() -> None:
+    source, target = Notes(Flute(), train=20), Notes(Brass(), score=1, train=20)
+    flow, _ = compose(source, target, coupling=IndependentCoupling())
+    evaluation = Evaluator(
+        Euler(), UniformGrid(1), ZeroVolatility(), {"spectral_distance": SpectralDistance()}, items=12
+    )
+    outcome = evaluation.outcome(flow.ema, source, target, Randomness(0))
+    held_out = target.split("test").draw(torch.arange(12) * 400 // 12, None).x
+    seen = target.draw(torch.arange(12), None).x
+    assert outcome.partner is not None and torch.equal(outcome.partner, held_out)
+    seen = torch.cat([seen, target.draw(torch.arange(12, 20), None).x])
+    nearest = torch.cdist(outcome.source.x.flatten(1), seen.flatten(1)).argmin(1)
+    assert outcome.retrieved is not None and torch.equal(outcome.retrieved, seen[nearest])
+    assert outcome.modality is target.modality
+    evaluation.metrics = {}
+    other = evaluation.outcome(flow.ema, source, target, Randomness(0), "train")
+    assert other.partner is None and other.retrieved is None, "two scores share no training note, and nobody asked"
+
+
+class Kept(Plane):
+    """Keeps the rows that it is to draw; every point is a moment of silence."""
+
+    shown = 8
+
+    def sound(self, x: torch.Tensor) -> Sound:
+        return Sound(torch.zeros(len(x), 4, dtype=torch.int16), 8000)
+
+    def render(self, rows: dict[str, torch.Tensor], path: str) -> torch.Tensor:
+        self.rows = rows
+        return torch.empty(3, 0, 0, dtype=torch.uint8)
+
+
+def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_path: Path) -> None:
+    outcome, modality = outcome_of(n=60, told=None), Kept()
+    gallery(outcome, modality, tmp_path / "g.png")
+    shown = torch.tensor([0, 7, 15, 22, 30, 37, 45, 52])
+    assert list(modality.rows) == ["source", "t = 0.25", "t = 0.50", "t = 0.75", "translation", "real target"]
+    for name, row in zip(
+        ("source", "t = 0.25", "translation"), (outcome.source.x, outcome.states[1], outcome.result), strict=True
+    ):
+        assert torch.equal(modality.rows[name], row[shown])
+    assert {tuple(x) for x in modality.rows["real target"].tolist()} < {tuple(x) for x in outcome.floor.x.tolist()}
+    assert len(list((tmp_path / "g").glob("*.wav"))) == 3 * 4, "four sounds of source, translation and target"
+
+
+def test_columns_of_the_gallery_follow_the_classes_that_the_flow_was_told(tmp_path: Path) -> None:
+    outcome, modality = outcome_of(n=60), Kept()
+    gallery(outcome, modality, tmp_path / "g.png")
+    assert outcome.told is not None and outcome.told[:4].tolist() == [0, 1, 2, 0]
+    order = [*range(0, 60, 3), *range(1, 60, 3), *range(2, 60, 3)]
+    shown = [order[k] for k in (0, 7, 15, 22, 30, 37, 45, 52)]
+    assert torch.equal(modality.rows["translation"], outcome.result[shown])

@@ -1,0 +1,117 @@
+"""Guidance on the command line: a trained run is sampled guided, and its training knows nothing of it."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from flowport.field.guidance import Unguided
+from flowport.field.guidance.reward_guidance import RewardGuidance
+from flowport.reward import LinearReward
+from flowport.run import experiment
+from tests import runs
+from tests.run.test_resume import killed
+
+TOLD = [
+    "distribution@source=gaussian",
+    "coupling=independent",
+    "conditioning=target_label",
+    "conditioning.dropout=0.2",
+    "solver=heun",
+]
+PULL = ["guidance=reward", "reward=linear", "reward.c=[0,1]", "guidance.strength=2"]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("told") / "run"
+    runs.run(folder, *TOLD)
+    return folder
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    measured = runs.measured(json.loads((folder / "metrics.json").read_text()))
+    return {k: v for k, v in measured.items() if k.startswith("test/")}
+
+
+def moved(told: Path, out: Path, capfd: Any, *words: str) -> np.ndarray:
+    said = runs.here(capfd, "translate.py", f"run={told}", "label=1", *words, f"hydra.run.dir={out}")
+    assert said.code == 0, said.err
+    return np.load(out / "translated.npy")
+
+
+def test_scale_one_measures_the_numbers_of_the_run_and_another_scale_does_not(
+    told: Path, tmp_path: Path, capfd: Any
+) -> None:
+    for scale in (1, 4):
+        said = runs.here(
+            capfd,
+            "evaluate.py",
+            f"run={told}",
+            "guidance=classifier_free",
+            f"guidance.scale={scale}",
+            f"hydra.run.dir={tmp_path}/{scale}",
+        )
+        assert said.code == 0, said.err
+    assert numbers(tmp_path / "1") == numbers(told)
+    assert numbers(tmp_path / "4")["test/w2"] != numbers(told)["test/w2"]
+
+
+def test_translate_is_guided_by_classes_and_by_a_reward(told: Path, tmp_path: Path, capfd: Any) -> None:
+    plain = moved(told, tmp_path / "none", capfd)
+    one = moved(told, tmp_path / "one", capfd, "guidance=classifier_free", "guidance.scale=1")
+    three = moved(told, tmp_path / "three", capfd, "guidance=classifier_free", "guidance.scale=3")
+    late = moved(told, tmp_path / "late", capfd, "guidance=classifier_free", "guidance.interval=[0.95,1]")
+    assert np.array_equal(plain, one)
+    assert 0 < np.abs(late - plain).max() < np.abs(three - plain).max()
+
+
+def test_a_reward_pulls_as_its_field_does(told: Path, tmp_path: Path, capfd: Any) -> None:
+    pulled = moved(told, tmp_path, capfd, *PULL)
+    run, _ = experiment.restore(told)
+    module, randomness = run.module, run.module.randomness.under("translate")
+    run.evaluation.guidance = partial(RewardGuidance, reward=LinearReward([0, 1]), strength=2.0, floor=0.05)
+    points = module.source.split("test").every(64, randomness)
+    translator = run.evaluation.translator(module.ema)
+    end = translator.forward(points, randomness.generator("noise"), torch.ones(64, dtype=torch.long)).end
+    assert np.array_equal(pulled, end.numpy())
+
+
+def test_training_and_its_resume_know_nothing_of_guidance(told: Path, tmp_path: Path) -> None:
+    words = [*TOLD, "guidance=classifier_free", "guidance.scale=4", "trainer.val_check_interval=5"]
+    killed(tmp_path, 12, *words)
+    experiment.train(runs.prepared(tmp_path, *words), tmp_path, tmp_path / "checkpoints" / "last.ckpt")
+    assert runs.equal(runs.weights(tmp_path), runs.weights(told))
+    assert numbers(tmp_path)["test/w2"] != numbers(told)["test/w2"]
+
+
+def test_a_run_from_before_guidance_is_restored_as_it_was(told: Path) -> None:
+    config = OmegaConf.load(told / ".hydra" / "config.yaml")
+    del config["guidance"]
+    assert isinstance(experiment.build(config).evaluation.guidance, Unguided)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["guidance=classifier_free", "guidance.interval=[0.5]"], "guidance.interval=[0.5] must be two times"),
+        (["guidance=classifier_free", "guidance.scale=much"], "guidance.scale=much is of the wrong kind"),
+        (["guidance=reward"], "guidance=reward needs a reward: write reward=<name>"),
+        (["guidance=reward", "reward=class_probability"], "labelled dataset"),
+        (["guidance=everything"], "guidance=everything does not exist: choose classifier_free, reward, unguided"),
+    ],
+)
+def test_slips(told: Path, tmp_path: Path, capfd: Any, words: list[str], sentence: str) -> None:
+    assert sentence in runs.here(capfd, "evaluate.py", f"run={told}", *words, f"hydra.run.dir={tmp_path}").sentence
+
+
+def test_a_run_that_never_dropped_its_label_cannot_be_guided(trained: Path, tmp_path: Path, capfd: Any) -> None:
+    words = [f"run={trained}", "guidance=classifier_free", f"hydra.run.dir={tmp_path}"]
+    assert "conditioning.dropout" in runs.here(capfd, "evaluate.py", *words).sentence
+    words = [f"run={trained}", *PULL, f"hydra.run.dir={tmp_path}"]
+    assert "needs a score" in runs.here(capfd, "evaluate.py", *words).sentence

@@ -1,0 +1,210 @@
+"""Tuned runs are runs like any other: resumed, evaluated, translated, tuned again; bases are never written to."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from flowport.errors import FlowportError
+from flowport.reward import LinearReward
+from flowport.run import experiment
+from flowport.run.base_run import base_of
+from flowport.run.finetune import tune, tuned_config
+from flowport.run.reuse import evaluate_again, translate
+from flowport.run.run_folder import read_weights
+from flowport.run.stage import resume
+from flowport.types import Condition
+from tests.runs import ROOT, equal, measured, weights
+
+BASE = [
+    "experiment=gaussian_to_mixture",
+    "trainer.max_steps=8",
+    "network.width=16",
+    "network.depth=1",
+    "data.batch=64",
+    "evaluation_items=64",
+    "metric=[sliced_wasserstein]",
+    "grid.steps=4",
+    "threads=1",
+]
+TUNING = [
+    "experiment=finetune_mixture",
+    "trainer.max_steps=10",
+    "starts=32",
+    "method.steps_per_rollout=3",
+    "method.batch=16",
+    "method.grid.steps=12",
+    "threads=1",
+    "checkpoint_every=4",
+]
+
+
+def composed(name: str, *words: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose(name, list(words))
+    if "trainer" in config:
+        with open_dict(config):
+            config.trainer.enable_progress_bar = False
+    return config
+
+
+def trained(folder: Path, *words: str) -> Path:
+    folder.mkdir()
+    experiment.train(composed("train", *BASE, *words), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("base") / "run")
+
+
+def tuned(base: Path, folder: Path, *words: str, again: bool = False) -> dict:
+    folder.mkdir(exist_ok=True)
+    return tune(tuned_config(base, composed("finetune", *TUNING, *words)), folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(p): sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["adapter=full"], ["method=adjoint_matching", "~method.batch"]],
+    ids=["hybrid", "full", "adjoint"],
+)
+def test_a_resumed_tuning_equals_an_unbroken_one(base: Path, tmp_path: Path, words: list[str]) -> None:
+    """Broken in the middle of a round: paths and replay are in the checkpoint."""
+    if words[:1] == ["method=adjoint_matching"]:
+        mine = [
+            "experiment=finetune_mixture",
+            "method=adjoint_matching",
+            "method.steps_per_rollout=3",
+            "starts=32",
+            "method.discretisation.grid.steps=6",
+            "trainer.max_steps=10",
+            "threads=1",
+            "checkpoint_every=4",
+        ]
+    else:
+        mine = [*TUNING, *words]
+    config = tuned_config(base, composed("finetune", *mine))
+    (tmp_path / "whole").mkdir(), (tmp_path / "broken").mkdir()
+    before = digests(base)
+    whole = tune(config, tmp_path / "whole")
+    short = OmegaConf.merge(config, {"trainer": {"max_steps": 5}})
+    assert isinstance(short, DictConfig)
+    short.scheduler = {"_target_": "flowport.training.scheduler.ConstantScheduler", "_partial_": True}
+    config.scheduler = short.scheduler
+    whole = tune(config, tmp_path / "whole")
+    tune(short, tmp_path / "broken")
+    numbers = resume(tmp_path / "broken", ["trainer.max_steps=10"])
+    assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+    assert {k: v for k, v in measured(numbers).items() if "seconds" not in k} == measured(whole)
+    assert digests(base) == before
+
+
+def test_a_tuned_run_is_measured_translated_and_tuned_again(base: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    tuned(base, first)
+    before = digests(first)
+    kept = weights(first)
+    mine = {k: v for k, v in kept.items() if k.startswith("field.base")}
+    theirs = {k.replace("ema.", "field.base.", 1): v for k, v in weights(base).items() if k.startswith("ema.")}
+    assert equal(mine, theirs), "the base of a tuned run is the averaged field of the run it tunes"
+    overrides = OmegaConf.merge(composed("evaluate", f"run={first}"), {"threads": 1})
+    assert isinstance(overrides, DictConfig)
+    (tmp_path / "e").mkdir(), (tmp_path / "t").mkdir()
+    assert any(name.startswith("test/") for name in evaluate_again(first, overrides, tmp_path / "e"))
+    facts = translate(first, composed("translate", f"run={first}", "points=16", "threads=1"), tmp_path / "t")
+    assert facts["points"] == 16
+    second = tuned(first, tmp_path / "second")
+    assert second["train/steps"] == 10 and digests(first) == before
+    again, _ = experiment.restore(tmp_path / "second")
+    assert equal(dict(again.module.state_dict()), weights(tmp_path / "second"))
+    names = [entry.base.run for entry in again.config.tuning]
+    assert names == [str(base), str(first)]
+
+
+def test_a_flow_that_learns_nothing_wins_nothing_from_any_start(tmp_path: Path) -> None:
+    """Rewards of starts differ, what each wins does not: base and tuned flow see the same start and the same noise."""
+    base = trained(tmp_path / "base", "solver=euler_maruyama", "volatility=memoryless")
+    numbers = tuned(base, tmp_path / "untuned", "optimizer.lr=1e-30")
+    assert numbers["sampled/gain"] == pytest.approx(0, abs=1e-6)
+    assert numbers["sampled/gain_se"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["method.late=0.99"], "late=0.99 lies after the last noisy step"),
+        (["strength=0"], "strength=0 must be above 0"),
+        (["strength=1e30", "method=adjoint_matching"], "squared adjoint is not finite at strength=1e"),
+        (["weights=best"], "weights=best is unknown"),
+        (["reward.c=[1,2,3]"], "reward"),
+        (["method=adjoint_matching", "reward=compressibility", "~reward.c"], "needs the reward's gradient"),
+        (["starts=0"], "batch"),
+        (["strength=abc"], "strength=abc is of the wrong kind: strength must be a number"),
+        (["strength=nan"], "strength=nan must be above 0, and finite"),
+        (["strength=1e39", "method=path_weighted"], "the reward times its strength is not finite"),
+    ],
+)
+def test_a_wrong_tuning_is_refused_by_name(base: Path, tmp_path: Path, words: list[str], sentence: str) -> None:
+    other = any(word.startswith("method=") for word in words)
+    rest = [TUNING[0], TUNING[1], "starts=32", "threads=1"] if other else TUNING
+    before = digests(base)
+    with pytest.raises(FlowportError, match=sentence):
+        tune(tuned_config(base, composed("finetune", *rest, *words)), tmp_path)
+    assert digests(base) == before
+
+
+class Spoilt(LinearReward):
+    """A reward that is not a number from its third collection on."""
+
+    asked = 0
+
+    def forward(self, x1: torch.Tensor, condition: Condition) -> torch.Tensor:
+        type(self).asked += 1
+        return super().forward(x1, condition) * (1 if type(self).asked < 3 else float("nan"))
+
+
+def test_a_reward_that_fails_in_mid_training_loses_nothing_that_was_saved(base: Path, tmp_path: Path) -> None:
+    config, before = tuned_config(base, composed("finetune", *TUNING)), digests(base)
+    config.tuning[-1].reward = {"_target_": "tests.run.test_finetune.Spoilt", "c": [0.5, 0.4]}
+    with pytest.raises(FlowportError, match="reward=spoilt returned NaN for 32 of 32 points"):
+        tune(config, tmp_path)
+    assert digests(base) == before
+    assert read_weights(tmp_path)[1]["global_step"] == 4, "the last checkpoint before the third collection, at step 6"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["coupling=exact"], "bridge variant of this experiment"),
+        (["path=smooth_bridge", "prediction=bridge"], "does not see its start"),
+    ],
+)
+def test_a_base_without_a_tilt_is_refused_with_what_to_do(tmp_path: Path, words: list[str], sentence: str) -> None:
+    other = trained(tmp_path / "base", *words)
+    with pytest.raises(FlowportError, match=sentence):
+        tuned(other, tmp_path / "tuned")
+
+
+def test_a_tuning_without_a_reward_or_a_base_is_refused(base: Path) -> None:
+    with pytest.raises(FlowportError, match="say reward="):
+        tuned_config(base, composed("finetune"))
+    with pytest.raises(FlowportError, match="give run="):
+        base_of(composed("finetune", "reward=brightness"))
+
+
+def test_a_bridge_that_sees_its_start_is_tuned_start_by_start(tmp_path: Path) -> None:
+    other = trained(
+        tmp_path / "base", "path=brownian_bridge", "conditioning=source", "prediction=target", "solver=ancestral"
+    )
+    numbers = tuned(other, tmp_path / "tuned", "method.paths=4")
+    assert numbers["tune/effective"] > 0 and bool(torch.tensor(numbers["tune/memory"]).isfinite())

@@ -1,0 +1,142 @@
+"""A run killed at any step and resumed ends as the unbroken run does, bit for bit."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from flowport.run import stage
+from flowport.training.flow_module import FlowModule
+from flowport.types import Pair
+from tests import runs
+
+CASES = {
+    "pool and prefetch": ["data.pool=4", "data.prefetch=2"],
+    "accumulation": [
+        "trainer.accumulate_grad_batches=2",
+        "trainer.val_check_interval=6",
+        "time_sampler@objective.time_sampler=adaptive",
+    ],  # what it has learnt is in the checkpoint
+}
+
+
+def killed(folder: Path, batch: int, *words: str) -> None:
+    """A tiny run in a process of its own that dies at the beginning of this batch."""
+    plain = FlowModule.training_step
+
+    def deadly(self: FlowModule, pair: Pair, batch_idx: int) -> torch.Tensor:
+        if self.batches == batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, pair, batch_idx)
+
+    child = os.fork()
+    if child == 0:
+        FlowModule.training_step = deadly  # type: ignore[method-assign]
+        try:
+            runs.run(folder, *words)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed_equals_unbroken(case: str, tmp_path: Path, capfd: Any) -> None:
+    words = [*CASES[case], "optimizer=adamw", "scheduler=cosine"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    numbers = runs.run(unbroken, *words)
+    batches = 2 if case == "accumulation" else 1
+    batch = random.Random(case).randrange(8 * batches, 20 * batches)  # past the first checkpoint, of step 7
+    killed(broken, batch, *words)
+    assert not (broken / "metrics.json").exists()
+    kept = torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 7 * (batch // batches // 7)
+    assert not runs.equal(kept["state_dict"], runs.weights(unbroken))
+
+    said = runs.here(capfd, "train.py", f"run={broken}")
+    assert said.code == 0, said.err
+    assert runs.equal(runs.weights(broken), runs.weights(unbroken))
+    after = json.loads((broken / "metrics.json").read_text())
+    assert runs.measured(after) == runs.measured(numbers)
+    assert after["train/steps"] == 20
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_steps_continue_it(tmp_path: Path) -> None:
+    folder, longer = tmp_path / "run", tmp_path / "longer"
+    first = runs.run(folder, "scheduler=constant")  # a cosine over more steps is another schedule
+    done = runs.weights(folder)
+    again = stage.resume(folder, [])
+    assert runs.equal(runs.weights(folder), done)
+    assert runs.measured(again) == runs.measured(first)
+    assert again["train/seconds"] == first["train/seconds"] > 0
+    more = stage.resume(folder, ["trainer.max_steps=33"])
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").trainer.max_steps == 33, "a later resume knows it too"
+    straight = runs.run(longer, "scheduler=constant", "trainer.max_steps=33")
+    assert more["train/steps"] == 33
+    assert runs.equal(runs.weights(folder), runs.weights(longer))
+    assert runs.measured(more) == runs.measured(straight)
+
+
+def test_one_seed_one_result_whatever_the_environment(trained: Path, tmp_path: Path) -> None:
+    torch.manual_seed(12345)
+    torch.rand(7)
+    GlobalHydra.instance().clear()
+    again = runs.run(tmp_path / "again")
+    other = runs.run(tmp_path / "other", "seed=1")
+    first = json.loads((trained / "metrics.json").read_text())
+    assert runs.measured(again) == runs.measured(first)
+    assert runs.equal(runs.weights(tmp_path / "again"), runs.weights(trained))
+    assert other["test/w2"] != first["test/w2"]
+    assert other["test/w2_floor"] != first["test/w2_floor"]
+
+
+def test_the_validation_of_a_run_does_not_disturb_its_training(trained: Path, tmp_path: Path) -> None:
+    runs.run(tmp_path, "trainer.val_check_interval=3", "data.prefetch=1")
+    assert runs.equal(runs.weights(tmp_path), runs.weights(trained))
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing_of_it(
+    every: int, tmp_path: Path, capfd: Any
+) -> None:
+    said = runs.here(
+        capfd,
+        "train.py",
+        *runs.TINY,
+        runs.QUIET,
+        "optimizer.lr=1e30",
+        f"checkpoint_every={every}",
+        f"trainer.log_every_n_steps={every}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert "the loss was not finite at training step 1: lower the learning rate" in said.sentence
+    assert not (tmp_path / "metrics.json").exists()
+    if every == 1:
+        kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+        assert kept["global_step"] == 1
+        assert all(bool(v.isfinite().all()) for v in kept["state_dict"].values())
+    else:
+        assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_resume_that_diverges_leaves_what_was_saved(tmp_path: Path, capfd: Any) -> None:
+    """Lengths near 1e19 are finite, their squares are not."""
+    points = torch.randn(100, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    np.save(tmp_path / "points.npy", points)
+    words = ["distribution@target=tensor_file", f"target.path={tmp_path}/points.npy", "coupling=independent"]
+    runs.run(tmp_path, *words)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    before = path.read_bytes()
+    np.save(tmp_path / "points.npy", np.float32(1e30) * points)
+    said = runs.here(capfd, "train.py", f"run={tmp_path}", "trainer.max_steps=40")
+    assert "the loss was not finite at training step 20" in said.sentence
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last.ckpt"]
