@@ -1,10 +1,10 @@
-# make train | finetune | arena | test | extras | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+# make train | finetune | arena | test | test-all | extras | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: train finetune arena test extras lint bench help
+.PHONY: train finetune arena test test-all extras lint bench help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -27,7 +27,10 @@ arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores
 	-OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
 	$(BIN)/python launch/arena.py draw=outputs/arena/all
 
-test: $(STAMP)
+test: $(STAMP)  # the fast lane
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 EXTRAS := diffusers==0.42.1 peft==0.21.2 transformers==5.24.0

@@ -1,21 +1,6 @@
-"""Measure a trained run again, with any solver, grid, volatility or metrics, into a new folder.
+"""Measure a trained run again: the same as ``flowport evaluate``."""
 
-python launch/evaluate.py run=<folder> metric=[wasserstein] solver=heun grid=uniform grid.steps=10
-"""
-
-from pathlib import Path
-
-from flowport.run.cli import launch
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-
-
-def evaluate(config, folder):  # noqa: ANN201  (Hydra's task)
-    """test/<metric> of a run into a folder that records whose numbers they are."""
-    from flowport.run.reuse import evaluate_again
-
-    return evaluate_again(Path(config.run), config, folder)
-
+from flowport.run.commands import command
 
 if __name__ == "__main__":
-    launch(evaluate, CONFIGS, "evaluate")
+    command("evaluate")

@@ -20,4 +20,4 @@ Reading order: ``configs/train.yaml`` (a run as a sentence), ``flowport.objectiv
 ``field``, ``solver``, ``metric``.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -36,6 +36,16 @@ class TrainingSettings:
     noise: float = 0.1
 
 
+def home() -> Path:
+    """The folder of all caches: ``FLOWPORT_HOME``, else ``data/`` of the checkout, else the user's cache folder."""
+    if os.environ.get("FLOWPORT_HOME"):
+        return Path(os.environ["FLOWPORT_HOME"]).expanduser().absolute()
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "configs").is_dir():
+        return checkout / "data"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowport"
+
+
 def optimised(model: Kept, recipe: TrainingSettings, title: str, loss: Callable[[], Tensor]) -> Kept:
     """The model in evaluation mode after ``recipe.steps`` steps down ``loss``, which draws its batch anew at each."""
     optimizer = torch.optim.AdamW(model.train().parameters(), recipe.rate, weight_decay=recipe.decay)

@@ -18,6 +18,7 @@ from flowport.prediction import VelocityPrediction
 from flowport.run import experiment
 from flowport.run.reflow import _config, carried, reflow
 from flowport.run.reuse import PAIRS, translate
+from flowport.run.run_folder import write_stamp
 from flowport.run.stage import resume
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.solver import RK4, Euler
@@ -119,6 +120,7 @@ def test_a_flow_that_learns_guided_pairs_is_not_guided_again(base: Path, tmp_pat
     }
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(config, tmp_path / ".hydra" / "config.yaml")
+    write_stamp(tmp_path)
     assert _config(tmp_path, wished(), {}, tmp_path).guidance == {"_target_": "flowport.field.guidance.Unguided"}
 
 

@@ -1,5 +1,6 @@
 """A stranger's run folder runs no code, through any command."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from flowport.errors import FlowportError
-from flowport.run.run_folder import read_config, read_weights
+from flowport.run.run_folder import read_config, read_weights, write_stamp
 from tests import runs
 
 EVIL = [
@@ -44,6 +45,7 @@ EVIL = [
 
 def folder_with(tmp_path: Path, config: Any) -> Path:
     (tmp_path / ".hydra").mkdir(parents=True, exist_ok=True)
+    write_stamp(tmp_path)
     (tmp_path / ".hydra" / "config.yaml").write_text(config if isinstance(config, str) else OmegaConf.to_yaml(config))
     return tmp_path
 
@@ -151,3 +153,18 @@ def test_no_command_runs_a_stranger_s_code(trained: Path, tmp_path: Path, capfd:
     refused("damaged or holds code")
     checkpoint.write_bytes(whole)
     assert runs.here(capfd, "evaluate.py", f"run={copy}", f"hydra.run.dir={tmp_path}/out").code == 0
+
+
+def test_a_run_of_another_layout_is_refused_by_both_versions(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "older"))
+    stamp = folder / "built_by.json"
+    built = json.loads(stamp.read_text())
+    stamp.write_text(json.dumps(built | {"layout": 1, "flowport": "0.0.7"}))
+    with pytest.raises(FlowportError, match=r"by flowport 0\.0\.7, whose run folders flowport 0\.2\.0 does not read"):
+        read_config(folder)
+    stamp.unlink()
+    with pytest.raises(FlowportError, match=r"written by flowport before 0\.2\.0"):
+        read_config(folder)
+    stamp.write_text("{")
+    with pytest.raises(FlowportError, match=r"built_by.json is damaged"):
+        read_config(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowport.cache import Facts, TrainingSettings, load_or_train, optimised
+from flowport.cache import Facts, TrainingSettings, home, load_or_train, optimised
 from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.gaussian import Gaussian
 from flowport.errors import FlowportError
@@ -17,7 +17,7 @@ from flowport.modality.latent import Codec, LatentModality
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
 
-AUTOENCODERS = Path("data/autoencoders")
+AUTOENCODERS = home() / "autoencoders"
 RECIPE = TrainingSettings(rate=2e-3, decay=0.01)
 """On |x − decode(z + noise n)|², z = encode(x), n ~ N(0, I): the noise makes near latents decode to near images, for a
 flow arrives nearly."""

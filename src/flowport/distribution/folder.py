@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowport.cache import home
 from flowport.distribution.parts import divide
 from flowport.errors import FlowportError
 
 logger = logging.getLogger(__name__)
-CACHE = Path("data/cache")
+CACHE = home() / "cache"
 FEWEST = 10
 """Items that a split into 80, 10 and 10 per cent needs."""
 VERSION = 2

@@ -14,7 +14,6 @@ from flowport.run.cli import composed
 
 logger = logging.getLogger(__name__)
 BASES = Path("outputs/base")
-TRAIN = Path("launch/train.py")
 
 
 def base_of(config: DictConfig) -> Path:
@@ -46,7 +45,7 @@ def _train(folder: Path, words: list[str]) -> None:
     begun = (folder / "checkpoints" / "last.ckpt").is_file()
     logger.info("%s the base %s", "going on with" if begun else "training", folder)
     asked = [f"run={folder}"] if begun else [*words, f"hydra.run.dir={folder}"]
-    if subprocess.run([sys.executable, str(TRAIN), *asked], check=False).returncode:
+    if subprocess.run([sys.executable, "-m", "flowport", "train", *asked], check=False).returncode:
         raise FlowportError(
-            f"the base could not be trained: see above, or train it by python {TRAIN} {' '.join(words)}"
+            f"the base could not be trained: see above, or train it by flowport train {' '.join(words)}"
         )

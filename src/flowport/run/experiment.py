@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
+from flowport.cache import home
 from flowport.data.datamodule import PairDataModule
 from flowport.data.normalisation import measured
 from flowport.distribution.base import Distribution
@@ -32,7 +33,7 @@ from flowport.objective import Objective
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, Reward
 from flowport.run.config_checks import check_kind, check_values
-from flowport.run.run_folder import check_fits, read_config, read_weights
+from flowport.run.run_folder import check_fits, read_config, read_weights, write_stamp
 from flowport.sampling.translator import Translator
 from flowport.training.averaging import AveragedModule
 from flowport.training.callback import AtomicCheckpointIO, ProgressBar, ResumeFinished, SampleLogger, TrainingClock
@@ -41,7 +42,7 @@ from flowport.training.finetune_module import FineTuneModule, tilted
 from flowport.training.flow_module import FlowModule
 
 logger = logging.getLogger(__name__)
-CLASSIFIERS = Path("data/classifiers")
+CLASSIFIERS = home() / "classifiers"
 OWN: dict[str, tuple[Any, float | None]] = {
     "seed": (int, 0),
     "threads": (int | None, 1),
@@ -116,7 +117,7 @@ def flow_of(config: DictConfig) -> tuple[FlowModule, PairDataModule, dict[str, A
     parts = {part: make(config[part]) for part in PARTS}
     if not isinstance(parts["objective"], Objective):
         raise FlowportError(
-            "this objective tunes a trained flow: use launch/finetune.py run=<folder>, or train one by "
+            "this objective tunes a trained flow: use flowport finetune run=<folder>, or train one by "
             "objective=flow_matching"
         )
     return *compose(source, target, **parts, ema_decay=config.ema_decay, seed=config.seed), told
@@ -303,6 +304,7 @@ def keep_config(config: DictConfig, folder: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, path.with_suffix(".partial"))
     os.replace(path.with_suffix(".partial"), path)
+    write_stamp(folder)
 
 
 def evaluate(run: Run, folder: Path, device: torch.device) -> dict[str, float]:

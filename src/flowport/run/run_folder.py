@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import json
 import os
+import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 import torchmetrics
 from omegaconf import DictConfig, OmegaConf
 
+from flowport import __version__
 from flowport.errors import FlowportError
 
 PACKAGES = ("flowport.", "torch.nn.", "torch.optim.", "lightning.Trainer", "torchmetrics.")
@@ -36,6 +39,42 @@ def _is_part(found: object) -> bool:
     return issubclass(found, BASES) or any(base.__module__.startswith("flowport.") for base in found.__mro__)
 
 
+LAYOUT = 2
+"""The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
+STAMP = "built_by.json"
+
+
+def write_stamp(folder: Path) -> None:
+    """Write what built a run into its folder: versions of flowport, its layout, Python and the main libraries, host."""
+    built = {
+        "flowport": __version__,
+        "layout": LAYOUT,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "host": platform.node(),
+    }
+    written = folder / f".{STAMP}.{os.getpid()}"
+    written.write_text(json.dumps(built, indent=2) + "\n")
+    os.replace(written, folder / STAMP)
+
+
+def check_stamp(folder: Path) -> None:
+    """Raise FlowportError, naming both versions, for a run of another layout."""
+    try:
+        built = json.loads((folder / STAMP).read_text())
+        layout, version = built["layout"], str(built["flowport"])
+    except FileNotFoundError:
+        layout, version = 1, "before 0.2.0"
+    except (ValueError, KeyError, TypeError):
+        raise FlowportError(f"{folder / STAMP} is damaged: it must hold the versions that built the run") from None
+    if layout != LAYOUT:
+        raise FlowportError(
+            f"run={folder} was written by flowport {version}, whose run folders flowport {__version__} does not read: "
+            "train it again, or use that version"
+        )
+
+
 def read_config(folder: Path) -> DictConfig:
     """The saved config of a run, checked. Raises FlowportError where it is missing, unreadable or asks for code."""
     path = folder / ".hydra" / "config.yaml"
@@ -43,6 +82,7 @@ def read_config(folder: Path) -> DictConfig:
         raise FlowportError(f"run={folder} is not a folder: give the folder that a training run wrote")
     if not path.is_file():
         raise FlowportError(f"run={folder} has no .hydra/config.yaml: give the folder that a training run wrote")
+    check_stamp(folder)
     try:
         config = OmegaConf.load(path)
     except Exception as error:

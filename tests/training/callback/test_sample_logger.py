@@ -25,7 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_of_a_run(folder: Path) -> None:
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "tensorboard" not in p.parts}
-    assert found == {".hydra/config.yaml", "checkpoints/last.ckpt", "metrics.json", "gallery.png", "translation.png"}
+    assert found == {
+        ".hydra/config.yaml",
+        "built_by.json",
+        "checkpoints/last.ckpt",
+        "metrics.json",
+        "gallery.png",
+        "translation.png",
+    }
     numbers = json.loads((folder / "metrics.json").read_text())
     assert {"test/w2", "test/w2_floor", "train/steps", "train/seconds", "train/step_ms"} <= set(numbers)
     assert all(isinstance(v, int | float) and v == v for v in numbers.values()), numbers

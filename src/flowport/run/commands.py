@@ -1,0 +1,205 @@
+"""The commands of flowport: ``flowport train``, ``flowport finetune`` and so on; ``launch/<command>.py`` are the same.
+
+Nothing heavy is imported before a command's own work begins, so that ``flowport --help`` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from flowport import __version__
+from flowport.run.cli import Task, composed, launch, report_errors
+
+HELP = """usage: flowport <command> [key=value ...]
+
+  train       train a flow, resume one (run=<folder>), or sweep (-m sweep=<name>)
+  finetune    fine-tune a trained flow with a reward
+  reflow      train a flow on its own pairs, so that its paths become straight
+  evaluate    measure a trained run again with any solver, grid, volatility or metrics
+  translate   translate points with a trained run: forward, backward or cycle
+  likelihood  log-likelihood of held-out points under a trained run
+  arena       fine-tune in problems whose tilted law is known, and score the result
+  tabulate    a sweep as one table: terminal, csv, markdown, picture
+  plot_weighting  what a run's loss weights over the log signal-to-noise ratio
+
+flowport <command> --help shows the keys of a command; -sc bash|zsh|fish installs shell completion (Hydra).
+"""
+
+
+def configs() -> Path:
+    """The folder of configs: the checkout's where there is one, else the one that the wheel holds."""
+    checkout = Path(__file__).parents[3] / "configs"
+    return checkout if (checkout / "train.yaml").is_file() else Path(__file__).parents[1] / "configs"
+
+
+def train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Train one run in its folder."""
+    from hydra.utils import instantiate
+
+    return instantiate(config.stage).run(config, folder)
+
+
+def finetune(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Fine-tune a trained run, or the experiment ``config.base`` trained first."""
+    from flowport.run.base_run import base_of
+    from flowport.run.boost import boosted, check_overrides
+
+    check_overrides(config)
+    return boosted(base_of(config), config, folder)
+
+
+def reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Train a trained run again on its own pairs."""
+    from flowport.run.base_run import base_of
+    from flowport.run.reflow import reflow as straighten
+
+    return straighten(base_of(config), config, folder)
+
+
+def evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Measure a trained run again, into a new folder."""
+    from flowport.run.reuse import evaluate_again
+
+    return evaluate_again(Path(config.run), config, folder)
+
+
+def translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Write translated.npy, metrics.json and gallery.png into a new folder."""
+    from flowport.run.reuse import translate as carry
+
+    return carry(Path(config.run), config, folder)
+
+
+def likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Write test/nll and test/bits_per_dim of a run into a new folder."""
+    from flowport.run.reuse import likelihood as measure
+
+    return measure(Path(config.run), config, folder)
+
+
+def arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
+    """Run one method in one problem, unless the same config finished in this folder, or draw a sweep's results."""
+    import json
+
+    import torch
+    from omegaconf import OmegaConf
+
+    from flowport.problem.arena import draw, duel
+    from flowport.problem.arena.frontier_plot import read
+    from flowport.run.config_checks import check_kind, check_values
+    from flowport.run.experiment import make, write_json
+
+    check_values(config)
+    check_kind("strength", config.strength, float)
+    check_kind("steps_per_rollout", config.steps_per_rollout, int | None, 1)
+    torch.set_num_threads(config.threads)
+    if config.draw is not None:
+        names = sorted({entry.problem for entry in read(Path(config.draw))})
+        print(draw(Path(config.draw), {name: make(composed("arena", [f"problem={name}"]).problem) for name in names}))
+        return None
+    result, asked, text = folder / "metrics.json", folder / "contest.yaml", OmegaConf.to_yaml(config, resolve=True)
+    if not (result.is_file() and asked.is_file() and asked.read_text() == text):
+        parts = ("problem", "method", "adapter", "optimizer", "scheduler", "trainer", "base")
+        plain = ("strength", "seed", "ema_decay", "fresh", "steps_per_rollout", "points", "pretraining")
+        result.unlink(missing_ok=True)  # of another duel in the same folder
+        write_json(result, duel(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
+        asked.write_text(text)
+    return json.loads(result.read_text())
+
+
+TASKS: dict[str, Task] = {
+    "train": train,
+    "finetune": finetune,
+    "reflow": reflow,
+    "evaluate": evaluate,
+    "translate": translate,
+    "likelihood": likelihood,
+    "arena": arena,
+}
+"""The commands that Hydra composes from ``configs/<command>.yaml``."""
+
+
+def resume(folder: Path, overrides: list[str]) -> None:
+    """Continue a run in place."""
+    from flowport.evaluation.tables import table
+    from flowport.run.stage import resume as resume_run
+
+    print(table(resume_run(folder, overrides), title=str(folder)))
+
+
+def tabulate(arguments: list[str]) -> None:
+    """Read the finished runs of a sweep, print and write the table."""
+    parser = argparse.ArgumentParser("flowport tabulate", description="A sweep as one table.")
+    parser.add_argument("folder", type=Path, help="the folder that a multirun wrote")
+    parser.add_argument("--metrics", nargs="*", default=[], help="columns, for instance w2 npe; default: all of test/")
+    parser.add_argument("--against", help="draw the metrics over this one, one line per setting: for instance nfe")
+    given = parser.parse_args(arguments)
+    with report_errors():
+        from flowport.evaluation import sweep_table
+
+        sheet = sweep_table.read(given.folder, [*given.metrics, *([given.against] if given.against else [])])
+        sweep_table.write(sheet, given.folder, given.against)
+        print(sheet.markdown())
+
+
+def plot_weighting(arguments: list[str]) -> None:
+    """Draw a run's loss weight over the log-SNR beside every configs/weighting that states a w(λ)."""
+    parser = argparse.ArgumentParser("flowport plot_weighting", description="Loss weights over the log-SNR.")
+    parser.add_argument("overrides", nargs="*", help="a run as train takes it; default: linear path, uniform times")
+    parser.add_argument("--out", type=Path, default=Path("outputs/weightings.png"), help="where the picture goes")
+    given = parser.parse_args(arguments)
+    with report_errors():
+        from hydra import compose, initialize_config_dir
+
+        from flowport.evaluation import weighting_plot
+        from flowport.run import experiment
+
+        with initialize_config_dir(str(configs().resolve()), version_base="1.3"):
+            run = compose("train", ["experiment=none", *given.overrides])
+            names = sorted(path.stem for path in (configs() / "weighting").glob("*.yaml"))
+            members = {name: compose(f"weighting/{name}").weighting for name in names}
+        flow = experiment.flow_of(run)[0]
+        curves = {"this run": weighting_plot.measured(flow.objective, flow.field)}
+        curves |= weighting_plot.stated({name: experiment.make(node) for name, node in members.items()})
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        weighting_plot.draw(curves, given.out)
+        print(given.out)
+
+
+def command(name: str) -> None:
+    """Run one command with the arguments in ``sys.argv[1:]``.
+
+    Args:
+        name: A key of ``TASKS``, ``"tabulate"`` or ``"plot_weighting"``.
+    """
+    arguments = sys.argv[1:]
+    if name in ("tabulate", "plot_weighting"):
+        (tabulate if name == "tabulate" else plot_weighting)(arguments)
+        return
+    runs = [word for word in arguments if word.startswith("run=")]
+    if name == "train" and runs and runs[-1] != "run=null":
+        with report_errors():
+            resume(Path(runs[-1].removeprefix("run=")), [word for word in arguments if word not in runs])
+        return
+    launch(TASKS[name], configs(), name)
+
+
+def main() -> None:
+    """The console script ``flowport``."""
+    names = [*TASKS, "tabulate", "plot_weighting"]
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    name = sys.argv[1]
+    if name in ("-V", "--version"):
+        print(f"flowport {__version__}")
+        return
+    if name not in names:
+        sys.stderr.write(f"flowport: {name} is no command: choose {', '.join(names)}\n")
+        raise SystemExit(2)
+    sys.argv = [f"flowport {name}", *sys.argv[2:]]
+    command(name)
