@@ -15,9 +15,42 @@ Conventions, on which every module relies
   own, which dropout uses, is seeded anew for every batch.
 
 Reading order: ``configs/train.yaml`` (a run as a sentence), ``flowport.objective`` (the loss),
-``flowport.training.flow_module``
-(the LightningModule), then the families: ``distribution``, ``joint``, ``coupling``, ``path``, ``prediction``,
-``field``, ``solver``, ``metric``.
+``flowport.training.flow_module`` (the LightningModule), then the families: ``distribution``, ``coupling``, ``path``,
+``prediction``, ``field``, ``sampling``, ``metric``. ``flowport.api`` is the front door from Python.
 """
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.2.0"
+
+_API = ("Flow", "compose", "couple", "finetune", "fit", "load", "solve")
+_FAMILIES = (
+    "distribution",
+    "coupling",
+    "path",
+    "prediction",
+    "network",
+    "reward",
+    "modality",
+    "cost",
+    "sampling.solver",
+    "finetuning.method",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are asked for first (PEP 562)."""
+    if name in _API:
+        return getattr(import_module("flowport.api"), name)
+    if name[:1].isupper():
+        for family in _FAMILIES:
+            module = import_module(f"flowport.{family}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'flowport' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    names = {name for family in _FAMILIES for name in import_module(f"flowport.{family}").__all__}
+    return sorted({*globals(), *_API, *names})

@@ -45,7 +45,7 @@ def _train(folder: Path, words: list[str]) -> None:
     begun = (folder / "checkpoints" / "last.ckpt").is_file()
     logger.info("%s the base %s", "going on with" if begun else "training", folder)
     asked = [f"run={folder}"] if begun else [*words, f"hydra.run.dir={folder}"]
-    if subprocess.run([sys.executable, "-m", "flowport", "train", *asked], check=False).returncode:
+    if subprocess.run([sys.executable, "-m", "flowport.run", "train", *asked], check=False).returncode:
         raise FlowportError(
             f"the base could not be trained: see above, or train it by flowport train {' '.join(words)}"
         )

@@ -1,0 +1,106 @@
+"""The front door from Python: fit, translate, sample, score, likelihood, fine-tune, save, load, solve, couple."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import flowport as fp
+from flowport.errors import FlowportError
+
+X1 = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1)) * 0.5 + torch.tensor([1.0, -1.0])
+
+
+@pytest.fixture(scope="module")
+def noise() -> fp.Flow:
+    return fp.fit(fp.Gaussian(event_shape=2), X1, steps=2000, progress=False, device="cpu")
+
+
+def test_a_flow_between_tensors_reaches_the_target(capfd: pytest.CaptureFixture[str]) -> None:
+    x0 = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)) * 2 + 3
+    flow = fp.fit(x0, X1, steps=400, progress=False, device="cpu")
+    assert "coupling=exact" in capfd.readouterr().err
+    y = flow.translate(x0)
+    assert torch.allclose(y.mean(0), X1.mean(0), atol=0.15)
+    assert torch.allclose(y.std(0), X1.std(0), atol=0.15)
+    assert flow.translate(x0[:5], trajectory=True, steps=7).shape == (8, 5, 2)
+    back = flow.translate(y, backward=True, solver="rk4")
+    assert float((back - x0).square().mean()) < 0.1
+    assert flow.velocity(x0[:3], 0.5).shape == (3, 2)
+    with pytest.raises(FlowportError, match="score needs a score"):
+        flow.score(x0[:3], 0.5)
+    with pytest.raises(FlowportError, match="this flow takes"):
+        flow.translate(torch.zeros(3, 4))
+
+
+def test_from_noise_there_is_a_score_a_likelihood_and_an_sde(noise: fp.Flow) -> None:
+    for volatility in ("zero", "memoryless"):
+        made = noise.sample(1000, volatility=volatility)
+        assert torch.allclose(made.mean(0), X1.mean(0), atol=0.06)
+        assert torch.allclose(made.std(0), X1.std(0), atol=0.06)
+    x = torch.tensor([[1.0, -1.0], [1.5, -0.5]])
+    exact = torch.distributions.Normal(torch.tensor([1.0, -1.0]), 0.5).log_prob(x).sum(1)
+    assert torch.allclose(noise.log_prob(x), exact, atol=0.3)
+    # α = 1 − t and β = t: p_t is N(t m, (1 − t)² + t²/4), whose score is linear.
+    score = -(x - 0.5 * torch.tensor([1.0, -1.0])) / (0.25 + 0.25 * 0.25)
+    assert torch.allclose(noise.score(x, 0.5), score, atol=0.4)
+
+
+def test_a_saved_flow_is_the_same_and_needs_no_data(noise: fp.Flow, tmp_path: Path) -> None:
+    noise.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "flow.safetensors"}
+    again = fp.load(tmp_path)
+    x = torch.randn(10, 2)
+    assert torch.equal(again.translate(x), noise.translate(x))
+    assert torch.equal(again.sample(5), noise.sample(5))
+
+
+def test_a_tilt_by_a_linear_reward_shifts_a_gaussian(noise: fp.Flow, tmp_path: Path) -> None:
+    # N(m, s²) tilted by e^{λ x} is N(m + λ s², s²): here the shift is 2 · 0.25 in the first coordinate.
+    tuned = fp.finetune(noise, reward=lambda x: x[:, 0], strength=2.0, steps=300, progress=False, device="cpu")
+    shift = tuned.sample(2000).mean(0) - noise.sample(2000).mean(0)
+    assert torch.allclose(shift, torch.tensor([0.5, 0.0]), atol=0.12)
+    tuned.save(tmp_path)
+    x = torch.randn(10, 2)
+    assert torch.equal(fp.load(tmp_path).translate(x), tuned.translate(x))
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.linear(torch.cat([x, t[:, None]], 1))
+
+
+def test_an_own_network_and_path_are_given_again_when_loaded(tmp_path: Path) -> None:
+    path = (lambda t: torch.cos(torch.pi / 2 * t), lambda t: torch.sin(torch.pi / 2 * t))
+    flow = fp.fit(fp.Gaussian(event_shape=2), X1, network=Own(), path=path, steps=3, progress=False, device="cpu")
+    flow.save(tmp_path)
+    with pytest.raises(FlowportError, match=r"fp.load\(folder, network=…\)"):
+        fp.load(tmp_path)
+    with pytest.raises(FlowportError, match=r"fp.load\(folder, path=…\)"):
+        fp.load(tmp_path, network=Own())
+    again = fp.load(tmp_path, network=Own(), path=flow.field.path)
+    x = torch.randn(4, 2)
+    assert torch.equal(again.velocity(x, 0.3), flow.velocity(x, 0.3))
+
+
+def test_any_velocity_is_solved_and_any_batch_is_coupled() -> None:
+    x = torch.randn(6, 3)
+    for solver in ("dopri5", "rk4", "heun"):
+        end = fp.solve(lambda x, t: -x, x, solver=solver)
+        assert torch.allclose(end, x * torch.exp(torch.tensor(-1.0)), atol=1e-3)
+    found = fp.couple(x, x.flip(0))
+    assert found.cost == pytest.approx(0, abs=1e-9)
+    assert torch.equal(x[found.i], x.flip(0)[found.j])
+    with pytest.raises(FlowportError, match="coupling=nonsense does not exist: choose"):
+        fp.couple(x, x, coupling="nonsense")
+
+
+def test_names_are_completed_and_unknown_ones_are_told() -> None:
+    assert {"fit", "Gaussian", "LinearPath", "Heun"} <= set(dir(fp))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = fp.nonsense
