@@ -2,7 +2,7 @@
 
 | the path's noise                   | holds iff                                         | a score             |
 |------------------------------------|---------------------------------------------------|---------------------|
-| the source is the noise (γ = 0)    | source N(0, I), joint and coupling independent    | −E[x0 | x]/α        |
+| the source is the noise (γ = 0)    | source N(0, I), pairing and coupling independent  | −E[x0 | x]/α        |
 | none (γ = 0)                       | anything else                                     | none                |
 | bridge (γ > 0), blind to x0        | any source and coupling                           | −E[z | x]/γ, 2 heads |
 | bridge (γ > 0), field sees x0      | any source and coupling                           | of p_t(· | x0)      |

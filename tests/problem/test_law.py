@@ -116,9 +116,9 @@ def _flat(**words: Any) -> dict[str, Any]:
 
 
 def test_refusals() -> None:
-    with pytest.raises(FlowportError, match="c has 3 numbers, but the world's points have 2"):
+    with pytest.raises(FlowportError, match="c has 3 numbers, but the problem's points have 2"):
         NoiseProblem(**_flat(c=[1, 2, 3]))
-    with pytest.raises(FlowportError, match="means has 3 numbers in a row, but the world's points have 2"):
+    with pytest.raises(FlowportError, match="means has 3 numbers in a row, but the problem's points have 2"):
         NoiseProblem(**_flat(means=[[1, 2, 3]]))
     with pytest.raises(FlowportError, match="calls is 0; it must be positive"):
         NoiseProblem(**_flat(calls=0))

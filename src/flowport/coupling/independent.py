@@ -8,7 +8,7 @@ from flowport.types import Pair
 
 
 class IndependentCoupling(Coupling):
-    """π(x0, x1) = p(x0, x1) of the joint: the rows stay as they are.
+    """Independent coupling: pairs stay as drawn, π(x0, x1) = p(x0, x1) of the pairing.
 
     Batches of n and m points become lcm(n, m) pairs, the targets shuffled.
     """

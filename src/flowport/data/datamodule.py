@@ -25,7 +25,7 @@ from flowport.types import Pair
 
 
 class PairStream:
-    """The training batches of a joint under a coupling, by step.
+    """The training batches of a pairing under a coupling, by step.
 
     batch: pairs in a batch. pool: minibatches coupled at once; "all" solves the coupling once over the whole stored
     training set, keeps the pairs, and walks a new permutation of them every epoch. An independent coupling needs no
@@ -150,9 +150,9 @@ class _Batches(IterableDataset):
 
 
 class PairDataModule(LightningDataModule):
-    """The pairs of a joint as Lightning wants them.
+    """LightningDataModule of the pairs of a pairing, re-paired by a coupling.
 
-    joint: of the whole distributions; training uses its train split and validation its validation split.
+    pairing: of the whole distributions; training uses its train split and validation its validation split.
     placement: whether stored data live on the device or are streamed to it; by default Resident().
     prefetch: batches drawn and coupled ahead in a background thread (0: none). validation_items: pairs of the
     validation loss. repeat: steps that see the same batch: a fine-tuning learns from its paths for some.
@@ -194,7 +194,7 @@ class PairDataModule(LightningDataModule):
         self.held_out = PairStream(held_out, self.coupling, self.randomness.under("validation"), self.batch)
 
     def placed(self, device: torch.device) -> Pairing:
-        """The joint whose points are made on a device."""
+        """The pairing whose points are made on a device."""
         if device not in self._placed:
             self._placed[device] = self.placement.place(self.pairing, device)
         return self._placed[device]

@@ -15,7 +15,7 @@ class Placement(ABC):
 
     @abstractmethod
     def place(self, pairing: Pairing, device: torch.device) -> Pairing:
-        """The joint whose points are made on ``device``."""
+        """The pairing whose points are made on ``device``."""
 
 
 class ResidentPlacement(Placement):

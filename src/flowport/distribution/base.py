@@ -182,7 +182,7 @@ class Stored(Distribution):
         return self.index
 
     def classifier_dataset(self) -> "Stored":
-        """The labelled dataset whose classifier judges points of this one; itself unless a member says otherwise."""
+        """The labelled dataset whose classifier reads points of this one; itself unless a member says otherwise."""
         return self
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:

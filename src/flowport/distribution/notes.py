@@ -76,7 +76,8 @@ class Notes(Stored):
         return torch.equal(self.labels[self.index].cpu(), other.labels[other.index].cpu())
 
     def classifier_dataset(self) -> Stored:
-        """Which instrument is it? The orchestra's notes of score 0, so that one judge serves all, by instrument."""
+        """Which instrument is it? The orchestra's notes of score 0, so that one classifier serves all, by
+        instrument."""
         train = len(self.splits["train"])
         takes = [_recorded(type(player), 0, train)[0] for player in ORCHESTRA]
         total = len(takes[0])

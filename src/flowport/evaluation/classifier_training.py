@@ -1,4 +1,4 @@
-"""The judge: a classifier trained once per dataset and size, the same in every run that asks for it.
+"""The classifier of a dataset, trained once per dataset and size, the same in every run that asks for it.
 
 Metrics, feature costs and rewards read its 64 features or its logits, so it must not depend on the run: its seed is
 fixed, it is trained on the CPU, the caller's random state is not touched, and the result is kept under a name that is
@@ -43,13 +43,13 @@ def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[
 
     Raises FlowportError for a target without labels.
     """
-    judged = target.classifier_dataset() if isinstance(target, Stored) else target
-    if not isinstance(judged, Stored) or judged.classes == 0:
+    labelled = target.classifier_dataset() if isinstance(target, Stored) else target
+    if not isinstance(labelled, Stored) or labelled.classes == 0:
         raise FlowportError(
             f"this metric measures in the features of a classifier of the target, but {type(target).__name__} is not a "
             "labelled dataset: choose other metrics, for instance metric=[wasserstein]"
         )
-    return *trained_classifier(judged.split("train"), judged.split("test"), folder), judged.name
+    return *trained_classifier(labelled.split("train"), labelled.split("test"), folder), labelled.name
 
 
 # A caller may be inside validation: inference tensors cannot be trained or give gradients, and autocast would round.
@@ -91,7 +91,7 @@ def content_hash(train: Stored, test: Stored, recipe: TrainingSettings) -> str:
 def _labels(part: Stored) -> Tensor:
     if part.labels is None or part.labels.ndim != 1 or part.classes < 2:
         raise FlowportError(
-            f"a classifier needs class labels, but {part.name} has none: choose another judge or no judge"
+            f"a classifier needs class labels, but {part.name} has none: choose a labelled dataset or other metrics"
         )
     return part.labels[part.index]
 

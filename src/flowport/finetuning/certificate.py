@@ -89,7 +89,7 @@ STEPS = 40
 BRANCHES = 16
 """Paths from every start of a certificate on a bridge."""
 ROOTS = 4
-"""States from every start by which the adjoint's sight is judged on a bridge."""
+"""States from every start from which the adjoint's signal-to-noise ratio is estimated on a bridge."""
 EACH = 64
 """Paths from every start of a memory certificate, unless said otherwise."""
 FINER = 5

@@ -1,4 +1,5 @@
-"""Results of the current flow, points on the paths that lead to them, and the regression of a change at such points."""
+"""Results of the current flow, points on the paths that lead to them, and the regression of an adapter at such
+points."""
 
 import torch
 from torch import Tensor
@@ -76,6 +77,6 @@ def control_energy(
 
 
 def reward_surrogate(reward: Reward, x: Tensor, condition: Condition) -> Tensor:
-    """r(x), (B,), whose gradient by whatever made x is that of the reward: the judge itself sees detached points."""
+    """r(x), (B,), whose gradient by whatever made x is that of the reward: the reward itself sees detached points."""
     value, slope = reward.value_and_gradient(x, condition)
     return value.to(x) + rows(slope.to(x) * (x - x.detach()))

@@ -13,7 +13,7 @@ from flowport.types import Condition
 
 
 class TiltedField(Field):
-    """base + change. The base is frozen and in evaluation mode whatever happens to this module.
+    """base + adapter. The base is frozen and in evaluation mode whatever happens to this module.
 
     Raises FlowportError where the base has no score, so that no tilt is defined.
     """
@@ -45,7 +45,7 @@ class TiltedField(Field):
         return self.adapter.tilt(x, t, condition, self.known(x, t, condition, base), self.gains(t.clamp_min(floor)))
 
     def log_value(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """log h_t(x)/h_0, (B,). Raises FlowportError where the change is no gradient."""
+        """log h_t(x)/h_0, (B,). Raises FlowportError where the adapter is no gradient."""
         return self.adapter.log_value(x, t, condition, self.gains(t))
 
     def shift(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None = None) -> Tensor:
@@ -53,7 +53,7 @@ class TiltedField(Field):
         return self.adapter.velocity(x, t, condition, self.known(x, t, condition, base), self.gains(t))
 
     def known(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None) -> Tensor:
-        """The base's velocity where the change needs it; x otherwise, which nobody reads."""
+        """The base's velocity where the adapter needs it; x otherwise, which nobody reads."""
         if base is not None or not self.adapter.needs_base:
             return x if base is None else base
         with torch.set_grad_enabled(x.requires_grad):

@@ -1,4 +1,4 @@
-"""Networks: functions of (x, t, condition), and the classifiers that judge."""
+"""Networks: functions of (x, t, condition), and classifiers."""
 
 from flowport.network.base import Network
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier

@@ -1,4 +1,4 @@
-"""Classifiers: the judges of metrics, the features of costs, the rewards of fine-tuning."""
+"""Classifiers, whose features and logits metrics, costs and rewards read."""
 
 from abc import ABC, abstractmethod
 

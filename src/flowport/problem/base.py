@@ -1,4 +1,4 @@
-"""A world: an exact base flow and a reward whose tilt is known at every strength."""
+"""A problem: an exact base flow and a reward whose tilt is known at every strength."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class Problem(ABC):
     weights, means, deviations, turns: components of the target (see ``components``). c, q: of the reward.
     calls: of the reward that a fine-tuning may spend here. starts: of each collection of a method that learns many
     steps from one. rounds: such steps (null: as the method would). sampler: solver, grid and volatility with which
-    tuned flows are judged; chain: the discretised process in which KL is measured.
+    tuned flows are scored; chain: the discretised process in which KL is measured.
     """
 
     groups: ClassVar[int]
-    """Starts at which laws are judged: 1 where the law does not depend on the start."""
+    """Starts at which laws are scored: 1 where the law does not depend on the start."""
     independent: bool = True
     """Whether start and result of the base are."""
     source: Distribution
@@ -61,7 +61,7 @@ class Problem(ABC):
         for key, row in (("c", c), *(("means", m) for m in means)):
             if len(row) > d:
                 inside = " in a row" if key == "means" else ""
-                raise FlowportError(f"{key} has {len(row)} numbers{inside}, but the world's points have {d}")
+                raise FlowportError(f"{key} has {len(row)} numbers{inside}, but the problem's points have {d}")
         padded = torch.tensor([[*m, *[0.0] * (d - len(m))] for m in means], dtype=torch.float64)
         turned = covariances(spread.expand(len(padded), d), numbers("turns", turns, torch.float64).expand(len(padded)))
         self.target = Mixture(weights, padded, turned, torch.float64)
@@ -82,7 +82,7 @@ class Problem(ABC):
 
     @abstractmethod
     def scored_starts(self, n: int, generator: torch.Generator) -> Tensor:
-        """Starts (n, d) from which tuned flows are judged: ``groups`` of them, repeated where results depend on
+        """Starts (n, d) from which tuned flows are scored: ``groups`` of them, repeated where results depend on
         them."""
 
     def tilt(self, strength: float, start: Tensor) -> tuple[MixtureLaw, Tensor]:

@@ -56,7 +56,7 @@ class BridgeProblem(Problem):
         self.law = MixtureLaw(law.log_weights, law.means, (1 - correlation**2) * law.covariances)
         self.base = self._field(0.0)
         self.sampler = EulerMaruyama(), PowerGrid(64, 1.5), MemorylessVolatility()
-        self.discretisation = ConsistentDiscretisation(PowerGrid(256, 1.35))  # fine, since KL is judged by it
+        self.discretisation = ConsistentDiscretisation(PowerGrid(256, 1.35))  # fine, since KL is scored by it
 
     def base_law(self, start: Tensor) -> MixtureLaw:
         moved = (start.double() - self.centre) @ self.gain.mT

@@ -22,7 +22,7 @@ from flowport.sampling.volatility import ZeroVolatility
 
 @final
 class NoiseProblem(Problem):
-    """N(0, I) to a mixture of Gaussians on the linear path; judged by the ODE."""
+    """N(0, I) to a mixture of Gaussians on the linear path; measured by the ODE."""
 
     groups = 1
 

@@ -1,4 +1,4 @@
-"""The exact field of a world: what ``field.Analytic`` computes, without a factorisation for every time.
+"""The exact field of a problem: what ``field.Analytic`` computes, without a factorisation for every time.
 
 Given x0 (or not, from noise) x_t = o + b x1 + n z with o = a x0 on a bridge, 0 from noise. A component of x1 with
 covariance U diag(λ) Uᵀ has in the basis U at all times the variances b²λ + n², so that

@@ -34,7 +34,8 @@ class Reward(nn.Module, ABC):
         """x1: encoded points (B, *D) as the flow makes them -> (B,)."""
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        """Asked once when a fine-tuning is built: raises FlowportError where this reward could not judge points of
+        """Asked once when a fine-tuning is built: raises FlowportError where this reward cannot be evaluated on
+        points of
         ``target``. A member whose modality was left null takes that of the target here."""
         return
 
@@ -75,7 +76,7 @@ class Reward(nn.Module, ABC):
         return member_name(type(self), "reward")
 
     def train(self, mode: bool = True) -> "Reward":
-        """A judge never learns: evaluation mode, whatever is asked."""
+        """Stay in evaluation mode: the networks of a reward are frozen."""
         return super().train(False)
 
     def __setattr__(self, name: str, value: Any) -> None:

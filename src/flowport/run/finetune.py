@@ -31,7 +31,7 @@ OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "che
 IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
 """Keys that stay the base's where they are null."""
 LOOKED, BRANCHES = 16, 64
-"""States and paths from each of them by which the adjoint's sight is judged."""
+"""States and paths from each of them from which the adjoint's signal-to-noise ratio is estimated."""
 APART = 0.05
 """Variance of the memory certificate from which on its two tilts are called different."""
 

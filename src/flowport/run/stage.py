@@ -1,4 +1,5 @@
-"""What a run does: train a flow, tune one, train the classifier that judges flows, or show processes of known law."""
+"""What a run does: train a flow, fine-tune one, train the classifier that metrics use, or simulate processes of known
+law."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -40,7 +40,7 @@ def compose(
 ) -> tuple[FlowModule, PairDataModule]:
     """A module and its data, ready for ``lightning.Trainer.fit``.
 
-    joint, network, optimizer, scheduler and data are finished here with what the other parts determine (shapes,
+    pairing, network, optimizer, scheduler and data are finished here with what the other parts determine (shapes,
     classes, parameters). By default: exact optimal transport on minibatches of 256, the linear path, a small MLP for
     velocities, Adam at 1e-3.
     The weights a run begins with depend on ``seed`` alone. Raises FlowportError for parts that contradict each other.

@@ -24,20 +24,21 @@ from flowport.types import Pair
 
 
 def tilted(base: Field, adapter: Callable[..., Adapter], source: Distribution, target: Distribution) -> TiltedField:
-    """A base with a fresh change, built for the shapes of its run."""
+    """A base with a fresh adapter, built for the shapes of its run."""
     condition = base.conditioning.shape(source, target)
     return TiltedField(base, adapter(base=base, event_shape=source.event_shape, condition=condition))
 
 
 class FineTuneModule(AveragedModule):
-    """A frozen flow with a change that a tuning objective learns, so that results follow the tilt p e^{strength · r}.
+    """A frozen flow with an adapter that a fine-tuning method learns, so that results follow the tilt p e^{strength ·
+    r}.
 
-    base: the trained field; change: base -> Change, for instance a partial of
+    base: the trained field; adapter: base -> Adapter, for instance a partial of
     ``flowport.finetuning.adapter.ControlAdapter``. Every
     ``method.steps_per_rollout`` steps the averaged field rolls out paths from the starts of a batch, and the steps
     between
     learn from them and from a replay of ``method.replay_size`` such collections, which a checkpoint holds too.
-    Raises FlowportError for a base or a reward that the objective cannot serve.
+    Raises FlowportError for a base or a reward that the method cannot serve.
     """
 
     field: TiltedField
@@ -69,13 +70,13 @@ class FineTuneModule(AveragedModule):
         ema = TiltedField(base, deepcopy(field.adapter))
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)
-        self._reward = (reward,)  # in a tuple, so no submodule: a judge's weights are no part of the run,
+        self._reward = (reward,)  # in a tuple, so no submodule: its weights are no part of the run,
         self.learnt = reward if reward.learnt else None  # unless the run has learnt it
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
 
     @property
     def reward(self) -> Reward:
-        """The judge, on this module's device."""
+        """The reward, on this module's device."""
         return self._reward[0].to(self.device)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
@@ -103,7 +104,7 @@ class FineTuneModule(AveragedModule):
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair))
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
-        """A tilt has no held-out loss: the metrics and the certificate judge it."""
+        """A tilt has no held-out loss: the metrics and the certificate measure it."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -69,7 +69,7 @@ def test_three_seeds_know_little_of_their_spread() -> None:
 def test_the_files(folder: Path) -> None:
     short = draw(folder, {"plain": WORLD})
     assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
-    assert "| (the exact field, by the same judge) | " in short
+    assert "| (the exact field, by the same score) | " in short
     assert "| (KL of the tilt to the base) | 0.30 |" in short
     assert "| (share of the base's samples that reweighting leaves) | 0.68 |" in short
     assert "| (the adjoint's worst slope; least signal) | 0.97; 2 |" in short
@@ -97,5 +97,5 @@ def test_what_a_reward_leaves_of_a_gaussian() -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlowportError, match="holds no finished contests"):
+    with pytest.raises(FlowportError, match="holds no finished duels"):
         read(tmp_path)

@@ -33,5 +33,5 @@ def test_a_learnt_base_has_the_law_of_the_world(made: Callable[[], Problem]) -> 
 
 
 def test_correlated_ends_are_refused() -> None:
-    with pytest.raises(FlowportError, match="pretraining needs a world of independent ends"):
+    with pytest.raises(FlowportError, match="pretraining needs a problem of independent ends"):
         learned_base(BridgeProblem(Gaussian(event_shape=[2]), **LAW, correlation=0.5), MLP, TRAINER, 1, seed=0)

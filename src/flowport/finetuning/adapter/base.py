@@ -35,5 +35,5 @@ class Adapter(nn.Module, ABC):
         return scaled(1 / gains.eta, self.velocity(x, t, condition, base, gains))
 
     def log_value(self, x: Tensor, t: Tensor, condition: Condition, gains: "TiltGains") -> Tensor:
-        """log h_t(x)/h_0, (B,), of which G is the gradient. Raises FlowportError for a change that is no gradient."""
+        """log h_t(x)/h_0, (B,), of which G is the gradient. Raises FlowportError for an adapter that is no gradient."""
         raise FlowportError(f"{option('adapter', self)} has no value to learn as a number: use adapter=value")

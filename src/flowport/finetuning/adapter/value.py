@@ -18,7 +18,7 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class SharedField:
-    """A field that copies of a change share."""
+    """A field that copies of an adapter share."""
 
     def __init__(self, field: Field) -> None:
         self.field = field
@@ -33,7 +33,7 @@ class ValueAdapter(Adapter):
     what the base holds possible (as training-free guidance does, with a learnt reward of unfinished points). Nought at
     t = 0, where a start that is noise tells nothing of its result.
 
-    It costs a backward pass of the base at every evaluation. Any objective may learn it, and ``ValueMatching`` by
+    It costs a backward pass of the base at every evaluation. Any method may learn it, and ``ValueMatching`` by
     regression on numbers in place of vectors. Raises FlowportError for a network that does not end in its last layer.
     """
 

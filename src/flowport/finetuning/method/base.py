@@ -1,4 +1,4 @@
-"""What a fine-tuning objective is: paths are collected without gradients, then learnt from for some steps."""
+"""What a fine-tuning method is: paths are collected without gradients, then learnt from for some steps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -82,12 +82,12 @@ class FineTuningMethod(ABC):
         """Raise FlowportError for a reward whose gradient this method needs and does not get."""
         if self.needs_gradient and not reward.differentiable:
             raise FlowportError(
-                f"this objective needs the reward's gradient, which reward={reward.called} does not have: use "
+                f"this method needs the reward's gradient, which reward={reward.called} does not have: use "
                 "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
             )
 
     def fits(self, field: TiltedField) -> None:  # noqa: B027  (most methods learn any change)
-        """Raise FlowportError for a change that this method cannot learn."""
+        """Raise FlowportError for an adapter that this method cannot learn."""
 
     def begin(self, number: int) -> None:
         """Told before every collection how many were before it, so that a resumed run is at the same stage."""
@@ -143,10 +143,10 @@ def finite(tensor: Tensor, what: str, strength: float) -> Tensor:
 
 
 def require_method(method: object) -> FineTuningMethod:
-    """The objective, unless it trains flows instead: then FlowportError."""
+    """The method, unless it trains flows instead: then FlowportError."""
     if not isinstance(method, FineTuningMethod):
         raise FlowportError(
-            "this objective trains a flow from pairs: to tune a trained one use method=path_weighted_adjoint or "
+            "this trains a flow from pairs: to tune a trained one use method=path_weighted_adjoint or "
             "another that the "
             "README names under fine-tuning"
         )

@@ -23,7 +23,7 @@ class DRaFT(FineTuningMethod):
     rolled out by the averaged flow and are constants (Clark, Vicol, Swersky & Fleet 2024, DRaFT-K; last = all: DRaFT).
 
     Nothing keeps the base's law: under a linear reward the gradient never vanishes, under a concave one all results
-    move to its maximum. Stop early, or make the change small (adapter=low_rank).
+    move to its maximum. Stop early, or make the adapter small (adapter=low_rank).
 
     checkpointing: steps are computed again in the backward pass, so that memory does not grow with ``last``. rounds:
     optimiser steps for every collection. Raises FlowportError for a bridge whose ODE reaches one point alone.
@@ -47,7 +47,7 @@ class DRaFT(FineTuningMethod):
         if not base.capabilities.role.ode(base.path):
             raise FlowportError(
                 "method=draft differentiates the ODE, which from the start of this bridge reaches one "
-                "point alone: use adjoint_matching, hybrid or refl"
+                "point alone: use adjoint_matching, path_weighted_adjoint or refl"
             )
         self._reward = reward
 

@@ -1,4 +1,4 @@
-"""Path-weighted flow matching, and its hybrid with a late adjoint."""
+"""Path-weighted flow matching, and the same joined by a late adjoint."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One method in one world at one strength: trained from the exact base, then judged against the exact tilt."""
+"""One method in one problem at one strength: trained from the exact base, then scored against the exact tilt."""
 
 from collections.abc import Callable
 
@@ -56,10 +56,10 @@ def duel(
 ) -> dict[str, float]:
     """Errors of a method to the true tilt (``score``), calls of the reward, seconds and optimiser steps of training.
 
-    Every method has the world's budget of calls. One that learns many steps from a collection of paths starts each
-    from ``world.starts`` points and takes ``rounds`` steps (the method's own where that is None); one that takes a
-    single step starts from ``fresh``. A world's own rounds come first, for every method: its calls are too few for
-    single steps. pretraining: steps in which the network ``base`` learns the world's base first (``learned_base``);
+    Every method has the problem's budget of calls. One that learns many steps from a collection of paths starts each
+    from ``problem.starts`` points and takes ``rounds`` steps (the method's own where that is None); one that takes a
+    single step starts from ``fresh``. A problem's own rounds come first, for every method: its calls are too few for
+    single steps. pretraining: steps in which the network ``base`` learns the problem's base first (``learned_base``);
     0: the
     exact one is tuned.
     """

@@ -1,4 +1,4 @@
-"""What a sweep of contests found: reward against KL beside the exact frontier, and a table of errors."""
+"""What a sweep of duels found: reward against KL beside the exact frontier, and a table of errors."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ STARTS = 512
 
 @dataclass(frozen=True)
 class ArenaRun:
-    """One method in one world at one strength, over its seeds."""
+    """One method in one problem at one strength, over its seeds."""
 
     problem: str
     method: str
@@ -37,7 +37,7 @@ class ArenaRun:
 
 
 def read(folder: Path) -> list[ArenaRun]:
-    """All finished contests of a sweep's folder. Raises FlowportError where there are none."""
+    """All finished duels of a sweep's folder. Raises FlowportError where there are none."""
     found: dict[tuple[str, str, float], list[dict[str, float]]] = {}
     for path in sorted(folder.glob("*/metrics.json")):
         words = OmegaConf.to_container(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml"))
@@ -48,7 +48,7 @@ def read(folder: Path) -> list[ArenaRun]:
         found.setdefault(key, []).append(json.loads(path.read_text()))
     if not found:
         raise FlowportError(
-            f"{folder} holds no finished contests (<job>/metrics.json): give the folder that a sweep wrote"
+            f"{folder} holds no finished duels (<job>/metrics.json): give the folder that a sweep wrote"
         )
     for run in (run for runs in found.values() for run in runs):
         run |= {f"arena/{name}": value for name, value in placed(run).items()}
@@ -59,8 +59,8 @@ def read(folder: Path) -> list[ArenaRun]:
 
 
 def placed(run: dict[str, float]) -> dict[str, float]:
-    """Where a contest ended: KL to the base, reward above the base's, KL to the tilt and reward below the frontier, of
-    the law of its results where their density is known (``judge.of_results``), else of its paths, whose KL is no
+    """Where a duel ended: KL to the base, reward above the base's, KL to the tilt and reward below the frontier, of
+    the law of its results where their density is known (``score.of_results``), else of its paths, whose KL is no
     smaller."""
     law = "law_" if "arena/law_kl" in run else ""
     kl, reward, to_tilt, best = (run[f"arena/{law}{n}"] for n in ("kl", "reward", "kl_to_tilt", "frontier_reward"))
@@ -73,7 +73,7 @@ def confidence(cell: MeanAndError) -> float:
 
 
 def names(entries: list[ArenaRun]) -> tuple[list[str], list[str]]:
-    """(worlds, methods), each once, in order; the method that is nearest to the tilt in most worlds first."""
+    """(problems, methods), each once, in order; the method that is nearest to the tilt in most problems first."""
     problems = sorted({e.problem for e in entries})
 
     def rank(method: str) -> float:
@@ -91,8 +91,8 @@ def names(entries: list[ArenaRun]) -> tuple[list[str], list[str]]:
 
 
 def control(problem: Problem, strength: float, points: int = 8192) -> float:
-    """KL to the tilt that the judge finds for the exactly tilted field, nats: what is left by the finitely many steps
-    of the world's sampler or, on a bridge, of its chain, where it may be below 0."""
+    """KL to the tilt that the score finds for the exactly tilted field, nats: what is left by the finitely many steps
+    of the problem's sampler or, on a bridge, of its chain, where it may be below 0."""
     found = score(exact(problem, strength), problem, strength, torch.Generator().manual_seed(0), points, transported=2)
     return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
 
@@ -106,14 +106,15 @@ def left(problem: Problem, strength: float) -> float:
 
 
 def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Problem]) -> str:
-    """Markdown: KL to the tilt for every method (rows) in every world (columns) at a strength, in nats, and that of the
+    """Markdown: KL to the tilt for every method (rows) in every problem (columns) at a strength, in nats, and that of
+    the
     exact field."""
     shown, methods = names(entries)
     rows = [["KL to the tilt, nats", *shown], ["---", *["---:"] * len(shown)]]
     for method in methods:
         own = {e.problem: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
         rows.append([method, *(str(own[w]) if w in own else "" for w in shown)])
-    rows.append(["(the exact field, by the same judge)", *(f"{control(problems[w], strength):.5f}" for w in shown)])
+    rows.append(["(the exact field, by the same score)", *(f"{control(problems[w], strength):.5f}" for w in shown)])
     first = {e.problem: e["exact_kl"].mean for e in entries if e.strength == strength}
     rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in shown)])
     kept = (f"{left(problems[w], strength):.2g}" for w in shown)
@@ -124,9 +125,9 @@ def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Probl
 
 
 def whole(entries: list[ArenaRun]) -> str:
-    """Markdown: every number that matters, a row for every world, method and strength."""
+    """Markdown: every number that matters, a row for every problem, method and strength."""
     head = [
-        "world",
+        "problem",
         "method",
         "strength",
         "runs",
@@ -162,7 +163,7 @@ def whole(entries: list[ArenaRun]) -> str:
 def draw(folder: Path, problems: Mapping[str, Problem]) -> str:
     """Write arena.png, arena.md (one row a method) and all.md (every entry) into a sweep's folder; the short table.
 
-    worlds: those of the sweep by name, for their frontiers.
+    problems: those of the sweep by name, for their frontiers.
     """
     entries = read(folder)
     strength = max(e.strength for e in entries)
@@ -174,7 +175,7 @@ def draw(folder: Path, problems: Mapping[str, Problem]) -> str:
 
 
 def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path) -> None:
-    """A panel a world: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
+    """A panel a problem: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
     aimed at are crosses on it; methods are dots, with their 95 % confidence intervals over seeds, open where there is
     one seed, and diamonds on the panel's edge where they have left it."""
     from matplotlib import pyplot

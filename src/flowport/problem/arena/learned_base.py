@@ -23,15 +23,15 @@ BATCH, RATE, DECAY = 1024, 2e-3, 0.998
 def learned_base(
     problem: Problem, network: Callable[..., Network], trainer: Callable[..., lightning.Trainer], steps: int, seed: int
 ) -> Field:
-    """The moving average of a network that flow matching taught the world's base in ``steps`` steps.
+    """The moving average of a network that flow matching taught the problem's base in ``steps`` steps.
 
-    On a bridge it predicts the target, whose regression has no singular end. Raises FlowportError for a world whose
+    On a bridge it predicts the target, whose regression has no singular end. Raises FlowportError for a problem whose
     ends are
     correlated, of which there is no independent draw.
     """
     path = problem.base.path
     if not problem.independent:
-        raise FlowportError("pretraining needs a world of independent ends: write world.correlation=0")
+        raise FlowportError("pretraining needs a problem of independent ends: write problem.correlation=0")
     module, data = compose(
         problem.source,
         problem.target,

@@ -50,14 +50,14 @@ def score(
     """Errors of a tuned field to the tilt p e^{λr}, and its place beside the exact frontier:
 
     velocity_error: E|u − u*|² / E|u* − u_base|² over points of the tilted paths and times. weight_error: largest error
-    of a component's share of the world's sampler's results, mean over starts. mean_error: of the mean per start, rms
+    of a component's share of the problem's sampler's results, mean over starts. mean_error: of the mean per start, rms
     over starts, in shifts of the tilt, less the noise of so few points. w2, w2_floor: distances to points of the tilt,
     of results and of other points of the tilt. sampled_reward: E r of the results. Of a chain from other starts:
     kl: E S, S = log dP/dP_base of a path of the chain: the KL of its path law to the base (the control's energy), so at
     least that of its results; reward: E r of the same results, so that both lie on or below the frontier (Gibbs), up
     to O(h); kl_to_tilt: E[S − λr] + log Z = KL(paths ‖ tilted paths), without noise at the tilt, where S = λr − log Z.
     energy: E Σ h s²|G|²/2, which is E S with other noise. frontier_reward: the largest E r with this kl.
-    exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base. In worlds of noise also of the
+    exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base. In problems of noise also of the
     chain: chain_weight_error, chain_w2, and own_weight_error: of the sampler's shares to those of the chain's paths
     weighted by e^{λr − S}, which is the tilt of whatever base was tuned; own_effective: the size of those weights; and
     of the law of the sampler's results itself what ``of_results`` says.
@@ -124,7 +124,7 @@ def of_results(
 
 
 def walked(field: TiltedField, problem: Problem, start: Tensor, generator: torch.Generator) -> ControlledPaths:
-    """Paths of the world's chain from starts (n, d)."""
+    """Paths of the problem's chain from starts (n, d)."""
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
     return roll_out(
         problem.discretisation, field.base, begin, field.conditioning.sampling(Sample(start), None), generator, field
@@ -175,7 +175,7 @@ def adjoint_sees(
 
 
 def sampled(field: Field, problem: Problem, start: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
-    """Results of the world's sampler from starts (n, d)."""
+    """Results of the problem's sampler from starts (n, d)."""
     solver, grid, volatility = problem.sampler
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
     return solver.solve(Dynamics(field, condition, volatility), begin, grid.times(field.path), generator).end
