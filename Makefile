@@ -1,10 +1,10 @@
-# make train | finetune | arena | test | test-all | extras | lint | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+# make train | finetune | arena | test | test-all | extras | lint | docs | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: train finetune arena test test-all extras lint bench help
+.PHONY: train finetune arena test test-all extras lint docs bench help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -45,3 +45,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+DOCS := mkdocs-material==9.8.2 mkdocstrings[python]==1.0.8
+docs: $(STAMP)  # builds site/ without a warning, or fails
+	$(BIN)/pip install -q --disable-pip-version-check $(DOCS)
+	$(BIN)/mkdocs build --strict -q
