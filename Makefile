@@ -48,5 +48,5 @@ bench: $(STAMP)
 
 DOCS := mkdocs-material==9.8.2 mkdocstrings[python]==1.0.8
 docs: $(STAMP)  # builds site/ without a warning, or fails
-	$(BIN)/pip install -q --disable-pip-version-check $(DOCS)
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock $(DOCS)
 	$(BIN)/mkdocs build --strict -q
