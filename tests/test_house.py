@@ -100,6 +100,7 @@ def test_no_forbidden_imports_and_habits() -> None:
         text = path.read_text()
         assert not re.search(r"\bhasattr\(|numpy\.random|np\.random|from __future__ import annotations", text), path
         assert 'device="cuda"' not in text, path
+        assert not re.search(r"pyplot|matplotlib\.use", text), f"{path} touches matplotlib's global state: use Figure"
 
 
 def test_the_reading_path_is_short() -> None:

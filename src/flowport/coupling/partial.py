@@ -20,8 +20,7 @@ class PartialCoupling(Coupling):
     mass: share in (0, 1] that is transported. Points that are far from everything find no partner, so it changes
     both marginals on purpose. As many pairs as there are points are drawn from P by systematic resampling.
     cost: squared Euclidean where None. facts: cost, lost_mass = 1 − ΣP. Raises FlowportError for a mass out of range
-    and
-    where the solver misses its mass.
+    and where the solver misses its mass.
     """
 
     keeps_marginals = False

@@ -101,8 +101,7 @@ class AudioFolder(Stored):
     random from the sound of the item each time, and evaluation takes the first. mask_padding: points come with a mask
     that leaves out the frames behind the end of the sound. modality: LogMel(), or ComplexSTFT().
     Raises FlowportError as ``distribution.folder.collect`` does; a sound of more than two channels counts as a file
-    that
-    cannot be read.
+    that cannot be read.
     """
 
     modality: Spectrogram

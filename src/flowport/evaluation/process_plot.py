@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
 import torch
 from torch import Tensor
 
@@ -11,7 +10,6 @@ from flowport.randomness import Randomness
 from flowport.sampling.process import KnownProcess
 from flowport.sampling.solver import StochasticHeun
 
-matplotlib.use("Agg")
 SHOWN = 40
 """Paths that are drawn."""
 
@@ -47,11 +45,10 @@ def experiment(
 
 def draw(processes: Mapping[str, KnownProcess], drawn: Mapping[str, tuple[Tensor, Tensor]], picture: Path) -> None:
     """A row a process: its paths in its own direction of time, and where they end."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(
-        len(processes), 2, figsize=(9, 1.9 * len(processes)), width_ratios=[3, 1], sharey="row", squeeze=False
-    )
+    figure = Figure(figsize=(9, 1.9 * len(processes)))
+    axes = figure.subplots(len(processes), 2, width_ratios=[3, 1], sharey="row", squeeze=False)
     for (left, right), (name, process) in zip(axes, processes.items(), strict=True):
         times, states = drawn[name]
         laws = [process.law(t) for t in times.tolist()]
@@ -71,4 +68,3 @@ def draw(processes: Mapping[str, KnownProcess], drawn: Mapping[str, tuple[Tensor
     axes[-1][0].set_xlabel("t")
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
-    pyplot.close(figure)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from omegaconf import OmegaConf
@@ -16,7 +15,6 @@ from PIL import Image
 from flowport.errors import FlowportError
 from flowport.modality import gallery
 
-matplotlib.use("Agg")
 SEED = "seed"
 REFERENCES = ("untranslated", "retrieved", "floor")
 """Suffixes under which a metric writes what doing nothing and what perfection would score."""
@@ -173,11 +171,12 @@ def _compare(folder: Path) -> None:
 
 def draw(sheet: SweepTable, path: Path) -> None:
     """One panel a metric: a dot and its standard error for every setting."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     names = [" · ".join(values) for values, _ in sheet.rows]
     width, height = 3.2 * len(sheet.metrics) + 2.5, 0.32 * len(names) + 1.2
-    figure, axes = pyplot.subplots(1, len(sheet.metrics), figsize=(width, height), sharey=True, squeeze=False)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, len(sheet.metrics), sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], sheet.metrics, strict=True):
         for k, (values, cells) in enumerate(sheet.rows):
             if metric in cells:
@@ -189,7 +188,6 @@ def draw(sheet: SweepTable, path: Path) -> None:
     axes[0][0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def lines(sheet: SweepTable, metric: str, against: str) -> dict[str, list[tuple[float, MeanAndError]]]:
@@ -204,10 +202,11 @@ def lines(sheet: SweepTable, metric: str, against: str) -> dict[str, list[tuple[
 
 def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
     """One log-log panel a metric: its lines over the metric ``against``, and floors dashed."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     metrics = [m for m in sheet.metrics if m != f"test/{against}"]
-    figure, axes = pyplot.subplots(1, len(metrics), figsize=(6.4 * len(metrics), 4.6), squeeze=False)
+    figure = Figure(figsize=(6.4 * len(metrics), 4.6))
+    axes = figure.subplots(1, len(metrics), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for (name, points), marker in zip(lines(sheet, metric, against).items(), cycle("osD^v<>PX*"), strict=False):
             at, cells = zip(*points, strict=True)
@@ -222,4 +221,3 @@ def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

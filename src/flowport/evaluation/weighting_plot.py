@@ -13,7 +13,6 @@ from flowport.objective.base import Objective
 from flowport.objective.flow_matching import FlowMatching, times_of
 from flowport.objective.weighting import LogSNRWeighting, Weighting, profile
 
-matplotlib.use("Agg")
 SPAN = 12.0
 """The largest |λ| that is drawn."""
 
@@ -42,10 +41,11 @@ def measured(objective: Objective, field: Field) -> Curve:
 
 def draw(curves: Mapping[str, Curve], path: Path) -> None:
     """One line a curve, each 1 at λ = 0; the first is drawn thick."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axis = pyplot.subplots(figsize=(8.5, 5))
-    colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    figure = Figure(figsize=(8.5, 5))
+    axis = figure.subplots()
+    colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for k, (name, (snr, w)) in enumerate(curves.items()):
         shown = (snr.abs() <= SPAN) & (w > 0)
         snr, w = snr[shown], (w / w[snr.abs().argmin()])[shown]
@@ -60,4 +60,3 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
     axis.legend(fontsize=9, frameon=False, ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Worlds in which the tilt of a reward is known: what fine-tuning methods are measured in."""
+"""Problems whose reward-tilted law is known, on which fine-tuning methods are measured."""
 
 from flowport.problem.base import Problem
 from flowport.problem.bridge import BridgeProblem

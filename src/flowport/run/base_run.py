@@ -21,8 +21,7 @@ def base_of(config: DictConfig) -> Path:
     config: at once where it is finished, from its last checkpoint where it was interrupted.
 
     Safe where several processes ask at once: one trains, the others wait. Raises FlowportError where neither is named
-    and
-    where that training fails.
+    and where that training fails.
     """
     if config.run is not None:
         return Path(config.run)

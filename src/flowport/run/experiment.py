@@ -197,8 +197,7 @@ def build_evaluation(
     """Solver, grid, volatility and metrics; a metric that is a partial gets the classifier of the target's dataset.
 
     Raises FlowportError for a sampler that the field cannot serve, before a classifier is trained, and for a metric
-    that
-    cannot measure this pair of distributions.
+    that cannot measure this pair of distributions.
     """
     solver, grid, volatility = make(config.solver), make(config.grid), make(config.volatility)
     guidance = guidance_of(config, source, target)

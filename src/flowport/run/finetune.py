@@ -61,8 +61,7 @@ def check_reward(overrides: DictConfig) -> None:
 
 def tuned_config(folder: Path, overrides: DictConfig) -> DictConfig:
     """The config of a run that tunes the run in ``folder``. Raises FlowportError for a folder without a trained flow,
-    and
-    as ``check_overrides`` and ``check_reward`` do."""
+    and as ``check_overrides`` and ``check_reward`` do."""
     check_overrides(overrides)
     check_reward(overrides)
     config = read_config(folder)

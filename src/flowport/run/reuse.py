@@ -100,8 +100,7 @@ def restored(folder: Path, changes: DictConfig) -> tuple[experiment.Run, dict[st
     """A run under the overrides of evaluate or translate, and the record of whose weights they are.
 
     Raises FlowportError for weights that are neither ema nor raw, for another path where one of the two is a bridge,
-    and
-    whatever ``restore`` refuses.
+    and whatever ``restore`` refuses.
     """
     if changes.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={changes.weights} is unknown: use weights=ema or weights=raw")

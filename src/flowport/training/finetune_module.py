@@ -36,8 +36,7 @@ class FineTuneModule(AveragedModule):
     base: the trained field; adapter: base -> Adapter, for instance a partial of
     ``flowport.finetuning.adapter.ControlAdapter``. Every
     ``method.steps_per_rollout`` steps the averaged field rolls out paths from the starts of a batch, and the steps
-    between
-    learn from them and from a replay of ``method.replay_size`` such collections, which a checkpoint holds too.
+    between learn from them and from a replay of ``method.replay_size`` such collections, which a checkpoint holds too.
     Raises FlowportError for a base or a reward that the method cannot serve.
     """
 

@@ -64,8 +64,16 @@ class Rollout:
 
 
 class FineTuningMethod(ABC):
-    """rounds: steps learnt from one collection; keep: collections a replay holds. target: the law it aims at, in words.
-    needs_gradient: whether the reward must be differentiable."""
+    """Fine-tuning method: rollouts of the current field are collected without gradients, then learned from.
+
+    A member writes ``collect`` and ``loss``.
+
+    Attributes:
+        target: The law that the method aims at, in words.
+        needs_gradient: Whether the reward must be differentiable.
+        steps_per_rollout: Optimiser steps per rollout.
+        replay_size: Rollouts that the replay buffer holds.
+    """
 
     target: str
     needs_gradient: ClassVar[bool] = True
@@ -146,8 +154,7 @@ def require_method(method: object) -> FineTuningMethod:
     """The method, unless it trains flows instead: then FlowportError."""
     if not isinstance(method, FineTuningMethod):
         raise FlowportError(
-            "this trains a flow from pairs: to tune a trained one use method=path_weighted_adjoint or "
-            "another that the "
-            "README names under fine-tuning"
+            "this trains a flow from pairs: to fine-tune a trained one use method=path_weighted_adjoint or another "
+            "member of configs/method"
         )
     return method

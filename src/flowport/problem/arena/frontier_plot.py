@@ -17,7 +17,6 @@ from flowport.problem import Problem
 from flowport.problem.arena.score import exact, score
 from flowport.problem.base import REACH
 
-matplotlib.use("Agg")
 ERRORS = ("to_tilt", "velocity_error", "weight_error", "mean_error")
 STARTS = 512
 """Starts over which a drawn frontier is averaged."""
@@ -107,8 +106,7 @@ def left(problem: Problem, strength: float) -> float:
 
 def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Problem]) -> str:
     """Markdown: KL to the tilt for every method (rows) in every problem (columns) at a strength, in nats, and that of
-    the
-    exact field."""
+    the exact field."""
     shown, methods = names(entries)
     rows = [["KL to the tilt, nats", *shown], ["---", *["---:"] * len(shown)]]
     for method in methods:
@@ -178,13 +176,14 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
     """A panel a problem: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
     aimed at are crosses on it; methods are dots, with their 95 % confidence intervals over seeds, open where there is
     one seed, and diamonds on the panel's edge where they have left it."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     shown, methods = names(entries)
     columns = min(4, len(shown) + 1)
     rows = -(-(len(shown) + 1) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.1 * columns, 3.5 * rows), squeeze=False)
-    colours = dict(zip(methods, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    figure = Figure(figsize=(4.1 * columns, 3.5 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    colours = dict(zip(methods, matplotlib.colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
     panels = axes.flatten()
     for axis, name in zip(panels, shown, strict=False):
         own = [e for e in entries if e.problem == name]
@@ -224,7 +223,6 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
     figure.supxlabel("KL to the base, nats", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def _frontier(axis: "matplotlib.axes.Axes", problem: Problem, strengths: list[float], most: float) -> None:
