@@ -105,3 +105,12 @@ def test_names_are_completed_and_unknown_ones_are_told() -> None:
     assert {"fit", "Gaussian", "LinearPath", "Heun"} <= set(dir(fp))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = fp.nonsense
+
+
+def test_a_folder_of_two_kinds_is_refused_and_not_guessed(tmp_path: Path) -> None:
+    with pytest.raises(FlowportError, match="holds no pictures, recordings or shapes"):
+        fp.fit(tmp_path, X1)
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "b.png").touch()
+    with pytest.raises(FlowportError, match="holds recordings and pictures: give a file, or a folder of one kind"):
+        fp.fit(tmp_path, X1)

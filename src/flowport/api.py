@@ -6,10 +6,8 @@ Everything here composes the same parts that the configs name. Each part may be 
 
 import inspect
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -52,6 +50,7 @@ from flowport.sampling.translator import Translator
 from flowport.sampling.volatility import Volatility
 from flowport.training.compose import compose
 from flowport.training.finetune_module import FineTuneModule
+from flowport.training.fitting import train_in_memory
 from flowport.training.scheduler import CosineScheduler
 from flowport.types import Condition, ConditionShape, EventShape, Pair, Sample
 
@@ -181,13 +180,16 @@ def _from_disk(path: FilePath, name: str) -> Distribution:
     if path.is_file():
         return TensorFile(str(path))
     suffixes = {p.suffix.lower() for p in path.rglob("*") if p.is_file()}
-    if suffixes & {".wav", ".flac", ".ogg"}:
-        return AudioFolder(str(path))
-    if suffixes & {".ply", ".obj", ".stl", ".off", ".npy", ".npz"}:
-        return CloudFolder(str(path))
-    if suffixes & {".png", ".jpg", ".jpeg", ".webp"}:
-        return ImageFolder(str(path))
-    raise FlowportError(f"{name}={path} is no file and no folder with pictures, recordings or shapes")
+    kinds: dict[str, tuple[set[str], Callable[[str], Distribution]]] = {
+        "recordings": ({".wav", ".flac", ".ogg"}, AudioFolder),
+        "shapes": ({".ply", ".obj", ".stl", ".off", ".npy", ".npz"}, CloudFolder),
+        "pictures": ({".png", ".jpg", ".jpeg", ".webp"}, ImageFolder),
+    }
+    found = [kind for kind, (endings, _) in kinds.items() if suffixes & endings]
+    if len(found) != 1:
+        held = " and ".join(found) or "no pictures, recordings or shapes"
+        raise FlowportError(f"{name}={path} holds {held}: give a file, or a folder of one kind")
+    return kinds[found[0]][1](str(path))
 
 
 @dataclass
@@ -422,23 +424,10 @@ def _named(make: Any) -> dict[str, Any] | None:
     return {"class": made.__name__, "options": dict(options)} if known and _plain(list(options.values())) else None
 
 
-def _train(module: Any, data: Any, steps: int, device: str, progress: bool) -> None:
-    """Lightning's Trainer without files."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        Trainer(
-            max_steps=steps,
-            max_epochs=1,
-            limit_train_batches=steps,
-            limit_val_batches=0,
-            accelerator=device,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-        ).fit(module, data)
+def _train(module: Any, data: Any, steps: int, device: str, progress: bool | None) -> None:
+    """Train in memory and bring the module back to the CPU."""
+    trainer = partial(Trainer, accelerator=device, devices=1, enable_model_summary=False)
+    train_in_memory(trainer, module, data, steps, sys.stderr.isatty() if progress is None else progress)
     module.cpu()
 
 
@@ -508,7 +497,7 @@ def fit(
         ema_decay=ema_decay,
         seed=seed,
     )
-    _train(module, data, steps, device, sys.stderr.isatty() if progress is None else progress)
+    _train(module, data, steps, device, progress)
     return _flow(module.ema, sides, _named(make), seed)
 
 
@@ -593,7 +582,7 @@ def finetune(
         placement=StreamingPlacement(),
         repeat=chosen.steps_per_rollout,
     )
-    _train(module, data, steps, device, sys.stderr.isatty() if progress is None else progress)
+    _train(module, data, steps, device, progress)
     return _flow(module.ema, (source, target), _named(make), seed)
 
 

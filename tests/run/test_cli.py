@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from flowport.run.cli import report_errors
 from tests import runs
 
 SLIPS = {
@@ -246,3 +248,13 @@ def test_a_sweep_file_turns_multirun_on_by_itself() -> None:
     with initialize_config_dir(str(runs.ROOT / "configs"), version_base="1.3"):
         config = compose("train", ["sweep=two_dimensions"], return_hydra_config=True)
     assert OmegaConf.select(config, "hydra.mode").name == "MULTIRUN"
+
+
+def test_the_command_keeps_the_working_directory_importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only a launcher's own folder leaves sys.path: a user's package beside his runs may be trusted and imported."""
+    monkeypatch.chdir(tmp_path)
+    for called, kept in (("flowport train", True), (str(tmp_path / "train.py"), False)):
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        monkeypatch.setattr(sys, "argv", [called])
+        with report_errors():
+            assert (str(tmp_path) in sys.path) is kept

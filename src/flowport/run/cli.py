@@ -73,8 +73,9 @@ class report_errors:
     """Context in which a FlowportError, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
 
     def __enter__(self) -> None:
-        launchers = Path(sys.argv[0]).resolve().parent  # what lies there must not hide what others import: tabulate
-        sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
+        if sys.argv[0].endswith(".py"):  # launch/tabulate.py must not hide the library that others import
+            launchers = Path(sys.argv[0]).resolve().parent
+            sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         sentence = told(error)

@@ -19,11 +19,11 @@ from flowport.types import Pair
 class AdjointMatching(FineTuningMethod):
     """E Σ_k s²_k |G(x_k) + a|² over the paths of the current field: the control is regressed on the lean adjoint a, so
     that at the minimum G = E[−a | x_k] = ∇ log h, and results follow p e^{λr} (given x0 on a bridge: bridge adjoint
-    matching). Domingo-Enrich, Drozdzal, Karrer & Chen 2024; THEORY of the scheme: ``flowport.finetuning.adjoint``.
+    matching). Domingo-Enrich, Drozdzal, Karrer & Chen 2024; the discretisation: ``flowport.finetuning.discretisation``.
 
     early: steps drawn at random among those before t = 0.75 (null: all); those after it are always learnt from.
     clip: a term counts at most clip · λ² (the paper: 1.6), null: no limit; it biases the minimum.
-    rounds: optimiser steps for every collection of paths.
+    steps_per_rollout: optimiser steps for every collection of paths.
     """
 
     target = "p e^r: marginal from noise, per start on a bridge that sees it"

@@ -46,7 +46,8 @@ class PathWeighted(FineTuningMethod):
     adjoint alone, at all times: a control for experiments.
 
     paths: rolled out from every start of a batch on a bridge, where the weights are normalised start by start.
-    batch: points of an optimiser step; rounds: such steps for every collection; keep: collections in the replay.
+    batch: points of an optimiser step; steps_per_rollout: such steps for every collection; replay_size: collections
+    in the replay.
     """
 
     target = "p e^r: marginal from noise, per start on a bridge that sees it"
@@ -66,7 +67,8 @@ class PathWeighted(FineTuningMethod):
             raise FlowportError("method=path_weighted needs flow=true or a late adjoint")
         if not 0 < ess < 1 or min(batch, steps_per_rollout, replay_size) < 1 or paths < 2:
             raise FlowportError(
-                f"path weights need 0 < ess < 1, batch, rounds, replay_size ≥ 1 and paths ≥ 2, not {ess}, {batch}, "
+                f"path weights need 0 < ess < 1, batch, steps_per_rollout, replay_size ≥ 1 and paths ≥ 2, not "
+                f"{ess}, {batch}, "
                 f"{steps_per_rollout}, {replay_size}, {paths}"
             )
         self.discretisation = ConsistentDiscretisation(grid or UniformGrid(40))

@@ -29,7 +29,7 @@ class PolicyGradient(FineTuningMethod):
 
     normalise: A is divided by its group's deviation (Shao et al. 2024, GRPO): λ then has no meaning. group: paths from
     every start on a bridge; from noise all paths are one group. batch: pairs of a step and a path in an optimiser step
-    (null: all); rounds: such steps for every collection.
+    (null: all); steps_per_rollout: such steps for every collection.
     """
 
     target = "p e^{r/kl} with clip=null and normalise=false; otherwise the reward near the base"

@@ -31,7 +31,7 @@ class ReFL(FineTuningMethod):
     With D = ΔE[x1 | x_t] and flow matching's |D − …|²/spread², spread² = n²/(n² + β²), a linear reward cᵀx and D
     constant over x, the minimum at late times is D = weight λ c spread²/(2 (1 − late)), whatever the data's covariance
     S; the tilt has D = n² S (β² S + n²)⁻¹ λ c, at all times. So the weight is no temperature: it suits one spread of
-    the data. The times are steps of ``grid``. rounds: optimiser steps for every collection.
+    the data. The times are steps of ``grid``. steps_per_rollout: optimiser steps for every collection.
     """
 
     target = "none: a balance of the reward at late times and the data's law, which is not its tilt"

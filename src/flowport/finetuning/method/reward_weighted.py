@@ -32,7 +32,7 @@ class RewardWeighted(FineTuningMethod):
     the law it was chosen from (``weights.best_of_divergence``), whatever λ.
 
     Exactly one of temperature and best_of; on a bridge weights and choices are those among ``paths`` results (or n) of
-    one start. batch: points of an optimiser step; rounds: such steps for every collection.
+    one start. batch: points of an optimiser step; steps_per_rollout: such steps for every collection.
     """
 
     needs_gradient = False

@@ -27,7 +27,8 @@ class TiltMatching(FineTuningMethod):
     is. The error is O(1/stages), none for a linear reward of a Gaussian. r̄ is the mean over the other results,
     on a bridge over those of the same start (``paths`` of them).
 
-    noisings: times at which every result is re-noised; batch: points of an optimiser step; rounds: such steps for
+    noisings: times at which every result is re-noised; batch: points of an optimiser step; steps_per_rollout: such
+    steps for
     every stage, enough for the moving average to follow.
     """
 

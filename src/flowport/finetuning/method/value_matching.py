@@ -27,7 +27,8 @@ class ValueMatching(FineTuningMethod):
     every point, where the other methods ask a vector whose noise hides it between separated modes (THEORY 3.7); the
     weights are those of the base, so nothing is found where e^{λr} leaves too few of its results.
 
-    batch: points of an optimiser step; rounds: such steps for every collection; keep: collections in the replay, all of
+    batch: points of an optimiser step; steps_per_rollout: such steps for every collection; replay_size: collections
+    in the replay, all of
     the base and equally good; paths: from every start of a batch on a bridge, where w has the mean 1 start by start.
     Needs adapter=value. No gradient of the reward.
     """
@@ -45,7 +46,7 @@ class ValueMatching(FineTuningMethod):
     ) -> None:
         if min(batch, steps_per_rollout, replay_size) < 1 or paths < 2:
             raise FlowportError(
-                f"value matching needs batch, rounds, replay_size ≥ 1 and paths ≥ 2, not {batch}, "
+                f"value matching needs batch, steps_per_rollout, replay_size ≥ 1 and paths ≥ 2, not {batch}, "
                 f"{steps_per_rollout}, {replay_size}, {paths}"
             )
         self.grid, self.batch, self.steps_per_rollout, self.replay_size, self.paths = (

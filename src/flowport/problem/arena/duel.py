@@ -16,12 +16,12 @@ from flowport.finetuning.method import FineTuningMethod
 from flowport.finetuning.method.base import require_method
 from flowport.network import Network
 from flowport.problem import Problem
-from flowport.problem.arena.fitting import fit
 from flowport.problem.arena.learned_base import learned_base
 from flowport.problem.arena.score import adjoint_sees, score
 from flowport.randomness import Randomness
 from flowport.reward import Reward
 from flowport.training.finetune_module import FineTuneModule
+from flowport.training.fitting import train_in_memory
 from flowport.types import Condition, Pair
 
 
@@ -100,7 +100,7 @@ def duel(
     )
     steps = affordable(module, data.train.at(0), problem.calls, randomness.generator("rehearsal"))
     reward.calls = 0
-    seconds = fit(trainer, module, data, steps)
+    seconds = train_in_memory(trainer, module, data, steps)
     found = score(module.ema, problem, strength, randomness.generator("judge"), points)
     found |= adjoint_sees(problem, strength, randomness.generator("adjoint_snr"))
     return {f"arena/{name}": float(number) for name, number in found.items()} | {

@@ -13,8 +13,8 @@ from flowport.field.base import Field
 from flowport.network import Network
 from flowport.prediction import TargetPrediction, VelocityPrediction
 from flowport.problem import Problem
-from flowport.problem.arena.fitting import fit
 from flowport.training.compose import compose
+from flowport.training.fitting import train_in_memory
 from flowport.training.scheduler import CosineScheduler
 
 BATCH, RATE, DECAY = 1024, 2e-3, 0.998
@@ -46,5 +46,5 @@ def learned_base(
         seed=seed,
         data=partial(PairDataModule, batch=BATCH, validation_items=BATCH),
     )
-    fit(trainer, module, data, steps)
+    train_in_memory(trainer, module, data, steps)
     return module.ema

@@ -1,0 +1,45 @@
+"""Training in memory: Lightning's Trainer without loggers, checkpoints or any other file."""
+
+import logging
+import warnings
+from collections.abc import Callable
+
+import lightning
+
+from flowport.training.callback import TrainingClock
+
+
+def train_in_memory(
+    trainer: Callable[..., lightning.Trainer],
+    module: lightning.LightningModule,
+    data: lightning.LightningDataModule,
+    steps: int,
+    progress: bool = False,
+) -> float:
+    """Train a module for a number of optimiser steps.
+
+    Args:
+        trainer: Lightning's Trainer, or a partial of it with its accelerator and precision.
+        module: The module.
+        data: Its data.
+        steps: Optimiser steps.
+        progress: Whether a progress bar is shown.
+
+    Returns:
+        The seconds that the steps took.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    clock = TrainingClock()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer(
+            max_steps=steps,
+            limit_train_batches=steps,
+            limit_val_batches=0,
+            max_epochs=1,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+        ).fit(module, data)
+    return clock.seconds
