@@ -145,14 +145,14 @@ def test_bad_settings_and_bad_waves_are_refused():
         LogMel().encode(torch.zeros(1, 8192), None)
 
 
-def test_low_notes_stand_at_the_bottom_and_the_floor_is_black(monkeypatch):
+def test_low_notes_stand_at_the_bottom_and_the_floor_is_black(monkeypatch, tmp_path):
     rows = {}
     monkeypatch.setattr(
         "flowport.modality.spectrogram.draw", lambda given, path, tile: rows.update(given) or torch.empty(0)
     )
     decibels = torch.full((1, 64, 5), -70.0)
     decibels[:, 0] = 0.0
-    LogMel().render({"bass": LogMel().normalised(10 ** (decibels / 10))}, "nowhere.png")
+    LogMel().render({"bass": LogMel().normalised(10 ** (decibels / 10))}, str(tmp_path / "bass.png"))
     brightness = rows["bass"][0].mean((0, 2))
     assert brightness.argmax() == 63 and float(brightness[63]) > 0.8 and float(brightness[:63].max()) < 0.02
 
