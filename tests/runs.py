@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.run import experiment
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import train
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -51,7 +52,7 @@ def prepared(folder: Path, *words: str) -> DictConfig:
 
 def run(folder: Path, *words: str) -> dict[str, Any]:
     """Train a tiny run in this process."""
-    return experiment.train(prepared(folder, *words), folder)
+    return train(prepared(folder, *words), RunFolder(folder))
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf, open_dict
 from flowport.evaluation.evaluator import reference_cost
 from flowport.run.finetune import tune, tuned_config
 from flowport.run.reflow import reflow
+from flowport.run.run_folder import RunFolder
 from tests.distribution.folders import pictures, recordings, shapes
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
     with open_dict(config):
         config.trainer.enable_progress_bar = False
     OmegaConf.save(config, tmp_path / "config.yaml")
-    numbers = instantiate(config.stage).run(config, tmp_path)
+    numbers = instantiate(config.stage).run(config, RunFolder(tmp_path))
     assert json.loads((tmp_path / "metrics.json").read_text()) == numbers
     tested = {k: v for k, v in numbers.items() if k.startswith("test/")}
     assert tested
@@ -105,13 +106,13 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
         with open_dict(part):
             part.trainer.enable_progress_bar = False
     OmegaConf.save(config, tmp_path / "config.yaml")
-    instantiate(config.stage).run(config, tmp_path / "base")
+    instantiate(config.stage).run(config, RunFolder(tmp_path / "base"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowport.run.finetune.LOOKED", 2)
-        patch.setattr("flowport.run.finetune.BRANCHES", 2)
+        patch.setattr("flowport.run.finetune.SNR_STATES", 2)
+        patch.setattr("flowport.run.finetune.SNR_PATHS", 2)
         patch.setattr("flowport.finetuning.certificate.EACH", 2)
         patch.setattr("flowport.finetuning.certificate.STEPS", 4)
-        numbers = tune(tuned_config(tmp_path / "base", overrides), tmp_path / "tuned")
+        numbers = tune(tuned_config(RunFolder(tmp_path / "base"), overrides), RunFolder(tmp_path / "tuned"))
     assert numbers["train/steps"] == 2 and (tmp_path / "tuned" / "before_after.png").stat().st_size > 0
     assert all(v == v for k, v in numbers.items() if k.startswith(("tune/", "sampled/")))
     won = numbers["sampled/reward"] - numbers["sampled/base_reward"]
@@ -141,7 +142,7 @@ def test_two_steps_of_every_reflow(name: str, tmp_path: Path) -> None:
         config.trainer.enable_progress_bar = False
     (tmp_path / "base").mkdir()
     OmegaConf.save(config, tmp_path / "config.yaml")
-    instantiate(config.stage).run(config, tmp_path / "base")
-    numbers = reflow(tmp_path / "base", overrides, tmp_path / "run")
+    instantiate(config.stage).run(config, RunFolder(tmp_path / "base"))
+    numbers = reflow(RunFolder(tmp_path / "base"), overrides, RunFolder(tmp_path / "run"))
     assert numbers["train/steps"] == 2 and numbers["test/straightness"] >= 0
     assert (tmp_path / "run" / "gallery.png").stat().st_size > 0

@@ -7,6 +7,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from flowport.run.run_folder import RunFolder
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -16,7 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def test_a_run_on_the_gpu(name: str, tmp_path: Path) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"experiment={name}", "trainer=gpu", "trainer.max_steps=20", "evaluation_items=64"])
-    numbers = instantiate(config.stage).run(config, tmp_path)
+    numbers = instantiate(config.stage).run(config, RunFolder(tmp_path))
     assert numbers["train/steps"] == 20
     weights = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(v.dtype == torch.float32 for k, v in weights.items() if k.startswith("ema.") and v.is_floating_point())

@@ -598,9 +598,10 @@ def load(folder: str | FilePath, **objects: Any) -> Flow:
     """
     place = FilePath(folder)
     if (place / ".hydra").is_dir():
-        from flowport.run.experiment import restore
+        from flowport.run.restore import restore
+        from flowport.run.run_folder import RunFolder
 
-        module = restore(place)[0].module
+        module = restore(RunFolder(place)).module
         return _flow(module.ema, (module.source, module.target), None, 0)
     try:
         config = json.loads((place / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Networks that are trained once and kept on disk, under a name that is a hash of all that made them."""
+"""A cache of trained networks on disk, under file names that hash everything that determines their weights."""
 
 import json
 import os
@@ -22,9 +22,21 @@ Facts = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a kept network is trained; a part of its hash. AdamW with a one-cycle rate up to ``rate``.
+    """Settings of the training of a cached network, by AdamW with a one-cycle learning rate; part of its hash.
 
-    decay: of weights; batch: items of a step; noise: of the standard deviation with which the training adds its noise.
+    Args:
+        rate: Largest learning rate of the cycle.
+        decay: Weight decay.
+        version: Number to raise when the training code changes, so that networks of earlier versions are not loaded.
+        seed: Seed of the initial weights and of the batches.
+        steps: Number of steps.
+        batch: Number of items of a batch.
+        noise: Standard deviation of the noise that the training adds, where it adds noise.
+
+    References:
+        Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+        Smith and Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+            arXiv:1708.07120.
     """
 
     rate: float
@@ -37,7 +49,7 @@ class TrainingSettings:
 
 
 def home() -> Path:
-    """The folder of all caches: ``FLOWPORT_HOME``, else ``data/`` of the checkout, else the user's cache folder."""
+    """Folder of all caches: ``FLOWPORT_HOME``, else ``data/`` of a checkout, else ``flowport`` in the user's cache."""
     if os.environ.get("FLOWPORT_HOME"):
         return Path(os.environ["FLOWPORT_HOME"]).expanduser().absolute()
     checkout = Path(__file__).parents[2]
@@ -47,7 +59,14 @@ def home() -> Path:
 
 
 def optimised(model: Kept, recipe: TrainingSettings, title: str, loss: Callable[[], Tensor]) -> Kept:
-    """The model in evaluation mode after ``recipe.steps`` steps down ``loss``, which draws its batch anew at each."""
+    """The model, trained in place by AdamW with a one-cycle learning rate, in evaluation mode.
+
+    Args:
+        model: The network to train.
+        recipe: Settings of the training.
+        title: Title of the progress bar.
+        loss: The loss of a batch that it draws itself, a scalar; called once a step.
+    """
     optimizer = torch.optim.AdamW(model.train().parameters(), recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps)
     console = Console(stderr=True)
@@ -60,31 +79,38 @@ def optimised(model: Kept, recipe: TrainingSettings, title: str, loss: Callable[
 
 
 def load_or_train(untrained: Kept, path: Path, train: Callable[[], tuple[Kept, Facts]]) -> tuple[Kept, Facts]:
-    """The network in ``path`` (.safetensors) and what is known of it; where there is none, or a damaged one, ``train``
-    makes it and it is kept. untrained: of the same shape, filled in place.
+    """The network that is stored at a path, or a newly trained one, which is stored there.
 
-    Returns it frozen, in evaluation mode. Safe where several processes ask at once: one trains, the others wait and
-    load.
+    A file lock makes concurrent calls safe: one process trains, the other processes load its result. A damaged file
+    counts as missing.
+
+    Args:
+        untrained: A network of the same architecture, into which the weights are loaded in place.
+        path: File of the network, .safetensors.
+        train: Trains the network; called where the file is missing or damaged. Returns it and facts on it.
+
+    Returns:
+        The network, frozen and in evaluation mode, and its facts, such as its test error, by name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         model, facts = untrained, _loaded(untrained, path)
         if facts is None:
             model, facts = train()
-            _keep(model, facts, path)
+            _save(model, facts, path)
     return model.eval().requires_grad_(False), facts
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
-    """A checksum of weights: safetensors itself does not notice a flipped bit."""
+    """A checksum of weights, because safetensors does not detect a flipped bit."""
     digest = blake2b(digest_size=8)
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _keep(model: nn.Module, facts: Facts, path: Path) -> None:
-    """Written beside and moved into place, so that no reader ever sees half a file."""
+def _save(model: nn.Module, facts: Facts, path: Path) -> None:
+    """Writes a temporary file and moves it into place, so that no other process reads an incomplete file."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     written = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(weights, written, metadata={"facts": json.dumps(facts), "digest": _digest(weights)})
@@ -92,16 +118,16 @@ def _keep(model: nn.Module, facts: Facts, path: Path) -> None:
 
 
 def _loaded(model: nn.Module, path: Path) -> Facts | None:
-    """Fill the model from the file and return what is known of it; None where there is no file or it is damaged."""
+    """Loads the weights into the model and returns the facts; None where the file is missing or damaged."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
-            told = file.metadata()
+            metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if told["digest"] != _digest(weights):
+        if metadata["digest"] != _digest(weights):
             return None
         model.load_state_dict(weights)
-        return {name: float(value) for name, value in json.loads(told["facts"]).items()}
+        return {name: float(value) for name, value in json.loads(metadata["facts"]).items()}
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         return None

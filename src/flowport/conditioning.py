@@ -1,4 +1,8 @@
-"""What the network is told beside x and t, computed after re-pairing, with dropout per sample."""
+"""Conditionings: the inputs of the network besides x and t, computed after the coupling has re-paired the points.
+
+References:
+    Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598 (dropout of the condition).
+"""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,27 +16,63 @@ from flowport.types import Condition, ConditionShape, Pair, Sample
 
 
 class Conditioning(ABC):
-    """sees_source: the field is a function of its start x0 too, so a bridge has a score given x0.
-    dropout: the share of training rows that are not told, so that the field is the untold one as well."""
+    """The choice of the condition c of the field v(x, t, c), from the pair in training and from the start in sampling.
+
+    A member provides ``shape``, ``training`` and ``sampling``. ``training`` must be a function of the re-paired points
+    and its generator. A condition in sampling uses only what is known then: the start, its label and a requested target
+    label.
+
+    To add a member: subclass this class or ``DroppableConditioning`` in this module, add
+    ``configs/conditioning/<name>.yaml`` with ``_target_`` and list it in ``CONDITIONINGS`` of tests/zoo.py.
+
+    Attributes:
+        sees_source: Whether the field is also a function of its start x0, so that a bridge has a score given x0.
+        dropout: Probability with which the condition of a training row is dropped, so that the same network is also the
+            unconditional field.
+    """
 
     sees_source: ClassVar[bool] = False
     dropout: float = 0.0
 
     @abstractmethod
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
-        """What the network must accept. Raises FlowportError where a label is wanted that the data do not have."""
+        """The kinds of condition that the network must accept.
+
+        Args:
+            source: Source distribution.
+            target: Target distribution.
+
+        Raises:
+            FlowportError: When the condition is a label that the data do not have.
+        """
 
     @abstractmethod
     def training(self, pair: Pair, generator: torch.Generator) -> Condition:
-        """The condition of re-paired points."""
+        """The condition of a training batch, with rows dropped at random.
+
+        Args:
+            pair: Re-paired points, B rows.
+            generator: Randomness of the dropout, on the device of the pair.
+
+        Raises:
+            FlowportError: When the condition is a label that the points do not have.
+        """
 
     @abstractmethod
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
-        """The condition of a translation that starts at ``source``, towards the wished target ``label``."""
+        """The condition under which the flow is sampled from given starts.
+
+        Args:
+            source: Starts x0, B rows, with their labels.
+            label: Requested target labels, (B,) classes or (B, k) values; None for no request.
+
+        Raises:
+            FlowportError: When the condition is a label that is not given.
+        """
 
 
 class Unconditional(Conditioning):
-    """The network sees x and t only."""
+    """The empty condition: the network is a function of x and t only."""
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
         return ConditionShape()
@@ -45,7 +85,19 @@ class Unconditional(Conditioning):
 
 
 class DroppableConditioning(Conditioning, ABC):
-    """Each row of a training batch loses what it is told with probability ``dropout``, in [0, 1), by itself."""
+    """A condition that is dropped in each training row independently with a fixed probability.
+
+    A member provides ``shape``, ``whole`` and ``sampling``. Dropped rows train the unconditional field that
+    classifier-free guidance needs.
+
+    To add a member: see ``Conditioning``.
+
+    Args:
+        dropout: Probability of dropping the condition of a row, in [0, 1).
+
+    Raises:
+        FlowportError: When the probability is outside [0, 1).
+    """
 
     def __init__(self, dropout: float = 0.0) -> None:
         if not 0 <= dropout < 1:
@@ -54,17 +106,30 @@ class DroppableConditioning(Conditioning, ABC):
 
     @abstractmethod
     def whole(self, pair: Pair) -> Condition:
-        """The condition of re-paired points before any row is dropped."""
+        """The condition of a training batch before any row is dropped.
+
+        Args:
+            pair: Re-paired points, B rows.
+
+        Raises:
+            FlowportError: When the condition is a label that the points do not have.
+        """
 
     def training(self, pair: Pair, generator: torch.Generator) -> Condition:
-        told = self.whole(pair)
+        condition = self.whole(pair)
         if self.dropout == 0:
-            return told
-        return told.dropped(torch.rand(len(pair), generator=generator, device=pair.source.x.device) < self.dropout)
+            return condition
+        return condition.dropped(torch.rand(len(pair), generator=generator, device=pair.source.x.device) < self.dropout)
 
 
 class SourceConditioning(DroppableConditioning):
-    """The network sees the start x0 (an image as further channels, a point by concatenation)."""
+    """The condition c = x0: the network is a function of the start, whose coordinates are concatenated to x.
+
+    Images are concatenated along their channels.
+
+    Args:
+        dropout: Probability of dropping the start of a row, in [0, 1).
+    """
 
     sees_source = True
 
@@ -97,7 +162,11 @@ def _label_of(side: Sample, which: str) -> Tensor:
 
 
 class TargetLabelConditioning(DroppableConditioning):
-    """The network sees the label of the target point."""
+    """The condition c = y1, the label of the target point.
+
+    Args:
+        dropout: Probability of dropping the label of a row, in [0, 1).
+    """
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
         return _label_shape(target, "target")
@@ -106,6 +175,15 @@ class TargetLabelConditioning(DroppableConditioning):
         return Condition(label=_label_of(pair.target, "target"))
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
+        """The requested target labels.
+
+        Args:
+            source: Starts x0, B rows; not used.
+            label: Requested target labels, (B,) classes or (B, k) values.
+
+        Raises:
+            FlowportError: When no target label is requested.
+        """
         if label is None:
             raise FlowportError(
                 "this flow was trained with conditioning=target_label: say which target label to translate to"
@@ -114,7 +192,11 @@ class TargetLabelConditioning(DroppableConditioning):
 
 
 class SourceLabelConditioning(DroppableConditioning):
-    """The network sees the label of the source point."""
+    """The condition c = y0, the label of the source point.
+
+    Args:
+        dropout: Probability of dropping the label of a row, in [0, 1).
+    """
 
     def shape(self, source: Distribution, target: Distribution) -> ConditionShape:
         return _label_shape(source, "source")
@@ -123,6 +205,15 @@ class SourceLabelConditioning(DroppableConditioning):
         return Condition(label=_label_of(pair.source, "source"))
 
     def sampling(self, source: Sample, label: Tensor | None) -> Condition:
+        """The labels of the starts.
+
+        Args:
+            source: Starts x0, B rows, with their labels.
+            label: Requested target labels; not used.
+
+        Raises:
+            FlowportError: When the starts have no labels.
+        """
         if source.label is None:
             raise FlowportError("this flow was trained with conditioning=source_label: its input points need labels")
         return Condition(label=source.label)

@@ -1,4 +1,4 @@
-"""The error for bad input, and how members of a family are called in configs and messages."""
+"""The error for bad input, and the names of the members of a family in configs and messages."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Tensor operations that many modules share: broadcasting time over data, host-to-device copies, bisection."""
+"""Tensor operations that many modules share: broadcasting times over points, host-to-device copies, bisection."""
 
 from collections.abc import Callable
 
@@ -6,18 +6,31 @@ import torch
 from torch import Tensor
 
 HALVINGS = 53
-"""Bisection steps: as many as a float64 has binary digits."""
+"""Bisection steps: the number of binary digits of a float64."""
 
 
 def clamped(t: Tensor, low: float, high: float) -> Tensor:
-    """t (B,) moved into [low, high]. One time expanded over all rows stays one, so that exact fields see it as one."""
+    """Times clamped to [low, high].
+
+    A single time that is expanded over all rows (stride 0) stays expanded, so that analytic fields evaluate it once.
+
+    Args:
+        t: Times, (B,).
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
     return t[:1].clamp(low, high).expand(t.shape) if t.ndim == 1 and t.stride(0) == 0 else t.clamp(low, high)
 
 
 def over(t: Tensor, x: Tensor) -> Tensor:
-    """Reshape t of shape (B,) to (B, 1, …, 1) so that it multiplies x of shape (B, *D) row by row.
+    """Values t (B,) reshaped to (B, 1, …, 1), so that they broadcast over the rows of points x (B, *D).
 
-    Raises ValueError for any other shape of t: a (W,) tensor must never broadcast along the width of an image.
+    Args:
+        t: One value for each row, (B,).
+        x: Points, (B, *D).
+
+    Raises:
+        ValueError: When t is not (B,). A tensor (W,) would otherwise broadcast along the width of an image.
     """
     if t.ndim != 1 or t.shape[0] != x.shape[0]:
         raise ValueError(
@@ -27,9 +40,14 @@ def over(t: Tensor, x: Tensor) -> Tensor:
 
 
 def sent(x: Tensor, device: torch.device | str) -> Tensor:
-    """x on a device. From the host to CUDA by way of pinned memory: an ordinary copy would wait for all queued work.
+    """A tensor copied to a device, from the host to CUDA asynchronously through pinned memory.
 
-    From a device to the host, and between devices, as torch does it.
+    An ordinary copy from the host would wait for all work that is queued on the device. All other copies are
+    ``Tensor.to``.
+
+    Args:
+        x: Tensor on any device.
+        device: The device to copy to.
     """
     if x.device.type == "cpu" and torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
@@ -37,8 +55,20 @@ def sent(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 def bisection(increasing: Callable[[Tensor], Tensor], values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """t in [low, high] with increasing(t) = values, both (B,), by bisection in float64; the nearer end where no t has
-    the value. One value expanded over all rows is solved for once."""
+    """The inverse of an increasing function f: the t in [low, high] with f(t) = values, by bisection in float64.
+
+    The result is the nearer end of the interval where no t has the value. A single value that is expanded over all rows
+    (stride 0) is solved for once.
+
+    Args:
+        increasing: The function f, which maps (B,) float64 to (B,) elementwise.
+        values: Values of f, (B,).
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+
+    Returns:
+        t, (B,) float64.
+    """
     shape, values = values.shape, values.double()
     values = values[:1] if values.stride(0) == 0 else values
     left, right = torch.full_like(values, low), torch.full_like(values, high)
@@ -50,5 +80,10 @@ def bisection(increasing: Callable[[Tensor], Tensor], values: Tensor, low: float
 
 
 def scaled(weight: Tensor, x: Tensor) -> Tensor:
-    """weight (B,) times x (B, *D), in the precision of x."""
+    """Points multiplied row by row by weights, in the dtype of the points.
+
+    Args:
+        weight: One factor for each row, (B,).
+        x: Points, (B, *D).
+    """
     return over(weight.to(x.dtype), x) * x

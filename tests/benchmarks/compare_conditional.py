@@ -29,6 +29,7 @@ from flowport.evaluation.evaluator import Evaluator
 from flowport.metric.transport import wasserstein_2
 from flowport.network import MLP
 from flowport.sampling.grid import UniformGrid
+from flowport.sampling.sampler import Sampler
 from flowport.sampling.solver import Dopri5, Euler, Solver
 from flowport.sampling.volatility import ZeroVolatility
 from flowport.training.compose import compose
@@ -86,7 +87,7 @@ def trained_and_measured(study: Study, label: str, coupling: str, seed: int) -> 
     trainer.fit(module, data)
     numbers: Numbers = {}
     for name, solver in SOLVERS.items():
-        evaluation = Evaluator(solver, UniformGrid(1), ZeroVolatility(), {}, items=study.points)
+        evaluation = Evaluator(Sampler(solver, UniformGrid(1), ZeroVolatility()), {}, items=study.points)
         outcome = evaluation.outcome(module.ema, module.source, module.target, module.randomness)
         numbers[name] = float(wasserstein_2(outcome.result, outcome.target.x))
         if coupling == "no OT" and label == "discrete":

@@ -42,7 +42,7 @@ def jobs(folder: Path) -> dict[Key, Path]:
 def references(job: Path) -> dict[str, float]:
     """W2² between source and target, by which both sides' path energies are normalised: flowport's, and a finer one."""
     from flowport.evaluation.evaluator import reference_cost
-    from flowport.run.experiment import build
+    from flowport.run.build import build
     from tests.benchmarks.reference import squared_distance
 
     run = build(OmegaConf.load(job / ".hydra" / "config.yaml"))
@@ -52,7 +52,7 @@ def references(job: Path) -> dict[str, float]:
 
 def theirs(job: Path, coupling: str, sigma: float) -> tuple[Numbers, Numbers]:
     """torchcfm's numbers, by averaged and by last weights."""
-    from flowport.run.experiment import build
+    from flowport.run.build import build
     from tests.benchmarks.torchcfm_loop import train
 
     torch.set_num_threads(1)

@@ -15,7 +15,10 @@ from flowport.data.normalisation import measured, moments
 from flowport.distribution import AudioFolder, Digits, Gaussian
 from flowport.errors import FlowportError
 from flowport.modality import ComplexSTFT, LogMel, Spectrogram
-from flowport.run import experiment, stage
+from flowport.run import stage
+from flowport.run.evaluate import measure
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from tests import runs
 
 MEL = {"window": 256, "hop": 128, "bands": 16}
@@ -101,19 +104,19 @@ def test_a_run_keeps_its_numbers_when_its_data_change(tmp_path: Path, caplog: py
     assert kept.source.modality.mean == kept.target.modality.mean < -20
 
     before = json.loads((folder / "metrics.json").read_text())
-    again, _ = experiment.restore(folder)
+    again = restore(RunFolder(folder))
     assert runs.measured({k: v for k, v in before.items() if "test/" in k}) == runs.measured(
-        experiment.evaluate(again, tmp_path, torch.device("cpu"))
+        measure(again, RunFolder(tmp_path), torch.device("cpu"))
     )
     for side in ("source", "target"):
         recorded(tmp_path / side, 0.9)
-    changed, _ = experiment.restore(folder)
+    changed = restore(RunFolder(folder))
     for side in ("source", "target"):
         modality, known = getattr(changed.module, side).modality, kept[side].modality
         assert (modality.mean, modality.std) == (known.mean, known.std)
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        stage.resume(folder, ["trainer.max_steps=3"])
+        stage.resume(RunFolder(folder), ["trainer.max_steps=3"])
     assert "measured" not in caplog.text
     assert OmegaConf.load(folder / ".hydra" / "config.yaml").source == kept.source
     assert numbers["train/steps"] == 2

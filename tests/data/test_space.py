@@ -18,8 +18,10 @@ from flowport.modality import Image, LatentModality, LogMel
 from flowport.modality.latent import Codec
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
-from flowport.run import experiment
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from flowport.sampling.grid import UniformGrid
+from flowport.sampling.sampler import Sampler
 from flowport.sampling.solver import Euler
 from flowport.sampling.volatility import ZeroVolatility
 from tests import runs
@@ -77,7 +79,7 @@ def test_metrics_see_real_images_and_decoded_translations():
 
     flow, _ = compose(*sides, network=lambda **_: Still(), seed=0)
     assert isinstance(flow.ema, LearnedField) and flow.codec is codec
-    outcome = Evaluator(Euler(), UniformGrid(steps=2), ZeroVolatility(), {}, 20).outcome(
+    outcome = Evaluator(Sampler(Euler(), UniformGrid(steps=2), ZeroVolatility()), {}, 20).outcome(
         flow.ema, *sides, Randomness(0)
     )
     real = [Image().encode(side.raw[side.splits["test"]], None) for side in (source, target)]
@@ -164,7 +166,7 @@ def test_the_autoencoder_is_a_part_of_its_run(tmp_path: Path, monkeypatch: pytes
     shutil.rmtree(tmp_path / "first")
     monkeypatch.setattr("flowport.data.space.RECIPE", replace(RECIPE, seed=1))
     monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path / "second")
-    run, _ = experiment.restore(tmp_path / "run")
+    run = restore(RunFolder(tmp_path / "run"))
     own = {k.removeprefix("codec."): v for k, v in runs.weights(tmp_path / "run").items() if k.startswith("codec.")}
     codec = run.module.target.modality.codec()
     assert own and codec is run.module.codec and runs.equal(own, codec.state_dict())

@@ -16,8 +16,11 @@ from flowport.metric import SpectralDistance
 from flowport.modality import LogMel, Plane
 from flowport.modality.base import Sound
 from flowport.randomness import Randomness
-from flowport.run import experiment
+from flowport.run.build import build
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from flowport.sampling.grid import UniformGrid
+from flowport.sampling.sampler import Sampler
 from flowport.sampling.solver import Euler
 from flowport.sampling.volatility import ZeroVolatility
 from flowport.training.compose import compose
@@ -33,7 +36,7 @@ def rows(x: torch.Tensor) -> set[tuple[float, ...]]:
 def test_the_floor_of_stored_data_is_disjoint_from_what_is_measured(part: str, tmp_path: Path) -> None:
     points = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
     np.save(tmp_path / "points.npy", points.numpy())
-    run = experiment.build(runs.configured("distribution@target=tensor_file", f"target.path={tmp_path}/points.npy"))
+    run = build(runs.configured("distribution@target=tensor_file", f"target.path={tmp_path}/points.npy"))
     module = run.module
     outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness, part)
     data = TensorFile(str(tmp_path / "points.npy"))
@@ -44,7 +47,7 @@ def test_the_floor_of_stored_data_is_disjoint_from_what_is_measured(part: str, t
 
 
 def test_analytic_laws_give_target_and_floor_of_their_own() -> None:
-    run = experiment.build(runs.configured())
+    run = build(runs.configured())
     module = run.module
     outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
     assert not rows(outcome.target.x) & rows(outcome.floor.x)
@@ -53,7 +56,7 @@ def test_analytic_laws_give_target_and_floor_of_their_own() -> None:
 
 
 def test_an_outcome_is_a_function_of_seed_and_field() -> None:
-    run = experiment.build(runs.configured())
+    run = build(runs.configured())
     module = run.module
     first = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
     torch.manual_seed(99)
@@ -65,7 +68,7 @@ def test_an_outcome_is_a_function_of_seed_and_field() -> None:
 
 
 def test_measuring_twice_is_not_measuring_a_sum(trained: Path) -> None:
-    run, _ = experiment.restore(trained)
+    run = restore(RunFolder(trained))
     module = run.module
     outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
     numbers = [run.evaluation.measure(outcome) for _ in range(2)]
@@ -75,8 +78,8 @@ def test_measuring_twice_is_not_measuring_a_sum(trained: Path) -> None:
 
 
 def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
-    first = experiment.build(runs.configured()).module
-    other = experiment.build(runs.configured("seed=5")).module
+    first = build(runs.configured()).module
+    other = build(runs.configured("seed=5")).module
     assert reference_cost(first.source, first.target, 256) == reference_cost(other.source, other.target, 256) > 0
 
 
@@ -94,9 +97,8 @@ def test_what_can_be_heard_is_written_beside_the_picture(tmp_path):
 def test_a_note_knows_its_partner_and_the_nearest_note_that_training_has_seen() -> None:
     source, target = Notes(Flute(), train=20), Notes(Brass(), score=1, train=20)
     flow, _ = compose(source, target, coupling=IndependentCoupling())
-    evaluation = Evaluator(
-        Euler(), UniformGrid(1), ZeroVolatility(), {"spectral_distance": SpectralDistance()}, items=12
-    )
+    sampler = Sampler(Euler(), UniformGrid(1), ZeroVolatility())
+    evaluation = Evaluator(sampler, {"spectral_distance": SpectralDistance()}, items=12)
     outcome = evaluation.outcome(flow.ema, source, target, Randomness(0))
     held_out = target.split("test").draw(torch.arange(12) * 400 // 12, None).x
     seen = target.draw(torch.arange(12), None).x

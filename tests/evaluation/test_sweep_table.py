@@ -10,6 +10,7 @@ from PIL import Image
 
 from flowport.errors import FlowportError
 from flowport.evaluation import sweep_table
+from flowport.run.run_folder import finished_runs
 
 
 def sweep(folder: Path, runs: list[tuple[list[str], dict[str, float]]]) -> Path:
@@ -18,6 +19,14 @@ def sweep(folder: Path, runs: list[tuple[list[str], dict[str, float]]]) -> Path:
         (folder / str(k) / ".hydra" / "overrides.yaml").write_text("".join(f"- {w}\n" for w in words))
         (folder / str(k) / "metrics.json").write_text(json.dumps(numbers))
     return folder
+
+
+def jobs(folder: Path) -> list[sweep_table.Job]:
+    return [sweep_table.Job(job.overrides(), job.read_metrics(), job.translation) for job in finished_runs(folder)]
+
+
+def read(folder: Path, metrics: list[str]) -> sweep_table.SweepTable:
+    return sweep_table.tabulated(jobs(folder), metrics)
 
 
 @pytest.fixture
@@ -31,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_mean_and_standard_error_over_seeds(folder: Path) -> None:
-    sheet = sweep_table.read(folder, [])
+    sheet = read(folder, [])
     assert sheet.settings == ["coupling"], "only what varies is a column, and never the seed"
     assert sheet.metrics == ["test/w2"]
     cells = {values: row["test/w2"] for values, row in sheet.rows}
@@ -42,8 +51,8 @@ def test_mean_and_standard_error_over_seeds(folder: Path) -> None:
 
 
 def test_files_and_headline(folder: Path) -> None:
-    sheet = sweep_table.read(folder, ["w2", "train/seconds"])
-    sweep_table.write(sheet, folder)
+    sheet = read(folder, ["w2", "train/seconds"])
+    sweep_table.write(sheet, jobs(folder), folder)
     assert (folder / "table.md").read_text() == sheet.markdown()
     assert "| exact | 3 | 3.0 ± 1.5 | 1.00 ± 0.00 |" in sheet.markdown()
     assert (folder / "table.csv").read_text().splitlines()[0] == "coupling,runs,w2,train/seconds"
@@ -51,11 +60,11 @@ def test_files_and_headline(folder: Path) -> None:
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FlowportError, match=r"no run in .* has a metric test/nonsense; they have test/w2"):
-        sweep_table.read(folder, ["nonsense"])
+    with pytest.raises(FlowportError, match=r"no run of this sweep has a metric test/nonsense; they have test/w2"):
+        read(folder, ["nonsense"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(FlowportError, match="holds no finished runs"):
-        sweep_table.read(tmp_path / "empty", [])
+        read(tmp_path / "empty", [])
 
 
 def test_the_same_number_three_times_has_no_error():
@@ -71,12 +80,12 @@ def test_lines_over_what_a_run_cost(tmp_path: Path) -> None:
         ([f"solver={solver}", f"nfe={wish}"], {"test/w2": value, "test/nfe": cost, "test/w2_floor": 0.1})
         for solver, wish, cost, value in costs
     ]
-    sheet = sweep_table.read(sweep(tmp_path, rows), ["w2", "nfe"])
+    sheet = read(sweep(tmp_path, rows), ["w2", "nfe"])
     found = {
         name: [(x, cell.mean) for x, cell in line] for name, line in sweep_table.lines(sheet, "test/w2", "nfe").items()
     }
     assert found == {"euler": [(1, 4.0), (8, 1.0)], "heun": [(2, 3.0), (8, 0.5)]}
-    sweep_table.write(sheet, tmp_path, "nfe")
+    sweep_table.write(sheet, jobs(tmp_path), tmp_path, "nfe")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -84,7 +93,7 @@ def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> No
     shades = {0: 40, 1: 90, 3: 200}
     for k, shade in shades.items():
         Image.fromarray(np.full((20, 30, 3), shade, np.uint8)).save(folder / str(k) / "translation.png")
-    sweep_table.write(sweep_table.read(folder, []), folder)
+    sweep_table.write(read(folder, []), jobs(folder), folder)
     page = np.asarray(Image.open(folder / "translations.png"))
     column = page[:, -15, 0].tolist()
     assert [v for k, v in enumerate(column) if k and v != column[k - 1] and v != 255] == [40, 200], "first seeds only"

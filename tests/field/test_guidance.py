@@ -13,7 +13,10 @@ from omegaconf import OmegaConf
 from flowport.field.guidance import Unguided
 from flowport.field.guidance.reward_guidance import RewardGuidance
 from flowport.reward import LinearReward
-from flowport.run import experiment
+from flowport.run.build import build
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import train
 from tests import runs
 from tests.run.test_resume import killed
 
@@ -73,11 +76,11 @@ def test_translate_is_guided_by_classes_and_by_a_reward(told: Path, tmp_path: Pa
 
 def test_a_reward_pulls_as_its_field_does(told: Path, tmp_path: Path, capfd: Any) -> None:
     pulled = moved(told, tmp_path, capfd, *PULL)
-    run, _ = experiment.restore(told)
+    run = restore(RunFolder(told))
     module, randomness = run.module, run.module.randomness.under("translate")
-    run.evaluation.guidance = partial(RewardGuidance, reward=LinearReward([0, 1]), strength=2.0, floor=0.05)
+    run.sampler.guidance = partial(RewardGuidance, reward=LinearReward([0, 1]), strength=2.0, floor=0.05)
     points = module.source.split("test").every(64, randomness)
-    translator = run.evaluation.translator(module.ema)
+    translator = run.sampler.translator(module.ema)
     end = translator.forward(points, randomness.generator("noise"), torch.ones(64, dtype=torch.long)).end
     assert np.array_equal(pulled, end.numpy())
 
@@ -85,7 +88,7 @@ def test_a_reward_pulls_as_its_field_does(told: Path, tmp_path: Path, capfd: Any
 def test_training_and_its_resume_know_nothing_of_guidance(told: Path, tmp_path: Path) -> None:
     words = [*TOLD, "guidance=classifier_free", "guidance.scale=4", "trainer.val_check_interval=5"]
     killed(tmp_path, 12, *words)
-    experiment.train(runs.prepared(tmp_path, *words), tmp_path, tmp_path / "checkpoints" / "last.ckpt")
+    train(runs.prepared(tmp_path, *words), RunFolder(tmp_path), resume=True)
     assert runs.equal(runs.weights(tmp_path), runs.weights(told))
     assert numbers(tmp_path)["test/w2"] != numbers(told)["test/w2"]
 
@@ -93,7 +96,7 @@ def test_training_and_its_resume_know_nothing_of_guidance(told: Path, tmp_path: 
 def test_a_run_from_before_guidance_is_restored_as_it_was(told: Path) -> None:
     config = OmegaConf.load(told / ".hydra" / "config.yaml")
     del config["guidance"]
-    assert isinstance(experiment.build(config).evaluation.guidance, Unguided)
+    assert isinstance(build(config).sampler.guidance, Unguided)
 
 
 @pytest.mark.parametrize(

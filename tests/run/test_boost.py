@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
 from flowport.reward import Reward
-from flowport.run import experiment
-from flowport.run.boost import boosted
-from flowport.run.run_folder import read_config
+from flowport.run.boost import boosted, check_overrides
+from flowport.run.build import Parts, build, make
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
 from flowport.types import Condition
 from tests.run.test_finetune import composed, digests, trained
@@ -41,6 +42,13 @@ class Near(Reward):
         return -(x1 - condition.source).square().sum(1)
 
 
+def boost(base: Path, overrides: DictConfig, folder: Path) -> dict:
+    """As the command does."""
+    parts = Parts()
+    check_overrides(overrides, parts)
+    return boosted(RunFolder(base), overrides, RunFolder(folder), parts)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(
@@ -55,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made, before = tmp_path_factory.mktemp("boosted"), digests(base)
-    numbers = boosted(base, composed("finetune", *WORDS, "boosting.rounds=1"), made)
+    numbers = boost(base, composed("finetune", *WORDS, "boosting.rounds=1"), made)
     assert digests(base) == before
     assert {"tune/reached", "boosting/gap", "boosting/before_gap", "boosting/cross_entropy"} <= set(numbers)
     return made
@@ -63,7 +71,8 @@ def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_round_learnt_is_restored_with_it(folder: Path) -> None:
     kept, x = weights(folder), torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
-    restored, fresh = experiment.restore(folder)[0].module, experiment.build(read_config(folder)).module
+    place = RunFolder(folder)
+    restored, fresh = restore(place).module, build(place.read_config()).module
     assert equal(dict(restored.state_dict()), kept)
     value, other = (module.reward.value(x, Condition()) for module in (restored, fresh))
     assert not torch.equal(value, other), "a fresh network knows nothing of the results"
@@ -73,9 +82,9 @@ def test_what_a_round_learnt_is_restored_with_it(folder: Path) -> None:
 
 def test_a_resumed_round_equals_an_unbroken_one(folder: Path, tmp_path: Path) -> None:
     """And learns no residual anew, but reads it from the checkpoint."""
-    config, before = read_config(folder), digests(folder)
-    experiment.make(config.stage).run(OmegaConf.merge(config, {"trainer": {"max_steps": 3}}), tmp_path)
-    numbers = resume(tmp_path, ["trainer.max_steps=4"])
+    config, before = RunFolder(folder).read_config(), digests(folder)
+    make(config.stage).run(OmegaConf.merge(config, {"trainer": {"max_steps": 3}}), RunFolder(tmp_path))
+    numbers = resume(RunFolder(tmp_path), ["trainer.max_steps=4"])
     assert equal(weights(tmp_path), weights(folder)) and digests(folder) == before
     whole = measured(json.loads((folder / "metrics.json").read_text()))
     assert measured(numbers) == whole, "what was measured before training is told again"
@@ -83,8 +92,8 @@ def test_a_resumed_round_equals_an_unbroken_one(folder: Path, tmp_path: Path) ->
 
 def test_rounds_go_on_upon_each_other_without_a_reward(base: Path, folder: Path, tmp_path: Path) -> None:
     before = digests(folder)
-    boosted(folder, composed("finetune", *WORDS[2:], "boosting.rounds=1"), tmp_path)
-    entries = read_config(tmp_path).tuning
+    boost(folder, composed("finetune", *WORDS[2:], "boosting.rounds=1"), tmp_path)
+    entries = RunFolder(tmp_path).read_config().tuning
     assert [entry.base.run for entry in entries] == [str(f) for f in (base, folder / "rounds/0", folder)]
     assert [entry.get("round", 0) for entry in entries] == [0, 1, 2] and digests(folder) == before
     first, second = weights(folder), weights(tmp_path)
@@ -102,7 +111,7 @@ def test_rounds_go_on_upon_each_other_without_a_reward(base: Path, folder: Path,
 def test_wrong_rounds_are_refused_by_name(base: Path, tmp_path: Path, words: list[str], sentence: str) -> None:
     rest = WORDS if words else WORDS[2:]
     with pytest.raises(FlowportError, match=sentence):
-        boosted(base, composed("finetune", *rest, "boosting.rounds=1", *words), tmp_path)
+        boost(base, composed("finetune", *rest, "boosting.rounds=1", *words), tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -110,5 +119,5 @@ def test_a_reward_that_reads_the_start_is_refused_before_any_training(base: Path
     config = composed("finetune", *WORDS, "boosting.rounds=1")
     config.reward = {"_target_": "tests.run.test_boost.Near"}
     with pytest.raises(FlowportError, match="boosting reaches a law of results, so its reward may read nothing else"):
-        boosted(base, config, tmp_path)
+        boost(base, config, tmp_path)
     assert not list(tmp_path.rglob("*.ckpt"))

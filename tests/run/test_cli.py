@@ -36,7 +36,7 @@ SLIPS = {
     "pairing=paired": "pairing=paired needs stored data of equal length",
     "pairing=paired distribution@source=digits distribution@target=digits network=unet": "over a set of pairs would",
     "pairing=stored": "pairing.path=None is not a file: give the pairs.safetensors",
-    "pairing=stored pairing.path=absent.safetensors": "pairing.path=absent.safetensors is not a file",
+    "pairing=stored pairing.path=absent.safetensors": "absent.safetensors is not a file",
     "solver=shortcut": "solver=shortcut needs a flow that learnt",
     "objective=shortcut path=brownian_bridge prediction=bridge": "use prediction=velocity with it",
     "prediction=score": "prediction=score needs a score",
@@ -174,8 +174,10 @@ def test_a_resume_changes_values_only(trained: Path, capfd: Any) -> None:
         "solver=heun": "whole part",
         "foo=1": "names no key",
         "trainer.foo=1": "names no key",
-        "nonsense": "names no key",
+        "nonsense": "nonsense is not key=value",
         "trainer.max_steps=abc": "a whole number",
+        "trainer.max_steps=1,2": "is a sweep",
+        "+trainer.max_steps=5": "names no key",
     }.items():
         assert words in runs.here(capfd, "train.py", f"run={trained}", word).sentence
 
@@ -194,7 +196,7 @@ def test_slips_of_evaluate_and_translate(trained: Path, tmp_path: Path, capfd: A
         "evaluate.py optimise=test/nonsense": "optimise=test/nonsense is not measured",
         "translate.py direction=sideways": "direction=sideways is unknown: use direction=forward, backward or cycle",
         "translate.py points=0": "points=0 is too small",
-        "translate.py label=1": "label=1 is no label that this flow was told",
+        "translate.py label=1": "label=1 is not a label that this flow was trained with",
         f"translate.py input={tmp_path}/wide.npy": "holds points of shape (5,), but this run takes (2,)",
         f"translate.py input={tmp_path}/nan.npy": "NaN or infinite values",
         f"translate.py input={tmp_path}/absent.npy": "is not a file",

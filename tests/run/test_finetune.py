@@ -11,12 +11,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from flowport.errors import FlowportError
 from flowport.reward import LinearReward
-from flowport.run import experiment
 from flowport.run.base_run import base_of
-from flowport.run.finetune import tune, tuned_config
-from flowport.run.reuse import evaluate_again, translate
-from flowport.run.run_folder import read_weights
+from flowport.run.build import Parts
+from flowport.run.evaluate import evaluate
+from flowport.run.finetune import check_overrides, tune, tuned_config
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
+from flowport.run.train import train
+from flowport.run.translate import translate
 from flowport.types import Condition
 from tests.runs import ROOT, equal, measured, weights
 
@@ -54,8 +57,7 @@ def composed(name: str, *words: str) -> DictConfig:
 
 
 def trained(folder: Path, *words: str) -> Path:
-    folder.mkdir()
-    experiment.train(composed("train", *BASE, *words), folder)
+    train(composed("train", *BASE, *words), RunFolder(folder))
     return folder
 
 
@@ -64,9 +66,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("base") / "run")
 
 
-def tuned(base: Path, folder: Path, *words: str, again: bool = False) -> dict:
-    folder.mkdir(exist_ok=True)
-    return tune(tuned_config(base, composed("finetune", *TUNING, *words)), folder)
+def wanted(base: Path, *words: str) -> DictConfig:
+    """The config of a tuned run, checked as the command checks it."""
+    overrides = composed("finetune", *words)
+    check_overrides(overrides, Parts())
+    return tuned_config(RunFolder(base), overrides)
+
+
+def tuned(base: Path, folder: Path, *words: str) -> dict:
+    return tune(wanted(base, *TUNING, *words), RunFolder(folder))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -93,17 +101,14 @@ def test_a_resumed_tuning_equals_an_unbroken_one(base: Path, tmp_path: Path, wor
         ]
     else:
         mine = [*TUNING, *words]
-    config = tuned_config(base, composed("finetune", *mine))
-    (tmp_path / "whole").mkdir(), (tmp_path / "broken").mkdir()
-    before = digests(base)
-    whole = tune(config, tmp_path / "whole")
+    config, before = wanted(base, *mine), digests(base)
     short = OmegaConf.merge(config, {"trainer": {"max_steps": 5}})
     assert isinstance(short, DictConfig)
     short.scheduler = {"_target_": "flowport.training.scheduler.ConstantScheduler", "_partial_": True}
     config.scheduler = short.scheduler
-    whole = tune(config, tmp_path / "whole")
-    tune(short, tmp_path / "broken")
-    numbers = resume(tmp_path / "broken", ["trainer.max_steps=10"])
+    whole = tune(config, RunFolder(tmp_path / "whole"))
+    tune(short, RunFolder(tmp_path / "broken"))
+    numbers = resume(RunFolder(tmp_path / "broken"), ["trainer.max_steps=10"])
     assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
     assert {k: v for k, v in measured(numbers).items() if "seconds" not in k} == measured(whole)
     assert digests(base) == before
@@ -119,13 +124,14 @@ def test_a_tuned_run_is_measured_translated_and_tuned_again(base: Path, tmp_path
     assert equal(mine, theirs), "the base of a tuned run is the averaged field of the run it tunes"
     overrides = OmegaConf.merge(composed("evaluate", f"run={first}"), {"threads": 1})
     assert isinstance(overrides, DictConfig)
-    (tmp_path / "e").mkdir(), (tmp_path / "t").mkdir()
-    assert any(name.startswith("test/") for name in evaluate_again(first, overrides, tmp_path / "e"))
-    facts = translate(first, composed("translate", f"run={first}", "points=16", "threads=1"), tmp_path / "t")
+    numbers = evaluate(RunFolder(first), overrides, RunFolder(tmp_path / "e"))
+    assert any(name.startswith("test/") for name in numbers)
+    words = composed("translate", f"run={first}", "points=16", "threads=1")
+    facts = translate(RunFolder(first), words, RunFolder(tmp_path / "t"))
     assert facts["points"] == 16
     second = tuned(first, tmp_path / "second")
     assert second["train/steps"] == 10 and digests(first) == before
-    again, _ = experiment.restore(tmp_path / "second")
+    again = restore(RunFolder(tmp_path / "second"))
     assert equal(dict(again.module.state_dict()), weights(tmp_path / "second"))
     names = [entry.base.run for entry in again.config.tuning]
     assert names == [str(base), str(first)]
@@ -159,7 +165,7 @@ def test_a_wrong_tuning_is_refused_by_name(base: Path, tmp_path: Path, words: li
     rest = [TUNING[0], TUNING[1], "starts=32", "threads=1"] if other else TUNING
     before = digests(base)
     with pytest.raises(FlowportError, match=sentence):
-        tune(tuned_config(base, composed("finetune", *rest, *words)), tmp_path)
+        tune(wanted(base, *rest, *words), RunFolder(tmp_path))
     assert digests(base) == before
 
 
@@ -174,12 +180,14 @@ class Spoilt(LinearReward):
 
 
 def test_a_reward_that_fails_in_mid_training_loses_nothing_that_was_saved(base: Path, tmp_path: Path) -> None:
-    config, before = tuned_config(base, composed("finetune", *TUNING)), digests(base)
+    config, before = wanted(base, *TUNING), digests(base)
     config.tuning[-1].reward = {"_target_": "tests.run.test_finetune.Spoilt", "c": [0.5, 0.4]}
     with pytest.raises(FlowportError, match="reward=spoilt returned NaN for 32 of 32 points"):
-        tune(config, tmp_path)
+        tune(config, RunFolder(tmp_path))
     assert digests(base) == before
-    assert read_weights(tmp_path)[1]["global_step"] == 4, "the last checkpoint before the third collection, at step 6"
+    assert RunFolder(tmp_path).read_checkpoint()["global_step"] == 4, (
+        "the last checkpoint before the third collection, at step 6"
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +205,7 @@ def test_a_base_without_a_tilt_is_refused_with_what_to_do(tmp_path: Path, words:
 
 def test_a_tuning_without_a_reward_or_a_base_is_refused(base: Path) -> None:
     with pytest.raises(FlowportError, match="say reward="):
-        tuned_config(base, composed("finetune"))
+        tuned_config(RunFolder(base), composed("finetune"))
     with pytest.raises(FlowportError, match="give run="):
         base_of(composed("finetune", "reward=brightness"))
 

@@ -1,6 +1,7 @@
 """Reflow: exact on the Gaussian, where one round is the monotone map; and a reflowed run is a run like any other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from flowport.field.analytic import JointMixture
 from flowport.metric.energy import path_energy
 from flowport.path import LinearPath
 from flowport.prediction import VelocityPrediction
-from flowport.run import experiment
-from flowport.run.reflow import _config, carried, reflow
-from flowport.run.reuse import PAIRS, translate
-from flowport.run.run_folder import write_stamp
+from flowport.run.reflow import _config, carried
+from flowport.run.reflow import reflow as reflow_run
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
+from flowport.run.translate import PAIRS, translate
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.solver import RK4, Euler
 from flowport.sampling.translator import Translator
@@ -61,6 +63,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("base") / "run", "scheduler=constant", "data.batch=32")
 
 
+def reflow(base: Path, overrides: DictConfig, out: Path) -> dict:
+    return reflow_run(RunFolder(base), overrides, RunFolder(out))
+
+
 def wished(*words: str) -> DictConfig:
     return composed("reflow", "pairs=64", "threads=1", *words)
 
@@ -68,22 +74,20 @@ def wished(*words: str) -> DictConfig:
 def test_rounds_are_runs_like_any_other(base: Path, tmp_path: Path) -> None:
     before, out = fingerprint(base), tmp_path / "run"
     numbers = reflow(base, wished("rounds=2", "steps=3"), out)
-    first = out / "round_1"
+    first = out / "rounds" / "1"
     assert fingerprint(base) == before and json.loads((out / "metrics.json").read_text()) == numbers
     assert numbers["base"] == str(first) and json.loads((first / "metrics.json").read_text())["base"] == str(base)
     config = OmegaConf.load(out / ".hydra" / "config.yaml")
     assert [entry.base for entry in config.reflow] == [str(base), str(first)]
     assert config.pairing.path == str(out / "pairs.safetensors")
-    pairs, run = read_pairs(config.pairing.path), experiment.restore(first)[0]
-    again = run.evaluation.translator(run.module.ema).forward(pairs.source, SEED).end
+    pairs, run = read_pairs(config.pairing.path), restore(RunFolder(first))
+    again = run.sampler.translator(run.module.ema).forward(pairs.source, SEED).end
     torch.testing.assert_close(pairs.target.x, again)
     assert len(pairs) == 64 and pairs.target.label is None
     whole = weights(out)
-    assert equal(dict(experiment.restore(out)[0].module.state_dict()), whole)
-    (tmp_path / "t").mkdir()
-    assert (
-        translate(out, composed("translate", f"run={out}", "points=16", "part=train"), tmp_path / "t")["points"] == 16
-    )
+    assert equal(dict(restore(RunFolder(out)).module.state_dict()), whole)
+    words = composed("translate", f"run={out}", "points=16", "part=train")
+    assert translate(RunFolder(out), words, RunFolder(tmp_path / "t"))["points"] == 16
     stored = read_pairs(str(tmp_path / "t" / "pairs.safetensors"))
     np.testing.assert_array_equal(stored.target.x, np.load(tmp_path / "t" / "translated.npy"))
 
@@ -99,9 +103,8 @@ def test_a_label_that_was_told_is_the_targets_whichever_way_points_were_carried(
 
 def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: Path, tmp_path: Path) -> None:
     for name, steps in (("whole", 5), ("broken", 3)):
-        (tmp_path / name).mkdir()
         reflow(base, wished("solver=euler", "grid=uniform", "grid.steps=2", f"steps={steps}"), tmp_path / name)
-    numbers = resume(tmp_path / "broken", ["trainer.max_steps=5"])
+    numbers = resume(RunFolder(tmp_path / "broken"), ["trainer.max_steps=5"])
     assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
     told = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     test = {k: v for k, v in measured(told).items() if k.startswith("test/")}
@@ -112,16 +115,16 @@ def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: P
 
 
 def test_a_flow_that_learns_guided_pairs_is_not_guided_again(base: Path, tmp_path: Path) -> None:
-    config = OmegaConf.load(base / ".hydra" / "config.yaml")
+    config = RunFolder(base).read_config()
     config.guidance = {
         "_target_": "flowport.field.guidance.classifier_free.ClassifierFreeGuidance",
         "_partial_": True,
         "scale": 3.0,
     }
-    (tmp_path / ".hydra").mkdir()
-    OmegaConf.save(config, tmp_path / ".hydra" / "config.yaml")
-    write_stamp(tmp_path)
-    assert _config(tmp_path, wished(), {}, tmp_path).guidance == {"_target_": "flowport.field.guidance.Unguided"}
+    shutil.copytree(base, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    folder.write_config(config)
+    assert _config(folder, wished(), RunFolder(tmp_path)).guidance == {"_target_": "flowport.field.guidance.Unguided"}
 
 
 def test_what_cannot_be_reflowed_is_refused(base: Path, tmp_path: Path) -> None:

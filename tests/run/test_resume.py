@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flowport.run import stage
+from flowport.run.run_folder import RunFolder
 from flowport.training.flow_module import FlowModule
 from flowport.types import Pair
 from tests import runs
@@ -73,11 +74,11 @@ def test_resuming_a_finished_run_changes_nothing_and_more_steps_continue_it(tmp_
     folder, longer = tmp_path / "run", tmp_path / "longer"
     first = runs.run(folder, "scheduler=constant")  # a cosine over more steps is another schedule
     done = runs.weights(folder)
-    again = stage.resume(folder, [])
+    again = stage.resume(RunFolder(folder), [])
     assert runs.equal(runs.weights(folder), done)
     assert runs.measured(again) == runs.measured(first)
     assert again["train/seconds"] == first["train/seconds"] > 0
-    more = stage.resume(folder, ["trainer.max_steps=33"])
+    more = stage.resume(RunFolder(folder), ["trainer.max_steps=33"])
     assert OmegaConf.load(folder / ".hydra" / "config.yaml").trainer.max_steps == 33, "a later resume knows it too"
     straight = runs.run(longer, "scheduler=constant", "trainer.max_steps=33")
     assert more["train/steps"] == 33

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from flowport.errors import FlowportError
-from flowport.run.run_folder import read_config, read_weights, write_stamp
+from flowport.run.run_folder import RunFolder, built_by, write_json
 from tests import runs
 
 EVIL = [
@@ -33,7 +33,7 @@ EVIL = [
     "torch.nn.functional.relu",
     "torch.nn.Module.__init_subclass__",
     "flowport.run.run_folder.Path",
-    "flowport.run.experiment.train",
+    "flowport.run.train.train",
     "lightning.Trainer.fit",
     "",
     ".",
@@ -45,7 +45,7 @@ EVIL = [
 
 def folder_with(tmp_path: Path, config: Any) -> Path:
     (tmp_path / ".hydra").mkdir(parents=True, exist_ok=True)
-    write_stamp(tmp_path)
+    write_json(RunFolder(tmp_path).stamp, built_by())
     (tmp_path / ".hydra" / "config.yaml").write_text(config if isinstance(config, str) else OmegaConf.to_yaml(config))
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_only_classes_of_known_bases_are_built(target: str, tmp_path: Path) -> N
         {"hydra": {"callbacks": {"me": node}}},
     ):
         with pytest.raises(FlowportError, match=r"a restored run may build nothing else"):
-            read_config(folder_with(tmp_path, place))
+            RunFolder(folder_with(tmp_path, place)).read_config()
 
 
 def test_a_module_that_would_run_on_import_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +73,10 @@ def test_a_module_that_would_run_on_import_is_not_imported(tmp_path: Path, monke
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = folder_with(tmp_path / "run", {"network": {"_target_": "stranger.Net"}})
     with pytest.raises(FlowportError, match="FLOWPORT_TRUST"):
-        read_config(folder)
+        RunFolder(folder).read_config()
     assert not (tmp_path / "marker").exists()
     monkeypatch.setenv("FLOWPORT_TRUST", "other, stranger")
-    assert read_config(folder).network._target_ == "stranger.Net"
+    assert RunFolder(folder).read_config().network._target_ == "stranger.Net"
     assert (tmp_path / "marker").exists()
 
 
@@ -95,14 +95,14 @@ def test_a_module_that_would_run_on_import_is_not_imported(tmp_path: Path, monke
 def test_resolvers_are_refused_and_plain_references_are_not(value: str, tmp_path: Path) -> None:
     for place in ({"b": value}, {"b": [{"c": value}]}):
         with pytest.raises(FlowportError, match=r"asks for a resolver at b"):
-            read_config(folder_with(tmp_path, {"a": 1, **place}))
-    assert read_config(folder_with(tmp_path, {"a": 1, "b": "${a}"})).b == 1
+            RunFolder(folder_with(tmp_path, {"a": 1, **place})).read_config()
+    assert RunFolder(folder_with(tmp_path, {"a": 1, "b": "${a}"})).read_config().b == 1
 
 
 def test_yaml_tags_and_other_yaml_are_refused(tmp_path: Path) -> None:
     for text in ("a: !!python/object/apply:os.system ['touch marker']", "[1, 2]", "a: [", "a: {_target_: [os.system]}"):
         with pytest.raises(FlowportError):
-            read_config(folder_with(tmp_path, text))
+            RunFolder(folder_with(tmp_path, text)).read_config()
 
 
 class Touch:
@@ -124,7 +124,7 @@ def test_a_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
         for zipped in (True, False):
             torch.save(held, tmp_path / "checkpoints" / "last.ckpt", _use_new_zipfile_serialization=zipped)
             with pytest.raises(FlowportError, match="damaged or holds code"):
-                read_weights(tmp_path)
+                RunFolder(tmp_path).read_checkpoint()
     assert not marker.exists()
 
 
@@ -161,10 +161,10 @@ def test_a_run_of_another_layout_is_refused_by_both_versions(trained: Path, tmp_
     built = json.loads(stamp.read_text())
     stamp.write_text(json.dumps(built | {"layout": 1, "flowport": "0.0.7"}))
     with pytest.raises(FlowportError, match=r"by flowport 0\.0\.7, whose run folders flowport 0\.2\.0 does not read"):
-        read_config(folder)
+        RunFolder(folder).read_config()
     stamp.unlink()
     with pytest.raises(FlowportError, match=r"written by flowport before 0\.2\.0"):
-        read_config(folder)
+        RunFolder(folder).read_config()
     stamp.write_text("{")
     with pytest.raises(FlowportError, match=r"built_by.json is damaged"):
-        read_config(folder)
+        RunFolder(folder).read_config()

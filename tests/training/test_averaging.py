@@ -8,7 +8,9 @@ import torch
 
 from flowport.coupling import IndependentCoupling
 from flowport.distribution import EightGaussians, Moons
-from flowport.run import experiment
+from flowport.run.build import build
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import train
 from flowport.training.compose import compose
 from flowport.training.flow_module import FlowModule
 from tests import runs
@@ -30,8 +32,8 @@ def test_the_average_is_its_closed_recursion(words: list[str], tmp_path: Path, m
 
     monkeypatch.setattr(FlowModule, "update_ema", spy)
     config = runs.prepared(tmp_path, *words, "trainer.max_steps=12", "scheduler=constant")
-    wanted = [p.detach().double() for p in experiment.build(config).module.ema.parameters()]
-    experiment.train(config, tmp_path)
+    wanted = [p.detach().double() for p in build(config).module.ema.parameters()]
+    train(config, RunFolder(tmp_path))
     assert [step for step, _, _ in seen] == list(range(1, 13)), "once per optimiser step, not per accumulated batch"
     for step, field, ema in seen:
         decay = min(config.ema_decay, (1 + step) / (10 + step))
@@ -42,7 +44,7 @@ def test_the_average_is_its_closed_recursion(words: list[str], tmp_path: Path, m
 
 
 def test_buffers_are_copied_and_a_bfloat16_field_is_averaged_in_float32() -> None:
-    module = experiment.build(runs.configured()).module
+    module = build(runs.configured()).module
     for part in (module.field, module.ema):
         part.register_buffer("running", torch.zeros(3))
         part.register_buffer("count", torch.tensor(0))
@@ -62,7 +64,7 @@ def test_buffers_are_copied_and_a_bfloat16_field_is_averaged_in_float32() -> Non
 
 
 def test_the_optimiser_never_sees_the_average() -> None:
-    module = experiment.build(runs.configured()).module
+    module = build(runs.configured()).module
     optimised = {
         id(p) for group in module.make_optimizer(module.field.parameters()).param_groups for p in group["params"]
     }

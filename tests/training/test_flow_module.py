@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from flowport.errors import FlowportError
-from flowport.run import experiment
+from flowport.run.build import build
 from flowport.training.flow_module import FlowModule
 from flowport.types import Pair
 from tests import runs
 
 
 def ready(*words: str) -> tuple[FlowModule, Pair]:
-    run = experiment.build(runs.configured(*words))
+    run = build(runs.configured(*words))
     trainer: Any = mock.Mock(
         spec=lightning.Trainer, global_step=1, log_every_n_steps=50, accumulate_grad_batches=1, global_rank=0
     )

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from flowport.errors import FlowportError
-from flowport.run import experiment
+from flowport.run.build import build
 from flowport.training.flow_module import FlowModule
 from tests import runs
 
 
 def module(tmp_path: Path) -> Any:
-    return experiment.build(runs.configured()).module
+    return build(runs.configured()).module
 
 
 def test_the_flag_is_told_with_its_step_before_every_save(tmp_path: Path) -> None:

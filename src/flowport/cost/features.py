@@ -1,4 +1,9 @@
-"""c(x0, x1) = |φ(x0) − φ(x1)|² for a frozen φ: points are close if they look alike, not if their pixels agree."""
+"""Squared distances between features of a frozen network.
+
+References:
+    Johnson, Alahi and Fei-Fei 2016, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution",
+        arXiv:1603.08155.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +14,17 @@ from flowport.types import Sample
 
 
 def describe(descriptor: nn.Module, x: Tensor, chunk: int) -> Tensor:
-    """(n, F) float features of x (n, *D): evaluation mode, no gradient, no autocast, ``chunk`` points at a time.
+    """The features of points, computed in evaluation mode without gradient and autocast.
 
-    The descriptor's own training flags are left as they were found.
+    The training flags of the network are restored afterwards.
+
+    Args:
+        descriptor: Network (n, *D) → (n, *F); it is moved to the device of the points.
+        x: Points, (n, *D).
+        chunk: Points per forward pass.
+
+    Returns:
+        Flattened features, (n, F).
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         flags = [(module, module.training) for module in descriptor.modules()]
@@ -24,11 +37,14 @@ def describe(descriptor: nn.Module, x: Tensor, chunk: int) -> Tensor:
 
 
 class FeaturesCost(Cost):
-    """c(x0, x1) = |φ(x0) − φ(x1)|² with a frozen network φ: (n, *D) → (n, F).
+    """Squared distance of features, c(x0, x1) = |φ(x0) − φ(x1)|², with a frozen network φ.
 
-    network: any nn.Module, trained or fixed (for instance :class:`flowport.cost.HOGFeatures`). It is used in
-    evaluation mode
-    without gradients. chunk: points per forward pass.
+    It compares images by their appearance rather than pixel by pixel.
+
+    Args:
+        network: φ: (n, *D) → (n, *F), any nn.Module, trained or fixed (for instance
+            :class:`flowport.cost.HOGFeatures`); its gradients are switched off.
+        chunk: Points per forward pass.
     """
 
     def __init__(self, network: nn.Module, chunk: int = 1024) -> None:

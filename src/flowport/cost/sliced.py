@@ -1,4 +1,8 @@
-"""What two clouds of points cost, whatever the order of their points."""
+"""The sliced Wasserstein distance between point clouds.
+
+References:
+    Bonneel et al. 2015, "Sliced and Radon Wasserstein Barycenters of Measures", doi:10.1007/s10851-014-0506-3.
+"""
 
 import torch
 from torch import Tensor
@@ -11,11 +15,18 @@ from flowport.types import Sample
 
 
 class SlicedCost(Cost):
-    """c(a, b) = mean over directions θ of W2²(θ·a, θ·b), clouds (d, N) as uniform laws (Bonneel et al. 2015).
+    """Sliced Wasserstein distance of clouds (d, N): c(a, b) = mean over directions θ of W2²(θ·a, θ·b).
 
-    On a line W2 sorts, so every cloud becomes one vector of sorted projections and the cost one squared distance. It
-    never exceeds the mean squared distance under the best assignment. directions: fixed, uniform on the sphere.
-    Raises FlowportError for points that are not clouds (d, N) of one size.
+    Clouds count as uniform laws on their points, so the order of the points does not matter. On a line W2 compares
+    sorted points, so every cloud becomes one vector of sorted projections and the cost a squared distance of these. It
+    never exceeds the mean squared distance under the best assignment. Squared units of the points.
+
+    Args:
+        directions: Number of fixed directions θ, drawn uniformly on the sphere.
+        seed: Seed of the directions.
+
+    Raises:
+        FlowportError: When ``directions`` is below 1, or the points are not clouds of one shape.
     """
 
     def __init__(self, directions: int = 24, seed: int = 0) -> None:

@@ -1,4 +1,10 @@
-"""Two data sets in the coordinates of their common neighbourhood graph."""
+"""Squared distances in a spectral embedding of the common neighbourhood graph of two data sets.
+
+References:
+    Belkin and Niyogi 2003, "Laplacian Eigenmaps for Dimensionality Reduction and Data Representation",
+        doi:10.1162/089976603321780317.
+    Ham, Lee and Saul 2005, "Semisupervised alignment of manifolds" (two data sets), AISTATS 2005.
+"""
 
 import numpy as np
 import torch
@@ -14,24 +20,31 @@ from flowport.types import Sample
 
 
 def _edges(distances: Tensor, k: int, row: int, column: int) -> Tensor:
-    """(2, n·k) numbered edges from every row to its k nearest columns."""
+    """Edges (2, n·k) from every row to its k nearest columns, numbered from ``row`` and ``column``."""
     near = distances.topk(min(k, distances.shape[1]), dim=1, largest=False).indices
     start = torch.arange(len(near), device=near.device).unsqueeze(1).expand_as(near)
     return torch.stack([start.reshape(-1) + row, near.reshape(-1) + column]).cpu()
 
 
 class SpectralCost(Cost):
-    """c(x0, x1) = |ψ(x0) − ψ(x1)|², ψ the leading eigenvectors of a k-NN graph over source ∪ target.
+    """Distance in a spectral embedding ψ of source ∪ target: c(x0, x1) = |ψ(x0) − ψ(x1)|².
 
-    Features φ are centred in each domain, so that a common offset between the domains counts for nothing. Every
-    point is joined to its ``within`` nearest neighbours of its own domain and its ``across`` nearest of the other one.
-    ψ are the ``dimensions`` leading non-trivial eigenvectors of D^{−1/2} W D^{−1/2}, times D^{−1/2}, of unit
-    variance each: neighbours of neighbours come close, and clusters keep together (Belkin and Niyogi 2003; for two
-    domains Ham, Lee and Saul 2005). Without unit. ψ depends on the whole batch, is deterministic, and is computed on
-    the CPU. Small batches use as many neighbours and dimensions as they can. Raises FlowportError for non-finite
-    features.
+    Features φ are centred in each domain, which removes a common offset between the domains. Every point is joined to
+    its ``within`` nearest neighbours in its own domain and its ``across`` nearest in the other one. ψ are the
+    ``dimensions`` leading non-trivial eigenvectors of D^{−1/2} W D^{−1/2}, times D^{−1/2}, each scaled to unit
+    variance: neighbours of neighbours come close, and clusters stay together. Dimensionless. ψ depends on the whole
+    batch, is deterministic, and is computed on the CPU. Small batches use as many neighbours and dimensions as they
+    have.
 
-    descriptor: nn.Module (n, *D) → (n, F); None takes the points themselves.
+    Args:
+        descriptor: Frozen network φ: (n, *D) → (n, *F); the points themselves where None.
+        within: Neighbours in the own domain, ≥ 1.
+        across: Neighbours in the other domain, ≥ 1.
+        dimensions: Dimension of ψ, ≥ 1.
+        chunk: Points per forward pass of φ.
+
+    Raises:
+        FlowportError: When a count is below 1, or a feature is not finite.
     """
 
     def __init__(
@@ -65,11 +78,22 @@ class SpectralCost(Cost):
             1,
         ).numpy()
         directed = coo_matrix((np.ones(edges.shape[1]), (edges[0], edges[1])), shape=(n + m, n + m)).tocsr()
-        # an edge that both ends chose counts twice
+        # an edge chosen from both ends counts twice
         return directed + directed.T
 
     def embed(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, k) and (m, k) spectral coordinates of both sides."""
+        """The spectral coordinates ψ of both sides.
+
+        Args:
+            source: Source points, (n, *D).
+            target: Target points, (m, *D).
+
+        Returns:
+            Coordinates (n, k) and (m, k), float64, k ≤ ``dimensions``.
+
+        Raises:
+            FlowportError: When a feature is not finite.
+        """
         a, b = (describe(self.descriptor, x, self.chunk).double() for x in (source, target))
         a, b = a - a.mean(0), b - b.mean(0)
         if not bool(torch.isfinite(a).all() & torch.isfinite(b).all()):
@@ -78,7 +102,7 @@ class SpectralCost(Cost):
         scale = 1 / np.sqrt(np.asarray(graph.sum(1)).ravel())
         k = min(self.dimensions + 1, nodes - 1)
         walk = diags(scale) @ graph @ diags(scale)
-        # the start vector is fixed, since ARPACK draws its own one from a global state
+        # a fixed start vector, since ARPACK would draw one from a global state
         start = np.cos(np.arange(nodes))
         values, vectors = eigsh(walk, k=k, which="LA", v0=start, tol=1e-8)
         order = np.argsort(-values)[1:]

@@ -1,4 +1,4 @@
-"""Squared distance after each coordinate was put on the scale of its own spread."""
+"""The standardised Euclidean distance: each coordinate in units of its standard deviation."""
 
 from torch import Tensor
 
@@ -8,10 +8,10 @@ from flowport.types import Sample
 
 
 class StandardisedCost(Cost):
-    """c(x0, x1) = Σ_k (x0_k − x1_k)² / var_k, var_k the variance of coordinate k over the target's batch. No unit.
+    """Standardised squared Euclidean distance c(x0, x1) = Σ_k (x0_k − x1_k)² / var_k.
 
-    For points whose coordinates have different units, as a label of several measured values. A coordinate that is
-    constant in the target is not scaled.
+    var_k is the variance of coordinate k over the target batch; a coordinate that is constant there is not scaled.
+    Dimensionless. For points whose coordinates have different units, such as a label of several measured values.
     """
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:

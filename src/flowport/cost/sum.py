@@ -1,4 +1,4 @@
-"""c = Σ w_k c_k / mean(c_k): several notions of closeness at once, on one scale."""
+"""Weighted sums of costs, each in units of its mean."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,16 @@ from flowport.types import Sample
 
 
 class SumCost(Cost):
-    """c = Σ_k w_k c_k / mean(c_k), the mean over all pairs of the batch; without unit.
+    """Weighted sum of costs c = Σ_k w_k c_k / mean(c_k), the mean over all pairs of the batch.
 
-    costs: the members by name; weights: a number ≥ 0 for each name. Raises FlowportError where the names differ or a
-    weight
-    is negative.
+    Dimensionless. A cost that is zero for all pairs contributes zero.
+
+    Args:
+        costs: The costs c_k by name.
+        weights: The weights w_k ≥ 0 by name.
+
+    Raises:
+        FlowportError: When there is no cost, the names differ, or a weight is negative.
     """
 
     def __init__(self, costs: Mapping[str, Cost], weights: Mapping[str, float]) -> None:
@@ -29,6 +34,6 @@ class SumCost(Cost):
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
             parts = {name: cost(source, target) for name, cost in self.costs.items()}
-            # a cost that is zero everywhere prefers no pair, and stays zero
+            # a cost that is zero for all pairs stays zero
             scaled = [self.weights[name] * c / c.mean().clamp(min=1e-30) for name, c in parts.items()]
             return torch.stack(scaled).sum(0)

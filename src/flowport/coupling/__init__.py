@@ -1,4 +1,4 @@
-"""Couplings: who goes with whom inside a batch."""
+"""Couplings π(x0, x1): how the source and target points of a batch are paired."""
 
 from flowport.coupling.aligned import AlignedCoupling
 from flowport.coupling.base import Coupling, Plan

@@ -1,4 +1,9 @@
-"""Clouds are sets: inside a pair of them the points too must be told who goes with whom."""
+"""Couplings of point clouds that also match the points inside each pair of clouds.
+
+References:
+    Klein, Krämer and Noé 2023, "Equivariant flow matching", arXiv:2306.15030.
+    Hui et al. 2025, "Not-So-Optimal Transport Flows for 3D Point Cloud Generation", arXiv:2502.12456.
+"""
 
 from dataclasses import replace
 
@@ -14,9 +19,21 @@ from flowport.types import Pair
 
 
 def swapped(a: Tensor, b: Tensor, rounds: int, generator: torch.Generator) -> Tensor:
-    """As :func:`flowport.cost.earth_mover.assigned`, nearly: from the sorted order of the first coordinate, rounds of
-    random disjoint transpositions, each made where it shortens. A bijection after every round; tensors only, so it
-    runs on any device."""
+    """A nearly optimal matching of the points of each pair of clouds, by random disjoint transpositions.
+
+    Starts from the matching by rank of the first coordinate. In every round random disjoint pairs of points exchange
+    their partners wherever this lowers Σ_k |a_k − b_p(k)|². The result is a permutation after every round. It consists
+    of tensor operations, so it runs on any device. The exact counterpart is :func:`flowport.cost.earth_mover.assigned`.
+
+    Args:
+        a: Source clouds, (n, d, N).
+        b: Target clouds, (n, d, N).
+        rounds: Number of rounds.
+        generator: Random generator of the transpositions, on any device.
+
+    Returns:
+        Permutations p, (n, N) int64.
+    """
     n, _, size = a.shape
     rows = torch.arange(n, device=a.device)[:, None]
     order = torch.empty(n, size, dtype=torch.long, device=a.device).scatter_(1, a[:, 0].argsort(1), b[:, 0].argsort(1))
@@ -36,20 +53,28 @@ def _wide(index: Tensor, like: Tensor) -> Tensor:
 
 
 class AlignedCoupling(Coupling):
-    """Clouds are paired by ``coupling``, then the points of each target cloud are permuted to match its source's.
+    """Coupling of point clouds whose points are matched too: min over p and R of Σ_k |x0_k − R x1_p(k)|².
 
-    The law of a cloud does not depend on the order of its points, so both marginals stay (the *target* is permuted, so
-    that an ordered source would stay as it is too). swaps: None for the exact assignment (scipy, on the CPU); a number:
-    so many rounds of random swaps on the tensors' device, within a few per cent of it at 400. facts: the coupling's
-    own, and aligned, the mean squared distance between matched points. Raises FlowportError for points that are not
-    clouds.
+    ``coupling`` pairs the clouds; then the points of each target cloud are permuted by p and, with ``rotate``, rotated
+    by R (otherwise R = I). The law of a cloud does not depend on the order of its points, so the permutation keeps both
+    marginals. Source clouds stay as they are.
 
-    rotate: the target is turned towards its source as well (:func:`flowport.coupling.rotation.turned`). The source
-    always stays as it is. The target's law stays where **both** laws are the same in every pose (solids in random pose,
-    Gaussian noise) and nothing else prefers one: a source in a fixed pose would hand it to its target; ``coupling``
-    must be independent, or of a cost that a common turn leaves as it is (chamfer, earth_mover; sliced only nearly, by
-    its fixed directions), and swaps, which start from one coordinate, keep it only nearly.
-    (Hui et al. 2025; Klein et al. 2023, equivariant flow matching.)
+    The rotation keeps the law of the target only where both laws are invariant under rotations (solids in random pose,
+    Gaussian noise) and the matching has no preferred direction: a source in a fixed pose would transfer it to its
+    target. ``coupling`` must be independent, or use a cost that is invariant under a common rotation of both clouds
+    (chamfer, earth_mover; sliced only approximately, by its fixed directions). ``swaps``, which start from one
+    coordinate, are invariant approximately.
+
+    Facts: those of ``coupling``; aligned, the mean squared distance between matched points.
+
+    Args:
+        coupling: Coupling of the clouds; IndependentCoupling where None.
+        swaps: None for the exact assignment (scipy, on the CPU). A number ≥ 1 for so many rounds of random
+            transpositions on the device of the points, within a few per cent of the optimum at 400.
+        rotate: Whether target clouds are rotated towards their sources too.
+
+    Raises:
+        FlowportError: When ``swaps`` is below 1, or the points are not clouds (d, N) of one shape.
     """
 
     def __init__(self, coupling: Coupling | None = None, swaps: int | None = None, rotate: bool = False) -> None:

@@ -1,4 +1,12 @@
-"""The exact solvers that couplings share: an assignment for n and n points, a transport vertex for n and m."""
+"""Exact solvers of discrete optimal transport: assignment for n and n points, network simplex for n and m points.
+
+References:
+    Crouse 2016, "On implementing 2D rectangular assignment algorithms" (scipy), doi:10.1109/TAES.2016.140952.
+    Bonneel et al. 2011, "Displacement interpolation using Lagrangian mass transport" (POT's network simplex),
+        doi:10.1145/2070781.2024192.
+    Schmitzer 2019, "Stabilized Sparse Scaling Algorithms for Entropy Regularized Transport Problems" (ε-scaling),
+        arXiv:1610.06519.
+"""
 
 import math
 
@@ -12,17 +20,26 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.tensors import sent
 
-# Longest list of pairs that a batch of n and m points may become.
+# Largest number of pairs for a batch of n and m points.
 LONGEST = 2**24
-# Entropic potentials before the assignment (see `_reduced`): ε as a share of the mean cost, stage by stage, and rounds.
+# Entropic potentials before the assignment (see `_reduced`): ε of each stage in units of the median reduced cost, and
+# Sinkhorn iterations per stage.
 STAGES = (0.3, 0.02)
 ROUNDS = 12
-# POT's code for "optimal"
+# POT's status code of an optimal solution.
 OPTIMAL = 1
 
 
 def pair_count(n: int, m: int) -> int:
-    """lcm(n, m): the shortest list of pairs that holds every source and every target equally often."""
+    """The least common multiple of n and m: the shortest list of pairs that uses all points of a side equally often.
+
+    Args:
+        n: Number of source points.
+        m: Number of target points.
+
+    Raises:
+        FlowportError: When the list would be longer than ``LONGEST``.
+    """
     length = math.lcm(n, m)
     if length > LONGEST:
         raise FlowportError(
@@ -33,17 +50,24 @@ def pair_count(n: int, m: int) -> int:
 
 
 def finite(cost: Tensor) -> Tensor:
-    """The cost, or a FlowportError where it is not finite."""
-    if not bool(torch.isfinite(cost.sum())) and not bool(torch.isfinite(cost).all()):  # one pass where all is well
+    """The cost matrix, checked to be finite.
+
+    Args:
+        cost: Cost, (n, m).
+
+    Raises:
+        FlowportError: When an entry is NaN or infinite.
+    """
+    if not bool(torch.isfinite(cost.sum())) and not bool(torch.isfinite(cost).all()):  # one pass if all are finite
         bad = int((~torch.isfinite(cost)).sum())
         raise FlowportError(f"the cost matrix has {bad} NaN or infinite entries: only finite points can be coupled")
     return cost
 
 
 def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A vertex of the transportation polytope with whole-numbered marginals a and b, by POT's network simplex.
+    """A vertex of the transportation polytope with integer marginals a and b, by POT's network simplex.
 
-    The entry point below ``ot.emd``, which copies and checks. Whole numbers stay exact in its sums.
+    Calls the solver below ``ot.emd``, without the copies and checks of the latter. Sums of integers are exact.
     """
     plan, _, _, _, code = emd_c(a, b, reduced, 100_000_000, 1, None, None)
     if code != OPTIMAL:
@@ -54,24 +78,26 @@ def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np
 
 
 def _lowered(cost: Tensor) -> Tensor:
-    """cost minus its row minima, then minus its column minima, in place: every row and column holds a zero, and the
-    optimum stays."""
+    """The cost minus its row minima, then minus its column minima, in place.
+
+    Every row and column then holds a zero; the optimal permutations stay the same.
+    """
     cost -= cost.amin(1, keepdim=True)
     cost -= cost.amin(0)
     return cost
 
 
 def _reduced(cost: Tensor) -> Tensor:
-    """C_ij − f_i − g_j ≥ 0 with the potentials of a few Sinkhorn rounds at falling ε: the same optimal permutations.
+    """The reduced cost C_ij − f_i − g_j ≥ 0, f and g from a few Sinkhorn iterations at decreasing ε.
 
-    Shortest augmenting paths start from the zero entries of this matrix and search outwards by its small ones, so the
-    nearer f and g come to the true dual, the less is left to search. However rough the potentials are, the optimum
-    stays what it was, up to rounding of the largest cost. (ε-scaling: Schmitzer 2019.) cost: (n, n) float64, kept.
+    The algorithm of shortest augmenting paths starts from the zeros of this matrix and searches its small entries, so
+    the search is shorter the closer f and g are to the dual solution. The optimal permutations are those of C for any f
+    and g, up to rounding of the largest cost. cost: (n, n) float64, not changed.
     """
     cost = _lowered(cost.clone())
-    some = cost[:: max(1, len(cost) // 64)]
-    # The median, so that a few outliers do not set the unit of all others.
-    scale = float(some.median()) or float(some.mean())
+    subset = cost[:: max(1, len(cost) // 64)]
+    # The median, which a few outliers do not change.
+    scale = float(subset.median()) or float(subset.mean())
     for epsilon in STAGES if 1e-290 < scale < 1e290 else ():
         kernel = (cost * (-1 / (epsilon * scale))).exp_()
         u = torch.ones(len(cost), dtype=cost.dtype)
@@ -80,17 +106,26 @@ def _reduced(cost: Tensor) -> Tensor:
             u = torch.mv(kernel, v).reciprocal_()
         f, g = u.log_(), v.log_()
         if not bool(torch.isfinite(f).all() & torch.isfinite(g).all()):
-            break  # an outlier's whole row or column vanished at this ε: the stages before are good enough
+            break  # the row or column of an outlier underflowed at this ε: the earlier stages suffice
         cost -= (epsilon * scale * f)[:, None]
         cost -= epsilon * scale * g
     return _lowered(cost)
 
 
 def permutation(cost: Tensor) -> Tensor:
-    """argmin over permutations τ of Σ_i C[i, τ(i)], read off, never sampled. cost: (n, n) → (n,) int64 on its device.
+    """The optimal assignment argmin over permutations τ of Σ_i C[i, τ(i)].
 
-    scipy's shortest augmenting paths from entropic potentials: 2 to 3 times faster than from C itself, more in few
-    dimensions. Raises FlowportError for a cost that is not finite, or whose range is not.
+    Solved by scipy's shortest augmenting paths on costs reduced by entropic potentials: 2 to 3 times faster than on C
+    itself, more in few dimensions.
+
+    Args:
+        cost: Cost C, (n, n).
+
+    Returns:
+        τ, (n,) int64, on the device of the cost.
+
+    Raises:
+        FlowportError: When the cost or its range is not finite.
     """
     with torch.no_grad():
         reduced = _reduced(finite(cost.detach().cpu()).double())
@@ -99,10 +134,19 @@ def permutation(cost: Tensor) -> Tensor:
 
 
 def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """(i, j), L = lcm(n, m) optimal pairs: source i stands exactly L/n times, target j exactly L/m times.
+    """An optimal transport plan as a list of pairs (i, j), in which source i appears L/n and target j L/m times.
 
-    min ⟨P, C⟩ over P 1 = L/n, Pᵀ 1 = L/m; a vertex of this polytope is whole-numbered, so the list has the marginals
-    exactly. cost: (n, m). Raises FlowportError as :func:`permutation`, and for L > 2²⁴.
+    Minimises ⟨P, C⟩ over P 1 = L/n, Pᵀ 1 = L/m with L = lcm(n, m). The vertices of this polytope are integer, so the
+    list has the marginals exactly.
+
+    Args:
+        cost: Cost C, (n, m).
+
+    Returns:
+        Row and column indices, (L,) int64 each, on the device of the cost.
+
+    Raises:
+        FlowportError: When the cost is not finite, L exceeds ``LONGEST``, or the solver fails.
     """
     n, m = cost.shape
     if n == m:

@@ -1,7 +1,12 @@
-"""Who goes with whom. A coupling returns indices, so labels, masks and ids stay with their points.
+"""Couplings: joint laws π(x0, x1) of source and target, drawn by re-pairing the points of a batch.
 
-Hard requirement (THEORY of minibatch couplings, Pooladian et al. 2023, Tong et al. 2023): unless it declares
-``keeps_marginals = False``, a coupling changes neither marginal in expectation, otherwise the flow learns wrong ends.
+A coupling returns indices, so that labels, masks and ids stay with their points. Unless it declares
+``keeps_marginals = False``, it changes neither marginal in expectation: otherwise the flow learns wrong end points.
+
+References:
+    Pooladian et al. 2023, "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", arXiv:2304.14772.
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +22,17 @@ from flowport.types import Pair
 
 @dataclass(frozen=True)
 class Plan:
-    """Pair row i[k] of the source with row j[k] of the target.
+    """A matching of the points of a batch: row i[k] of the source is paired with row j[k] of the target.
 
-    i, j: (k,) int64 on the device of the pair, k = B for a batch of B and B; for a batch of n and m points k is a
-    common multiple, so that every source point stands k/n times and every target point k/m times.
-    order: (k, N) int64 for clouds (d, N): point n of target cloud j[k] becomes its point order[k, n]; else None.
-    rotation: (k, d, d) for clouds: target cloud j[k] is turned by it; else None.
-    facts: numbers worth logging (lost mass, plan entropy, iterations), by name; tensors are left on their device, so
-    that nobody waits for a number that nobody reads.
+    Args:
+        i, j: Row indices, (k,) int64, on the device of the pair. k = B for batches of B and B points. For n and m
+            points k = lcm(n, m); a coupling that keeps the marginals then uses, in expectation, every source point k/n
+            times and every target point k/m times.
+        facts: Numbers to log by name (cost, lost mass, plan entropy, iterations). Tensors stay on their device, so that
+            logging them forces no synchronisation.
+        order: Permutations (k, N), int64, for clouds (d, N): target cloud j[k] becomes ``cloud[:, order[k]]``. None
+            leaves the order unchanged.
+        rotation: Rotation matrices (k, d, d) for clouds, applied to target cloud j[k]. None leaves it unchanged.
     """
 
     i: Tensor
@@ -34,7 +42,15 @@ class Plan:
     rotation: Tensor | None = None
 
     def apply(self, pair: Pair, rows: Tensor | None = None) -> Pair:
-        """The re-paired points; of some rows of the matching, in their order."""
+        """The re-paired points of a pair, target clouds permuted and rotated.
+
+        Args:
+            pair: The pair that the plan was computed for.
+            rows: Rows of the plan, (r,) int64, in the order of the result; None for all k.
+
+        Returns:
+            A pair of r (or k) rows.
+        """
         i, j, order, rotation = (
             v if v is None or rows is None else v[rows] for v in (self.i, self.j, self.order, self.rotation)
         )
@@ -49,8 +65,21 @@ class Plan:
 
 
 class Coupling(ABC):
-    """independent: the pairs stay independent draws. keeps_marginals: see above.
-    needs_matched_classes: both sides must hold equal class counts (pairing=class_matched)."""
+    """A joint law π(x0, x1) of source and target, drawn by matching the points of a batch.
+
+    A member provides ``__call__``, draws every random number from the generator it is given and does not change the
+    pair. Unless ``keeps_marginals`` is False, the expected law of the re-paired sources is p0 and that of the targets
+    p1, for every batch size.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py``, add
+    ``configs/coupling/<name>.yaml`` with ``_target_`` and list it in ``COUPLINGS`` of tests/zoo.py, over which the
+    tests of tests/laws run.
+
+    Attributes:
+        independent: Whether points keep the partner that the pairing drew, so that independent draws stay independent.
+        keeps_marginals: Whether both marginals are unchanged in expectation.
+        needs_matched_classes: Whether both sides of a batch must hold equal class counts (pairing=class_matched).
+    """
 
     independent: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
@@ -58,5 +87,15 @@ class Coupling(ABC):
 
     @abstractmethod
     def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
-        """Match the rows of a pair. Costs are float32 or float64 whatever the autocast. Raises FlowportError where the
-        problem has no finite cost or a solver does not converge: never a silent uniform plan."""
+        """Match the rows of a pair.
+
+        Args:
+            pair: Source and target points, n and m rows.
+            generator: Random generator, on any device.
+
+        Returns:
+            The plan, on the device of the pair. Costs are float32 or float64, also under autocast.
+
+        Raises:
+            FlowportError: When the cost is not finite or a solver does not converge.
+        """

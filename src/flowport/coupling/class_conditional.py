@@ -1,4 +1,9 @@
-"""Exact optimal transport inside each class."""
+"""Exact optimal transport inside each class.
+
+References:
+    Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional
+        Flow-Based Generation", arXiv:2503.10636.
+"""
 
 import torch
 from torch import Tensor
@@ -12,10 +17,19 @@ from flowport.types import Pair, Sample
 
 
 def within_classes(cost: Cost, pair: Pair, own: Tensor, wanted: Tensor) -> Plan:
-    """argmin of Σ_k c(x0[i_k], x1[j_k]) over permutations with own[i_k] = wanted[j_k], one exact solve per class.
+    """Optimal transport inside each class: one exact assignment per class.
 
-    own, wanted: (n,) classes of the sources and of the targets, with equal counts. Row k of the result is source k.
-    The cost is asked class by class, so memory grows with the largest class and not with the batch.
+    Minimises Σ_k c(x0[k], x1[j_k]) over permutations j with own[k] = wanted[j_k]. The cost is computed class by class,
+    so memory grows with the largest class, not with the batch.
+
+    Args:
+        cost: Cost c between points.
+        pair: Source and target points, n rows each.
+        own: Classes of the sources, (n,) integers.
+        wanted: Classes of the targets, (n,) integers, with the same class counts as ``own``.
+
+    Returns:
+        The plan, whose row k is source k; facts: cost, the mean cost of a pair.
     """
     j = torch.empty_like(own, dtype=torch.long)
     total = 0.0
@@ -29,7 +43,15 @@ def within_classes(cost: Cost, pair: Pair, own: Tensor, wanted: Tensor) -> Plan:
 
 
 def classes(sample: Sample, side: str) -> Tensor:
-    """(n,) class labels, or a FlowportError that names the side."""
+    """The class labels of one side of a pair, (n,) integers.
+
+    Args:
+        sample: The points of this side.
+        side: Its name in the error message, "source" or "target".
+
+    Raises:
+        FlowportError: When the points have no labels, or labels that are not one integer each.
+    """
     label = sample.label
     if label is None or label.ndim != 1 or label.is_floating_point():
         found = "has no labels" if label is None else f"has {label.dtype} labels of shape {tuple(label.shape)}"
@@ -41,11 +63,19 @@ def classes(sample: Sample, side: str) -> Tensor:
 
 
 class ClassConditionalCoupling(Coupling):
-    """π(x0, x1) = Σ_y p(y) π_y(x0, x1 | y) with π_y exact optimal transport from p0(· | y) to p1(· | y).
+    """Optimal transport inside each class: π(x0, x1) = Σ_y p(y) π_y(x0, x1 | y).
 
-    Both sides are labelled, and each batch holds every class equally often on both sides (pairing=class_matched): the
-    translation then keeps the class, and both conditional marginals stay as they are. cost: squared Euclidean where
-    None. facts: cost. Raises FlowportError for missing labels or unequal class counts.
+    π_y is exact optimal transport from p0(· | y) to p1(· | y) inside the batch. Both sides are labelled, and each batch
+    holds every class equally often on both sides (pairing=class_matched). The translation then preserves the class, and
+    both conditional marginals stay as they are.
+
+    Facts: cost, the mean cost of a pair.
+
+    Args:
+        cost: Cost c; squared Euclidean where None.
+
+    Raises:
+        FlowportError: When labels are missing or the class counts of the two sides differ.
     """
 
     needs_matched_classes = True
@@ -54,10 +84,10 @@ class ClassConditionalCoupling(Coupling):
         self.cost = SquaredEuclideanCost() if cost is None else cost
 
     def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
-        own, wanted = classes(pair.source, "source"), classes(pair.target, "target")
-        if len(own) != len(wanted) or not torch.equal(own.sort().values, wanted.sort().values):
+        y0, y1 = classes(pair.source, "source"), classes(pair.target, "target")
+        if len(y0) != len(y1) or not torch.equal(y0.sort().values, y1.sort().values):
             raise FlowportError(
                 "coupling=class_conditional needs equally many points of each class on both sides of a batch, but the "
                 "counts differ: write pairing=class_matched"
             )
-        return within_classes(self.cost, pair, own, wanted)
+        return within_classes(self.cost, pair, y0, y1)

@@ -1,4 +1,9 @@
-"""Optimal transport for a flow that is told the target's label, without spoiling the source's law given that label."""
+"""Optimal transport for flows conditioned on the target's label (C2OT).
+
+References:
+    Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional
+        Flow-Based Generation", arXiv:2503.10636.
+"""
 
 import torch
 from torch import Tensor
@@ -14,37 +19,53 @@ from flowport.types import Pair, Sample
 
 
 def weight_for(ratio: float, cost: Tensor, distance: Tensor) -> float:
-    """The largest w ≥ 0 with Pr_ij[M_ij + w C_ij ≤ M_ii] ≥ ratio, to 1/n². cost M, distance C: (n, n), C_ii = 0.
+    """The largest weight w ≥ 0 of the label distance with Pr_ij[M_ij + w C_ij ≤ M_ii] ≥ ratio.
 
-    Cheng and Schwing search w by doubling and halving. Pair (i, j) leaves the event at w_ij = (M_ii − M_ij) / C_ij, so
-    w is an order statistic of these. 0 where already M alone is more selective than ratio asks.
+    Cheng and Schwing search w by doubling and halving. Pair (i, j) leaves the event at w_ij = (M_ii − M_ij)/C_ij, so w
+    is an order statistic of these values, exact to 1/n² in the ratio.
+
+    Args:
+        ratio: Share of pairs in the event, in (0, 1].
+        cost: Cost M between points, (n, n).
+        distance: Distance C between labels, (n, n), with C_ii = 0.
+
+    Returns:
+        w; 0 where M alone is already more selective than ``ratio``.
     """
     gain = cost.diagonal().unsqueeze(1) - cost
-    # 0/0 on equal labels: such a pair never leaves the event, or was never in it
+    # 0/0 for equal labels: such a pair is in the event for every w, or for none
     leaves = torch.where(distance > 0, gain / distance.clamp(min=1e-300), torch.copysign(torch.inf + gain * 0, gain))
     leaves = torch.where((distance <= 0) & (gain >= 0), torch.inf, leaves).flatten()
     rank = max(1, round(ratio * len(leaves)))
     threshold = leaves.kthvalue(len(leaves) + 1 - rank).values
     if torch.isinf(threshold) and threshold > 0:
-        # labels repeat so often that no weight is selective enough: the strictest useful one
+        # equal labels are so frequent that no weight is selective enough: take twice the largest finite one
         finite_ones = leaves[torch.isfinite(leaves)]
         threshold = 2 * finite_ones.max() if len(finite_ones) else torch.zeros(())
     return max(float(threshold), 0.0)
 
 
 class ConditionAwareCoupling(Coupling):
-    """π = argmin over permutations of Σ_i |x0_i − x1_τ(i)|² + w d(y_i, y_τ(i)) (C2OT; Cheng and Schwing, ICCV 2025).
+    """C2OT: π = argmin over permutations τ of Σ_i c(x0_i, x1_τ(i)) + w d(y_i, y_τ(i)).
 
-    Only the target is labelled. y_i is the label of source i's own batch partner *before* re-pairing, hence
-    independent of x0_i. Plain OT lets x0 depend on y, and a conditional flow started from p0 then misses its target;
-    here p(x0 | y) = p0: exactly for classes (w = ∞: OT inside each class), approximately for continuous labels. New
-    pairs carry the target's label, which travels with j.
+    Only the target is labelled. y_i is the label of the partner of source i before re-pairing, hence independent of
+    x0_i. Plain optimal transport makes x0 depend on y, and a conditional flow that starts from p0 then misses its
+    target. Here p(x0 | y) = p0: exactly for classes (w = ∞, that is optimal transport inside each class), approximately
+    for continuous labels. The pairs carry the label of their target.
 
-    ratio: for continuous labels (n, k), w is chosen so that Pr[M_ij + w d_ij ≤ M_ii] = ratio, the share of
-    re-pairings that would still be worth their change of label (.2 in the paper). weight: a fixed w instead, in units
-    of cost per distance. distance: a cost between labels, Standardised where None; the paper's Cosine suits
-    embeddings, but of one-dimensional labels it only compares signs. cost: squared Euclidean where None.
-    facts: cost, weight. Raises FlowportError for a target without labels, unequal sides and a ratio outside (0, 1].
+    Facts: cost, the mean cost of a pair; weight, the w of continuous labels.
+
+    Args:
+        ratio: For continuous labels (n, k): w is chosen so that Pr[M_ij + w d_ij ≤ M_ii] = ratio with M the cost, the
+            share of re-pairings that may change the label; 0.2 in the paper.
+        weight: A fixed w ≥ 0 in units of cost per distance, in place of ``ratio``.
+        distance: Cost d between labels; StandardisedCost where None. The paper's CosineCost suits embeddings, but
+            compares only the signs of one-dimensional labels.
+        cost: Cost c between points; squared Euclidean where None.
+
+    Raises:
+        FlowportError: When ``ratio`` is not in (0, 1], ``weight`` is negative, the target has no labels, or the two
+            sides of a batch differ in size.
     """
 
     def __init__(

@@ -1,4 +1,10 @@
-"""From a transport plan to a list of pairs, by the given generator alone."""
+"""Drawing of pairs from a transport plan.
+
+References:
+    Kitagawa 1996, "Monte Carlo Filter and Smoother for Non-Gaussian Nonlinear State Space Models" (systematic
+        resampling), doi:10.1080/10618600.1996.10474692.
+    Maddison, Tarlow and Minka 2014, "A* Sampling" (the Gumbel-max trick), arXiv:1411.0030.
+"""
 
 import math
 
@@ -12,9 +18,16 @@ CHUNK = 4096
 
 
 def columns(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One column per row, j ~ softmax(logits[i]), (n, m) → (n,): the argmax of logits plus Gumbel noise.
+    """One column for each row, j ~ softmax(logits[i]), by the Gumbel-max trick.
 
-    −log of an exponential variable is a Gumbel variable; no plan is normalised, so nothing underflows.
+    A Gumbel variable is −log of an exponential variable. No plan is normalised, so nothing underflows.
+
+    Args:
+        logits: Log weights, (n, m), up to a constant in each row.
+        generator: Random generator, on any device.
+
+    Returns:
+        Column indices, (n,) int64.
     """
     noise = torch.empty(logits.shape, dtype=logits.dtype, device=generator.device).exponential_(generator=generator)
     gumbel = noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().to(logits.device)
@@ -22,11 +35,22 @@ def columns(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pairs(plan: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(i, j), ``count`` pairs from a plan (n, m) of any mass: E[copies of (i, j)] = count · P_ij / ΣP.
+    """Pairs (i, j) drawn from a transport plan: E[copies of (i, j)] = count · P_ij / ΣP.
 
-    Rows by systematic resampling (row i stands ⌊e_i⌋ or ⌈e_i⌉ times, e_i = count · P_i· / ΣP), then a column for each
-    from P_ij / P_i·. (Systematic resampling of all n·m cells would be unbiased too, but its even steps fall on one
-    column again and again.) Raises FlowportError for a plan that is not finite or without mass.
+    Rows are drawn by systematic resampling: row i appears ⌊e_i⌋ or ⌈e_i⌉ times, e_i = count · P_i· / ΣP. Then a column
+    is drawn for each row from P_ij / P_i·. Systematic resampling of all n·m cells at once would be unbiased too, but
+    its even steps can hit the same column repeatedly.
+
+    Args:
+        plan: Transport plan, (n, m), of any positive mass.
+        count: Number of pairs.
+        generator: Random generator, on any device.
+
+    Returns:
+        Row and column indices, (count,) int64 each.
+
+    Raises:
+        FlowportError: When the mass of the plan is zero or not finite.
     """
     plan = plan.detach()
     heights = plan.double().sum(1).cumsum(0)

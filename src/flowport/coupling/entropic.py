@@ -1,4 +1,10 @@
-"""Entropic optimal transport in the log domain, with balanced or relaxed marginals."""
+"""Entropic optimal transport in the log domain, with constrained or penalised marginals.
+
+References:
+    Cuturi 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", arXiv:1306.0895.
+    Chizat et al. 2018, "Scaling algorithms for unbalanced optimal transport problems", arXiv:1607.05816.
+    Zhang et al. 2025, "On Fitting Flow Models with Large Sinkhorn Couplings", arXiv:2506.05526.
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +17,15 @@ from flowport.coupling.assignment import finite
 
 @dataclass(frozen=True)
 class Potentials:
-    """log P_ij = f_i + g_j − C_ij/ε, with f, g and cost already divided by ε. error: the last change of f."""
+    """Dual potentials of entropic transport in units of ε, which define the plan log P_ij = f_i + g_j − C_ij/ε.
+
+    Args:
+        f: Potential of the source points divided by ε, (n,).
+        g: Potential of the target points divided by ε, (m,).
+        cost: C/ε, (n, m).
+        error: The last measured error, see :func:`solve`.
+        iterations: Number of iterations made.
+    """
 
     f: Tensor
     g: Tensor
@@ -20,21 +34,36 @@ class Potentials:
     iterations: int
 
     def logits(self) -> Tensor:
-        """(n, m) log of the plan, up to a constant in each row."""
+        """The log of the plan up to a constant in each row, (n, m)."""
         return self.g - self.cost
 
     def plan(self) -> Tensor:
-        """(n, m) plan P."""
+        """The plan P, (n, m)."""
         return (self.f.unsqueeze(1) + self.g - self.cost).exp()
 
 
 def solve(cost: Tensor, epsilon: float, damping: float, iterations: int, tolerance: float) -> Potentials:
-    """min ⟨P, C⟩ + ε KL(P | a bᵀ) + ρ KL(P1 | a) + ρ KL(Pᵀ1 | b), a = 1/n, b = 1/m, damping = ρ/(ρ + ε), 1 for ρ = ∞.
+    """Minimise ⟨P, C⟩ + ε KL(P | abᵀ) + ρ KL(P1 | a) + ρ KL(Pᵀ1 | b), with a = 1/n and b = 1/m.
 
-    Block ascent on the dual (Sinkhorn; Chizat et al. 2018 for ρ < ∞), in logarithms, so that no ε underflows:
-    f ← log a − φ LSE_j(g − C/ε), g ← log b − φ LSE_i(f − C/ε), φ = damping. Every tenth step the change of f is
-    measured, error = Σ_i a_i |e^{Δf_i/φ} − 1|, which for φ = 1 is Σ_i |row sum − a_i|; it stops below tolerance.
-    cost: (n, m), ε in its units. Runs on the device of the cost, in its precision.
+    Block coordinate maximisation of the dual (Sinkhorn's algorithm) in the log domain, which no ε makes underflow:
+
+        f ← log a − φ LSE_j(g_j − C_ij/ε),    g ← log b − φ LSE_i(f_i − C_ij/ε),    φ = ρ/(ρ + ε).
+
+    Every tenth iteration error = Σ_i a_i |exp(Δf_i/φ) − 1| is measured; for φ = 1 it is the marginal
+    error Σ_i |row sum − a_i|. Runs on the device and in the precision of the cost.
+
+    Args:
+        cost: Cost C, (n, m).
+        epsilon: ε > 0, in the units of the cost.
+        damping: φ; 1 for ρ = ∞, which constrains the marginals.
+        iterations: Largest number of iterations.
+        tolerance: Stop where the error is below it.
+
+    Returns:
+        The potentials, converged if their ``error`` is below ``tolerance``.
+
+    Raises:
+        FlowportError: When the cost is not finite.
     """
     scaled = finite(cost) / epsilon
     n, m = scaled.shape
@@ -56,9 +85,12 @@ def solve(cost: Tensor, epsilon: float, damping: float, iterations: int, toleran
 
 
 def sharpness(plan: Tensor) -> float:
-    """(H(P) − log n) / log n with H = −Σ P log P: 0 for a permutation, 1 for independence (Zhang et al. 2025).
+    """The renormalised entropy (H(P) − log n)/log n of a plan, H = −Σ P log P: 0: permutation, 1: independence.
 
-    n and m points: the mean of log n and log m takes the place of log n.
+    P is scaled to mass 1. For n and m points the mean of log n and log m replaces log n.
+
+    Args:
+        plan: Transport plan, (n, m), of any positive mass.
     """
     mass = plan / plan.sum()
     entropy = float(-torch.special.xlogy(mass, mass).sum())

@@ -1,4 +1,10 @@
-"""Exact optimal transport inside the batch."""
+"""Exact optimal transport between the two point sets of a batch.
+
+References:
+    Pooladian et al. 2023, "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", arXiv:2304.14772.
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
+"""
 
 import torch
 
@@ -10,12 +16,16 @@ from flowport.types import Pair
 
 
 class ExactCoupling(Coupling):
-    """π = argmin over couplings of the two batches of E_π c(x0, x1) (Pooladian et al. 2023, Tong et al. 2023).
+    """Minibatch optimal transport: π minimises E_π c(x0, x1) over the couplings of the two batches.
 
-    n and n points: a permutation, every point used once. n and m points: lcm(n, m) pairs with exact marginals.
-    Every batch size keeps both marginals; only the transport cost depends on it. Without conditioning only: under a
-    condition use ClassConditional or ConditionAware. cost: squared Euclidean where None.
-    facts: cost, the mean cost of a pair.
+    For n and n points π is a permutation that uses every point once. For n and m points it is a list of lcm(n, m) pairs
+    with exact marginals. Both marginals are unchanged for every batch size; only the transport cost depends on it.
+    For unconditional flows: under a condition use ClassConditionalCoupling or ConditionAwareCoupling.
+
+    Facts: cost, the mean cost of a pair.
+
+    Args:
+        cost: Cost c; squared Euclidean where None.
     """
 
     def __init__(self, cost: Cost | None = None) -> None:

@@ -1,4 +1,8 @@
-"""Nobody chooses: points stay with the partner they were drawn with."""
+"""The independent coupling.
+
+References:
+    Lipman et al. 2022, "Flow Matching for Generative Modeling", arXiv:2210.02747.
+"""
 
 import torch
 
@@ -8,9 +12,10 @@ from flowport.types import Pair
 
 
 class IndependentCoupling(Coupling):
-    """Independent coupling: pairs stay as drawn, π(x0, x1) = p(x0, x1) of the pairing.
+    """Independent coupling: pairs stay as the pairing drew them, π = p0 ⊗ p1 for independent draws.
 
-    Batches of n and m points become lcm(n, m) pairs, the targets shuffled.
+    Batches of n and m points become L = lcm(n, m) pairs that use every source L/n times and every target L/m times, the
+    targets in random order.
     """
 
     independent = True

@@ -1,4 +1,11 @@
-"""Exact transport of a share of the mass: the cheapest part goes, the rest stays unused."""
+"""Partial optimal transport: only a share of the mass is transported.
+
+References:
+    Caffarelli and McCann 2010, "Free boundaries in optimal transport and Monge-Ampère obstacle problems",
+        doi:10.4007/annals.2010.171.673.
+    Chapel, Alaya and Gasso 2020, "Partial Optimal Transport with Applications on Positive-Unlabeled Learning",
+        arXiv:2002.08276.
+"""
 
 import numpy as np
 import ot
@@ -15,12 +22,19 @@ from flowport.types import Pair
 
 
 class PartialCoupling(Coupling):
-    """π = argmin ⟨P, C⟩, P ≥ 0, P 1 ≤ 1/n, Pᵀ 1 ≤ 1/m, ΣP = mass (Caffarelli and McCann 2010; POT's solver).
+    """Partial optimal transport: P = argmin ⟨P, C⟩ subject to P ≥ 0, P 1 ≤ 1/n, Pᵀ 1 ≤ 1/m, ΣP = mass.
 
-    mass: share in (0, 1] that is transported. Points that are far from everything find no partner, so it changes
-    both marginals on purpose. As many pairs as there are points are drawn from P by systematic resampling.
-    cost: squared Euclidean where None. facts: cost, lost_mass = 1 − ΣP. Raises FlowportError for a mass out of range
-    and where the solver misses its mass.
+    The plan is solved by POT; lcm(n, m) pairs are drawn from it by systematic resampling. Points that are far from all
+    others find no partner, so both marginals change by design.
+
+    Facts: cost, the mean cost of the drawn pairs; lost_mass = 1 − ΣP.
+
+    Args:
+        mass: Share of the mass that is transported, in (0, 1].
+        cost: Cost C; squared Euclidean where None.
+
+    Raises:
+        FlowportError: When ``mass`` is not in (0, 1], or the solver misses it.
     """
 
     keeps_marginals = False
@@ -36,7 +50,7 @@ class PartialCoupling(Coupling):
     def _solve(self, cost: Tensor) -> Tensor:
         matrix = finite(cost).double()
         n, m = matrix.shape
-        # one scale for all data: POT compares costs with a fixed tolerance
+        # POT compares costs with a fixed tolerance, so they are scaled to mean 1
         values = (matrix / matrix.mean().clamp(min=1e-30)).cpu().numpy()
         a, b = np.full(n, 1 / n), np.full(m, 1 / m)
         plan = ot.partial.partial_wasserstein(a, b, values, m=self.mass, numItermax=100_000_000)
@@ -46,7 +60,11 @@ class PartialCoupling(Coupling):
         return torch.from_numpy(np.ascontiguousarray(plan)).to(cost.device)
 
     def plan(self, pair: Pair) -> Tensor:
-        """(n, m) transport plan of total mass ``mass``."""
+        """The transport plan of a batch, (n, m) float64, of total mass ``mass``.
+
+        Args:
+            pair: Source and target points, n and m rows.
+        """
         return self._solve(self.cost(pair.source, pair.target))
 
     def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:

@@ -1,4 +1,10 @@
-"""The rotation that brings one cloud of points nearest to another."""
+"""Rotational alignment of point clouds.
+
+References:
+    Kabsch 1976, "A solution for the best rotation to relate two sets of vectors", doi:10.1107/S0567739476001873.
+    Umeyama 1991, "Least-squares estimation of transformation parameters between two point patterns",
+        doi:10.1109/34.88573.
+"""
 
 from collections.abc import Callable
 from itertools import product
@@ -9,13 +15,20 @@ from torch import Tensor
 from flowport.cost.chamfer import chamfer_of_pairs
 
 ROUNDS = 4
-"""Of assignment and rotation in turn."""
+"""Alternations of matching and rotation."""
 
 
 def kabsch(a: Tensor, b: Tensor) -> Tensor:
-    """(n, d, d): for each pair of clouds (n, d, N) the rotation R, det R = 1, with the least Σ_k |a_k − R b_k|².
+    """The rotation R, det R = 1, that minimises Σ_k |a_k − R b_k|² for each pair of clouds, about the origin.
 
-    With a bᵀ = U S Vᵀ it is U diag(1, …, 1, det U Vᵀ) Vᵀ, about the origin. (Kabsch 1976; Umeyama 1991.)
+    With a bᵀ = U S Vᵀ it is R = U diag(1, …, 1, det U Vᵀ) Vᵀ.
+
+    Args:
+        a: Clouds, (n, d, N).
+        b: Clouds that are rotated, (n, d, N), point k matched to point k of ``a``.
+
+    Returns:
+        R, (n, d, d) float64.
     """
     u, _, vt = torch.linalg.svd(a.double() @ b.double().transpose(1, 2))
     sign = torch.ones_like(u[:, 0])
@@ -24,7 +37,15 @@ def kabsch(a: Tensor, b: Tensor) -> Tensor:
 
 
 def principal(a: Tensor, b: Tensor) -> Tensor:
-    """(n, 2^(d−1), d, d): all rotations that bring the principal axes of b onto those of a, largest onto largest."""
+    """All rotations that map the principal axes of b onto those of a, in the order of their eigenvalues.
+
+    Args:
+        a: Clouds, (n, d, N); second moments are taken about the origin.
+        b: Clouds that are rotated, (n, d, N).
+
+    Returns:
+        Rotations, (n, 2^(d−1), d, d) float64: one for each choice of signs with determinant 1.
+    """
     frames = []
     for cloud in (a.double(), b.double()):
         frame = torch.linalg.eigh(cloud @ cloud.transpose(1, 2)).eigenvectors
@@ -37,10 +58,19 @@ def principal(a: Tensor, b: Tensor) -> Tensor:
 
 
 def turned(a: Tensor, b: Tensor, match: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """(rotation R (n, d, d), order p (n, N)): a small Σ_k |a_k − R b_p(k)|², never above that of no rotation.
+    """A rotation R and a matching p with a small Σ_k |a_k − R b_p(k)|² for each pair of clouds.
 
-    match: (a, b) -> order. Rotation and assignment in turn, neither of which can raise the cost, from the best (by
-    Chamfer distance) of the principal rotations; and the Kabsch rotation for the order without one, where it is better.
+    Matching and rotation are optimised in turn, starting from the principal rotation with the least Chamfer distance.
+    The result is compared with the matching of the unrotated clouds followed by its Kabsch rotation, and the better one
+    is returned: for an exact ``match`` the cost is never above that without a rotation.
+
+    Args:
+        a: Clouds (n, d, N) that stay as they are.
+        b: Clouds (n, d, N) that are rotated and permuted.
+        match: Maps two clouds to the permutations (n, N) of the second that match the first.
+
+    Returns:
+        R, (n, d, d) float64, and p, (n, N) int64.
     """
 
     def moved(rotation: Tensor, order: Tensor) -> Tensor:
@@ -48,8 +78,8 @@ def turned(a: Tensor, b: Tensor, match: Callable[[Tensor, Tensor], Tensor]) -> t
 
     starts = principal(a, b)
     n, k = starts.shape[:2]
-    there = (starts @ b.double()[:, None]).flatten(0, 1)
-    gap = chamfer_of_pairs(a.repeat_interleave(k, 0), there).view(n, k)
+    rotated = (starts @ b.double()[:, None]).flatten(0, 1)
+    gap = chamfer_of_pairs(a.repeat_interleave(k, 0), rotated).view(n, k)
     rotation = starts[torch.arange(n, device=a.device), gap.argmin(1)]
     order = match(a, rotation @ b.double())
     for _ in range(ROUNDS - 1):

@@ -1,4 +1,11 @@
-"""Entropic optimal transport inside the batch: the static Schrödinger bridge."""
+"""Entropic optimal transport between the two point sets of a batch: the static Schrödinger bridge.
+
+References:
+    Cuturi 2013, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", arXiv:1306.0895.
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
+    Zhang et al. 2025, "On Fitting Flow Models with Large Sinkhorn Couplings", arXiv:2506.05526.
+"""
 
 import torch
 from torch import Tensor
@@ -14,13 +21,24 @@ from flowport.types import Pair
 
 
 class SinkhornCoupling(Coupling):
-    """π = argmin ⟨P, C⟩ + ε KL(P | 1/n ⊗ 1/m), P 1 = 1/n, Pᵀ 1 = 1/m; then one column is drawn for each row.
+    """Entropic optimal transport: P = argmin ⟨P, C⟩ + ε KL(P | 1/n ⊗ 1/m) with P 1 = 1/n, Pᵀ 1 = 1/m.
 
-    epsilon: relative to the mean of the cost, ε = epsilon · mean(C), so that it means the same in every dimension. A
-    Brownian bridge with volatility σ has ε = 2σ² for the cost |x0 − x1|² (Tong et al. 2023). Rows are used
-    equally often; columns in expectation, up to ``tolerance``: Σ_i |row sum − 1/n| of the plan.
-    facts: cost (mean over the drawn pairs), plan_entropy ((H − log n)/log n, 0: a permutation, 1: independent),
-    marginal_error, iterations. Raises FlowportError where the marginals are not met within ``iterations``.
+    One column is drawn for each row, j ~ P_i· / ΣP_i·. Rows are used equally often; columns in expectation, up to
+    ``tolerance``. n and m points become lcm(n, m) pairs. ε = epsilon · mean(C) is relative, so that it has the same
+    meaning in every dimension. The Schrödinger bridge of a Brownian motion with volatility σ has ε = 2σ² for the cost
+    |x0 − x1|².
+
+    Facts: cost, the mean cost of the drawn pairs; plan_entropy, (H − log n)/log n, 0 for a permutation and 1 for
+    independence; marginal_error, the larger of Σ_i |row sum − 1/n| and Σ_j |column sum − 1/m|; iterations.
+
+    Args:
+        epsilon: ε as a multiple of the mean cost, > 0.
+        iterations: Largest number of Sinkhorn iterations.
+        tolerance: Largest marginal error.
+        cost: Cost C; squared Euclidean where None.
+
+    Raises:
+        FlowportError: When ``epsilon`` is not positive, or the marginals are not met within ``iterations``.
     """
 
     def __init__(
@@ -37,7 +55,11 @@ class SinkhornCoupling(Coupling):
             return solve(cost, epsilon, 1.0, self.iterations, self.tolerance)
 
     def plan(self, pair: Pair) -> Tensor:
-        """(n, m) transport plan with marginals 1/n and 1/m, for study and tests."""
+        """The transport plan of a batch, (n, m), with the marginals 1/n and 1/m.
+
+        Args:
+            pair: Source and target points, n and m rows.
+        """
         return self._solve(self.cost(pair.source, pair.target)).plan()
 
     def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:

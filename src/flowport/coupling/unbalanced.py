@@ -1,4 +1,8 @@
-"""Entropic transport that may drop outliers: both marginals are wishes, not laws."""
+"""Unbalanced entropic optimal transport: marginals are penalised, not constrained.
+
+References:
+    Chizat et al. 2018, "Scaling algorithms for unbalanced optimal transport problems", arXiv:1607.05816.
+"""
 
 import torch
 from torch import Tensor
@@ -14,14 +18,25 @@ from flowport.types import Pair
 
 
 class UnbalancedCoupling(Coupling):
-    """π = argmin ⟨P, C⟩ + ε KL(P | a bᵀ) + ρ KL(P1 | a) + ρ KL(Pᵀ1 | b), a = 1/n, b = 1/m (Chizat et al. 2018).
+    """Unbalanced entropic transport: P = argmin ⟨P, C⟩ + ε KL(P | abᵀ) + ρ KL(P1 | a) + ρ KL(Pᵀ1 | b).
 
-    mass_penalty and epsilon are relative to the mean cost: ρ = mass_penalty · mean(C). Mass travels about as far as a
-    cost of 2ρ and is dropped beyond. As many pairs as there are points are drawn from P by systematic resampling. It
-    changes both marginals on purpose. The plan is that of ``ot.unbalanced.sinkhorn_unbalanced``, solved here in
-    logarithms on the tensors' device, which POT does not do.
-    facts: cost, lost_mass (1 − ΣP; below 0 where mass was made), plan_entropy, iterations. Raises FlowportError where
-    iterations do not suffice.
+    a = 1/n and b = 1/m are uniform, ε = epsilon · mean(C) and ρ = mass_penalty · mean(C). Mass whose transport costs
+    more than about 2ρ is dropped, so outliers disappear and both marginals change by design. lcm(n, m) pairs are drawn
+    from P by systematic resampling. The plan equals that of ``ot.unbalanced.sinkhorn_unbalanced``; it is computed here
+    in the log domain on the device of the points.
+
+    Facts: cost, the mean cost of the drawn pairs; lost_mass = 1 − ΣP, negative where mass is created; plan_entropy, see
+    :func:`flowport.coupling.entropic.sharpness`; iterations.
+
+    Args:
+        mass_penalty: ρ as a multiple of the mean cost, > 0.
+        epsilon: ε as a multiple of the mean cost, > 0.
+        iterations: Largest number of Sinkhorn iterations.
+        tolerance: Largest last change of the potentials, see :func:`flowport.coupling.entropic.solve`.
+        cost: Cost C; squared Euclidean where None.
+
+    Raises:
+        FlowportError: When ``mass_penalty`` or ``epsilon`` is not positive, or ``iterations`` do not suffice.
     """
 
     keeps_marginals = False
@@ -56,7 +71,11 @@ class UnbalancedCoupling(Coupling):
         return found.plan(), found.iterations
 
     def plan(self, pair: Pair) -> Tensor:
-        """(n, m) transport plan, of a mass that is not 1."""
+        """The transport plan of a batch, (n, m), whose mass is in general not 1.
+
+        Args:
+            pair: Source and target points, n and m rows.
+        """
         return self._solve(self.cost(pair.source, pair.target))[0]
 
     def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:

@@ -1,4 +1,4 @@
-"""Where points live: analytic laws, the user's own tensors, datasets inside installed packages."""
+"""Distributions of source and target points: analytic ones, the user's files, data sets of installed packages."""
 
 from flowport.distribution.base import AnalyticDistribution, Density, Distribution, Stored
 from flowport.distribution.checkerboard import Checkerboard

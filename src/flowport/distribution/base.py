@@ -1,7 +1,8 @@
-"""Distributions: where points live, analytic or measured, through one door.
+"""Distributions of source and target points, analytic or given by stored data, behind one interface.
 
-``items(start, n, randomness)`` is an endless stream: a pure function of its arguments, so that a resumed run draws
-what an unbroken one would have drawn. Analytic laws draw fresh points; stored data walk a new permutation each epoch.
+``items(start, n, randomness)`` reads an endless stream and is a pure function of its arguments, so that a resumed run
+draws the points of an uninterrupted one. Analytic distributions draw new points; stored data follow a new permutation
+in every epoch.
 """
 
 from abc import ABC, abstractmethod
@@ -18,10 +19,28 @@ from flowport.types import EventShape, Sample
 
 
 class Distribution(ABC):
-    """event_shape: shape D of one encoded point. classes: number of labels, 0 without. label_width: width of a
-    continuous label, 0 without. size: number of stored items, None for an analytic law. crops: whether training sees
-    another piece of an item each time. label_is_pitch: whether labels are octaves above 440 Hz, (n, 1). device: where
-    points are made."""
+    """A probability distribution of points, from which training and evaluation draw.
+
+    A member sets ``event_shape`` and ``modality`` and provides ``sample``, ``items``, ``every``, ``split`` and ``to``.
+    Points are encoded, (n, *D), with the same shape and the same kind of label in every split. All draws are pure
+    functions of their arguments. A distribution is not changed after construction: ``split``, ``to`` and the like
+    return another one.
+
+    Attributes:
+        event_shape: Shape D of one encoded point.
+        modality: How raw data become points and how points are shown.
+        classes: Number of classes of a class label, 0 without class labels.
+        label_width: Width k of a continuous label (n, k), 0 without continuous labels.
+        size: Number of stored items of this split, None for an analytic distribution.
+        standard_gaussian: Whether the distribution is exactly N(0, I).
+        device: Device on which points are made.
+        crops: Whether training draws another piece of an item each time.
+        label_is_pitch: Whether labels are octaves above 440 Hz, (n, 1).
+
+    To add a member: subclass ``AnalyticDistribution``, ``Density`` or ``Stored`` in a new module of this folder, export
+    it in ``__init__.py``, add ``configs/distribution/<name>.yaml`` with ``_target_`` and list it in ``DISTRIBUTIONS``
+    of tests/zoo.py and in ``PROMISED`` of tests/distribution/test_config.py.
+    """
 
     event_shape: EventShape
     modality: Modality
@@ -35,66 +54,129 @@ class Distribution(ABC):
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Sample:
-        """n independent draws (stored data: with replacement)."""
+        """Independent draws; from stored data with replacement.
+
+        Args:
+            n: Number of points.
+            generator: Source of randomness, on any device.
+        """
 
     @abstractmethod
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
-        """Items start … start+n−1 of the endless training stream."""
+        """Items start, …, start + n − 1 of the endless training stream, augmented where the modality augments.
+
+        Args:
+            start: Position in the stream of the first item.
+            n: Number of items.
+            randomness: Randomness of the stream; the same one gives the same stream.
+        """
 
     @abstractmethod
     def every(self, n: int, randomness: Randomness) -> Sample:
-        """For evaluation: stored data once each and in order (at most n, spread evenly over the
-        split, for files often lie in order of their classes), analytic laws n draws; never augmented."""
+        """Points for evaluation, never augmented: stored items in order, an analytic distribution n draws.
+
+        Of a split with more than n items, n are taken at even spacing, because files are often ordered by class. No
+        item is repeated, so fewer than n are returned where the split has fewer.
+
+        Args:
+            n: Number of points, at most.
+            randomness: Randomness of the draws of an analytic distribution; stored data do not use it.
+        """
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
-        """Stored items by number. Raises FlowportError for an analytic law, which has none."""
+        """Stored items of this split by their numbers, which become the ids of the sample.
+
+        Args:
+            index: Item numbers, (n,) int64 in [0, size).
+            generator: Randomness of the augmentation; None for no augmentation.
+
+        Raises:
+            FlowportError: When the distribution is analytic and has no stored items.
+        """
         raise FlowportError(
             f"{type(self).__name__} is a law, not a set of stored items; draw fresh points from it instead"
         )
 
     def items_of_part(self) -> Tensor:
-        """Which raw items this split holds, (size,) int64. Raises FlowportError for an analytic law, which has none."""
+        """Indices of this split's items among all raw items, (size,) int64.
+
+        Raises:
+            FlowportError: When the distribution is analytic and has no stored items.
+        """
         raise FlowportError(f"{type(self).__name__} is a law, not a set of stored items")
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
-        """One item of each wanted class. Raises FlowportError for a law that cannot choose the class."""
+        """One point of each requested class, in the order of the request.
+
+        Args:
+            labels: Requested classes, (n,) int64.
+            generator: Randomness of the choice within a class.
+
+        Raises:
+            FlowportError: When the distribution cannot draw points of a given class.
+        """
         raise FlowportError(
             f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data"
         )
 
     def corresponds(self, other: "Distribution") -> bool:
-        """Whether this split and the other's are equally long and item k of both is a view of one thing."""
+        """Whether both splits have the same size and item k of both is a view of the same object (paired data).
+
+        Args:
+            other: The distribution to compare with.
+        """
         return False
 
     def observed(self) -> "Distribution":
-        """The same law in the space in which metrics and pictures see its points (``Modality.observed``)."""
+        """The same distribution in the space in which points are measured and drawn (``Modality.observed``)."""
         return self
 
     def encoded_by(self, modality: Modality) -> "Distribution":
-        """The same distribution with another modality, which must give points of the same shape."""
+        """The same distribution with another modality.
+
+        Args:
+            modality: The new modality, which must give points of the same shape.
+        """
         other = copy(self)
         other.modality = modality
         return other
 
     @abstractmethod
     def split(self, name: str) -> "Distribution":
-        """The part called train, validation or test; an analytic law is all of them."""
+        """One split of the data; for an analytic distribution every split is the distribution itself.
+
+        Args:
+            name: ``"train"``, ``"validation"`` or ``"test"``.
+        """
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Distribution":
-        """The same distribution with its tensors on a device."""
+        """The same distribution with all its tensors on a device.
+
+        Args:
+            device: Where its tensors lie and its points are made.
+        """
 
     def streamed_to(self, device: torch.device | str) -> "Distribution":
-        """The same distribution with its points made on a device; stored data leave their raw items where they are."""
+        """The same distribution with its points made on a device; raw items of stored data stay where they are.
+
+        Args:
+            device: Where points are made.
+        """
         return self.to(device)
 
     def stored_bytes(self) -> int:
-        """What its stored items take in memory; 0 for an analytic law."""
+        """Memory that the stored items take, in bytes; 0 for an analytic distribution."""
         return 0
 
 
 class AnalyticDistribution(Distribution):
-    """A law that can be sampled without end. Members write ``sample`` only; with tensors of their own also ``to``."""
+    """A distribution given by a sampler, every draw of which is a new point.
+
+    A member sets ``event_shape`` and ``modality`` and provides ``sample``; with tensors of its own also ``to``.
+
+    To add a member: see ``Distribution``.
+    """
 
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
         return self.sample(n, randomness.generator("items", start, self.device))
@@ -112,24 +194,51 @@ class AnalyticDistribution(Distribution):
 
 
 class Density(AnalyticDistribution):
-    """A law whose density is known in closed form."""
+    """An analytic distribution with a density p and a score ∇ log p in closed form.
+
+    A member provides ``sample``, ``log_prob`` and ``score``, where ``score`` is the gradient of ``log_prob`` and
+    exp(log_prob) integrates to 1.
+
+    To add a member: see ``Distribution``.
+    """
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats: (n, *D) -> (n,)."""
+        """Log-density log p(x) in nats, (n,).
+
+        Args:
+            x: Points, (n, *D).
+        """
 
     @abstractmethod
     def score(self, x: Tensor) -> Tensor:
-        """∇ log p(x): (n, *D) -> (n, *D)."""
+        """Score ∇ log p(x), (n, *D).
+
+        Args:
+            x: Points, (n, *D).
+        """
 
 
 class Stored(Distribution):
-    """Raw items in memory, encoded by their modality when they are drawn. Members only say where raw data come from.
+    """The empirical distribution of raw items in memory, which the modality encodes when they are drawn.
 
-    raw: (N, …) tensor; labels: (N,) int64 classes, (N, k) float values or None.
-    splits: name -> (n,) indices of raw. Raises FlowportError where a split is unknown or empty, labels and items
-    differ in
-    number, or data are not finite.
+    A member loads its raw data and passes them to this constructor. One that draws a part of an item only, such as a
+    crop of a recording, overrides ``taken``.
+
+    Args:
+        name: Name of the data set in error messages.
+        raw: Raw items, (N, …).
+        labels: Classes (N,) int64, continuous values (N, k) float, or None.
+        modality: Encodes raw items as points.
+        splits: Indices of raw items, (n,) int64, of every split by its name.
+        part: Name of the split that this distribution shows.
+        classes: Number of classes, 0 where labels are not classes.
+
+    Raises:
+        FlowportError: When the split is unknown or empty, labels and items differ in number, raw data are not finite,
+            or the modality refuses them.
+
+    To add a member: see ``Distribution``.
     """
 
     size: int
@@ -164,7 +273,6 @@ class Stored(Distribution):
         self.size = len(self.index)
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
-        """Items of this split by number, (n,) int64, which becomes their id; augmented iff a generator is given."""
         at = self.index[sent(index, self.index.device)]
         labels = None if self.labels is None else sent(self.labels[at], self.device)
         raw, mask = self.taken(at, generator)
@@ -173,21 +281,37 @@ class Stored(Distribution):
         return Sample(x, labels, valid, sent(index, self.device))
 
     def taken(self, at: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
-        """Raw items by their place in ``raw``, and a mask, broadcastable to their points, of what holds data (None:
-        everything), where ``raw`` lies. Members that keep more of an item than a point shows choose here, at random
-        iff a generator is given."""
+        """Raw items as they are encoded, and a mask of what is data rather than padding.
+
+        The default returns whole items. A member whose items are longer than a point chooses a part of each here.
+
+        Args:
+            at: Indices into ``raw``, (n,) int64, on the device of ``raw``.
+            generator: Randomness of the choice; None for a fixed choice.
+
+        Returns:
+            The raw items (n, …) and a bool mask that broadcasts to their points (None: all is data), both on the device
+            of ``raw``.
+        """
         return self.raw[at], None
 
     def items_of_part(self) -> Tensor:
         return self.index
 
     def classifier_dataset(self) -> "Stored":
-        """The labelled dataset whose classifier reads points of this one; itself unless a member says otherwise."""
+        """The labelled data set on which a classifier of these points is trained, by default this one."""
         return self
 
     def of_class(self, labels: Tensor, generator: torch.Generator) -> Sample:
-        """For each wanted class in labels (n,), an item of that class; within a class every item is used equally
-        often, up to one. Raises FlowportError where a class has no item."""
+        """One item of each requested class; within a class the numbers of uses of two items differ by at most one.
+
+        Args:
+            labels: Requested classes, (n,) int64.
+            generator: Randomness of the order within a class.
+
+        Raises:
+            FlowportError: When the data have no class labels or the split has no item of a requested class.
+        """
         if self.labels is None or self.classes == 0:
             raise FlowportError(f"{self.name} has no class labels, so classes cannot be matched")
         own, chosen = self.labels[self.index].cpu(), torch.empty(len(labels), dtype=torch.long)
@@ -210,7 +334,13 @@ class Stored(Distribution):
         return self.draw(index, None)
 
     def positions(self, start: int, n: int, randomness: Randomness) -> Tensor:
-        """(n,) item numbers of this split at stream positions start…"""
+        """Item numbers of this split at stream positions start, …, start + n − 1, (n,) int64.
+
+        Args:
+            start: First position in the stream.
+            n: Number of positions.
+            randomness: Randomness of the stream.
+        """
         return positions(len(self.index), start, n, randomness)
 
     def items(self, start: int, n: int, randomness: Randomness) -> Sample:
@@ -253,7 +383,14 @@ class Stored(Distribution):
 
 
 def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
-    """(n,) numbers of items at stream positions start…: a fresh permutation of all ``size`` for every epoch."""
+    """Item numbers at stream positions start, …, start + n − 1, (n,) int64: a new random permutation in every epoch.
+
+    Args:
+        size: Number of items, the length of an epoch.
+        start: First position in the stream.
+        n: Number of positions.
+        randomness: Randomness of the permutations.
+    """
     pieces, at = [], start
     while at < start + n:
         epoch, offset = divmod(at, size)
@@ -264,7 +401,15 @@ def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
 
 
 def refuse_non_finite(name: str, raw: Tensor) -> None:
-    """Raises FlowportError where raw (N, …) holds NaN or infinity: says how many and the first row."""
+    """Refuses raw data with NaN or infinite values; the message counts them and names the first row.
+
+    Args:
+        name: Name of the data set in the message.
+        raw: Raw items, (N, …).
+
+    Raises:
+        FlowportError: When a value is NaN or infinite.
+    """
     bad = ~raw.isfinite().flatten(1).all(1) if raw.is_floating_point() else torch.zeros(1, dtype=torch.bool)
     if bad.any():
         values = int((~raw.isfinite()).sum())

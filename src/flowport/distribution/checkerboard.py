@@ -1,4 +1,4 @@
-"""The checkerboard."""
+"""The checkerboard distribution in the plane."""
 
 import math
 from typing import final
@@ -15,13 +15,23 @@ from flowport.types import Sample
 
 @final
 class Checkerboard(AnalyticDistribution):
-    """Uniform on the squares (i, j) with i + j even of a cells × cells board over [−extent, extent]²; the label numbers
-    those squares, column by column from the left.
+    """The uniform distribution on every other square of a checkerboard over [−extent, extent]².
 
-    p(x) = 1 / (K w²) there, w = 2 extent / cells, K the number of such squares, and 0 elsewhere. With the defaults it
-    is FFJORD's checkerboard (Grathwohl et al. 2019). Raises FlowportError for fewer than two cells or an extent that
-    is not
-    positive.
+    The board has cells × cells squares (i, j), of which those with i + j even have the density p(x) = 1 / (K w²), where
+    K is their number and w = 2 extent / cells their side; p(x) = 0 elsewhere. The label numbers these squares, column
+    by column from the left. The defaults give the checkerboard of FFJORD.
+
+    Args:
+        cells: Squares along each side.
+        extent: Half the side of the board.
+        dtype: float32 or float64.
+
+    Raises:
+        FlowportError: When there are fewer than two cells or extent is not positive.
+
+    References:
+        Grathwohl et al. 2018, "FFJORD: Free-form continuous dynamics for scalable reversible generative models",
+            arXiv:1810.01367.
     """
 
     def __init__(self, cells: int = 4, extent: float = 4.0, dtype: str | torch.dtype = "float32") -> None:
@@ -41,7 +51,11 @@ class Checkerboard(AnalyticDistribution):
         return Sample(x.to(self.device), label.to(self.device))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x): −log(K w²) on the squares, w = 2 extent / cells their side, −∞ elsewhere: (n, 2) -> (n,)."""
+        """Log-density in nats, (n,): −log(K w²) on the K squares of side w, −∞ elsewhere.
+
+        Args:
+            x: Points, (n, 2).
+        """
         cell = ((x + self.extent) / self.width).floor()
         on_board = ((cell >= 0) & (cell < self.cells)).all(1) & (cell.sum(1) % 2 == 0)
         level = -math.log(self.classes * self.width**2)

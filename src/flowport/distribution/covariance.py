@@ -1,4 +1,4 @@
-"""Positive definite covariances S = L Lᵀ of one Gaussian: diagonal for any d, dense for small d."""
+"""Positive definite covariance matrices S = L Lᵀ of one Gaussian: diagonal for any d, dense for small d."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,36 +11,58 @@ from flowport.errors import FlowportError
 
 
 class Covariance(ABC):
-    """All maps act on rows (n, d)."""
+    """A symmetric positive definite covariance S = L Lᵀ of a Gaussian in R^d.
+
+    A member provides the maps below, which act on the rows of (n, d) tensors and agree with ``matrix``.
+
+    To add a member: subclass this class in this module and give it to ``covariance`` by the number of axes in
+    ``READINGS``.
+    """
 
     @abstractmethod
     def colour(self, z: Tensor) -> Tensor:
-        """L z for rows z (n, d)."""
+        """L z, distributed as N(0, S) for z ~ N(0, I), (n, d).
+
+        Args:
+            z: Rows, (n, d).
+        """
 
     @abstractmethod
     def precise(self, x: Tensor) -> Tensor:
-        """S⁻¹ x for rows x (n, d)."""
+        """S⁻¹ x, the precision matrix applied to every row, (n, d).
+
+        Args:
+            x: Rows, (n, d).
+        """
 
     @abstractmethod
     def logdet(self) -> Tensor:
-        """log det S, ()."""
+        """Log-determinant log det S, ()."""
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """S, (d, d)."""
+        """S as a dense matrix, (d, d)."""
 
     @abstractmethod
     def is_identity(self) -> bool:
-        """True only when S is exactly the identity."""
+        """Whether S is exactly the identity."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Covariance":
-        """The same on a device."""
+        """The same covariance with its tensors on a device.
+
+        Args:
+            device: Where its tensors lie.
+        """
 
 
 @dataclass(frozen=True)
 class DiagonalCovariance(Covariance):
-    """S = diag(variance), variance (d,) > 0."""
+    """The diagonal covariance S = diag(variance), L = diag(√variance).
+
+    Args:
+        variance: Positive variances, (d,).
+    """
 
     variance: Tensor
 
@@ -65,7 +87,12 @@ class DiagonalCovariance(Covariance):
 
 @dataclass(frozen=True)
 class DenseCovariance(Covariance):
-    """S and its Cholesky factor L, both (d, d)."""
+    """A dense covariance S with its lower Cholesky factor L.
+
+    Args:
+        values: S, (d, d).
+        factor: L, (d, d).
+    """
 
     values: Tensor
     factor: Tensor
@@ -91,7 +118,15 @@ class DenseCovariance(Covariance):
 
 
 def diagonal(values: Tensor, d: int) -> DiagonalCovariance:
-    """A scalar or (d,) variance. Raises FlowportError where the length is not d or a variance is not positive."""
+    """The diagonal covariance of one variance for all coordinates, or of d variances.
+
+    Args:
+        values: One variance, or variances (d,).
+        d: Dimension.
+
+    Raises:
+        FlowportError: When the number of variances is neither 1 nor d, or a variance is not positive.
+    """
     if values.numel() not in (1, d):
         raise FlowportError(
             f"covariance lists {values.numel()} variances; it must be one number, {d} numbers or {d} x {d}"
@@ -102,14 +137,30 @@ def diagonal(values: Tensor, d: int) -> DiagonalCovariance:
 
 
 def dense(values: Tensor, d: int) -> DenseCovariance:
-    """A (d, d) matrix. Raises FlowportError unless it is symmetric positive definite."""
+    """The covariance of a dense matrix.
+
+    Args:
+        values: S, (d, d).
+        d: Dimension.
+
+    Raises:
+        FlowportError: When the matrix is not (d, d), or not symmetric positive definite.
+    """
     if tuple(values.shape) != (d, d):
         raise FlowportError(f"covariance is a matrix {tuple(values.shape)}; for this event_shape it must be {d} x {d}")
     return DenseCovariance(values, cholesky("covariance", values))
 
 
 def cholesky(key: str, values: Tensor) -> Tensor:
-    """Lower Cholesky factors of (…, d, d). Raises FlowportError unless every matrix is symmetric positive definite."""
+    """Lower Cholesky factors L of a batch of matrices S = L Lᵀ, (…, d, d).
+
+    Args:
+        key: Name of the option in the message.
+        values: Matrices S, (…, d, d).
+
+    Raises:
+        FlowportError: When a matrix is not symmetric positive definite.
+    """
     factor, failed = torch.linalg.cholesky_ex(values)
     if failed.any() or not torch.allclose(values, values.mT):
         raise FlowportError(f"{key} must be symmetric and positive definite, but is {values.tolist()}")
@@ -117,10 +168,20 @@ def cholesky(key: str, values: Tensor) -> Tensor:
 
 
 READINGS = {0: diagonal, 1: diagonal, 2: dense}
+"""How an option of this number of axes becomes a covariance."""
 
 
 def covariance(value: Numbers, d: int, dtype: torch.dtype) -> Covariance:
-    """The covariance that a number, a list of d variances or a d x d matrix means."""
+    """The covariance given by a variance, a list of variances or a matrix.
+
+    Args:
+        value: One variance, d variances or a (d, d) matrix.
+        d: Dimension.
+        dtype: float32 or float64.
+
+    Raises:
+        FlowportError: When the value has more than two axes, does not fit the dimension or is not positive definite.
+    """
     values = numbers("covariance", value, dtype)
     if values.ndim not in READINGS:
         raise FlowportError(f"covariance has {values.ndim} axes; it must be a number, a list of variances or a matrix")

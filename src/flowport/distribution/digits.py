@@ -1,4 +1,4 @@
-"""The handwritten digits inside scikit-learn."""
+"""The handwritten digits in the package scikit-learn."""
 
 from functools import lru_cache
 from typing import final
@@ -26,11 +26,22 @@ def _fitted(size: int, pad: int) -> Tensor:
 
 @final
 class Digits(Stored):
-    """1797 digits of 8 x 8 pixels in 17 greys, 10 classes: 1400 train, 100 validation, 297 test, stratified.
+    """1797 handwritten digits of 8 x 8 pixels in 17 grey levels and 10 classes.
 
-    size: of the encoded image (1, size, size); pad: black pixels around it, inside size (size=28, pad=4 as for MNIST).
-    modality: Image(), or one with augmentation. Source: Alpaydin and Kaynak (1998), UCI; in scikit-learn.
-    Raises FlowportError for an impossible size or pad, or an unknown part.
+    1400 train, 100 validation and 297 test images, stratified.
+
+    Args:
+        size: Height and width of the encoded image (1, size, size), in pixels.
+        pad: Black pixels at every edge, included in size (size=28, pad=4 gives the layout of MNIST).
+        modality: Encodes the images; None for ``Image`` without augmentation.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When size and pad do not fit, or the split is unknown.
+
+    References:
+        Alpaydin and Kaynak 1998, "Optical recognition of handwritten digits", UCI Machine Learning Repository,
+            doi:10.24432/C50P49.
     """
 
     def __init__(self, size: int = 8, pad: int = 0, modality: Modality | None = None, part: str = "train") -> None:

@@ -1,9 +1,10 @@
-"""eSpeak NG by ctypes, as a script for a process of its own: what it says depends on all that it said before.
+"""Speech synthesis by eSpeak NG through ctypes, as a script that runs in its own process.
 
-python espeak.py LIBRARY DATA OUT < job      job, in JSON: {"voice": name, "words": [[word, rate, pitch], …]}
-
-writes the waves one after the other, int16, into OUT and answers {"rate": Hz, "lengths": [samples, …]} in JSON, or
-{"refused": voice} for a voice that eSpeak does not know. Standard library only; flowport never links eSpeak (GPL).
+The waves of eSpeak depend on everything synthesised before in the same process, so a job is reproducible only in a new
+one. ``python espeak.py LIBRARY DATA OUT < job`` reads the job {"voice": name, "words": [[word, rate, pitch], …]} as
+JSON, writes the int16 waves one after the other into OUT and prints {"rate": Hz, "lengths": [samples, …]} as JSON, or
+{"refused": voice} where eSpeak has no such voice. It needs the standard library only; flowport itself never links
+eSpeak (GPL).
 """
 
 import ctypes
@@ -12,18 +13,28 @@ import sys
 
 SYNCHRONOUS, BY_CHARACTER, UTF8 = 2, 1, 1
 RATE, PITCH = 1, 3
-"""Numbers of eSpeak's interface (speak_lib.h)."""
+"""Constants of eSpeak's interface (speak_lib.h)."""
 
 
 def main(library: str, data: str, out: str) -> dict:
+    """Synthesises the words of the job on standard input.
+
+    Args:
+        library: Path of eSpeak's shared library.
+        data: Path of eSpeak's data folder.
+        out: Path of the file of int16 samples to write.
+
+    Returns:
+        The sample rate in Hz and the number of samples of each word, or the refused voice.
+    """
     job = json.load(sys.stdin)
-    espeak, heard = ctypes.CDLL(library), bytearray()
+    espeak, received = ctypes.CDLL(library), bytearray()
     rate = espeak.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), 0)
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
     def receive(wave: int | None, samples: int, events: int) -> int:
         if wave and samples > 0:
-            heard.extend(ctypes.string_at(wave, 2 * samples))
+            received.extend(ctypes.string_at(wave, 2 * samples))
         return 0
 
     espeak.espeak_SetSynthCallback(receive)
@@ -37,9 +48,9 @@ def main(library: str, data: str, out: str) -> dict:
             text = word.encode()
             espeak.espeak_Synth(text, len(text) + 1, 0, BY_CHARACTER, 0, UTF8, None, None)
             espeak.espeak_Synchronize()
-            file.write(heard)
-            lengths.append(len(heard) // 2)
-            heard.clear()
+            file.write(received)
+            lengths.append(len(received) // 2)
+            received.clear()
     return {"rate": rate, "lengths": lengths}
 
 

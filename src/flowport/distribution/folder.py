@@ -1,4 +1,4 @@
-"""A folder of files as one tensor: decoded once, in parallel, and kept on disk by a hash of its content."""
+"""A folder of files as one tensor, decoded once in parallel and cached on disk by a hash of its content."""
 
 import json
 import logging
@@ -25,14 +25,21 @@ from flowport.errors import FlowportError
 logger = logging.getLogger(__name__)
 CACHE = home() / "cache"
 FEWEST = 10
-"""Items that a split into 80, 10 and 10 per cent needs."""
+"""Least number of items of a split into 80, 10 and 10 per cent."""
 VERSION = 2
-"""To be raised when decoding changes, so that nobody reads an old cache."""
+"""Version of the decoding, a part of the hash; to be raised when decoding changes."""
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """items: (N, …) raw; file: (N,) which file each came from; classes: (N,) number of its sub-folder, or None."""
+    """The decoded items of a folder.
+
+    Args:
+        items: Raw items, (N, …).
+        file: Index into ``names`` of the file of each item, (N,) int64.
+        classes: Index of the sub-folder of each item, (N,) int64; None without sub-folders.
+        names: Paths of the files, relative to the folder.
+    """
 
     items: Tensor
     file: Tensor
@@ -40,7 +47,10 @@ class FolderContents:
     names: list[str]
 
     def splits(self) -> dict[str, Tensor]:
-        """80, 10 and 10 per cent of the *files*, classes in proportion, by the fixed seed."""
+        """Items of 80, 10 and 10 per cent of the files, classes in proportion, by a fixed seed.
+
+        All items of a file lie in one split.
+        """
         tenth = max(1, int(self.file.max() + 1) // 10)
         return divide(len(self.items), tenth, tenth, self.classes, self.file)
 
@@ -48,12 +58,20 @@ class FolderContents:
 def collect(
     path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArray], options: str, skip_bad_files: bool
 ) -> FolderContents:
-    """Every file below ``path`` with one of the suffixes, decoded to items (k, …) of one shape, in order of names.
+    """All files below a folder that have one of the suffixes, decoded, in the order of their names.
 
-    options: all that decoding depends on, a part of the hash. Files in two or more sub-folders are labelled by them.
-    Raises FlowportError for a folder that is missing or has no such file, for a file that cannot be decoded (by its
-    name;
-    with skip_bad_files it is counted and listed instead), and for fewer than 10 items.
+    Where every file lies in a sub-folder, and there are two or more, the first-level sub-folder is the class.
+
+    Args:
+        path: The folder.
+        suffixes: Accepted suffixes in lower case, with the dot.
+        decode: Decodes one file to its items (k, …), all of one shape.
+        options: Text of everything that decoding depends on, a part of the hash.
+        skip_bad_files: Whether files that cannot be decoded are left out with a warning.
+
+    Raises:
+        FlowportError: When the folder is missing, has no such file or gives fewer than 10 items, or a file cannot be
+            decoded and ``skip_bad_files`` is false.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -61,40 +79,40 @@ def collect(
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
     if not files:
         raise FlowportError(f"{path} holds no {', '.join(suffixes)} file: nothing to learn from")
-    cached = CACHE / f"{_digest(folder, files, options)}.safetensors"
-    kept = loaded(cached)
-    if kept is None:
+    cache_file = CACHE / f"{_digest(folder, files, options)}.safetensors"
+    cached = loaded(cache_file)
+    if cached is None:
         items, counts, bad = _decoded(folder, files, decode, skip_bad_files)
     else:
-        (items, counts), bad = (kept[0][name] for name in ("items", "counts")), kept[1]
+        (items, counts), bad = (cached[0][name] for name in ("items", "counts")), cached[1]
     if bad and not skip_bad_files:
-        raise FlowportError(_told(path, bad) + ": mend or remove them, or set skip_bad_files=true")
+        raise FlowportError(_unreadable(path, bad) + ": mend or remove them, or set skip_bad_files=true")
     if bad:
-        logger.warning("%s", _told(path, bad) + "; they are left out")
+        logger.warning("%s", _unreadable(path, bad) + "; they are left out")
     if len(items) < FEWEST:
         raise FlowportError(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
-    if kept is None:
-        keep(cached, {"items": items, "counts": counts}, bad)
-        mapped = loaded(cached)
-        items = mapped[0]["items"] if mapped else items  # pages of the file, which memory can give back
+    if cached is None:
+        keep(cache_file, {"items": items, "counts": counts}, bad)
+        mapped = loaded(cache_file)
+        items = mapped[0]["items"] if mapped else items  # memory-mapped pages of the file, which can be evicted
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
     file = torch.arange(len(good)).repeat_interleave(counts)
     return FolderContents(items, file, _classes(good, file), good)
 
 
-def _told(path: str, bad: dict[str, str]) -> str:
+def _unreadable(path: str, bad: dict[str, str]) -> str:
     name, why = next(iter(bad.items()))
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
     return f"{Path(path) / name}{more} cannot be read ({why})"
 
 
 def _classes(names: list[str], file: Tensor) -> Tensor | None:
-    homes = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
-    kinds = sorted(set(homes))
-    return None if "" in kinds or len(kinds) < 2 else torch.tensor([kinds.index(home) for home in homes])[file]
+    parents = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
+    kinds = sorted(set(parents))
+    return None if "" in kinds or len(kinds) < 2 else torch.tensor([kinds.index(parent) for parent in parents])[file]
 
 
-def _shown(steps: Iterable, title: str, total: int) -> Iterable:
+def _progress(steps: Iterable, title: str, total: int) -> Iterable:
     console = Console(stderr=True)
     return track(steps, title, total, console=console, transient=True, disable=not console.is_terminal)
 
@@ -106,29 +124,31 @@ def _digest(folder: Path, files: list[Path], options: str) -> str:
 
     whole = blake2b(f"{VERSION} {options}".encode(), digest_size=8)
     with ThreadPoolExecutor() as pool:
-        for part in _shown(pool.map(one, files), f"looking at {folder.name}", len(files)):
+        for part in _progress(pool.map(one, files), f"looking at {folder.name}", len(files)):
             whole.update(part)
     return whole.hexdigest()
 
 
 def _decoded(
-    folder: Path, files: list[Path], decode: Callable[[Path], NDArray], go_on: bool
+    folder: Path, files: list[Path], decode: Callable[[Path], NDArray], skip_bad_files: bool
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
-    """(items, items of every good file, name -> what is wrong with a bad one)."""
+    """The items, the number of items of every readable file, and the fault of every unreadable file by its name."""
 
     def one(file: Path) -> NDArray | str:
         try:
             return decode(file)
-        except Exception as error:  # decoders of damaged files raise whatever they like
+        except Exception as error:  # decoders of damaged files raise exceptions of any type
             return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
     good: list[NDArray] = []
     bad: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:
-        for file, found in zip(files, _shown(pool.map(one, files), f"decoding {folder.name}", len(files)), strict=True):
+        for file, found in zip(
+            files, _progress(pool.map(one, files), f"decoding {folder.name}", len(files)), strict=True
+        ):
             if isinstance(found, str):
                 bad[str(file.relative_to(folder))] = found
-                if not go_on:
+                if not skip_bad_files:
                     pool.shutdown(cancel_futures=True)
                     break
             else:
@@ -139,7 +159,13 @@ def _decoded(
 
 
 def keep(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
-    """Written beside and moved into place, so that no reader ever sees half a file."""
+    """Writes tensors and facts to a safetensors file, atomically, by a temporary file that is renamed.
+
+    Args:
+        path: The file; its folder is created.
+        tensors: Tensors by name.
+        told: Facts by name, stored in the header of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({name: t.contiguous() for name, t in tensors.items()}, written, metadata={"told": json.dumps(told)})
@@ -147,7 +173,11 @@ def keep(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
 
 
 def loaded(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """What ``keep`` was given; None where there is no file or it is damaged."""
+    """The tensors and facts that ``keep`` wrote; None where there is no file or it is damaged.
+
+    Args:
+        path: The file.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

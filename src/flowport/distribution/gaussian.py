@@ -1,4 +1,4 @@
-"""One Gaussian of any shape."""
+"""The Gaussian distribution N(m, S) on points of any shape."""
 
 import math
 from collections.abc import Sequence
@@ -21,13 +21,20 @@ MODALITIES: dict[int, type[Modality]] = {3: Image}
 
 @final
 class Gaussian(Density):
-    """N(m, S): log p(x) = −½ (x − m)ᵀ S⁻¹ (x − m) − ½ log det S − d/2 log 2π, score −S⁻¹ (x − m).
+    """The Gaussian N(m, S) on flattened points of d = prod(event_shape) numbers.
 
-    mean: a number, or d = prod(event_shape) numbers in any shape. covariance: a number (the variance of every
-    coordinate), d variances, or a (d, d) matrix. event_shape: a list, or the dimension d. dtype: float32 or float64.
-    modality: how points are shown; without it shapes (C, H, W) are images and all others points of the plane.
-    standard_gaussian holds exactly when m = 0 and S = I.
-    Raises FlowportError where sizes disagree or S is not symmetric positive definite.
+    log p(x) = −½ (x − m)ᵀ S⁻¹ (x − m) − ½ log det S − d/2 log 2π, with the score −S⁻¹ (x − m).
+    ``standard_gaussian`` is true exactly where m = 0 and S = I.
+
+    Args:
+        mean: One number for all coordinates, or d numbers in any shape.
+        covariance: One variance for all coordinates, d variances, or a (d, d) matrix.
+        event_shape: Shape of a point, or the dimension d.
+        dtype: float32 or float64.
+        modality: How points are shown; None for ``Image`` where the shape is (C, H, W) and ``Plane`` otherwise.
+
+    Raises:
+        FlowportError: When sizes disagree or S is not symmetric positive definite.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class Gaussian(Density):
 
     @property
     def components(self) -> GaussianComponents:
-        """The same law as a mixture of one component, for oracles."""
+        """The same Gaussian as a mixture of one component, for closed-form reference solutions."""
         return GaussianComponents.of([1.0], self.mean[None], self.covariance[None], self.dtype)
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:

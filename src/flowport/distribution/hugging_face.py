@@ -1,4 +1,4 @@
-"""A dataset of Hugging Face's library that was saved to disk."""
+"""Image data sets that Hugging Face's library ``datasets`` has saved to disk."""
 
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,23 @@ from flowport.modality import Image, Modality
 
 @final
 class HuggingFace(Stored):
-    """Images of ``datasets.load_from_disk(path)``: every middle square, resized to (channels, size, size) bytes.
+    """Images of ``datasets.load_from_disk(path)``, each its central square resized to (channels, size, size) bytes.
 
-    image, label: names of the columns; label null or a column of class numbers. A DatasetDict keeps its own train and
-    test; its validation comes from a tenth of the train images where it has none. A single Dataset is split 80/10/10.
-    Needs the extra: pip install 'flowport[hf]'. Raises FlowportError where that, the folder or a column is missing,
-    or where
-    an image cannot be read.
+    A DatasetDict with a train split has its own splits; a missing validation or test is a tenth of the train images.
+    All other data are split 80 / 10 / 10. Needs the extra ``hf``: pip install 'flowport[hf]'.
+
+    Args:
+        path: Folder that ``save_to_disk`` wrote.
+        image: Name of the column of images.
+        label: Name of the column of class numbers; None for no labels.
+        size: Height and width, in pixels.
+        channels: 1 for grey, 3 for colour.
+        modality: Encodes the images; None for ``Image`` without augmentation.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When size or channels is impossible, the extra, the folder or a column is missing, an image
+            cannot be read, or the split is unknown or empty.
     """
 
     def __init__(

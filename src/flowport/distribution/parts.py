@@ -1,4 +1,4 @@
-"""How stored items are divided into train, validation and test: once, by a fixed seed, every class in proportion."""
+"""Stratified division of stored items into train, validation and test by a fixed seed."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,15 @@ SEED = 0
 def divide(
     n: int, validation: int, test: int, labels: Tensor | None = None, groups: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Split name -> sorted item numbers; the three parts are disjoint and complete.
+    """Disjoint and complete splits train, validation and test of n items, as sorted item numbers by name.
 
-    labels (n,) int64: every part holds each class in proportion, up to one item. groups (n,) int64: items of one group
-    (for instance identical images) go to one part; validation and test then count groups, each of its first item's
-    class.
+    Args:
+        n: Number of items.
+        validation: Number of validation items, or of groups where groups are given.
+        test: Number of test items, or of groups.
+        labels: Classes (n,) int64, each of which every split holds in proportion up to one item; None for no classes.
+        groups: Group numbers (n,) int64; items of one group (for instance identical images) lie in one split, and a
+            group has the class of its first item. None where every item is its own group.
     """
     groups = torch.arange(n) if groups is None else groups
     first = torch.full((int(groups.max()) + 1,), n).scatter_reduce(0, groups, torch.arange(n), "amin")
@@ -30,8 +34,10 @@ def divide(
 
 
 def _interleaved(classes: Tensor) -> Tensor:
-    """A fixed random order of items of which every beginning holds each class in proportion: item k of a class of m, in
-    random order, stands at (k + ½) / m."""
+    """A fixed random order of items, every initial part of which holds each class in proportion, (n,) int64.
+
+    The k-th item (from 0) of a class of m, in random order, is sorted by (k + ½) / m.
+    """
     generator = Randomness(SEED).generator("split")
     shuffled = torch.randperm(len(classes), generator=generator)
     by_class = shuffled[classes[shuffled].argsort(stable=True)]

@@ -1,4 +1,4 @@
-"""Tensors from files that are not trusted: .npy, .npz and .pt, read as numbers only."""
+"""Reading of tensors from untrusted .npy, .npz and .pt files, as numbers only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +31,19 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {".npy": _npy, ".npz": _n
 
 
 def read(path: str, key: str | None, label_key: str | None) -> tuple[Tensor, Tensor | None]:
-    """The array named ``key`` and the labels named ``label_key`` in a file.
+    """The data array and the label array of a file; floating values become float32.
 
-    Without key: the only array beside the labels, or the one called x or data. Without label_key: label, labels or y,
-    where the file has one. Raises FlowportError for a missing file, an unknown suffix, a file with pickled objects, a
-    missing
-    or ambiguous key, or something that is not numbers.
+    Args:
+        path: Path of a .npy, .npz or .pt file.
+        key: Name of the data array; None for the one called x or data, or the only array beside the labels.
+        label_key: Name of the label array; None for label, labels or y, where the file has one.
+
+    Returns:
+        The data tensor, and the label tensor or None.
+
+    Raises:
+        FlowportError: When the file is missing, damaged or holds pickled objects, its suffix is unknown, a key is
+            missing or ambiguous, or an array does not hold real numbers.
     """
     place = Path(path)
     if place.suffix not in READERS:

@@ -1,4 +1,4 @@
-"""The S-shaped curve."""
+"""The S-shaped curve in the plane."""
 
 import math
 from typing import final
@@ -13,12 +13,19 @@ from flowport.types import Sample
 
 @final
 class SCurve(AnalyticDistribution):
-    """x = scale · (sin τ, sign(τ) (cos τ − 1)) + noise · z, τ = 3π (u − ½), u ~ U[0, 1), z ~ N(0, I): scikit-learn's
-    make_s_curve without its flat second coordinate.
+    """The S curve with Gaussian noise, scikit-learn's ``make_s_curve`` without its uniform second coordinate.
 
-    Label: the half, 0 for τ < 0 and 1 otherwise, or with ``continuous_label`` the position τ along the curve, (n, 1).
-    noise: deviation of every coordinate, after scaling.
-    Raises FlowportError for negative noise or a scale that is not positive.
+    x = scale · (sin τ, sign(τ) (cos τ − 1)) + noise · z with τ = 3π (u − ½), u ~ U[0, 1) and z ~ N(0, I). The label is
+    the half of the curve, 0 for τ < 0 and 1 otherwise.
+
+    Args:
+        noise: Standard deviation of the noise in each coordinate, after the scaling.
+        scale: Factor of the curve.
+        continuous_label: Whether the label is the position τ along the curve, (n, 1), instead of the half.
+        dtype: float32 or float64.
+
+    Raises:
+        FlowportError: When noise is negative or scale is not positive.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""10,000 animal silhouettes inside the package animal-shape-mnist."""
+"""10,000 animal silhouettes in the package animal-shape-mnist."""
 
 import gzip
 import pickle
@@ -22,7 +22,7 @@ ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
 
 
 class _Arrays(pickle.Unpickler):
-    """Reads numpy arrays and nothing else, so that a file cannot run code."""
+    """An unpickler that accepts numpy arrays only, so that a file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
@@ -31,7 +31,14 @@ class _Arrays(pickle.Unpickler):
 
 
 def arrays(path: Path) -> np.ndarray:
-    """The numpy array in a gzip'd pickle. Raises FlowportError where anything else stands in it."""
+    """The numpy array in a gzip-compressed pickle.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        FlowportError: When the pickle contains anything but numpy arrays.
+    """
     with gzip.open(path, "rb") as file:
         return np.asarray(_Arrays(file).load())
 
@@ -58,12 +65,20 @@ def _splits() -> dict[str, Tensor]:
 
 @final
 class Silhouettes(Stored):
-    """10,000 animal silhouettes of 28 x 28 pixels, 10 classes of 1000: about 8000 train, 500 validation, 1500 test.
+    """10,000 animal silhouettes of 28 x 28 pixels, 1000 of each of 10 classes.
 
-    Stratified; 284 images are copies of others, and copies always lie in one part (hence "about"). size: of the encoded
-    image (1, size, size); crop: pixels cut from every edge first; pad: black pixels around, inside size.
-    modality: Image(), or one with augmentation. Source: the package animal-shape-mnist, MIT.
-    Raises FlowportError where the package is not installed, for an impossible size, crop or pad, or an unknown part.
+    About 8000 train, 500 validation and 1500 test images, stratified. 284 images are copies of others; all copies of an
+    image lie in one split. Source: the package animal-shape-mnist (MIT licence).
+
+    Args:
+        size: Height and width of the encoded image (1, size, size), in pixels.
+        crop: Pixels cut from every edge before the resizing.
+        pad: Black pixels at every edge, included in size.
+        modality: Encodes the images; None for ``Image`` without augmentation.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When the package is not installed, size, crop and pad do not fit, or the split is unknown.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Surfaces of parametric solids in random pose and proportion, as clouds of points: fresh ones without end."""
+"""Point clouds on the surfaces of parametric solids with random proportions and poses."""
 
 from abc import abstractmethod
 from math import pi
@@ -14,19 +14,32 @@ from flowport.modality.cloud import rotations
 from flowport.types import Sample
 
 SCALE = 1 / 0.52
-"""Brings the coordinates of a torus to a standard deviation near 1."""
+"""Factor that brings the coordinates of a torus to a standard deviation near 1."""
 NEWTON = 6
+"""Newton steps of ``leaning``."""
 SPARE = 128
-"""Draws of a rejection sampler beyond those that it needs on average, so that a cloud of one point is exact too."""
+"""Additional candidates of a rejection sampler, so that small clouds get enough accepted points too."""
 
 
 class Solid(AnalyticDistribution):
-    """``points`` points, independent and uniform on the surface, jittered by N(0, jitter²), turned and scaled.
+    """A random solid, shown as a cloud of independent uniform points on its surface, (3, points).
 
-    turned: in random pose; otherwise upright, its own axis along z.
+    A point is SCALE · R (y + jitter · z): y uniform on the surface of a solid with random proportions, z ~ N(0, I), and
+    R a uniformly random rotation per cloud. The order of the points has no meaning. A member provides ``surface`` and
+    declares ``ranges``.
 
-    A member writes ``surface`` and names in ``ranges`` from where to where each of its proportions is uniform. Clouds
-    are exchangeable: the order of the points means nothing.
+    Args:
+        points: Points of a cloud.
+        jitter: Standard deviation of the noise of each coordinate, before the scaling.
+        turned: Whether each cloud is rotated at random; otherwise the axis of the solid is z.
+
+    Attributes:
+        ranges: Interval (low, high) of each uniformly distributed proportion.
+
+    Raises:
+        FlowportError: When points is less than 1 or jitter is negative.
+
+    To add a member: see ``Distribution``; the tests of ``surface`` are in tests/distribution/test_solids.py.
     """
 
     ranges: ClassVar[tuple[tuple[float, float], ...]]
@@ -40,7 +53,12 @@ class Solid(AnalyticDistribution):
 
     @abstractmethod
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
-        """Clouds (n, points, 3), uniform on solids of proportions (n, len(ranges)), in the solids' own coordinates."""
+        """Points that are uniform by area on the surfaces of n solids, (n, points, 3), in the solids' own coordinates.
+
+        Args:
+            proportions: Proportions of each solid within ``ranges``, (n, len(ranges)).
+            generator: Source of randomness.
+        """
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         low, high = torch.tensor(self.ranges, device=generator.device).T
@@ -51,31 +69,63 @@ class Solid(AnalyticDistribution):
         return Sample(posed.transpose(1, 2).contiguous().to(self.device))
 
     def uniform(self, n: int, generator: torch.Generator, many: int = 0) -> Tensor:
-        """(n, many or points) uniform numbers."""
+        """Independent uniform numbers in [0, 1), (n, many).
+
+        Args:
+            n: Number of clouds.
+            generator: Source of randomness.
+            many: Numbers per cloud; 0 for one per point.
+        """
         return torch.rand(n, many or self.points, generator=generator, device=generator.device)
 
     def kept(self, candidates: Tensor, probability: Tensor, generator: torch.Generator) -> Tensor:
-        """The first ``points`` of the candidates (n, m, d) that are kept, each with its probability (n, m)."""
+        """Rejection sampling: the first ``points`` accepted candidates of each cloud, (n, points, d).
+
+        With fewer accepted candidates than points, which must be improbable, rejected ones fill the remaining places.
+
+        Args:
+            candidates: Candidates, (n, m, d) with m well above points / acceptance rate.
+            probability: Acceptance probability of each candidate, (n, m).
+            generator: Source of randomness.
+        """
         kept = self.uniform(len(candidates), generator, candidates.shape[1]) < probability
         first = kept.int().argsort(dim=1, descending=True, stable=True)[:, : self.points, None]
         return candidates.gather(1, first.expand(-1, -1, candidates.shape[2]))
 
 
 def directions(n: int, many: int, generator: torch.Generator) -> Tensor:
-    """(n, many, 3) uniform unit vectors."""
+    """Uniform unit vectors in R³, (n, many, 3).
+
+    Args:
+        n: Number of clouds.
+        many: Vectors per cloud.
+        generator: Source of randomness.
+    """
     d = torch.randn(n, many, 3, generator=generator, device=generator.device)
     return d / d.norm(dim=2, keepdim=True)
 
 
 def revolved(z: Tensor, radius: Tensor, turn: Tensor) -> Tensor:
-    """Points at height z, at a distance from the axis, turned by a share of a whole turn: (n, N) each to (n, N, 3)."""
+    """Cylindrical to Cartesian coordinates, (r cos 2πa, r sin 2πa, z), (n, N, 3).
+
+    Args:
+        z: Heights, (n, N).
+        radius: Distances r from the axis, (n, N).
+        turn: Angles a around the axis as fractions of a full turn, (n, N).
+    """
     return torch.stack([radius * (2 * pi * turn).cos(), radius * (2 * pi * turn).sin(), z], 2)
 
 
 def faces(half: Tensor, many: int, generator: torch.Generator) -> Tensor:
-    """(n, many, 3) points uniform on the surfaces of cuboids of half-edges (n, 3)."""
+    """Uniform points on the surfaces of cuboids, (n, many, 3).
+
+    Args:
+        half: Half-edges, (n, 3).
+        many: Points per cuboid.
+        generator: Source of randomness.
+    """
     n, device = len(half), generator.device
-    area = half.prod(1, keepdim=True) / half  # of a face across each axis
+    area = half.prod(1, keepdim=True) / half  # of the faces orthogonal to each axis, up to a factor
     axis = torch.multinomial(area, many, replacement=True, generator=generator)
     place = 2 * torch.rand(n, many, 3, generator=generator, device=device) - 1
     side = (2 * (torch.rand(n, many, generator=generator, device=device) < 0.5) - 1).to(place)
@@ -84,8 +134,14 @@ def faces(half: Tensor, many: int, generator: torch.Generator) -> Tensor:
 
 
 def leaning(k: Tensor, wanted: Tensor) -> Tensor:
-    """Angles v of density (1 + k cos v)/2π at the levels ``wanted`` of its distribution function (v + k sin v)/2π,
-    times 2π: Newton's method, for |k| < 1/2."""
+    """Quantiles of the angle density (1 + k cos v) / 2π on [0, 2π], by Newton's method.
+
+    The result solves v + k sin v = wanted.
+
+    Args:
+        k: Amplitude of the density, |k| < 1/2, broadcastable to the levels.
+        wanted: 2π times the levels of the distribution function.
+    """
     v = wanted.clone()
     for _ in range(NEWTON):
         v -= (v + k * v.sin() - wanted) / (1 + k * v.cos())
@@ -94,9 +150,9 @@ def leaning(k: Tensor, wanted: Tensor) -> Tensor:
 
 @final
 class Torus(Solid):
-    """Tube radius r around a circle of radius R; R ~ U[0.7, 1], r/R ~ U[0.2, 0.45].
+    """A torus, the tube of radius r around a circle of radius R ~ U[0.7, 1], with k = r/R ~ U[0.2, 0.45].
 
-    The surface element is r (R + r cos v): v has a density ∝ 1 + k cos v, k = r/R.
+    The surface element is r (R + r cos v) du dv, so the angle v around the tube has a density ∝ 1 + k cos v.
     """
 
     ranges = ((0.7, 1.0), (0.2, 0.45))
@@ -110,7 +166,7 @@ class Torus(Solid):
 
 @final
 class Sphere(Solid):
-    """Radius ~ U[0.4, 1]."""
+    """A sphere of radius ~ U[0.4, 1]."""
 
     ranges = ((0.4, 1.0),)
 
@@ -120,21 +176,24 @@ class Sphere(Solid):
 
 @final
 class Ellipsoid(Solid):
-    """Half-axes ~ U[0.4, 1] each. A uniform direction d is kept with probability |A⁻¹d|/max: the surface element of
-    d ↦ A d is proportional to |A⁻¹ d|. At least 0.4 of them are kept on average."""
+    """An ellipsoid with independent half-axes ~ U[0.4, 1].
+
+    The surface element of d ↦ A d, A = diag(half-axes), is proportional to |A⁻¹ d|: a uniform unit vector d is accepted
+    with the probability |A⁻¹ d| / max |A⁻¹ d| ≥ 0.4.
+    """
 
     ranges = ((0.4, 1.0),) * 3
 
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
         axes = proportions[:, None]
         d = directions(len(axes), 4 * self.points + SPARE, generator)
-        # The largest possible weight is 1 / the shortest axis.
+        # max |A⁻¹ d| = 1 / the shortest half-axis
         return axes * self.kept(d, (d / axes).norm(dim=2) * axes.amin(2), generator)
 
 
 @final
 class Box(Solid):
-    """A cuboid's six faces; half-edges ~ U[0.4, 0.9] each."""
+    """A cuboid with independent half-edges ~ U[0.4, 0.9]."""
 
     ranges = ((0.4, 0.9),) * 3
 
@@ -144,10 +203,10 @@ class Box(Solid):
 
 @final
 class Capsule(Solid):
-    """A cylinder of half-length h ~ U[0.5, 1] with half-balls of its radius r ~ U[0.25, 0.5] at its ends.
+    """A cylinder of half-length h ~ U[0.5, 1] and radius r ~ U[0.25, 0.5], closed by two hemispheres.
 
-    By Archimedes' theorem a ball has as much surface between two heights as the cylinder around it, so that the height
-    of a uniform point is uniform on [−h − r, h + r].
+    By Archimedes' theorem a sphere has the same area between two heights as the cylinder around it, so the height of a
+    uniform point is uniform on [−h − r, h + r].
     """
 
     ranges = ((0.5, 1.0), (0.25, 0.5))

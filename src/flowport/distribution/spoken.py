@@ -1,4 +1,4 @@
-"""Spoken words of a synthetic voice: two voices over one list of words, rates and pitches are pairs."""
+"""Spoken words of synthetic voices; two voices with the same words, rates and pitches are paired data."""
 
 import json
 import subprocess
@@ -40,8 +40,8 @@ def _loader() -> Any:
         ) from None
 
 
-def _said(voice: str, words: Job) -> NDArray:
-    """(N, SAMPLES) int16, by one fresh process, so that the same job gives the same bits."""
+def _synthesised(voice: str, words: Job) -> NDArray:
+    """Waves (N, SAMPLES) int16, made by one new process so that equal jobs give equal bits."""
     loader = _loader()
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "waves"
@@ -68,40 +68,50 @@ def _said(voice: str, words: Job) -> NDArray:
         )
     shared = int(np.gcd(RATE, answer["rate"]))
     clips = np.zeros((len(words), SAMPLES), dtype=np.int16)
-    for k in range(0, len(words), CHUNK):  # rows of one length, so that many are resampled at once
+    for k in range(0, len(words), CHUNK):  # rows of one length are resampled together
         n = min(CHUNK, len(words) - k)
         rows = np.zeros((n, int(np.diff(bounds[k : k + n + 1]).max())), dtype=np.float32)
-        behind = np.arange(rows.shape[1]) < np.diff(bounds[k : k + n + 1])[:, None]
-        rows[behind] = waves[bounds[k] : bounds[k + n]]
+        valid = np.arange(rows.shape[1]) < np.diff(bounds[k : k + n + 1])[:, None]
+        rows[valid] = waves[bounds[k] : bounds[k + n]]
         short = resample_poly(rows, RATE // shared, answer["rate"] // shared, axis=1)[:, :SAMPLES]
         clips[k : k + n, : short.shape[1]] = np.rint(short).clip(-32767, 32767)
     return clips
 
 
 def _recorded(voice: str, words: Job) -> Tensor:
-    """The same, kept on disk by what was asked of which version."""
+    """The same waves as a tensor, cached on disk by the job and the versions."""
     _loader()
     options = json.dumps([folder.VERSION, metadata.version(PACKAGE), voice, words, RATE, SAMPLES])
     cached = folder.CACHE / f"{blake2b(options.encode(), digest_size=8).hexdigest()}.safetensors"
-    kept = folder.loaded(cached)
-    if kept is not None:
-        return kept[0]["items"]
-    made = torch.from_numpy(_said(voice, words))
-    folder.keep(cached, {"items": made}, {"spoken": voice})
-    return made
+    stored = folder.loaded(cached)
+    if stored is not None:
+        return stored[0]["items"]
+    waves = torch.from_numpy(_synthesised(voice, words))
+    folder.keep(cached, {"items": waves}, {"spoken": voice})
+    return waves
 
 
 @final
 class Spoken(Stored):
-    """``words`` said by eSpeak NG's ``voice`` at every one of ``rates`` (words a minute) and ``pitches`` (0 to 99);
-    1.024 s at 8 kHz, int16. label: which word, (n,) classes.
+    """Words spoken by a voice of eSpeak NG at all combinations of rates and pitches, 1.024 s at 8 kHz, int16.
 
-    All words of one rate and pitch lie in one split (80, 10 and 10 per cent of these settings), so no setting that is
-    heard in training is held out. half: 0 or 1, training has every other setting only, so that two voices with
-    different halves share none; the held-out items are those of every half and correspond item by item.
-    Said when needed by one process (seconds), kept in data/cache. Raises FlowportError where the extra ``speech`` is
-    missing,
-    for a voice that eSpeak does not know, and for a word that lasts longer than 1.024 s.
+    The label is the index of the word. A setting is one rate with one pitch; 80, 10 and 10 per cent of the settings are
+    train, validation and test, with all words of a setting in one split. The waves are synthesised on first use, in
+    seconds, and cached on disk.
+
+    Args:
+        voice: Name of a voice of eSpeak NG, such as en-us or en-us+f3.
+        words: At least two different words, the classes.
+        rates: Rates in words per minute, 80 to 450.
+        pitches: Pitches on eSpeak's scale, 0 to 99.
+        half: 0 or 1 for every other training setting only, so that two voices with different halves share no training
+            setting; their held-out items are the same and correspond. None for all training settings.
+        modality: Encodes the waves; None for ``LogMel``.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When the extra ``speech`` is not installed, eSpeak has no such voice, a word lasts longer than
+            1.024 s, words or settings are repeated or too few, or an option is out of range.
     """
 
     def __init__(
@@ -114,29 +124,34 @@ class Spoken(Stored):
         modality: Modality | None = None,
         part: str = "train",
     ) -> None:
-        said, settings = tuple(words), list(product(rates, pitches))
-        if len(set(said)) < max(2, len(said)) or len(set(settings)) < max(10, len(settings)):
+        vocabulary, settings = tuple(words), list(product(rates, pitches))
+        if len(set(vocabulary)) < max(2, len(vocabulary)) or len(set(settings)) < max(10, len(settings)):
             raise FlowportError(
-                f"spoken needs at least 2 different words and 10 different settings, not {len(said)} words "
+                f"spoken needs at least 2 different words and 10 different settings, not {len(vocabulary)} words "
                 f"and {len(settings)} settings"
             )
         if not all(80 <= rate <= 450 and 0 <= pitch <= 99 for rate, pitch in settings):
             raise FlowportError("spoken.rates must lie in 80 … 450 words a minute and spoken.pitches in 0 … 99")
         if half not in (None, 0, 1):
             raise FlowportError(f"spoken.half is {half}; it must be 0, 1 or null for all")
-        self.job: Job = [(word, rate, pitch) for rate, pitch in settings for word in said]
-        setting = torch.arange(len(settings)).repeat_interleave(len(said))
+        self.job: Job = [(word, rate, pitch) for rate, pitch in settings for word in vocabulary]
+        setting = torch.arange(len(settings)).repeat_interleave(len(vocabulary))
         tenth = max(1, len(settings) // 10)
         splits = divide(len(self.job), tenth, tenth, None, setting)
         if half is not None:
             trained = setting[splits["train"]]
-            mine = trained.unique()[half::2]
-            splits["train"] = splits["train"][torch.isin(trained, mine)]
-        labels = torch.arange(len(said)).repeat(len(settings))
-        super().__init__("spoken", _recorded(voice, self.job), labels, modality or LogMel(), splits, part, len(said))
+            selected = trained.unique()[half::2]
+            splits["train"] = splits["train"][torch.isin(trained, selected)]
+        labels = torch.arange(len(vocabulary)).repeat(len(settings))
+        raw = _recorded(voice, self.job)
+        super().__init__("spoken", raw, labels, modality or LogMel(), splits, part, len(vocabulary))
 
     def corresponds(self, other: Distribution) -> bool:
-        """Whether item k of both is the same word at the same rate and pitch."""
+        """Whether both splits have the same words at the same rates and pitches, in the same order.
+
+        Args:
+            other: The distribution to compare with.
+        """
         if not isinstance(other, Spoken) or self.part != other.part or self.job != other.job:
             return False
         return torch.equal(self.index.cpu(), other.index.cpu())

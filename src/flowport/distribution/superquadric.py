@@ -1,4 +1,4 @@
-"""Superquadrics: between diamonds, ellipsoids and boxes, as clouds of points."""
+"""Point clouds on superquadrics, shapes between diamonds, ellipsoids and boxes."""
 
 from typing import final
 
@@ -12,12 +12,16 @@ TINY = 1e-12
 
 @final
 class Superquadric(Solid):
-    """g(x) = ((|x/a|^p + |y/b|^p)^(q/p) + |z/c|^q)^(1/q) = 1 (Barr 1981); a, b, c ~ U[0.5, 0.9], p, q ~ U[1.5, 6].
+    """The superquadric g(x₁, x₂, x₃) = ((|x₁/a|^p + |x₂/b|^p)^(q/p) + |x₃/c|^q)^(1/q) = 1 with random proportions.
 
-    2 and 2 make an ellipsoid, large exponents a box. A point y uniform on the box around it is drawn to x = y/g(y). The
-    plane that touches the surface at x has the distance 1/|∇g(x)| from the middle, that of y's face the distance e,
-    its half-edge, so that a surface element of the box shrinks by g(y)^(−3) e |∇g(x)|. It is at most
-    max(e) |(1/a, 1/b, 1/c)|: y is kept with the ratio of the two, 0.15 or more of them on average.
+    a, b, c ~ U[0.5, 0.9] and p, q ~ U[1.5, 6]; p = q = 2 is an ellipsoid, large exponents approach a box. A uniform
+    point y on the surface of the bounding box is projected to x = y / g(y). The tangent plane at x has the distance
+    1/|∇g(x)| from the origin and the face of y has the distance e, its half-edge, so the projection scales a surface
+    element by e |∇g(x)| / g(y)³ ≤ max(a, b, c) |(1/a, 1/b, 1/c)|. The point y is accepted with the ratio of the two
+    sides as probability, at least 0.15 on average.
+
+    References:
+        Barr 1981, "Superquadrics and angle-preserving transformations", doi:10.1109/MCG.1981.1673799.
     """
 
     ranges = ((0.5, 0.9),) * 3 + ((1.5, 6.0),) * 2

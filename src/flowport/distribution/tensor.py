@@ -1,4 +1,4 @@
-"""The user's own data: one file with one array."""
+"""The user's own data in one file with one array."""
 
 from typing import final
 
@@ -21,17 +21,23 @@ KINDS: dict[tuple[int, bool], type[Modality]] = {
 
 @final
 class TensorFile(Stored):
-    """N items from a .npy, .npz or .pt file, which may come from a stranger: it is read as numbers only.
+    """Items of a .npy, .npz or .pt file, split 80 / 10 / 10 by a fixed seed with classes in proportion.
 
-    (N, d) becomes points (Plane); bytes (N, C, H, W) or (N, H, W) become images in [−1, 1] (Image); floating
-    (N, C, H, W) become images whose values are kept as they are (FloatImage). With ``modality`` any other shape (N, …)
-    is allowed, and that modality encodes it. C is 1 or 3 for bytes, before H and W.
+    The file is untrusted and read as numbers only. An array (N, d) holds points (``Plane``); bytes (N, C, H, W) with
+    C = 1 or 3, or (N, H, W), hold images that are encoded in [−1, 1] (``Image``); floating (N, C, H, W) hold images
+    with unchanged values (``FloatImage``). Labels (N,) of whole numbers from 0 are classes; floating (N,) or (N, k) are
+    continuous.
 
-    key, label_key: which arrays of an .npz or of a dictionary in a .pt; without them the only array (or x, data), and
-    label, labels or y where present. Labels: whole numbers from 0 (N,) are classes, floating (N,) or (N, k) continuous.
-    Split 80 / 10 / 10 by a fixed seed, classes in proportion. Raises FlowportError for everything else, fewer than 10
-    items,
-    NaN and infinity.
+    Args:
+        path: Path of the file.
+        key: Name of the array in an .npz file or in a dictionary of a .pt file; None for x, data, or the only array.
+        label_key: Name of the labels; None for label, labels or y, where the file has one.
+        modality: Encodes the items, which may then have any shape (N, …); None for the modality given by the shape.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When the file cannot be read, has fewer than 10 items, NaN or infinite values, or arrays of other
+            shapes, or the split is unknown.
     """
 
     def __init__(

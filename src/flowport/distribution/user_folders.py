@@ -1,4 +1,4 @@
-"""The user's own folders: pictures, recordings, shapes."""
+"""Data sets given by a folder of the user: images, recordings or point clouds and meshes."""
 
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 
 
 def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_bad_files: bool) -> dict[str, Any]:
-    """What the three give to ``Stored``: one tensor, split by file, labelled by sub-folder."""
+    """Arguments of ``Stored`` for a folder: one tensor, split by file and labelled by sub-folder."""
     found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
     classes = 0 if found.classes is None else int(found.classes.max()) + 1
     return {
@@ -38,7 +38,13 @@ def _picture(path: Path, size: int, channels: int) -> NDArray:
 
 
 def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray:
-    """The middle square of a picture, upright, resized: (1, channels, size, size) bytes."""
+    """The central square of an image in its EXIF orientation, resized, (1, channels, size, size) bytes.
+
+    Args:
+        picture: The image.
+        size: Height and width of the result, in pixels.
+        channels: 1 for grey, 3 for colour.
+    """
     upright = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
     square = np.asarray(ImageOps.fit(upright, (size, size), Picture.Resampling.BICUBIC))
     return square.reshape(1, size, size, channels).transpose(0, 3, 1, 2).copy()
@@ -46,10 +52,22 @@ def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray:
 
 @final
 class ImageFolder(Stored):
-    """Every .png, .jpg, .jpeg and .webp below ``path``: its middle square, resized to (channels, size, size) bytes.
+    """The images below a folder (.png, .jpg, .jpeg, .webp), each its central square resized to (channels, size, size).
 
-    channels: 1 grey, 3 colour. modality: Image(), or one with augmentation. Raises FlowportError as
-    ``distribution.folder.collect`` does.
+    Files in two or more sub-folders have the sub-folder as class. 80, 10 and 10 per cent of the files are train,
+    validation and test.
+
+    Args:
+        path: The folder.
+        size: Height and width, in pixels.
+        channels: 1 for grey, 3 for colour.
+        modality: Encodes the images; None for ``Image`` without augmentation.
+        skip_bad_files: Whether files that cannot be read are left out with a warning.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When size or channels is impossible, the folder has no such file or fewer than 10 images, a file
+            cannot be read, or the split is unknown.
     """
 
     def __init__(
@@ -71,7 +89,7 @@ class ImageFolder(Stored):
 
 
 PADDING = -32768
-"""What follows the end of a recording in the cache; no decoded sample is so low."""
+"""Value that fills a clip behind the end of its recording in the cache; decoded samples are at least −32767."""
 
 
 def _clips(path: Path, rate: int, stored: int) -> NDArray:
@@ -87,21 +105,33 @@ def _clips(path: Path, rate: int, stored: int) -> NDArray:
         mono = resample_poly(mono, rate, own)
     count = max(1, len(mono) // stored)
     clips = np.full(count * stored, PADDING, dtype=np.int16)
-    kept = mono[: len(clips)]
-    clips[: len(kept)] = np.rint(32767 * kept.clip(-1, 1))
+    used = mono[: len(clips)]
+    clips[: len(used)] = np.rint(32767 * used.clip(-1, 1))
     return clips.reshape(count, stored)
 
 
 @final
 class AudioFolder(Stored):
-    """Every .wav, .flac and .ogg below ``path``: one channel at ``rate`` Hz (the modality's), cut into items of
-    ``stored`` samples; a shorter recording is one item, filled up with silence. Items of one file lie in one split.
+    """The recordings below a folder (.wav, .flac, .ogg), as mono clips at the sample rate of the modality, int16.
 
-    samples: of a point. stored: kept of an item, by default ``samples``; with more, training draws ``samples`` at
-    random from the sound of the item each time, and evaluation takes the first. mask_padding: points come with a mask
-    that leaves out the frames behind the end of the sound. modality: LogMel(), or ComplexSTFT().
-    Raises FlowportError as ``distribution.folder.collect`` does; a sound of more than two channels counts as a file
-    that cannot be read.
+    A recording is cut into items of ``stored`` samples without its incomplete last one; a shorter recording is one
+    item, filled up with silence. Files in two or more sub-folders have the sub-folder as class. 80, 10 and 10 per cent
+    of the files are train, validation and test, with all items of a file in one split. A file of more than two channels
+    counts as unreadable.
+
+    Args:
+        path: The folder.
+        samples: Samples that a point shows.
+        stored: Samples of an item, at least ``samples``, which is the default. With more, training draws a random crop
+            of the item's sound each time, and evaluation takes its beginning.
+        mask_padding: Whether samples have a mask that excludes the frames behind the end of the sound.
+        modality: Encodes the waves, ``LogMel`` or ``ComplexSTFT``; None for ``LogMel``.
+        skip_bad_files: Whether files that cannot be read are left out with a warning.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When samples is less than the window of the modality or more than stored, the folder has no such
+            file or fewer than 10 items, a file cannot be read, or the split is unknown.
     """
 
     modality: Spectrogram
@@ -124,8 +154,8 @@ class AudioFolder(Stored):
         decode = partial(_clips, rate=modality.rate, stored=stored)
         held = _read(path, (".wav", ".flac", ".ogg"), decode, skip_bad_files)
         self.samples, self.mask_padding = samples, mask_padding
-        parts = held["raw"].split(256)  # torch would count all at once in 64 bits
-        self.length = torch.cat([(part != PADDING).sum(1) for part in parts])  # of the sound of every item
+        parts = held["raw"].split(256)  # in parts: torch counts in 64 bits
+        self.length = torch.cat([(part != PADDING).sum(1) for part in parts])  # samples of sound in every item
         self.crops = bool((self.length > samples).any())
         if bool((self.length < stored).any()):
             held["raw"] = held["raw"].masked_fill(held["raw"] == PADDING, 0)
@@ -140,7 +170,7 @@ class AudioFolder(Stored):
         raw = self.raw[at[:, None], start[:, None] + torch.arange(self.samples, device=at.device)]
         if not self.mask_padding:
             return raw, None
-        return raw, self.modality.heard(length, self.samples)[:, None, None]  # a later start is filled
+        return raw, self.modality.heard(length, self.samples)[:, None, None]  # a crop with start > 0 is full
 
     def to(self, device: torch.device | str) -> "AudioFolder":
         other = super().to(device)
@@ -159,7 +189,7 @@ def _points(path: Path, stored: int) -> NDArray:
         raise ValueError(f"it holds an array {points.shape}, not points (N, 3)")
     if not np.isfinite(points).all():
         raise ValueError("it holds NaN or infinite values")
-    draw = torch.Generator().manual_seed(0)  # which of its points are kept, the same on every run
+    draw = torch.Generator().manual_seed(0)  # the choice of points is the same in every run
     rows = torch.cat([torch.randperm(len(points), generator=draw) for _ in range(-(-stored // len(points)))])
     points = points[rows[:stored].numpy()].astype(np.float32)
     points -= points.mean(0)
@@ -180,11 +210,23 @@ def _surface(path: Path, stored: int) -> NDArray:
 
 @final
 class CloudFolder(Stored):
-    """Every .npy and .npz below ``path`` with points (N, 3), and meshes (.ply, .off, .obj, .stl; extra ``meshes``), of
-    which points are drawn uniformly by area. Every cloud is centred and scaled to coordinates of mean square 1.
+    """The point clouds (.npy, .npz) and meshes (.ply, .off, .obj, .stl) below a folder, centred and scaled.
 
-    points: of an encoded cloud; stored: kept of every file, of which training draws fresh ``points`` each time.
-    rotate: training turns every cloud at random. Raises FlowportError as ``distribution.folder.collect`` does.
+    An array holds points (N, 3); from a mesh, which needs the extra ``meshes``, points are drawn uniformly by area.
+    Each cloud is centred and scaled so that the mean square of its coordinates is 1. Files in two or more sub-folders
+    have the sub-folder as class. 80, 10 and 10 per cent of the files are train, validation and test.
+
+    Args:
+        path: The folder.
+        points: Points of an encoded cloud.
+        stored: Points stored of each file, of which training draws new ``points`` each time.
+        rotate: Whether training rotates each cloud at random.
+        skip_bad_files: Whether files that cannot be read are left out with a warning.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Raises:
+        FlowportError: When points is not between 1 and stored, the folder has no such file or fewer than 10 clouds, a
+            file cannot be read, or the split is unknown.
     """
 
     def __init__(

@@ -9,15 +9,11 @@ from torch import Tensor
 from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
 from flowport.field.base import Field
-from flowport.field.guidance import Guidance, Unguided
 from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.transport import wasserstein_2
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
-from flowport.sampling.grid import Grid
-from flowport.sampling.solver.base import Solver
-from flowport.sampling.translator import Translator
-from flowport.sampling.volatility import Volatility
+from flowport.sampling.sampler import Sampler
 from flowport.types import Sample
 
 SEARCHED = 10_000
@@ -27,27 +23,17 @@ SOUNDS = 4
 
 
 class Evaluator:
-    """How a field is sampled, as what ``guidance`` makes of it, and what is measured.
+    """Translates held-out points and measures the result.
 
-    items: source points translated (stored data: at most all of the split). metrics: by name, measured on one outcome.
+    Args:
+        sampler: How points are translated.
+        metrics: By name; all are measured on one translation.
+        items: Source points translated (stored data: at most all of the split).
     """
 
-    def __init__(
-        self,
-        solver: Solver,
-        grid: Grid,
-        volatility: Volatility,
-        metrics: dict[str, Metric],
-        items: int = 4096,
-        guidance: Guidance | None = None,
-    ) -> None:
-        self.guidance = guidance or Unguided()
-        self.solver, self.grid, self.volatility, self.metrics, self.items = solver, grid, volatility, metrics, items
+    def __init__(self, sampler: Sampler, metrics: dict[str, Metric], items: int = 4096) -> None:
+        self.sampler, self.metrics, self.items = sampler, metrics, items
         self._cost: float | None = None  # of the one pair of distributions that is evaluated
-
-    def translator(self, field: Field) -> Translator:
-        """The translator of a field; raises FlowportError where it cannot serve guidance, solver and volatility."""
-        return Translator(self.guidance(field), self.solver, self.grid, self.volatility)
 
     def outcome(
         self, field: Field, source: Distribution, target: Distribution, randomness: Randomness, part: str = "test"
@@ -62,7 +48,7 @@ class Evaluator:
         if goal.label is not None:
             drawn = torch.randint(len(goal), (len(start),), generator=generator, device=generator.device)
             label = goal.label[drawn.to(goal.label.device)]
-        translator = self.translator(field)
+        translator = self.sampler.translator(field)
         trajectory = translator.forward(start, generator, label, keep=True)
         condition = field.conditioning.sampling(start, label)
 

@@ -1,15 +1,14 @@
 """A sweep's runs as one table: a row for every setting, mean ± standard error over seeds."""
 
 import csv
-import json
 import math
+import statistics
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from flowport.errors import FlowportError
@@ -21,8 +20,29 @@ REFERENCES = ("untranslated", "retrieved", "floor")
 
 
 @dataclass(frozen=True)
+class Job:
+    """A finished run of a sweep.
+
+    Args:
+        settings: Its overrides, key to value.
+        numbers: Its metrics.
+        translation: The picture of its translations, which need not exist.
+    """
+
+    settings: dict[str, str]
+    numbers: dict[str, float]
+    translation: Path
+
+
+@dataclass(frozen=True)
 class MeanAndError:
-    """Mean over n runs and its standard error s/√n (0 for one run)."""
+    """Mean over n runs and its standard error s/√n (0 for one run).
+
+    Args:
+        mean: The mean.
+        error: Its standard error.
+        n: Number of runs.
+    """
 
     mean: float
     error: float
@@ -30,10 +50,13 @@ class MeanAndError:
 
     @classmethod
     def of(cls, values: list[float]) -> "MeanAndError":
-        mean, n = math.fsum(values) / len(values), len(values)
-        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) if n > 1 else 0.0
-        rounding = 1e-12 * max(map(abs, values))
-        return cls(mean, 0.0 if spread <= rounding else spread / math.sqrt(n), n)
+        """The mean of numbers and its standard error.
+
+        Args:
+            values: One number per run.
+        """
+        n = len(values)  # statistics sums exactly: equal numbers have no spread
+        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0, n)
 
     def __str__(self) -> str:
         digits = 3 if self.error == 0 else max(0, min(6, 1 - math.floor(math.log10(self.error))))
@@ -69,38 +92,31 @@ class SweepTable:
         return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
 
 
-def read(folder: Path, metrics: list[str]) -> SweepTable:
-    """All finished runs of a multirun folder. metrics: names with or without ``test/``; none: every test metric.
+def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
+    """The table of a sweep.
 
     Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured.
-    Raises FlowportError for a folder without finished runs or a metric that no run has.
+
+    Args:
+        jobs: The finished runs, at least one.
+        metrics: Names with or without ``test/``; none: every test metric.
+
+    Raises:
+        FlowportError: For a metric that no run has.
     """
-    found = [(words, json.loads((job / "metrics.json").read_text())) for job, words in _jobs(folder)]
-    varied = _varied([words for words, _ in found])
-    wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(found)
+    varied = _varied([job.settings for job in jobs])
+    wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(jobs)
     for name in wanted:
-        if not any(name in numbers for _, numbers in found):
-            known = sorted({m for _, numbers in found for m in numbers if m.startswith("test/")})
-            raise FlowportError(f"no run in {folder} has a metric {name}; they have {', '.join(known)}")
+        if not any(name in job.numbers for job in jobs):
+            known = sorted({m for job in jobs for m in job.numbers if m.startswith("test/")})
+            raise FlowportError(f"no run of this sweep has a metric {name}; they have {', '.join(known)}")
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
-    for words, numbers in found:
-        groups.setdefault(tuple(words.get(key, "") for key in varied), []).append(numbers)
+    for job in jobs:
+        groups.setdefault(tuple(job.settings.get(key, "") for key in varied), []).append(job.numbers)
     rows = [(setting, _cells(numbers, wanted, "")) for setting, numbers in groups.items()]
     for reference in REFERENCES:
         rows += _reference_rows(varied, groups, wanted, reference)
     return SweepTable(varied, wanted, rows)
-
-
-def _jobs(folder: Path) -> list[tuple[Path, dict[str, str]]]:
-    """Folder and settings of every finished run of a multirun, in order. Raises FlowportError where there is none."""
-    found = []
-    for job in sorted(folder.glob("*/metrics.json"), key=lambda p: (len(p.parent.name), p.parent.name)):
-        words = OmegaConf.to_container(OmegaConf.load(job.parent / ".hydra" / "overrides.yaml"))
-        assert isinstance(words, list)
-        found.append((job.parent, dict(str(w).lstrip("+").split("=", 1) for w in words)))
-    if not found:
-        raise FlowportError(f"{folder} holds no finished runs (<job>/metrics.json): give the folder that a sweep wrote")
-    return found
 
 
 def _varied(settings: list[dict[str, str]]) -> list[str]:
@@ -109,9 +125,9 @@ def _varied(settings: list[dict[str, str]]) -> list[str]:
     return [key for key in keys if len({words.get(key) for words in settings}) > 1] or keys[:1]
 
 
-def _headline(found: list[tuple[dict[str, str], dict[str, float]]]) -> list[str]:
+def _headline(jobs: list[Job]) -> list[str]:
     hidden = ("nfe", "_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
-    names = dict.fromkeys(m for _, numbers in found for m in numbers if m.startswith("test/"))
+    names = dict.fromkeys(m for job in jobs for m in job.numbers if m.startswith("test/"))
     return [m for m in names if not m.endswith(hidden)]
 
 
@@ -143,9 +159,15 @@ def _reference_rows(
     ]
 
 
-def write(sheet: SweepTable, folder: Path, against: str | None = None) -> None:
-    """table.csv, table.md and table.png into the sweep's folder, and translations.png where runs left theirs. against:
-    the metric that the others are drawn over."""
+def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None = None) -> None:
+    """Write table.csv, table.md, table.png and, where runs left pictures, translations.png.
+
+    Args:
+        sheet: The table.
+        jobs: Its runs.
+        folder: Where the files go.
+        against: The metric that the others are drawn over.
+    """
     with (folder / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows(sheet.lines())
     (folder / "table.md").write_text(sheet.markdown())
@@ -153,20 +175,19 @@ def write(sheet: SweepTable, folder: Path, against: str | None = None) -> None:
         draw(sheet, folder / "table.png")
     else:
         draw_against(sheet, against, folder / "table.png")
-    _compare(folder)
+    _compare(jobs, folder / "translations.png")
 
 
-def _compare(folder: Path) -> None:
+def _compare(jobs: list[Job], path: Path) -> None:
     """The translations of the first run of every setting, one row a setting."""
-    jobs, rows = _jobs(folder), dict[str, torch.Tensor]()
-    varied = _varied([words for _, words in jobs])
-    for job, words in jobs:
-        if (job / "translation.png").is_file():
-            strip = torch.from_numpy(np.asarray(Image.open(job / "translation.png").convert("RGB")).copy())
-            name = ", ".join(f"{key.rpartition('.')[2]} {words.get(key, '')}" for key in varied)
+    rows, varied = dict[str, torch.Tensor](), _varied([job.settings for job in jobs])
+    for job in jobs:
+        if job.translation.is_file():
+            strip = torch.from_numpy(np.asarray(Image.open(job.translation).convert("RGB")).copy())
+            name = ", ".join(f"{key.rpartition('.')[2]} {job.settings.get(key, '')}" for key in varied)
             rows.setdefault(name, strip.permute(2, 0, 1)[None] / 255)
     if rows:
-        gallery.draw(rows, str(folder / "translations.png"), tile=1)
+        gallery.draw(rows, str(path), tile=1)
 
 
 def draw(sheet: SweepTable, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Vector fields with a meaning."""
+"""Fields: functions of (x, t, condition) that a prediction and a path turn into velocity, score and end points."""
 
 from flowport.field.analytic import AnalyticField, JointMixture
 from flowport.field.base import Field

@@ -1,4 +1,4 @@
-"""A field: a function of (x, t, condition) whose output has a meaning on a path."""
+"""The interface of the fields: velocity, score and end points from one output on a path."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -15,10 +15,25 @@ from flowport.types import Condition
 
 
 class Field(nn.Module, ABC):
-    """Members write ``forward``, the output in the terms of ``prediction``; everything else follows by the algebra.
+    """A function of (x, t, condition) whose output is read by a prediction on a path.
 
-    Times outside the path's interval are moved to its edge, so every end of [0, 1] gives finite numbers.
-    sees_step: whether it also knows the mean velocity over a step.
+    A member provides ``forward``, the output in the parametrisation of its prediction. Velocity, score and end points
+    follow by linear conversions (``flowport.prediction``). Times outside the path's interval are moved to its nearest
+    end, so all of [0, 1] gives finite numbers. The exact field has v(x, t) = E[ẋ_t | x_t = x], whose flow carries p0
+    to p1 for any coupling.
+
+    To add a member: subclass this class in a new module of this folder and export it in ``__init__.py``; a field that
+    modifies another one belongs in ``flowport.field.guidance``, with ``configs/guidance/<name>.yaml`` (``_target_`` and
+    ``_partial_: true``). Its tests belong in tests/field.
+
+    Args:
+        path: Probability path x_t = α x0 + β x1 + γ z.
+        prediction: What the output means.
+        conditioning: What the field is a function of beside x and t.
+        capabilities: The role of the path's noise, and whether the field has a score.
+
+    Attributes:
+        sees_step: Whether the field also has the mean velocity over a step.
     """
 
     sees_step: bool = False
@@ -31,34 +46,77 @@ class Field(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x (B, *D), t (B,) -> output (B, heads·C, …) in the terms of ``prediction``."""
+        """Output in the parametrisation of ``prediction``, (B, heads·C, *rest).
+
+        Args:
+            x: Points, (B, *D) with D = (C, *rest).
+            t: Times in the path's interval, (B,).
+            condition: Labels, sources and step lengths of the rows.
+        """
 
     def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """``forward`` for points of any precision; what training and evaluation call."""
+        """The output for points of any precision, in their precision; training and evaluation call this.
+
+        Args:
+            x: Points, (B, *D).
+            t: Times in the path's interval, (B,).
+            condition: Labels, sources and step lengths of the rows.
+        """
         return self(x, t, condition)
 
     def start(self, condition: Condition) -> Tensor | None:
-        """x0 where the algebra knows it: a bridge whose field sees its start."""
+        """x0 (B, *D) where the conversions need it, on a bridge whose field is a function of x0; otherwise None.
+
+        Args:
+            condition: The condition of the rows.
+        """
         return condition.source if self.path.bridge and self.conditioning.sees_source else None
 
     def flow_state(self, x: Tensor, t: Tensor, condition: Condition) -> FlowState:
-        """(x, velocity, noise) at (x, t); t must lie in the path's interval."""
+        """Points, velocity and noise (x, v, E[z | x]) at (x, t).
+
+        Args:
+            x: Points, (B, *D).
+            t: Times, (B,), in the interval in which the prediction is finite.
+            condition: Labels, sources and step lengths of the rows.
+        """
         output = self.output(x, t, condition)
         return self.prediction.flow_state(output, x, self.path.coefficients(t), self.start(condition))
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """v(x, t) = E[ẋ_t | x_t = x], (B, *D)."""
+        """Velocity v(x, t) = E[ẋ_t | x_t = x], (B, *D).
+
+        Args:
+            x: Points, (B, *D).
+            t: Times in [0, 1], (B,).
+            condition: Labels, sources and step lengths of the rows.
+        """
         return self.flow_state(x, self.prediction.clamp(self.path, t), condition).velocity
 
     def average_velocity(self, x: Tensor, t: Tensor, step: Tensor, condition: Condition) -> Tensor:
-        """(X_{t,t+d}(x) − x)/d, (B, *D), X the flow of the ODE and d = ``step`` (B,) ≥ 0; the velocity itself at d = 0.
+        """Mean velocity (X_{t,t+d}(x) − x)/d of the flow X of the ODE, (B, *D); the velocity itself at d = 0.
 
-        Raises FlowportError for a field that never learnt it."""
+        Args:
+            x: Points, (B, *D).
+            t: Times in [0, 1], (B,).
+            step: Step lengths d ≥ 0, (B,).
+            condition: Labels and sources of the rows.
+
+        Raises:
+            FlowportError: When the field was not trained on mean velocities (``sees_step``).
+        """
         self.require_step("a mean velocity")
         return self.velocity(x, t, replace(condition, step=step))
 
     def require_step(self, who: str) -> None:
-        """Raise FlowportError, naming ``who`` asks, where the field knows velocities only."""
+        """Check that the field has mean velocities over steps.
+
+        Args:
+            who: What needs them, the first words of the error message.
+
+        Raises:
+            FlowportError: When the field has velocities only.
+        """
         if not self.sees_step:
             raise FlowportError(
                 f"{who} needs a flow that learnt what its velocity is on the mean over a step (objective=shortcut; "
@@ -66,24 +124,62 @@ class Field(nn.Module, ABC):
             )
 
     def score(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """∇ log p_t(x), (B, *D), or that of p_t(· | x0) for a bridge that sees x0. Raises FlowportError without a
-        score."""
+        """Score ∇ log p_t(x), (B, *D), or that of p_t(· | x0) for a bridge whose field is a function of x0.
+
+        Args:
+            x: Points, (B, *D).
+            t: Times in [0, 1], (B,).
+            condition: Labels, sources and step lengths of the rows.
+
+        Raises:
+            FlowportError: When the composition has no score.
+        """
         return self.velocity_and_score(x, t, condition)[1]
 
     def velocity_and_score(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """v and ∇ log p_t from one evaluation of the network."""
+        """Velocity and score from one evaluation, s = −E[ε | x]/n with n the weight of the noise ε in x_t.
+
+        Args:
+            x: Points, (B, *D).
+            t: Times in [0, 1], (B,), moved a margin inside.
+            condition: Labels, sources and step lengths of the rows.
+
+        Returns:
+            v and ∇ log p_t, each (B, *D).
+
+        Raises:
+            FlowportError: When the composition has no score.
+        """
         t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)
         flow_state, c = self.flow_state(x, t, condition), self.path.coefficients(t)
         noise = self.capabilities.role.noise(flow_state, c, self.start(condition))
         return flow_state.velocity, -noise / self.capabilities.role.amplitude(c.over(x))[0]
 
     def velocity_and_end(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """v and E[x1 | x_t] from one evaluation of the network."""
+        """Velocity and expected target from one evaluation.
+
+        Args:
+            x: Points, (B, *D).
+            t: Times in [0, 1], (B,), moved a margin inside.
+            condition: Labels, sources and step lengths of the rows.
+
+        Returns:
+            v and E[x1 | x_t], each (B, *D).
+        """
         t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)
         flow_state, c = self.flow_state(x, t, condition), self.path.coefficients(t)
         return flow_state.velocity, endpoints(flow_state, c, self.start(condition))[1]
 
     def endpoints(self, x: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Tensor | None]:
-        """E[x0 | x], E[x1 | x] and E[z | x] (None without bridge noise)."""
+        """Expected end points and bridge noise from one evaluation.
+
+        Args:
+            x: Points, (B, *D).
+            t: Times in [0, 1], (B,), moved a margin inside.
+            condition: Labels, sources and step lengths of the rows.
+
+        Returns:
+            E[x0 | x_t], E[x1 | x_t] and E[z | x_t], each (B, *D); the last is None on a path without noise.
+        """
         t = clamped(self.path.clamp(t), MARGIN, 1 - MARGIN)
         return endpoints(self.flow_state(x, t, condition), self.path.coefficients(t), self.start(condition))

@@ -1,4 +1,9 @@
-"""The field a network learns."""
+"""The field of a neural network.
+
+References:
+    Lipman et al. 2022, "Flow matching for generative modeling", arXiv:2210.02747.
+    Albergo et al. 2023, "Stochastic interpolants: a unifying framework for flows and diffusions", arXiv:2303.08797.
+"""
 
 from dataclasses import replace
 
@@ -13,10 +18,17 @@ from flowport.types import Condition
 
 
 class LearnedField(Field):
-    """network(x, t, condition) read in the terms of a prediction on a path.
+    """The output of a network, network(x, t, condition), read by a prediction on a path.
 
-    ``output`` casts points of another precision than the network's for it and back; ``forward`` does not.
-    sees_step: whether the network was built to be told the length of a step.
+    ``output`` casts points to the precision of the network and its result back; ``forward`` does not.
+
+    Args:
+        network: A module (x, t, condition) -> (B, heads·C, *rest).
+        path: Probability path.
+        prediction: What the output means.
+        conditioning: What the field is a function of beside x and t.
+        capabilities: The role of the path's noise, and whether the field has a score.
+        sees_step: Whether the network was built to accept step lengths.
     """
 
     def __init__(
@@ -37,6 +49,6 @@ class LearnedField(Field):
     def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         weight = next(self.network.parameters(), x)
         if weight.dtype == x.dtype:
-            return self.network(x, t, condition).to(x.dtype)  # an autocast would leave it in half precision
+            return self.network(x, t, condition).to(x.dtype)  # under autocast the output has half precision
         start = None if condition.source is None else condition.source.to(weight.dtype)
         return self.network(x.to(weight.dtype), t, replace(condition, source=start)).to(x.dtype)

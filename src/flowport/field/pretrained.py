@@ -25,19 +25,31 @@ READINGS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "sample": lambda output, x, alpha, beta: (x - beta * output) / alpha,
     "v_prediction": lambda output, x, alpha, beta: alpha * x + beta * output,  # v = β ε − α x1 and α² + β² = 1
 }
-"""What a model predicts, as its scheduler calls it -> E[ε | x] from its output, x, α and β."""
+"""E[ε | x] from a model's output, x, α and β, by the scheduler's name of the prediction."""
 
 
 @final
 class PretrainedField(Field):
-    """E[ε | x_t] of a UNet2DModel or DiTTransformer2DModel on the path of its scheduler's ``alphas_cumprod``.
+    """The field E[ε | x_t] of a pretrained diffusion model on the path of its noise schedule.
 
-    x_t = √ᾱ_k x1 + √(1 − ᾱ_k) ε at step k = (1 − t)(N − 1), which between whole steps is passed on as it is: the models
-    embed it by sines. The source is standard Gaussian noise, so the field has a score and serves every sampler, and it
-    can be a teacher or the base of a fine-tuning. A model with classes is told the target's label. Of an output with
-    more channels than x (a learnt variance) the first are the mean.
+    x_t = √ᾱ_k x1 + √(1 − ᾱ_k) ε at step k = (1 − t)(N − 1), with ᾱ the scheduler's ``alphas_cumprod`` of N steps. The
+    models embed k by sines, so k between whole steps is passed as a real number. The source is standard Gaussian noise:
+    the field has a score, can be sampled by every sampler, and can be the teacher of a reflow or the base of a
+    fine-tuning. A model with classes is conditioned on the target's label. If the output has more channels than x (a
+    learned variance), the first ones are the mean.
 
-    Raises FlowportError for another kind of prediction than READINGS has, or a scheduler without ``alphas_cumprod``.
+    Args:
+        model: A ``UNet2DModel`` or ``DiTTransformer2DModel`` of diffusers.
+        scheduler: The scheduler of its training, with ``alphas_cumprod`` and a ``prediction_type`` in ``READINGS``.
+
+    Raises:
+        FlowportError: For another kind of prediction, and for a scheduler without ``alphas_cumprod``.
+
+    References:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239.
+        Salimans and Ho 2022, "Progressive distillation for fast sampling of diffusion models", arXiv:2202.00512 (the
+        v-prediction).
+        Peebles and Xie 2022, "Scalable diffusion models with transformers", arXiv:2212.09748.
     """
 
     def __init__(self, model: nn.Module, scheduler: "SchedulerMixin") -> None:
@@ -48,8 +60,8 @@ class PretrainedField(Field):
                 f"{type(scheduler).__name__} with prediction_type={kind} is no diffusion that flowport can read: it "
                 f"needs alphas_cumprod and one of {', '.join(READINGS)}"
             )
-        told: Any = model.config
-        self.classes = told.get("num_class_embeds") or told.get("num_embeds_ada_norm")
+        options: Any = model.config
+        self.classes = options.get("num_class_embeds") or options.get("num_embeds_ada_norm")
         conditioning: Conditioning = TargetLabelConditioning() if self.classes else Unconditional()
         path = TabulatedPath(table)
         super().__init__(path, SourcePrediction(), conditioning, Capabilities(SourceIsNoise(), True))
@@ -57,19 +69,23 @@ class PretrainedField(Field):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         weight = next(self.model.parameters())
-        told = {}
-        if condition.label is not None:  # a DiT keeps the class after the last for "none", which is −1 here
-            told["class_labels"] = torch.where(condition.label < 0, self.classes, condition.label)
-        output = self.model(x.to(weight.dtype), self.steps.timestep(t), **told).sample[:, : x.shape[1]].to(x)
+        labels = {}
+        if condition.label is not None:  # a DiT's class for "no label" is the one after the last; here it is −1
+            labels["class_labels"] = torch.where(condition.label < 0, self.classes, condition.label)
+        output = self.model(x.to(weight.dtype), self.steps.timestep(t), **labels).sample[:, : x.shape[1]].to(x)
         return self.read(output, x, over(self.path.alpha(t), x), over(self.path.beta(t), x))
 
 
 def load(folder: Path) -> PretrainedField:
-    """The field of a pipeline that ``save_pretrained`` wrote: its unet or transformer, and its scheduler, from disk.
+    """The field of a diffusion pipeline on disk, as written by ``save_pretrained`` of diffusers.
 
-    Weights are safetensors, and no code of the folder's runs. Raises FlowportError where a part is missing or of
-    another
-    kind, or where diffusers is not installed.
+    It reads the unet or transformer and the scheduler. Weights must be safetensors; no code from the folder is run.
+
+    Args:
+        folder: Folder of the pipeline, with scheduler/ and unet/ or transformer/.
+
+    Raises:
+        FlowportError: When a part is missing or of another kind, and where diffusers is not installed.
     """
     try:
         import diffusers

@@ -1,10 +1,12 @@
-"""Simulated paths of the discretised chain, and the lean adjoint along them.
+"""Simulated paths of the discretised controlled SDE, and the lean adjoint along them.
 
-The lean adjoint is transported by the discrete steps of the frozen base, a_k = (∂m_k/∂x)ᵀ a_{k+1}, from
-a_K = −∇r(x_K). Everything here is in float32 or float64.
+The lean adjoint is transported backwards by the steps of the frozen base, a_k = (∂m_k/∂x)ᵀ a_{k+1}, from
+a_K = −λ∇r(x_K), with m_k the mean step of ``flowport.finetuning.discretisation``. States, adjoints and log-ratios are
+float32 or float64, also under autocast.
 
 References:
-    Domingo-Enrich, Drozdzal, Karrer & Chen 2024, Adjoint Matching, arXiv:2409.08861.
+    Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative models
+        with memoryless stochastic optimal control", arXiv:2409.08861.
 """
 
 from dataclasses import dataclass
@@ -20,8 +22,17 @@ from flowport.types import Condition
 
 @dataclass(frozen=True)
 class ControlledPaths:
-    """n paths of a controlled chain. states: (K+1, n, *D); controls: G at every noisy step, (K−1, n, *D);
-    log_ratio: log dP/dP_base of each path, (n,); energy: Σ h s²|G|²/2 of each path, (n,), whose mean is KL(P, P_base).
+    """Paths of the controlled discretised SDE, with their exact likelihood ratios to the base.
+
+    With P the law of the controlled path and P_base that of the uncontrolled one,
+
+        log dP/dP_base = Σ_k √(h_k s²_k) G_k·ε_k + h_k s²_k |G_k|²/2,      KL(P ‖ P_base) = E_P Σ_k h_k s²_k |G_k|²/2.
+
+    Args:
+        states: x_0 … x_K, (K+1, n, *D); from a later first step only the states from there on.
+        controls: G at every noisy step, (K−1, n, *D); zeros where there was no control.
+        log_ratio: log dP/dP_base of each path, (n,), in nats.
+        energy: Control energy Σ_k h_k s²_k |G_k|²/2 of each path, (n,), in nats; its mean estimates KL(P ‖ P_base).
     """
 
     states: Tensor
@@ -31,7 +42,11 @@ class ControlledPaths:
 
 
 def rows(x: Tensor) -> Tensor:
-    """Sum over everything but the rows, (B,)."""
+    """Sum over all dimensions but the first, (B,).
+
+    Args:
+        x: Tensor (B, *D).
+    """
     return x.flatten(1).sum(1)
 
 
@@ -45,13 +60,26 @@ def roll_out(
     control: TiltedField | None = None,
     first: int = 0,
 ) -> ControlledPaths:
-    """Paths of a base's chain from ``start`` (n, *D) at step ``first``, with the control G of a field tilted from it.
+    """Simulate paths of the discretised memoryless SDE of a base, x_{k+1} = m_k(x_k) + h_k s²_k G_k + √(h_k s²_k) ε_k.
 
-    The base may be a tuned flow itself: it is rolled by its own drift, as ``lean_adjoint`` differentiates it."""
-    chain, x = discretisation.noise_schedule(base), start
+    The base may itself be a tuned flow: its own drift is simulated, which is also what ``lean_adjoint`` differentiates.
+
+    Args:
+        discretisation: Steps and variances of the SDE.
+        base: The frozen field that defines the mean step m_k.
+        start: States at step ``first``, (n, *D).
+        condition: What the field is conditioned on, n rows.
+        generator: Random generator of the noise ε, on the device of ``start``.
+        control: The tilted field that gives G; None for the base's own paths.
+        first: Number of the step at which the paths start.
+
+    Returns:
+        The paths, with K+1−first states.
+    """
+    schedule, x = discretisation.noise_schedule(base), start
     states, controls = [x], []
     log_ratio, energy = x.new_zeros(len(x)), x.new_zeros(len(x))
-    for _, t, h, variance in chain.steps[first:]:
+    for _, t, h, variance in schedule.steps[first:]:
         x_next, velocity = discretisation.step(base, x, t, h, variance, condition)
         if variance > 0:
             noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -59,30 +87,41 @@ def roll_out(
             x_next = x_next + scale * noise
             if control is not None:
                 at, s2 = (x.new_tensor(value).expand(len(x)) for value in (t, variance))
-                g = discretisation.control(control, x, at, condition, s2, chain.times[1], velocity)
+                g = discretisation.control(control, x, at, condition, s2, schedule.times[1], velocity)
                 x_next = x_next + h * variance * g
-                spent = 0.5 * h * variance * rows(g.square())
-                log_ratio, energy = log_ratio + scale * rows(g * noise) + spent, energy + spent
+                cost = 0.5 * h * variance * rows(g.square())
+                log_ratio, energy = log_ratio + scale * rows(g * noise) + cost, energy + cost
                 controls.append(g)
         x = x_next
         states.append(x)
-    made = torch.stack(controls) if controls else x.new_zeros(len(chain.times) - 2, *x.shape)
-    return ControlledPaths(torch.stack(states), made, log_ratio, energy)
+    stacked = torch.stack(controls) if controls else x.new_zeros(len(schedule.times) - 2, *x.shape)
+    return ControlledPaths(torch.stack(states), stacked, log_ratio, energy)
 
 
 def lean_adjoint(
     discretisation: Discretisation, base: Field, states: Tensor, condition: Condition, terminal: Tensor, first: int = 0
 ) -> Tensor:
-    """a_k = (∂m_k/∂x)ᵀ a_{k+1} of the frozen base along states (K+1−first, n, *D), a_K = ``terminal``: the same shape.
+    """Lean adjoint a_k = (∂m_k/∂x)ᵀ a_{k+1} of the frozen base along given paths, from a_K = ``terminal``.
 
-    The states are constants: no gradient flows along the path.
+    The states are constants, and the control does not enter: only the mean step of the base is differentiated.
+
+    Args:
+        discretisation: Steps and variances of the SDE.
+        base: The frozen field that defines the mean step m_k.
+        states: x_first … x_K, (K+1−first, n, *D).
+        condition: What the field is conditioned on, n rows.
+        terminal: a_K = −λ∇r(x_K), (n, *D).
+        first: Number of the step of the first state.
+
+    Returns:
+        a_first … a_K, of the shape of ``states``.
     """
-    a, found = terminal, [terminal]
+    a, adjoints = terminal, [terminal]
     steps = discretisation.noise_schedule(base).steps[first:]
     with torch.inference_mode(False), torch.enable_grad():
         for (_, t, h, variance), state in reversed(list(zip(steps, states[:-1], strict=True))):
             x = state.detach().clone().requires_grad_()
             mean, _ = discretisation.step(base, x, t, h, variance, condition)
             (a,) = torch.autograd.grad(mean, x, a.to(mean.dtype))
-            found.append(a)
-    return torch.stack(found[::-1])
+            adjoints.append(a)
+    return torch.stack(adjoints[::-1])

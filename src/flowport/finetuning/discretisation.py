@@ -1,15 +1,20 @@
 """Discretisations of the memoryless SDE of a base flow, on which reward fine-tuning simulates paths.
 
-The base SDE dX = (v + g²/2 s) dt + g dW with the memoryless volatility g² = 2η becomes the Markov chain
+The base SDE dX = (v + g²/2 s) dt + g dW, with v the velocity, s the score and g² = 2η the memoryless volatility
+(η: ``flowport.finetuning.adapter.base``), becomes, with the control G ≈ ∇ log h of a ``TiltedField``,
 
-    x_{k+1} = m_k(x_k) + h_k s²_k G_k(x_k) + √(h_k s²_k) ε_k,      the last step x_K = E[x1 | x_{K−1}] without noise,
+    x_{k+1} = m_k(x_k) + h_k s²_k G_k(x_k) + √(h_k s²_k) ε_k,   ε_k ~ N(0, I),   k < K − 1,
+    x_K = E[x1 | x_{K−1}], without noise and control,
 
-with m_k the mean step of the base and G ≈ ∇ log h the control (``TiltedField``). Each step adds a Gaussian only, so the
-likelihood ratio of the chain to the base is exact for any control.
+where m_k is the mean step of the base, h_k the step and s²_k the variance rate (s² below, not the score). Base and
+controlled path have the same Gaussian transitions up to the mean, so their likelihood ratio is exact for any control.
+
+The marginal-consistent discretisation, and the same given x0 on a bridge, are constructions of this package, checked
+against closed forms in tests/laws/test_adjoint.py.
 
 References:
-    Domingo-Enrich, Drozdzal, Karrer & Chen 2024, Adjoint Matching, arXiv:2409.08861. The marginal-consistent
-    discretisation and the chain given x0 of a bridge are derived in this project (tests/laws/test_adjoint.py).
+    Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative models
+        with memoryless stochastic optimal control", arXiv:2409.08861.
 """
 
 from abc import ABC, abstractmethod
@@ -31,21 +36,43 @@ from flowport.types import Condition
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """One discretisation: times t_0 … t_K on the host, and s²_k, k < K (the last is 0)."""
+    """Times and variance rates of a discretised SDE, as numbers on the host.
+
+    Args:
+        times: t_0 … t_K, ascending.
+        variances: s²_0 … s²_{K−1}, noise variance per unit of time; the last is 0.
+    """
 
     times: list[float]
     variances: list[float]
 
     @property
     def steps(self) -> list[tuple[int, float, float, float]]:
-        """(k, t_k, h_k, s²_k)."""
+        """All steps, as (k, t_k, h_k, s²_k) with h_k = t_{k+1} − t_k."""
         return [
             (k, t, self.times[k + 1] - t, v) for k, (t, v) in enumerate(zip(self.times, self.variances, strict=False))
         ]
 
 
 class Discretisation(ABC):
-    """after: whether the control at x_k is regressed on the adjoint after the step, a_{k+1}, rather than on a_k."""
+    """Discretisation of the memoryless SDE of a base: its times, variance rates, drift and control.
+
+    A member provides ``drift``, ``control`` and ``after``. The mean step is m_k(x) = x + h_k · drift, which must be
+    differentiable in x; the last step is E[x1 | x] for every member.
+
+    To add a member: subclass this class in this module, and add ``configs/discretisation/<name>.yaml`` with
+    ``_target_`` and a grid; add a case to ``BASES`` of tests/laws/test_adjoint.py.
+
+    Args:
+        grid: Times of the steps, at least 2 steps; None: 20 uniform steps.
+        offset: Time o by which the variance is kept away from the ends (``noise_schedule``); None: the first step.
+
+    Attributes:
+        after: Whether the control at x_k is regressed on the adjoint after the step, a_{k+1}, instead of on a_k.
+
+    Raises:
+        FlowportError: For a grid of fewer than 2 steps.
+    """
 
     after: ClassVar[bool]
 
@@ -55,13 +82,26 @@ class Discretisation(ABC):
             raise FlowportError(f"a fine-tuning chain needs at least 2 steps, not grid.steps={self.grid.steps}")
 
     def accept(self, base: Field) -> None:
-        """Raise FlowportError for a base whose chain this scheme does not define."""
+        """Check that this discretisation is defined for a base.
+
+        Args:
+            base: The field to be tuned.
+
+        Raises:
+            FlowportError: For a base without a score, or whose tilt has no guarantee (``NoiseRole.require_tilt``).
+        """
         base.capabilities.role.require_tilt()
         base.capabilities.require_score("reward fine-tuning")
 
     def noise_schedule(self, base: Field) -> NoiseSchedule:
-        """Times and variances for a base: s² is read at (t + o)/(1 + 2o), which on the linear path is
-        2(1 − t + o)/(t + o), finite at t = 0. The offset o is the first step unless it was given."""
+        """Times and variance rates s²_k = g²((t_k + o)/(1 + 2o)) for a base, the last variance 0.
+
+        g² = 2η is the memoryless volatility, o the offset. From Gaussian noise on the linear path
+        s² = 2(1 − t + o)/(t + o), which is finite at t = 0.
+
+        Args:
+            base: The field, of which the path and the role of the noise are read.
+        """
         times = self.grid.times(base.path)
         h = float(times[1] - times[0]) if self.offset is None else self.offset
         volatility = MemorylessVolatility(offset=1e-4)
@@ -73,7 +113,19 @@ class Discretisation(ABC):
     def drift(
         self, base: Field, x: Tensor, t: Tensor, h: float, variance: float, condition: Condition
     ) -> tuple[Tensor, Tensor]:
-        """(drift of the base's chain, the base's velocity) at x (B, *D)."""
+        """Drift of the discretised base SDE at a noisy step, with the base's velocity.
+
+        Args:
+            base: The frozen field.
+            x: Points, (B, *D).
+            t: Times, (B,), all equal.
+            h: Step h_k.
+            variance: Variance rate s²_k of the step.
+            condition: What the field is conditioned on, B rows.
+
+        Returns:
+            The drift and the velocity v(x, t), each (B, *D).
+        """
 
     @abstractmethod
     def control(
@@ -86,12 +138,34 @@ class Discretisation(ABC):
         floor: float,
         base: Tensor | None = None,
     ) -> Tensor:
-        """G at x; the chain adds h s² G. variance: s² of every row, (B,); base: the base's velocity, where known."""
+        """Control G ≈ ∇ log h at x, (B, *D); a step adds h s² G.
+
+        Args:
+            field: The tilted field.
+            x: Points, (B, *D).
+            t: Times of the steps, (B,).
+            condition: What the field is conditioned on, B rows.
+            variance: Variance rate s² of every row, (B,).
+            floor: Earliest time at which the weights of the tilt are evaluated, since η is infinite at t = 0.
+            base: The base's velocity at (x, t) if already computed, (B, *D).
+        """
 
     def step(
         self, base: Field, x: Tensor, t: float, h: float, variance: float, condition: Condition
     ) -> tuple[Tensor, Tensor]:
-        """(m_k(x), the base's velocity at x)."""
+        """Mean step m_k(x) of the base, and its velocity.
+
+        Args:
+            base: The frozen field.
+            x: Points, (B, *D).
+            t: Time t_k.
+            h: Step h_k.
+            variance: Variance rate s²_k; 0 means the last step, m(x) = E[x1 | x].
+            condition: What the field is conditioned on, B rows.
+
+        Returns:
+            m_k(x) and v(x, t_k), each (B, *D); at the last step both are E[x1 | x].
+        """
         at = x.new_tensor(t).expand(len(x))
         if variance == 0:  # the noiseless last step
             end = base.endpoints(x, at, condition)[1]
@@ -101,9 +175,13 @@ class Discretisation(ABC):
 
 
 class ConsistentDiscretisation(Discretisation):
-    """Drift v + s²/2 · s with the same s² as the noise, so that the base keeps its marginals, and the adjoint after the
-    step: the fixed point is the tilt up to O(h) of quadratic rewards, at 20 steps what ``PaperDiscretisation``
-    reaches at 40."""
+    """Marginal-consistent discretisation: drift v + (s²/2) ∇ log p_t with the variance rate s² of its own noise.
+
+    Drift and noise use the same s², so the base keeps its marginals for any offset, up to O(h). G is regressed on the
+    adjoint after the step, a_{k+1}, which is the exact optimality condition of the discretised control problem with
+    fixed variances. Its optimum differs from the tilt by O(h) for quadratic rewards and by less for linear ones; 20
+    steps reach about the accuracy of ``PaperDiscretisation`` with 40 (tests/laws/test_adjoint.py).
+    """
 
     after = True
 
@@ -127,14 +205,23 @@ class ConsistentDiscretisation(Discretisation):
 
 
 class PaperDiscretisation(Discretisation):
-    """As published: drift 2v − x/(t + h), s² = 2(1 − t + h)/(t + h), control 2Δv, and the adjoint at the step's start.
+    """Discretisation as published, for the linear path from Gaussian noise.
 
-    Its two O(h) errors partly cancel. Raises FlowportError for any path but the linear one from Gaussian noise.
+    The drift is 2v − x/(t + h), the variance rate s² = 2(1 − t + h)/(t + h), the control term s² G = 2Δv, and G is
+    regressed on the adjoint at the start of the step, a_k. Its two O(h) errors are of opposite sign and partly cancel.
     """
 
     after = False
 
     def accept(self, base: Field) -> None:
+        """Check that the base is a flow from Gaussian noise on the linear path.
+
+        Args:
+            base: The field to be tuned.
+
+        Raises:
+            FlowportError: For any other path or role of the noise.
+        """
         super().accept(base)
         if not (isinstance(base.path, LinearPath) and isinstance(base.capabilities.role, SourceIsNoise)):
             raise FlowportError(

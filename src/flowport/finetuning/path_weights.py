@@ -1,4 +1,12 @@
-"""Path weights: self-normalised, annealed until enough of the paths count."""
+"""Path weights: self-normalised importance weights of paths, annealed to a given effective sample size.
+
+References:
+    Kong, Liu and Wong 1994, "Sequential imputations and Bayesian missing data problems",
+        doi:10.1080/01621459.1994.10476469 (effective sample size).
+    Kappen and Ruiz 2016, "Adaptive importance sampling for control and inference", doi:10.1007/s10955-016-1446-7
+        (weights of controlled paths).
+    Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy", arXiv:2401.01879.
+"""
 
 import math
 
@@ -6,23 +14,45 @@ import torch
 from torch import Tensor
 
 LEVELS = 200
-"""Values of the reached strength a (and of the temper) that are tried: 0, 1/200, …, 1."""
+"""Number of intervals of the grid 0, 1/200, …, 1 on which the annealed strength a and the temper are searched."""
 
 
 def normalised(logits: Tensor, groups: int) -> Tensor:
-    """Softmax of (…, n) within each of ``groups`` equal parts of the last dimension, over groups: the sum is 1."""
+    """Softmax within each group of paths, divided by the number of groups: the weights sum to 1, (…, n).
+
+    Args:
+        logits: Log weights, (…, n).
+        groups: Number of equal, contiguous groups of the last dimension.
+    """
     return logits.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2) / groups
 
 
 def effective(weights: Tensor, groups: int) -> Tensor:
-    """Effective sample size 1/Σw² of weights (…, n), as a share of n: the mean over the groups, (…)."""
+    """Effective sample size 1/Σw² as a share of the group's size, averaged over the groups, (…).
+
+    Args:
+        weights: Weights of sum 1, each group with the same sum, (…, n).
+        groups: Number of equal, contiguous groups of the last dimension.
+    """
     w = weights.unflatten(-1, (groups, -1)) * groups
     return (1 / w.square().sum(-1) / w.shape[-1]).mean(-1)
 
 
 def reached(reward: Tensor, log_ratio: Tensor, groups: int, ess: float) -> tuple[Tensor, Tensor]:
-    """(a, temper): the largest a in [0, 1] for which the weights e^{a r − S} have at least the effective size ``ess``,
-    and 1; where there is none the a of the largest, and the exponent that brings the weights to it."""
+    """Annealed strength a and temper τ at which the weights e^{τ (a r − S)} have the effective sample size ``ess``.
+
+    a is the largest value in [0, 1] at which the weights e^{a r − S} reach ``ess``, and then τ = 1. If no a reaches it,
+    a is the value of the largest effective sample size, and τ the largest exponent in [0, 1] that reaches ``ess``.
+
+    Args:
+        reward: λr of the paths' results, (n,).
+        log_ratio: S = log dP/dP_base of the paths, (n,).
+        groups: Number of equal, contiguous groups within which the weights are normalised.
+        ess: Required effective sample size, a share of n in (0, 1).
+
+    Returns:
+        a and τ, each ().
+    """
     level = torch.linspace(0, 1, LEVELS + 1, dtype=reward.dtype, device=reward.device)
     sizes = effective(normalised(level[:, None] * reward - log_ratio, groups), groups)
     enough = sizes >= ess
@@ -33,13 +63,25 @@ def reached(reward: Tensor, log_ratio: Tensor, groups: int, ess: float) -> tuple
 
 
 def centred(values: Tensor, groups: int) -> Tensor:
-    """Every value less the mean of the others of its group, (n,): a baseline that the value itself does not move, so
-    that products with it have the mean of a covariance whatever the size of the groups."""
+    """Leave-one-out centring: every value minus the mean of the others of its group, (n,).
+
+    The baseline is independent of the value's own path, so the mean of a product with it is a covariance without bias
+    for groups of any size.
+
+    Args:
+        values: Values, (n,).
+        groups: Number of equal, contiguous groups, each of at least 2.
+    """
     v = values.view(groups, -1)
     return ((v - v.mean(1, keepdim=True)) * (v.shape[1] / (v.shape[1] - 1))).flatten()
 
 
 def best_of_divergence(n: int) -> float:
-    """KL(best of n | base) = log n − (n − 1)/n, for rewards without ties (with ties less): the budget of best-of-n
-    (Beirami et al. 2024, Theoretical guarantees on the best-of-n alignment policy)."""
+    """Kullback–Leibler divergence KL(best of n ‖ base) = log n − (n − 1)/n, in nats.
+
+    It holds for rewards without ties; with ties it is an upper bound (Beirami et al. 2024).
+
+    Args:
+        n: Number of results of which the best is taken.
+    """
     return math.log(n) - (n - 1) / n

@@ -1,4 +1,15 @@
-"""What the results of a tuned flow still lack of a tilt, learnt by telling them from the results of its base."""
+"""Residual reward: the log density ratio between the tilt and the results of a tuned flow, learnt by classification.
+
+It is the reward of residual reward boosting, which reaches the tilt of all results where fine-tuning given the start
+tilts each start's law on its own. Fixed point: q = p1 e^{λr}/Z. The rounds are iterative proportional fitting in
+path space, with the density ratio in place of the corrector of the adjoint Schrödinger bridge sampler.
+
+References:
+    Mohamed and Lakshminarayanan 2016, "Learning in implicit generative models", arXiv:1610.03483 (density ratios by
+        classification).
+    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599.
+    Liu, Choi, Chen, Miller and Chen 2025, "Adjoint Schrödinger bridge sampler", arXiv:2506.22565.
+"""
 
 from collections.abc import Callable
 from math import prod, sqrt
@@ -17,10 +28,15 @@ from flowport.types import Condition, ConditionShape
 
 @final
 class ResidualReward(Reward):
-    """f(x1) = scale · Σ network(x1)/√D ≈ λr − log q/p1, learnt from results of the base and of the flow tuned so far.
+    """Residual reward f(x1) ≈ λr(x1) − log Z − log q(x1)/p1(x1), with p1 the base's results and q the tuned flow's.
 
-    network: of any kind that takes the flow's points, asked at t = 1 (a partial, finished by ``check``); points:
-    results of either flow that it is learnt from, of which a quarter are held out; steps: of learning.
+    f(x1) = scale · Σ network(x1)/√d, the sum over the d coordinates of the network's output at t = 1. It is learnt by
+    ``fit`` from results of the base and of the flow tuned so far, and is 0 everywhere once q is the tilt.
+
+    Args:
+        network: Partial of a network that takes the flow's points; ``check`` completes it with their shape.
+        points: Number of results of each of the two flows to learn from; a quarter of them is held out.
+        steps: Number of optimiser steps.
     """
 
     learnt = True
@@ -43,24 +59,36 @@ class ResidualReward(Reward):
         return self.scale * out.flatten(1).sum(1).to(x1.dtype) / sqrt(prod(x1.shape[1:]))
 
     def fit(self, base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor], generator: torch.Generator) -> float:
-        """Learn from results (n, *D) of both flows, row k of both from one start; value: x1 -> λr.
+        """Learn f by classifying results of the tuned flow against results of the base.
 
-        A last logistic regression on held-out rows scales what was learnt, so that an overconfident network promises no
-        more than it knows (Guo et al. 2017). Returns their cross-entropy: ln 2 where q and p1 cannot be told apart.
+        The network minimises ``cross_entropy`` on three quarters of the rows. A logistic regression of slope a ≥ 0 and
+        intercept b on the held-out quarter then sets ``scale`` = a, which calibrates an overconfident network (Guo et
+        al. 2017).
+
+        Args:
+            base: Results of the base, (n, *D).
+            tuned: Results of the tuned flow, (n, *D), row k from the same start as row k of ``base``.
+            value: The function x1 -> λr(x1), (m, *D) to (m,).
+            generator: Random generator of the split and the batches, on the device of the results.
+
+        Returns:
+            Cross-entropy of the held-out rows in nats: ln 2 where q and p1 cannot be distinguished.
         """
         x, achieved = torch.stack([base, tuned], 1), torch.tensor([0.0, 1.0], device=base.device)
-        told = value(x.flatten(0, 1)).view(-1, 2)
-        told = told - told[:, 0].logsumexp(0) + torch.tensor(len(x)).log()  # less log Z: the fixed point is f = 0
+        values = value(x.flatten(0, 1)).view(-1, 2)
+        values = (
+            values - values[:, 0].logsumexp(0) + torch.tensor(len(x)).log()
+        )  # minus log Z: the fixed point is f = 0
         order = torch.randperm(len(x), generator=generator, device=x.device)
-        kept, held = order[len(x) // 4 :], order[: len(x) // 4]
+        train, held_out = order[len(x) // 4 :], order[: len(x) // 4]
 
         def loss(rows: Tensor, a: Tensor | float = 1.0, b: Tensor | float = 0.0) -> Tensor:
             f = self(x[rows].flatten(0, 1), Condition())
-            return cross_entropy(a * f + b, told[rows].flatten(), achieved.repeat(len(rows)))
+            return cross_entropy(a * f + b, values[rows].flatten(), achieved.repeat(len(rows)))
 
         def step() -> Tensor:
-            index = torch.randint(len(kept), (self.recipe.batch,), generator=generator, device=x.device)
-            return loss(kept[index])
+            index = torch.randint(len(train), (self.recipe.batch,), generator=generator, device=x.device)
+            return loss(train[index])
 
         with torch.enable_grad():
             optimised(self.network.requires_grad_(True), self.recipe, "residual reward", step)
@@ -68,18 +96,24 @@ class ResidualReward(Reward):
             line = torch.tensor([1.0, 0.0], device=x.device, requires_grad=True)
             search = torch.optim.LBFGS([line], max_iter=50, line_search_fn="strong_wolfe")
 
-            def again() -> Tensor:
+            def closure() -> Tensor:
                 search.zero_grad()
-                found = loss(held, line[0], line[1])
-                found.backward()
-                return found
+                held_out_loss = loss(held_out, line[0], line[1])
+                held_out_loss.backward()
+                return held_out_loss
 
-            search.step(again)
+            search.step(closure)
         self.scale.fill_(line[0].detach().clamp_min(0))
-        return float(loss(held, 1.0, line[1].detach()))
+        return float(loss(held_out, 1.0, line[1].detach()))
 
 
 def cross_entropy(f: Tensor, value: Tensor, achieved: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean of −log P of which flow made a result, with P(tuned | x) = σ(λr(x) − log Z − f(x)): least where f is
-    λr − log Z − log q/p1. f, value = λr − log Z, achieved (1: tuned, 0: base), weight: (n,)."""
+    """Mean of −log P(flow | x), (), with P(tuned | x) = σ(λr(x) − log Z − f(x)); least at f = λr − log Z − log q/p1.
+
+    Args:
+        f: Residual reward, (n,).
+        value: λr − log Z, (n,).
+        achieved: The flow that made a result, 1 for the tuned one and 0 for the base, (n,).
+        weight: Weights of the terms, (n,); None for 1.
+    """
     return binary_cross_entropy_with_logits(value - f, achieved.to(f), weight)

@@ -1,4 +1,4 @@
-"""Networks: functions of (x, t, condition), and classifiers."""
+"""Neural networks f(x, t, condition) that parametrise a flow, and classifiers for metrics, costs and rewards."""
 
 from flowport.network.base import Network
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier

@@ -1,4 +1,4 @@
-"""An autoencoder of images: the space in which latent flows live."""
+"""A convolutional autoencoder of images, whose latents are the points of latent flows."""
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -9,11 +9,19 @@ from flowport.network.block import groups
 from flowport.types import EventShape
 
 SHRINK = 4
-"""How many pixels of height and of width become one latent place."""
+"""Factor by which the encoder reduces height and width."""
 
 
 class PlainBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm x)))))."""
+    """Unconditioned pre-activation residual block, x + h₂(h₁(x)) with h(x) = conv(silu(norm(x))).
+
+    Args:
+        width: Number of channels.
+
+    References:
+        He et al. 2016, "Identity mappings in deep residual networks", arXiv:1603.05027.
+        Wu and He 2018, "Group normalization", arXiv:1803.08494.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -21,6 +29,11 @@ class PlainBlock(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Output of the block, of the shape of its input.
+
+        Args:
+            x: Feature maps, (B, width, H, W).
+        """
         h = x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
             h = convolution(silu(norm(h)))
@@ -28,11 +41,24 @@ class PlainBlock(nn.Module):
 
 
 class Autoencoder(Codec):
-    """Images (B, C, H, W) to latents (B, channels, H/4, W/4) and back.
+    """Convolutional autoencoder that maps images (B, C, H, W) to latents (B, channels, H/4, W/4) and back.
 
-    Every latent channel has mean 0 and variance 1 over the training data (a batch norm without scale, whose running
-    moments hold in evaluation), so that a standard Gaussian is a fitting source and unit noise a fitting measure.
-    Raises FlowportError for points that are not images with sides divisible by 4.
+    The encoder ends in a batch norm without scale and shift, whose running moments are used in evaluation, so every
+    latent channel has mean 0 and variance 1 over the training data. A standard Gaussian is then a source of the same
+    scale. The decoder upsamples by sub-pixel convolution.
+
+    Args:
+        event_shape: Shape (C, H, W) of one image, H and W divisible by 4.
+        channels: Number of latent channels.
+        width: Number of channels at half resolution; at a quarter of the resolution there are twice as many.
+
+    Raises:
+        FlowportError: For points that are not images with sides divisible by 4, and for channels or width below 1.
+
+    References:
+        Rombach et al. 2021, "High-resolution image synthesis with latent diffusion models", arXiv:2112.10752.
+        Shi et al. 2016, "Real-time single image and video super-resolution using an efficient sub-pixel convolutional
+        neural network", arXiv:1609.05158.
     """
 
     def __init__(self, event_shape: EventShape, channels: int = 4, width: int = 32) -> None:

@@ -1,4 +1,4 @@
-"""What every network promises: points, times and a condition in; ``heads`` numbers per coordinate out."""
+"""The interface of the networks f(x, t, condition), and checks that several of them share."""
 
 from abc import ABC, abstractmethod
 
@@ -11,10 +11,29 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class Network(nn.Module, ABC):
-    """A function of (x, t, condition). What it means (velocity, endpoint, score, …) is the prediction's business.
+    """A neural network f(x, t, condition) with ``heads`` outputs for every coordinate of a point.
 
-    A yaml holds options only; whoever builds the run supplies the other three arguments:
-    event_shape: D of one point, channels first; condition: what ``forward`` must accept; heads: outputs per coordinate.
+    What the output means (velocity, end point, score, …) is defined by the prediction. A member provides ``forward``
+    and passes the three arguments below to ``super().__init__``; its own options are keyword-only and have defaults.
+    In evaluation mode a row of the output is a function of the same row of x, t and condition only. Under
+    autocast the time is embedded in float32. Members with a zero-initialised last layer start at exactly 0.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py``, add
+    ``configs/network/<name>.yaml`` with ``_target_`` and ``_partial_: true`` that holds the options only, and register
+    it in ``SMALL`` and ``LAST`` of tests/network/test_networks.py.
+
+    Args:
+        event_shape: Shape D = (C, *rest) of one point, channels first.
+        condition: What ``forward`` must accept beside x and t.
+        heads: Number of outputs per coordinate.
+
+    Attributes:
+        channels_in: Channels of ``with_source(x, condition)``: C, or 2C with the source, plus 1 where the source may be
+            missing.
+        channels_out: Channels of the output, heads·C.
+
+    Raises:
+        FlowportError: For an empty event shape, a dimension below 1, or fewer than one head.
     """
 
     def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int) -> None:
@@ -33,19 +52,36 @@ class Network(nn.Module, ABC):
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Network output at points x and times t.
 
-        x: (B, C, *rest) with (C, *rest) the event shape; t: (B,) in [0, 1], float32 or float64 whatever x is.
-        condition.label: (B,) classes, −1 where dropped, or (B, k) values, a NaN row where dropped; None drops all.
-        condition.source: x0, (B, C, *rest), needed iff built with ``condition.source``; rows of NaN where dropped.
-        condition.step: (B,) in [0, 1], 0 where it is None; only for networks built with ``condition.step``.
-        Returns (B, heads·C, *rest): head h is [:, h·C : (h+1)·C].
-        Raises FlowportError where a label, source or step is given to a network built without it, or a source is
-        missing.
+        Args:
+            x: Points, (B, C, *rest), with (C, *rest) the event shape.
+            t: Times in [0, 1], (B,), float32 or float64 whatever the dtype of x.
+            condition: ``label``: classes (B,), −1 where dropped, or values (B, k), a row of NaN where dropped; None
+                drops all. ``source``: x0 (B, C, *rest), rows of NaN where dropped; required if and only if the network
+                was built with it. ``step``: step lengths (B,) in [0, 1]; None stands for 0.
+
+        Returns:
+            Tensor (B, heads·C, *rest); head h is ``[:, h·C : (h+1)·C]``.
+
+        Raises:
+            FlowportError: When a label, source or step is given to a network built without it, or a required source is
+                missing.
         """
 
     def with_source(self, x: Tensor, condition: Condition) -> Tensor:
-        """x, followed along its first dimension by x0 where the network was built to see it: (B, C or 2C, *rest).
+        """Points x with the source x0 appended as further channels, for networks built with a source.
 
-        Where x0 may be missing, a row without it has zeros instead, and one more channel is 1 there and 0 elsewhere.
+        Where x0 may be missing, a row without it has zeros in its place, and one more channel marks it: 1 in rows
+        without x0, 0 in the others.
+
+        Args:
+            x: Points, (B, C, *rest).
+            condition: Its ``source`` is x0, (B, C, *rest), with rows of NaN where it is missing.
+
+        Returns:
+            Tensor (B, channels_in, *rest).
+
+        Raises:
+            FlowportError: When a source is given to a network built without it, or a required source is missing.
         """
         if not self.condition.source:
             if condition.source is not None:
@@ -66,9 +102,18 @@ class Network(nn.Module, ABC):
 
 
 def told_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor | None:
-    """The step (B,) of a network built to see it, 0 where none is told; None for a network built without.
+    """The step length d of a condition, checked against what the network was built for.
 
-    Raises FlowportError where a step is told to a network built without.
+    Args:
+        shape: What the network was built to accept.
+        t: Times (B,), whose shape and dtype a step of zero takes.
+        condition: The condition of the call; its ``step`` is (B,) or None.
+
+    Returns:
+        d (B,), 0 where the condition has none; None for a network built without a step.
+
+    Raises:
+        FlowportError: When a step is given to a network built without it.
     """
     if not shape.step:
         if condition.step is not None:
@@ -80,7 +125,19 @@ def told_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor 
 
 
 def image_shape(event_shape: EventShape, multiple: tuple[int, int], name: str) -> tuple[int, int, int]:
-    """(C, H, W) of images whose H and W are divisible by ``multiple``. Raises FlowportError for every other shape."""
+    """The event shape as (C, H, W), checked to be an image whose height and width are divisible by ``multiple``.
+
+    Args:
+        event_shape: Shape D of one point.
+        multiple: Required divisors of height and width.
+        name: Name of the network in the error message.
+
+    Returns:
+        (C, H, W).
+
+    Raises:
+        FlowportError: For a shape that is not (C, H, W) or is not divisible.
+    """
     if len(event_shape) != 3:
         raise FlowportError(f"{name} works on images (C, H, W), not on points of shape {event_shape}: use network=mlp")
     channels, height, width = event_shape

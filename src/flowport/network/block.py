@@ -1,4 +1,4 @@
-"""Parts of the image networks."""
+"""Layers shared by the networks: residual blocks, self-attention and zero initialisation."""
 
 from typing import TypeVar
 
@@ -11,12 +11,20 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def groups(channels: int) -> int:
-    """The largest number of groups up to 8 that divides the channels."""
+    """The number of groups of a group norm: the largest number up to 8 that divides the channels.
+
+    Args:
+        channels: Number of channels.
+    """
     return next(n for n in range(8, 0, -1) if channels % n == 0)
 
 
 def zeroed(layer: Layer) -> Layer:
-    """The layer with zero weight and bias: what it feeds starts as if it were absent."""
+    """The same layer with weight and bias set to zero, so that a residual branch it ends starts at 0.
+
+    Args:
+        layer: The layer, changed in place.
+    """
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -24,9 +32,18 @@ def zeroed(layer: Layer) -> Layer:
 
 
 class ResidualBlock(nn.Module):
-    """skip(x) + conv(silu(norm(conv(silu(norm x))) · (1 + scale) + shift)), with scale, shift (B, out, 1, 1) given.
+    """Residual block with modulation, skip(x) + conv(silu(norm(conv(silu(norm(x)))) · (1 + scale) + shift)).
 
     The second convolution starts at zero, so the block starts as its skip connection.
+
+    Args:
+        inside: Number of input channels.
+        out: Number of output channels.
+
+    References:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233 (adaptive group
+        norm).
+        He et al. 2016, "Identity mappings in deep residual networks", arXiv:1603.05027.
     """
 
     def __init__(self, inside: int, out: int) -> None:
@@ -39,12 +56,31 @@ class ResidualBlock(nn.Module):
         self.out = out
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Feature maps after the block, (B, out, H, W).
+
+        Args:
+            x: Feature maps, (B, inside, H, W).
+            scale: Relative scale, (B, out, 1, 1).
+            shift: Shift, (B, out, 1, 1).
+        """
         h = self.between(self.first(silu(self.before(x))))
         return self.skip(x) + self.second(silu(h * (1 + scale) + shift))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens, (B, N, width) -> (B, N, width), without norm or residual."""
+    """Multi-head self-attention over tokens, without norm or residual connection.
+
+    Args:
+        width: Width of a token.
+        attention_heads: Number of heads; it must divide ``width``.
+        zero: Whether the last layer, and with it the output, starts at zero.
+
+    Raises:
+        FlowportError: When the heads do not divide the width.
+
+    References:
+        Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762.
+    """
 
     def __init__(self, width: int, attention_heads: int, *, zero: bool = False) -> None:
         super().__init__()
@@ -55,6 +91,11 @@ class Attention(nn.Module):
         self.merge = zeroed(nn.Linear(width, width)) if zero else nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens after attention, (B, N, width).
+
+        Args:
+            tokens: Tokens, (B, N, width).
+        """
         batch, n, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, n, 3, self.attention_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
@@ -62,7 +103,18 @@ class Attention(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """x + attention(norm x) over the pixels of (B, C, H, W); starts as the identity."""
+    """Residual self-attention over the pixels of an image, x + attention(norm(x)); it starts as the identity.
+
+    Args:
+        channels: Number of channels.
+        attention_heads: Number of heads; it must divide ``channels``.
+
+    Raises:
+        FlowportError: When the heads do not divide the channels.
+
+    References:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239.
+    """
 
     def __init__(self, channels: int, attention_heads: int) -> None:
         super().__init__()
@@ -70,5 +122,10 @@ class ImageAttention(nn.Module):
         self.attention = Attention(channels, attention_heads, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Feature maps after attention, (B, C, H, W).
+
+        Args:
+            x: Feature maps, (B, C, H, W).
+        """
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         return x + self.attention(tokens).transpose(1, 2).view_as(x)

@@ -1,4 +1,4 @@
-"""Classifiers, whose features and logits metrics, costs and rewards read."""
+"""Classifiers whose features and logits are used by metrics, costs and rewards."""
 
 from abc import ABC, abstractmethod
 
@@ -9,7 +9,22 @@ from flowport.types import EventShape
 
 
 class Classifier(nn.Module, ABC):
-    """x (B, *D) -> features (B, 64) -> logits (B, classes)."""
+    """A classifier that maps points to 64 features and, by a linear layer, to logits.
+
+    A member provides ``features``; the last layer and the logits are defined here.
+
+    To add a member: subclass this class in this module, export it in ``__init__.py`` and enter it in ``CLASSIFIERS`` of
+    ``flowport.evaluation.classifier_training`` under the number of dimensions of its event shape.
+
+    Args:
+        classes: Number of classes.
+
+    Attributes:
+        width_of_features: Number of features.
+
+    Raises:
+        FlowportError: For fewer than two classes.
+    """
 
     width_of_features = 64
 
@@ -22,15 +37,40 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
-        """(B, *D) -> (B, 64)."""
+        """Features of the points, (B, 64).
+
+        Args:
+            x: Points, (B, *D).
+        """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *D) -> logits (B, classes)."""
+        """Logits of the classes, (B, classes).
+
+        Args:
+            x: Points, (B, *D).
+        """
         return self.head(self.features(x))
 
 
 class ImageClassifier(Classifier):
-    """Two stages of 3x3 convolutions (width, 2·width channels), pooled to 4x4, then 64 features; images from 4x4 up."""
+    """Convolutional classifier of images: two stages of 3x3 convolution, batch norm and pooling, then 64 features.
+
+    The stages have width and 2·width channels; the last is pooled to 4 x 4, so images of any size from 4 x 4 are
+    accepted.
+
+    Args:
+        event_shape: Shape (C, H, W) of one image.
+        classes: Number of classes.
+        width: Number of channels of the first stage.
+
+    Raises:
+        FlowportError: For points that are not images of at least 4 x 4, and for fewer than two classes.
+
+    References:
+        LeCun et al. 1998, "Gradient-based learning applied to document recognition", doi:10.1109/5.726791.
+        Ioffe and Szegedy 2015, "Batch normalization: accelerating deep network training by reducing internal covariate
+        shift", arXiv:1502.03167.
+    """
 
     def __init__(self, event_shape: EventShape, classes: int, width: int = 24) -> None:
         super().__init__(classes)
@@ -57,7 +97,19 @@ class ImageClassifier(Classifier):
 
 
 class PointClassifier(Classifier):
-    """Two hidden layers for points (d,): width SELU units, then 64 features."""
+    """Multilayer perceptron that classifies points (d,): ``width`` SELU units, then 64 SELU features.
+
+    Args:
+        event_shape: Shape (d,) of one point.
+        classes: Number of classes.
+        width: Width of the first hidden layer.
+
+    Raises:
+        FlowportError: For points that are not vectors, and for fewer than two classes.
+
+    References:
+        Klambauer et al. 2017, "Self-normalizing neural networks", arXiv:1706.02515.
+    """
 
     def __init__(self, event_shape: EventShape, classes: int, width: int = 64) -> None:
         super().__init__(classes)

@@ -1,4 +1,4 @@
-"""A small diffusion transformer with adaLN-zero."""
+"""Diffusion transformer on image patches with adaptive layer norm that is initialised to zero (adaLN-Zero)."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,13 +14,30 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 def modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """norm(tokens) · (1 + scale) + shift, a parameter-free layer norm."""
+    """Adaptive layer norm, norm(tokens) · (1 + scale) + shift, with a norm that has no parameters.
+
+    Args:
+        tokens: Tokens, (B, N, width).
+        shift: Shift, (B, 1, width).
+        scale: Relative scale, (B, 1, width).
+    """
     return layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
 
 
 class DiTBlock(nn.Module):
-    """tokens + gate · attention(modulated tokens), then the same with an MLP ``ratio`` times as wide; all
-    gates, scales and shifts start at 0. attention: makes (B, N, width) -> (B, N, width)."""
+    """Transformer block with adaLN-Zero: gated attention and a gated MLP, both residual.
+
+    tokens ← tokens + gate · attention(modulated(tokens)), then the same with the MLP. Gates, scales and shifts are
+    linear in the embedding and start at 0, so the block starts as the identity.
+
+    Args:
+        width: Width of a token.
+        attention: Builds the attention layer, a module (B, N, width) -> (B, N, width).
+        ratio: Width of the MLP's hidden layer in units of ``width``.
+
+    References:
+        Peebles and Xie 2022, "Scalable diffusion models with transformers", arXiv:2212.09748.
+    """
 
     def __init__(self, width: int, attention: Callable[[], nn.Module], ratio: int = 4) -> None:
         super().__init__()
@@ -29,17 +46,38 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width))
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens after the block, (B, N, width).
+
+        Args:
+            tokens: Tokens, (B, N, width).
+            embedding: Embedding of time and condition, (B, width).
+        """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(embedding)[:, None].chunk(6, 2)
         tokens = tokens + gate_a * self.attention(modulated(tokens, shift_a, scale_a))
         return tokens + gate_m * self.mlp(modulated(tokens, shift_m, scale_m))
 
 
 class DiT(Network):
-    """Patches as tokens, ``depth`` transformer blocks modulated by time and label (Peebles and Xie, 2023).
+    """Diffusion transformer: image patches as tokens, transformer blocks modulated by time, label and step.
 
-    (B, C, H, W) -> (B, heads·C, H, W), H and W divisible by patch = (patch height, patch width). Learned positions tie
-    it to one image size. The output starts at exactly 0.
-    Raises FlowportError for points that are not images and for sizes that the patch does not divide.
+    It maps (B, C, H, W) to (B, heads·C, H, W). Learned position embeddings fix the image size. The output starts at
+    exactly 0.
+
+    Args:
+        event_shape: Shape (C, H, W) of one image.
+        condition: What ``forward`` must accept beside x and t.
+        heads: Number of outputs per coordinate.
+        patch: Height and width of a patch in pixels; they must divide H and W.
+        width: Width of a token.
+        depth: Number of transformer blocks.
+        attention_heads: Number of attention heads; it must divide ``width``.
+
+    Raises:
+        FlowportError: For points that are not images, sizes that the patch does not divide, options below 1, and heads
+            that do not divide the width.
+
+    References:
+        Peebles and Xie 2022, "Scalable diffusion models with transformers", arXiv:2212.09748.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A multilayer perceptron on [x, t]: with the defaults, exactly torchcfm's network of the 2-D examples."""
+"""Multilayer perceptron on the concatenation of point, time and condition."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +17,30 @@ selu = partial(nn.SELU, inplace=True)
 
 
 class MLP(Network):
-    """Linear(d + 1, width), then ``depth`` times activation and Linear; the raw time is one more coordinate.
+    """Multilayer perceptron on [x, t], Linear(d + 1, width) followed by ``depth`` times activation and Linear.
 
-    frequencies m: so are sin and cos of πt, 2πt, …, 2^(m−1) πt. So is the length of a step, where it is seen.
+    Points of any event shape are flattened to d numbers. Time features, x0 and the step length are concatenated to x;
+    the label's embedding is added after the first linear layer, which equals concatenating it. With the defaults and no
+    condition this is ``torchcfm.models.MLP(dim, time_varying=True)`` with w=64.
 
-    Any event shape is flattened; x0 is concatenated, a label's embedding is added to the first hidden layer (which is
-    the same as concatenating it). With width=64, depth=3 and SELU this is torchcfm.models.MLP(dim, time_varying=True)
-    (Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport, 2023).
+    Args:
+        event_shape: Shape D of one point.
+        condition: What ``forward`` must accept beside x and t.
+        heads: Number of outputs per coordinate.
+        width: Width of the hidden layers.
+        depth: Number of hidden layers.
+        activation: Builds an activation.
+        frequencies: m, for the further time features sin and cos of πt, 2πt, …, 2^(m−1) πt.
+
+    Raises:
+        FlowportError: For a width or depth below 1, and negative frequencies.
+
+    References:
+        Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
+        Klambauer et al. 2017, "Self-normalizing neural networks", arXiv:1706.02515.
+        Tancik et al. 2020, "Fourier features let networks learn high frequency functions in low dimensional domains",
+        arXiv:2006.10739.
     """
 
     def __init__(
@@ -52,7 +69,7 @@ class MLP(Network):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         points = self.with_source(x, condition)
-        # A network this small is bound by Python, not by arithmetic: vectors pass without any reshaping.
+        # The cost of so small a network is Python's overhead, not arithmetic: vectors are not reshaped.
         flat = points if points.ndim == 2 else points.flatten(1)
         time = t.to(x.dtype)[:, None]
         if len(self.turns):

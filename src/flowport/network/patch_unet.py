@@ -1,4 +1,4 @@
-"""A convolutional U-Net on patches: the cheapest good image network on a CPU, and small enough to read."""
+"""Small convolutional U-Net on patches, the cheapest image network on a CPU."""
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,29 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class PatchUNet(Network):
-    """patch x patch pixels -> width channels -> half the size and 2·width channels with two self-attentions -> back.
+    """U-Net on image patches with two resolutions, self-attention at the lower one and FiLM modulation.
 
-    (B, C, H, W) -> (B, heads·C, H, W), H and W divisible by 2·patch. Learned position maps at both sizes tie it to one
-    image size. The output starts at exactly 0. Time and label scale and shift every residual block (FiLM, Perez et
-    al., 2018). With the defaults and (1, 16, 16) it has 0.9 million parameters.
-    Raises FlowportError for points that are not images and for sizes that 2·patch does not divide.
+    It maps (B, C, H, W) to (B, heads·C, H, W). Patches become ``width`` channels; half that resolution has 2·width
+    channels and two self-attentions. The embedding of time, label and step scales and shifts every residual block.
+    Learned position maps at both resolutions fix the image size. The output starts at exactly 0. With the defaults and
+    images (1, 16, 16) it has 0.9 million parameters.
+
+    Args:
+        event_shape: Shape (C, H, W) of one image, H and W divisible by 2·patch.
+        condition: What ``forward`` must accept beside x and t.
+        heads: Number of outputs per coordinate.
+        width: Number of channels at the resolution of the patches; ``attention_heads`` must divide 2·width.
+        patch: Side of a square patch in pixels.
+        attention_heads: Number of attention heads.
+        embedding: Width of the embedding of time and condition.
+
+    Raises:
+        FlowportError: For points that are not images, sizes that 2·patch does not divide, options below 1, and heads
+            that do not divide the channels.
+
+    References:
+        Ronneberger et al. 2015, "U-Net: convolutional networks for biomedical image segmentation", arXiv:1505.04597.
+        Perez et al. 2017, "FiLM: visual reasoning with a general conditioning layer", arXiv:1709.07871.
     """
 
     def __init__(
@@ -52,7 +69,7 @@ class PatchUNet(Network):
             zeroed(nn.Conv2d(width, self.channels_out * patch**2, 3, padding=1)),
             nn.PixelShuffle(patch),
         )
-        # One product makes the scales and shifts of all blocks: fewer, larger operations.
+        # One linear layer makes the scales and shifts of all blocks: fewer, larger operations.
         self.blocks = [width, deep, deep, deep, width, width]
         self.film = zeroed(nn.Linear(embedding, 2 * sum(self.blocks)))
 

@@ -1,4 +1,4 @@
-"""Attention over the points of a cloud: the order of the points does not matter."""
+"""Permutation-equivariant transformer on point clouds."""
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,33 @@ from flowport.network.induced import InducedAttention
 from flowport.types import Condition, ConditionShape, EventShape
 
 WAVES = (1.0, 2.0, 4.0)
+"""Angular frequencies of the sine and cosine features of the coordinates."""
 
 
 class SetTransformer(Network):
-    """Every point a token (its coordinates, their sines and cosines), ``depth`` transformer blocks modulated by time
-    and label, one vector out per point: (B, d, N) -> (B, heads·d, N), for any N.
+    """Transformer on point clouds: every point is a token, modulated by time, label and step; no positions.
 
-    induced: None for attention of all points to all; a number for attention by way of so many learnt points, cheaper
-    for clouds of many more. Permutation equivariant: permuted points give the same vectors, permuted. The output starts
-    at exactly 0.
-    (Lee et al. 2019, Set Transformer; Peebles and Xie 2023 for the modulation.) Raises FlowportError for points that
-    are not
-    clouds (d, N).
+    It maps (B, d, N) to (B, heads·d, N) for any N and is equivariant under permutations of the points. A token is
+    made of the point's coordinates and their sines and cosines; with a source, also of those of the point of x0 with
+    the same index. The output starts at exactly 0.
+
+    Args:
+        event_shape: Shape (d, N) of one cloud.
+        condition: What ``forward`` must accept beside x and t.
+        heads: Number of outputs per coordinate.
+        width: Width of a token.
+        depth: Number of transformer blocks.
+        attention_heads: Number of attention heads; it must divide ``width``.
+        induced: Number of learned inducing points of the attention, in O(N · induced); None for full attention in
+            O(N²).
+
+    Raises:
+        FlowportError: For points that are not clouds (d, N), options below 1, and heads that do not divide the width.
+
+    References:
+        Lee et al. 2019, "Set Transformer: a framework for attention-based permutation-invariant neural networks",
+        arXiv:1810.00825.
+        Peebles and Xie 2022, "Scalable diffusion models with transformers", arXiv:2212.09748.
     """
 
     def __init__(

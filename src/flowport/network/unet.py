@@ -1,4 +1,4 @@
-"""torchcfm's U-Net, the one of its image examples, behind the contract of this family."""
+"""Adapter of torchcfm's U-Net, the network of its image examples, to the interface of the networks."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 def _unet_model() -> type[nn.Module]:
-    """torchcfm's class. Raises FlowportError where torchcfm is not installed."""
+    """The class ``UNetModel`` of torchcfm; raises FlowportError where torchcfm is not installed."""
     try:
         from torchcfm.models.unet.unet import UNetModel
     except ImportError as problem:
@@ -23,13 +23,33 @@ def _unet_model() -> type[nn.Module]:
 
 
 class UNet(Network):
-    """UNetModel of OpenAI's guided-diffusion as shipped by torchcfm (Dhariwal and Nichol, 2021).
+    """U-Net with residual blocks and attention: ``UNetModel`` of guided-diffusion as shipped by torchcfm.
 
-    (B, C, H, W) -> (B, heads·C, H, W), H and W divisible by 2^(levels − 1), every level's channels by 32.
-    attention: the image heights at which it attends. time_scale multiplies t before the embedding: torchcfm gives it
-    t in [0, 1] as it is (1, the default), guided-diffusion's embedding was made for 0 … 1000. Class c is its label
-    c + 1; label 0 is 'no label'. The output starts at exactly 0.
-    Raises FlowportError for points that are not images, other sizes, continuous labels, steps, and without torchcfm.
+    It maps (B, C, H, W) to (B, heads·C, H, W). Class c is the model's label c + 1; its label 0 means no label. It takes
+    neither continuous labels nor step lengths. The output starts at exactly 0.
+
+    Args:
+        event_shape: Shape (C, H, W) of one image, H and W divisible by 2^(levels − 1), one level per multiplier.
+        condition: What ``forward`` must accept beside x and t.
+        heads: Number of outputs per coordinate.
+        width: Number of channels before multiplication.
+        multipliers: Channels of every level in units of ``width``; each product must be divisible by 32.
+        residual_blocks: Number of residual blocks per level.
+        attention: Image heights at which there is self-attention, each the height of a level.
+        attention_heads: Number of attention heads.
+        dropout: Dropout probability inside the residual blocks.
+        time_scale: Factor on t before the sinusoidal embedding. torchcfm uses 1; guided-diffusion's embedding was made
+            for times in 0 … 1000.
+
+    Raises:
+        FlowportError: For points that are not images of a permitted size, channels that 32 does not divide, continuous
+            labels, steps, and where torchcfm is not installed.
+
+    References:
+        Ronneberger et al. 2015, "U-Net: convolutional networks for biomedical image segmentation", arXiv:1505.04597.
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233.
+        Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
     """
 
     def __init__(
@@ -85,7 +105,7 @@ class UNet(Network):
         return self.net(t * self.time_scale, self.with_source(x, condition), self._label(len(x), x.device, condition))
 
     def _label(self, n: int, device: torch.device, condition: Condition) -> Tensor | None:
-        """What UNetModel calls y: (n,) with 0 for 'no label', or None where it was built without labels."""
+        """The argument y of ``UNetModel``: (n,) with 0 for no label, or None for a model built without labels."""
         if self.condition.classes == 0:
             if condition.label is not None:
                 raise FlowportError("this UNet was built without labels but is given some")

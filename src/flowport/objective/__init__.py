@@ -1,5 +1,7 @@
-"""Training objectives: the loss by which a flow is trained. Fine-tuning methods are in
-``flowport.finetuning.method``."""
+"""Training objectives, the losses by which a flow is trained on pairs of points.
+
+Reward fine-tuning has its own objectives, in ``flowport.finetuning.method``.
+"""
 
 from flowport.objective.base import Loss, Objective
 from flowport.objective.flow_matching import FlowMatching

@@ -1,4 +1,4 @@
-"""Flow matching."""
+"""Flow matching: regression of a field on the velocity, end point, score or noise of the path of a pair."""
 
 from functools import lru_cache
 
@@ -18,21 +18,34 @@ from flowport.types import Pair
 
 @lru_cache(maxsize=64)
 def times_of(prediction: Prediction, path: Path) -> tuple[float, float]:
-    """The first and the last time at which the prediction is read on the path."""
+    """The first and the last time at which the prediction is finite on the path.
+
+    Args:
+        prediction: What the output of the field means.
+        path: The path of the field.
+    """
     low, high = prediction.clamp(path, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     return low, high
 
 
 class FlowMatching(Objective, nn.Module):
-    """E_{t, (x0, x1), z} w(t) |field(x_t, t, condition) − y|² / D,   x_t = α x0 + β x1 + γ z,   D numbers in a point.
+    """Flow matching, E w(t) |field(x_t, t, condition) − y|²/dim(y) with x_t = α x0 + β x1 + γ z.
 
-    y is what the field's prediction asks for: the pair's own velocity ẋ_t = α̇ x0 + β̇ x1 + γ̇ z (flow matching, Lipman et
-    al. 2022, Albergo & Vanden-Eijnden 2022, Liu et al. 2022), the target x1, the source x0, the pair's score, or
-    velocity and noise by two heads of equal weight. The minimiser is E[y | x_t, condition], for any source, target and
-    coupling. The sampler's [0, 1] is mapped linearly onto the times at which the prediction is finite
-    (``prediction.clamp``): on all of [0, 1] the loss of a score would be infinite. Where a pair has a mask, the mean
-    is over what both ends hold (``Pair.mask``): padding neither adds to the loss nor gives a gradient. A module, so
-    that a time sampler that learns (in training only) is kept in checkpoints.
+    y is the target of the field's prediction: the velocity of the pair, ẋ_t = α̇ x0 + β̇ x1 + γ̇ z, the end point x1 or
+    x0, the score of the pair, or velocity and noise by two heads of equal weight. The minimiser is
+    E[y | x_t, condition], for any source, target and coupling. The times of the sampler are mapped linearly from [0, 1]
+    onto those at which the prediction is finite (``prediction.clamp``), since on [0, 1] the loss of a score is
+    infinite. Where a pair has a mask (``Pair.mask``), the mean is over the coordinates that are data at both ends.
+
+    Args:
+        time_sampler: Law of t; a sampler that learns does so in training mode only, with its state in checkpoints.
+        weighting: Weight w(t).
+
+    References:
+        Lipman et al. 2022, "Flow matching for generative modeling", arXiv:2210.02747.
+        Albergo and Vanden-Eijnden 2022, "Building normalizing flows with stochastic interpolants", arXiv:2209.15571.
+        Liu et al. 2022, "Flow straight and fast: learning to generate and transfer data with rectified flow",
+        arXiv:2209.03003.
     """
 
     def __init__(self, time_sampler: TimeSampler, weighting: Weighting) -> None:
@@ -49,8 +62,8 @@ class FlowMatching(Objective, nn.Module):
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample = path.sample(pair, t, z)
         condition = field.conditioning.training(pair, generator)
-        output, wanted = field.output(sample.x, t, condition), field.prediction.target(path, sample)
-        error = mse_loss(output.float(), wanted.float(), reduction="none")
+        output, target = field.output(sample.x, t, condition), field.prediction.target(path, sample)
+        error = mse_loss(output.float(), target.float(), reduction="none")
         weight = self.weighting(t, field, self.time_sampler.density(drawn) / (high - low))
         terms = error if weight is None else over(weight.float(), error) * error
         mask = None if pair.mask is None else torch.cat([pair.mask] * field.prediction.heads, 1)

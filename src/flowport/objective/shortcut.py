@@ -1,4 +1,4 @@
-"""Few steps without a teacher: a field that also learns its own mean velocity over long steps."""
+"""Shortcut models: a field that also learns its own mean velocity over long steps, without a teacher."""
 
 from dataclasses import replace
 
@@ -17,18 +17,28 @@ from flowport.types import Condition, ConditionShape, Pair
 
 
 class ShortcutObjective(Objective):
-    """Shortcut models (Frans et al. 2024): the mean velocity ū(x, t, d) = (X_{t,t+d}(x) − x)/d of the flow X over steps
-    d, whose ū(x, t, 0) is the velocity, for any source, target and coupling.
+    """Self-consistent regression of the mean velocity ū(x, t, d) = (X_{t,t+d}(x) − x)/d over steps of length d.
 
-    A share 1 − ``share`` of every batch is flow matching at d = 0. The rest regresses a step d = 2^−k, k uniform in
-    0 … halvings − 1, from t uniform in 0, d, 2d, … 1 − d, on two steps of half its length,
+    X is the flow of the ODE and ū(x, t, 0) its velocity, for any source, target and coupling. A part 1 − ``share`` of
+    every batch is flow matching at d = 0. The rest regresses a step d = 2^−k, k uniform in 0, …, halvings − 1, from t
+    uniform in 0, d, 2d, …, 1 − d, on two steps of half its length, without a gradient through them:
 
-        ū(x, t, d) ← ½ [ū(x, t, d/2) + ū(x + d/2 ū(x, t, d/2), t + d/2, d/2)],
+        ū(x, t, d) ← ½ [ū(x, t, d/2) + ū(x + d/2 ū(x, t, d/2), t + d/2, d/2)].
 
-    which the exact ū fulfils because X is a semigroup. The two halves of the shortest step are Euler steps, so what is
-    learnt is Euler's method of 2^halvings steps. ``solver=shortcut`` takes such steps; every other solver reads the
-    velocity. Raises FlowportError for a share outside (0, 1), fewer than 1 halving, and predictions other than the
-    velocity.
+    The exact ū fulfils this because X_{t,t+d} = X_{t+d/2,t+d} ∘ X_{t,t+d/2}. The two halves of the shortest step are
+    Euler steps, so a field that fits every regression reproduces Euler's method with 2^halvings steps from 0 to 1.
+    ``solver=shortcut`` takes steps with ū; every other solver evaluates the velocity.
+
+    Args:
+        time_sampler: Law of t in the flow-matching part of the batch.
+        share: Part of the batch that regresses steps with d > 0, in (0, 1).
+        halvings: Number of step lengths; the shortest is 2^(1 − halvings).
+
+    Raises:
+        FlowportError: For a share outside (0, 1) and fewer than one halving.
+
+    References:
+        Frans et al. 2024, "One step diffusion via shortcut models", arXiv:2410.12557.
     """
 
     def __init__(self, time_sampler: TimeSampler, share: float = 0.25, halvings: int = 5) -> None:
@@ -39,30 +49,47 @@ class ShortcutObjective(Objective):
         self.time_sampler, self.share, self.halvings = time_sampler, share, halvings
 
     def shown(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
+        """What the network must accept: the condition and a step length.
+
+        Args:
+            shape: What the conditioning requires.
+            prediction: What the output of the network means.
+
+        Raises:
+            FlowportError: For a prediction other than the velocity.
+        """
         if not isinstance(prediction, VelocityPrediction):
             raise FlowportError("objective=shortcut learns mean velocities: use prediction=velocity with it")
         return replace(shape, step=True)
 
     def target(self, field: Field, x: Tensor, t: Tensor, step: Tensor, condition: Condition) -> Tensor:
-        """The mean velocity over two steps of half the length from x (B, *D) at t (B,), (B, *D)."""
+        """The mean velocity over two steps of half the length, (B, *D), without a gradient.
+
+        Args:
+            field: The field that is trained.
+            x: Points, (B, *D).
+            t: Times, (B,).
+            step: Step lengths d > 0, (B,); the halves of the shortest one are evaluated at d = 0.
+            condition: The condition of the rows.
+        """
         half = step / 2
-        told = torch.where(step > 0.5 ** (self.halvings - 1), half, 0)
+        length = torch.where(step > 0.5 ** (self.halvings - 1), half, 0)
         with torch.no_grad():
-            first = field.average_velocity(x, t, told, condition)
-            second = field.average_velocity(x + over(half, x) * first, t + half, told, condition)
+            first = field.average_velocity(x, t, length, condition)
+            second = field.average_velocity(x + over(half, x) * first, t + half, length, condition)
         return (first + second) / 2
 
     def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
         x0, path = pair.source.x, field.path
-        n, few = len(x0), round(self.share * len(x0))
-        step = 0.5 ** torch.randint(self.halvings, (few,), generator=generator, device=x0.device)
-        begin = step * (torch.rand(few, generator=generator, device=x0.device) / step).floor()
-        t = path.clamp(torch.cat([begin, self.time_sampler(n - few, generator)]).to(x0.dtype))
+        n, n_long = len(x0), round(self.share * len(x0))
+        step = 0.5 ** torch.randint(self.halvings, (n_long,), generator=generator, device=x0.device)
+        begin = step * (torch.rand(n_long, generator=generator, device=x0.device) / step).floor()
+        t = path.clamp(torch.cat([begin, self.time_sampler(n - n_long, generator)]).to(x0.dtype))
         step = step.to(x0.dtype)
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample, condition = path.sample(pair, t, z), field.conditioning.training(pair, generator)
-        jumped = self.target(field, sample.x[:few], t[:few], step, condition[slice(few)])
-        wanted = torch.cat([jumped.to(x0.dtype), sample.velocity[few:]])
-        told = torch.cat([step, torch.zeros_like(t[few:])])
-        output = field.average_velocity(sample.x, t, told, condition)
-        return Loss(mse_loss(output.float(), wanted.float(), reduction="none"), mask=pair.mask)
+        mean = self.target(field, sample.x[:n_long], t[:n_long], step, condition[slice(n_long)])
+        target = torch.cat([mean.to(x0.dtype), sample.velocity[n_long:]])
+        lengths = torch.cat([step, torch.zeros_like(t[n_long:])])
+        output = field.average_velocity(sample.x, t, lengths, condition)
+        return Loss(mse_loss(output.float(), target.float(), reduction="none"), mask=pair.mask)

@@ -1,6 +1,11 @@
-"""The law of training times.
+"""Laws of the training times t.
 
-With a weighting w(t) the loss is ∫ density(t) w(t) |error|² dt: only the product counts.
+With a weighting w(t) the loss is ∫ density(t) w(t) E|error|² dt, so only the product of density and weight matters.
+Time runs from the source, t = 0, to the target, t = 1; papers on diffusion often have it the other way round.
+
+References:
+    Kingma and Gao 2023, "Understanding diffusion objectives as the ELBO with simple data augmentation",
+    arXiv:2303.00848.
 """
 
 import math
@@ -15,24 +20,52 @@ from flowport.tensors import bisection
 
 
 class TimeSampler(ABC):
+    """A law of the training times on [0, 1].
+
+    A member provides ``__call__`` and ``density``. The loss is the mean under ``density``. A sampler that draws from
+    another law also provides ``importance``, the ratio of the two, and may adapt that law in ``learn``; one with state
+    is also an ``nn.Module``.
+
+    To add a member: subclass this class in this module, add ``configs/time_sampler/<name>.yaml`` with ``_target_``, and
+    list it in ``TIME_SAMPLERS`` of tests/zoo.py.
+    """
+
     @abstractmethod
     def __call__(self, n: int, generator: torch.Generator) -> Tensor:
-        """n times in [0, 1], float32, shape (n,), on the generator's device."""
+        """Times in [0, 1], float32, (n,), on the device of the generator.
+
+        Args:
+            n: Number of times.
+            generator: The only source of randomness.
+        """
 
     @abstractmethod
     def density(self, t: Tensor) -> Tensor:
-        """Density over [0, 1] of the law in which the loss is a mean, at t (n,)."""
+        """Density over [0, 1] of the law under which the loss is a mean, (n,).
+
+        Args:
+            t: Times, (n,).
+        """
 
     def importance(self, t: Tensor) -> Tensor | None:
-        """``density`` over the density of the times that are drawn, (n,); None where they are the same."""
+        """Ratio of ``density`` to the density of the drawn times, (n,); None where they are equal.
+
+        Args:
+            t: Drawn times, (n,).
+        """
         return None
 
     def learn(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027  (most samplers have nothing to learn)
-        """Told of the losses (n,) found at drawn times (n,), for samplers that draw by importance."""
+        """Adapt the law of the drawn times to losses; does nothing for a fixed law.
+
+        Args:
+            t: Drawn times, (n,).
+            loss: Losses at these times, without importance weights, (n,).
+        """
 
 
 class UniformTimeSampler(TimeSampler):
-    """t ~ U(0, 1)."""
+    """Uniform times, t ~ U(0, 1)."""
 
     def density(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -42,7 +75,13 @@ class UniformTimeSampler(TimeSampler):
 
 
 class StratifiedTimeSampler(TimeSampler):
-    """t_i = (i + u_i)/n in random order: uniform in law, with one time in each of n equal cells of the batch."""
+    """Stratified uniform times, t_i = (i + u_i)/n in random order with u_i ~ U(0, 1), one in each of n equal cells.
+
+    Each time alone is uniform; the mean over a batch has less variance than with independent times.
+
+    References:
+        Kingma et al. 2021, "Variational diffusion models", arXiv:2107.00630 (with one u for all).
+    """
 
     def __call__(self, n: int, generator: torch.Generator) -> Tensor:
         cell = torch.randperm(n, generator=generator, device=generator.device)
@@ -53,7 +92,18 @@ class StratifiedTimeSampler(TimeSampler):
 
 
 class LogitNormalTimeSampler(TimeSampler):
-    """logit(t) ~ N(mean, scale²) (Esser et al. 2024). Raises FlowportError unless scale > 0."""
+    """Logit-normal times, logit(t) ~ N(mean, scale²).
+
+    Args:
+        mean: Mean of logit(t); positive values favour times near the target.
+        scale: Standard deviation of logit(t), above 0.
+
+    Raises:
+        FlowportError: Unless scale > 0.
+
+    References:
+        Esser et al. 2024, "Scaling rectified flow transformers for high-resolution image synthesis", arXiv:2403.03206.
+    """
 
     def __init__(self, mean: float = 0.0, scale: float = 1.0) -> None:
         if scale <= 0:
@@ -71,11 +121,19 @@ class LogitNormalTimeSampler(TimeSampler):
 
 
 class ModeTimeSampler(TimeSampler):
-    """t = u + scale (cos²(πu/2) − 1 + u), u ~ U(0, 1): more weight in the middle for scale > 0, at the ends below.
+    """Mode sampling, t = u + scale (cos²(πu/2) − 1 + u) with u ~ U(0, 1).
 
-    The mode sampling of Esser et al. (2024, SD3), whose default is 1.29. Raises FlowportError unless −1 ≤ scale ≤
-    2/(π − 2),
-    where t increases with u.
+    The density is 1/(1 + scale (1 − (π/2) sin(πu))) at t(u): larger in the middle for scale > 0, at the ends for
+    scale < 0.
+
+    Args:
+        scale: In [−1, 2/(π − 2)], where t increases with u; 0 is uniform.
+
+    Raises:
+        FlowportError: For a scale outside this interval.
+
+    References:
+        Esser et al. 2024, "Scaling rectified flow transformers for high-resolution image synthesis", arXiv:2403.03206.
     """
 
     def __init__(self, scale: float = 1.29) -> None:
@@ -95,9 +153,12 @@ class ModeTimeSampler(TimeSampler):
 
 
 class CosmapTimeSampler(TimeSampler):
-    """t = 1 − 1/(1 + tan(πu/2)), u ~ U(0, 1), of density 2/(π (t² + (1 − t)²)).
+    """Cosmap times, t = 1 − 1/(1 + tan(πu/2)) with u ~ U(0, 1), of density 2/(π (t² + (1 − t)²)).
 
-    On the linear path log(β²/α²) then has the law that the trigonometric path gives it (Esser et al. 2024, SD3).
+    On the linear path log(β²/α²) then has the law that uniform times give it on the trigonometric path.
+
+    References:
+        Esser et al. 2024, "Scaling rectified flow transformers for high-resolution image synthesis", arXiv:2403.03206.
     """
 
     def __call__(self, n: int, generator: torch.Generator) -> Tensor:
@@ -109,7 +170,14 @@ class CosmapTimeSampler(TimeSampler):
 
 
 class PowerTimeSampler(TimeSampler):
-    """t = u^power, u ~ U(0, 1): density t^(1/power − 1)/power, so power > 1 favours times near the source."""
+    """Power-law times, t = u^power with u ~ U(0, 1), of density t^(1/power − 1)/power.
+
+    Args:
+        power: Above 0; values above 1 favour times near the source, values below 1 times near the target.
+
+    Raises:
+        FlowportError: Unless power > 0.
+    """
 
     def __init__(self, power: float = 2.0) -> None:
         if power <= 0:
@@ -124,7 +192,19 @@ class PowerTimeSampler(TimeSampler):
 
 
 class BetaTimeSampler(TimeSampler):
-    """t ~ Beta(a, b), drawn as G_a/(G_a + G_b) with gamma variables. Raises FlowportError unless a, b > 0."""
+    """Beta times, t ~ Beta(a, b), drawn as G_a/(G_a + G_b) from gamma variables.
+
+    Args:
+        a: Exponent of the density t^(a − 1) (1 − t)^(b − 1)/B(a, b) at the source, above 0.
+        b: Exponent of the density at the target, above 0.
+
+    Raises:
+        FlowportError: Unless a > 0 and b > 0.
+
+    References:
+        Black et al. 2024, "π₀: a vision-language-action flow model for general robot control", arXiv:2410.24164 (the
+        defaults, without its cutoff near the target).
+    """
 
     def __init__(self, a: float = 1.0, b: float = 1.5) -> None:
         if a <= 0 or b <= 0:
@@ -142,12 +222,22 @@ class BetaTimeSampler(TimeSampler):
 
 
 class AdaptiveTimeSampler(TimeSampler, nn.Module):
-    """Times drawn where losses ℓ are large: density ∝ √E[ℓ² | t] over equal cells of [0, 1], learnt while training.
+    """Importance sampling of times, with a density ∝ √E[ℓ² | t] of the losses ℓ over equal cells of [0, 1].
 
-    Every loss is divided by the density of its time, so the mean is that of uniform times whatever has been learnt,
-    and of all densities this one gives it the least variance (importance sampling; Nichol & Dhariwal 2021).
-    memory: what a step keeps of the counts before it; explore: the share of times that stays uniform. The counts are
-    buffers, kept in checkpoints. Raises FlowportError for cells < 1, or memory or explore outside (0, 1).
+    The density is estimated in training. Every loss is divided by the density of its time, so the loss is the mean
+    under uniform times whatever the estimate, and among piecewise constant densities this one minimises its variance
+    (up to ``explore``). The statistics are buffers and are saved in checkpoints.
+
+    Args:
+        cells: Number of cells.
+        memory: Factor by which a training step multiplies the earlier statistics, in (0, 1).
+        explore: Part of the times that is drawn uniformly, in (0, 1).
+
+    Raises:
+        FlowportError: For fewer than one cell, and for memory or explore outside (0, 1).
+
+    References:
+        Nichol and Dhariwal 2021, "Improved denoising diffusion probabilistic models", arXiv:2102.09672.
     """
 
     counts: Tensor
@@ -166,7 +256,7 @@ class AdaptiveTimeSampler(TimeSampler, nn.Module):
 
     @property
     def share(self) -> Tensor:
-        """The probability of each cell, (cells,): a cell is taken for average as long as it has been seen little."""
+        """Probability of each cell, (cells,); its mean square is shrunk to the average of all by one pseudo-count."""
         average = self.squares.sum() / self.counts.sum().clamp_min(1)
         size = ((self.squares + average) / (self.counts + 1)).clamp_min(1e-20).sqrt()
         return (1 - self.explore) * size / size.sum() + self.explore / self.cells

@@ -1,12 +1,16 @@
-"""Loss weights over time, and over the log signal-to-noise ratio λ = log(β²/n²).
+"""Loss weights over time and over the log signal-to-noise ratio λ = log(β²/n²).
 
-n is the weight of the noise in x_t: α, or γ on a bridge. At a given x_t every prediction's error is a multiple of that
-of the noise, so with t of any density each loss is ∫ w(λ) E|ε − ε̂|² dλ with
+n is the weight of the noise in x_t: α, or γ on a bridge. At a given x_t the error of every prediction is a multiple of
+the error of the noise, so with times of any density each loss is ∫ w(λ) E|ε − ε̂|² dλ with
 
-    w(λ) = density(t) · weight(t) · unit(t) / λ̇(t),      unit = |error of the prediction|² / |error of the noise|²,
+    w(λ) = density(t) · weight(t) · unit(t) / λ̇(t),      unit = |error of the prediction|² / |error of the noise|².
 
-and two compositions of path, prediction, time sampler and weighting with the same w(λ) have the same loss (Kingma &
-Gao 2023). A member ``LogSNRWeighting`` writes w(λ) itself and divides by the rest.
+Two compositions of path, prediction, time sampler and weighting with the same w(λ) have the same loss. A member of
+``LogSNRWeighting`` defines w(λ) itself and divides by the other factors.
+
+References:
+    Kingma and Gao 2023, "Understanding diffusion objectives as the ELBO with simple data augmentation",
+    arXiv:2303.00848.
 """
 
 import math
@@ -23,26 +27,47 @@ from flowport.prediction.base import MARGIN, FlowState
 from flowport.tensors import clamped
 
 LIMIT = MARGIN**-2
-"""The largest weight: beyond it, near an end, the error of a prediction says nothing of the noise."""
+"""Largest weight: beyond it, near an end, the error of a prediction does not determine that of the noise."""
 
 
 class Weighting(ABC):
+    """A weight w(t) ≥ 0 of the loss at time t.
+
+    A member provides ``__call__``.
+
+    To add a member: subclass this class, or ``LogSNRWeighting`` for a weight w(λ), in this module, add
+    ``configs/weighting/<name>.yaml`` with ``_target_``, and list it in ``WEIGHTINGS`` of tests/zoo.py.
+    """
+
     @abstractmethod
     def __call__(self, t: Tensor, field: Field, density: Tensor) -> Tensor | None:
-        """Weight of each time of the field's path, (B,); None for 1. density: of the law of t, (B,)."""
+        """Weight of each time, (B,); None stands for 1.
+
+        Args:
+            t: Times of the field's path, (B,).
+            field: The field that is trained, with its path, prediction and conditioning.
+            density: Density of the law of t at t, (B,).
+        """
 
 
 class UniformWeighting(Weighting):
-    """w = 1."""
+    """Constant weight, w = 1."""
 
     def __call__(self, t: Tensor, field: Field, density: Tensor) -> None:
         return None
 
 
 class SignalToNoiseWeighting(Weighting):
-    """w = min(SNR, limit), SNR = β²/α² (β²/γ² on a bridge): the min-SNR weight of Hang et al. (2023) for target error.
+    """Min-SNR weight for predictions of the target, w(t) = min(β²/n², limit), n = α or γ on a bridge.
 
-    Raises FlowportError unless limit > 0.
+    Args:
+        limit: Upper bound of the weight, above 0.
+
+    Raises:
+        FlowportError: Unless limit > 0.
+
+    References:
+        Hang et al. 2023, "Efficient diffusion training via Min-SNR weighting strategy", arXiv:2303.09556.
     """
 
     def __init__(self, limit: float = 5.0) -> None:
@@ -59,11 +84,21 @@ class SignalToNoiseWeighting(Weighting):
 
 
 def log_snr(t: Tensor, field: Field) -> tuple[Tensor, Tensor, Tensor]:
-    """λ, λ̇ and the unit of the prediction's squared error, each (B,), at t moved inside (0, 1), where they are finite.
+    """The log signal-to-noise ratio λ, its slope λ̇ and the unit of the prediction's squared error.
 
-    The unit is the answer of the prediction's own algebra to a noise that is wrong by 1 at x = 0. Raises
-    FlowportError on a
-    bridge that does not see its start: there the error of the noise does not determine the others.
+    The unit is the squared error of the prediction that an error of 1 in the noise causes, by the conversion of the
+    prediction at x = 0. All are evaluated at t moved inside (0, 1), where they are finite.
+
+    Args:
+        t: Times, (B,).
+        field: The field, with its path, prediction and conditioning.
+
+    Returns:
+        λ, λ̇ and the unit, each (B,).
+
+    Raises:
+        FlowportError: On a bridge whose field does not see its start, where the error of the noise does not determine
+            that of the prediction.
     """
     if field.path.bridge and not field.conditioning.sees_source:
         raise FlowportError(
@@ -81,7 +116,17 @@ def log_snr(t: Tensor, field: Field) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def profile(t: Tensor, field: Field, density: Tensor, weighting: Weighting) -> tuple[Tensor, Tensor]:
-    """λ and the w(λ) that a composition minimises, each (B,), at times t of the field's path with the given density."""
+    """The weight w(λ) that a composition of field, time law and weighting minimises.
+
+    Args:
+        t: Times of the field's path, (B,).
+        field: The field, with its path, prediction and conditioning.
+        density: Density of the law of t at t, (B,).
+        weighting: The weighting w(t).
+
+    Returns:
+        λ and w(λ), each (B,).
+    """
     snr, slope, unit = log_snr(t, field)
     weight = weighting(t, field, density)
     plain = density * unit / slope
@@ -89,9 +134,17 @@ def profile(t: Tensor, field: Field, density: Tensor, weighting: Weighting) -> t
 
 
 class ScoreMatchingWeighting(Weighting):
-    """weight = 1/unit: the loss is E_t E|ε − ε̂|² = E_t n² |s − ŝ|², denoising score matching, whatever the prediction.
+    """Denoising score matching for every prediction: w(t) = 1/unit, so the loss is E|ε − ε̂|² = E n² |s − ŝ|².
 
-    Vincent (2011), with the weight n² of Song & Ermon (2019). Raises FlowportError for a field without a score.
+    The weight is at most ``LIMIT``.
+
+    Raises:
+        FlowportError: When called for a field without a score.
+
+    References:
+        Vincent 2011, "A connection between score matching and denoising autoencoders", doi:10.1162/NECO_a_00142.
+        Song and Ermon 2019, "Generative modeling by estimating gradients of the data distribution", arXiv:1907.05600
+        (the weight n²).
     """
 
     def __call__(self, t: Tensor, field: Field, density: Tensor) -> Tensor:
@@ -100,11 +153,19 @@ class ScoreMatchingWeighting(Weighting):
 
 
 class LogSNRWeighting(Weighting, ABC):
-    """The loss is ∫ w(λ) E|ε − ε̂|² dλ for every path, prediction and law of t that reaches the same λ."""
+    """A weight w(λ): the loss is ∫ w(λ) E|ε − ε̂|² dλ for every path, prediction and law of t with that range of λ.
+
+    The weight of a time is w(λ) λ̇/(unit · density), at most ``LIMIT``. A member provides ``of``; to add one, see
+    ``Weighting``.
+    """
 
     @abstractmethod
     def of(self, snr: Tensor) -> Tensor:
-        """w(λ) ≥ 0 at λ (B,)."""
+        """The weight w(λ) ≥ 0, (B,).
+
+        Args:
+            snr: Log signal-to-noise ratio λ, (B,).
+        """
 
     def __call__(self, t: Tensor, field: Field, density: Tensor) -> Tensor:
         snr, slope, unit = log_snr(t, field)
@@ -112,10 +173,17 @@ class LogSNRWeighting(Weighting, ABC):
 
 
 class FlowMatchingWeighting(LogSNRWeighting):
-    """w(λ) = ½ e^(−λ/2) p(t) at t = 1/(1 + e^(−λ/2)): errors of velocity on the linear path, with times of density p.
+    """Weight of velocities on the linear path, w(λ) = ½ e^(−λ/2) p(t) at t = 1/(1 + e^(−λ/2)), p the density of times.
 
-    Uniform times are flow matching (Lipman et al. 2022); logit-normal, mode and cosmap are those of SD3 (Esser et al.
-    2024), where logit-normal gives ½ N(λ/2; mean, scale²)(1 + e^(−λ/2))².
+    Uniform times give flow matching. Logit-normal, mode and cosmap times give the losses of Stable Diffusion 3;
+    logit-normal is ½ N(λ/2; mean, scale²)(1 + e^(−λ/2))².
+
+    Args:
+        time_sampler: The law with density p; the times of the training may have another.
+
+    References:
+        Lipman et al. 2022, "Flow matching for generative modeling", arXiv:2210.02747.
+        Esser et al. 2024, "Scaling rectified flow transformers for high-resolution image synthesis", arXiv:2403.03206.
     """
 
     def __init__(self, time_sampler: TimeSampler) -> None:
@@ -126,9 +194,12 @@ class FlowMatchingWeighting(LogSNRWeighting):
 
 
 class CosineWeighting(LogSNRWeighting):
-    """w(λ) = e^(−λ/2)/π: errors of v = β ε − α x1 on the trigonometric path with uniform times (Salimans & Ho 2022).
+    """Weight of v = β ε − α x1 on the trigonometric path with uniform times, w(λ) = e^(−λ/2)/π.
 
-    Flow matching on the linear path, up to the factor 2/π.
+    It is 2/π times the weight of flow matching on the linear path with uniform times.
+
+    References:
+        Salimans and Ho 2022, "Progressive distillation for fast sampling of diffusion models", arXiv:2202.00512.
     """
 
     def of(self, snr: Tensor) -> Tensor:
@@ -136,9 +207,18 @@ class CosineWeighting(LogSNRWeighting):
 
 
 class EDMWeighting(LogSNRWeighting):
-    """w(λ) = ½ N(log ς; mean, scale²)(ς² + d²)/d², ς = e^(−λ/2), d = ``data_deviation`` (Karras et al. 2022).
+    """Weight of EDM, w(λ) = ½ N(log ς; mean, scale²)(ς² + d²)/d² with ς = e^(−λ/2) and d = ``data_deviation``.
 
-    Raises FlowportError unless scale and data_deviation are positive.
+    Args:
+        mean: Mean of log ς, ς the noise level.
+        scale: Standard deviation of log ς, above 0.
+        data_deviation: Standard deviation d of the data, above 0.
+
+    Raises:
+        FlowportError: Unless scale and data_deviation are positive.
+
+    References:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", arXiv:2206.00364.
     """
 
     def __init__(self, mean: float = -1.2, scale: float = 1.2, data_deviation: float = 0.5) -> None:
@@ -154,7 +234,17 @@ class EDMWeighting(LogSNRWeighting):
 
 
 class SigmoidWeighting(LogSNRWeighting):
-    """w(λ) = 1/(1 + e^(λ − bias)) (Kingma & Gao 2023; Hoogeboom et al. 2024)."""
+    """Sigmoid weight, w(λ) = 1/(1 + e^(λ − bias)).
+
+    Args:
+        bias: The λ at which the weight is ½; a larger bias puts more weight on small noise.
+
+    References:
+        Kingma and Gao 2023, "Understanding diffusion objectives as the ELBO with simple data augmentation",
+        arXiv:2303.00848.
+        Hoogeboom et al. 2024, "Simpler diffusion (SiD2): 1.5 FID on ImageNet512 with pixel-space diffusion",
+        arXiv:2410.19324.
+    """
 
     def __init__(self, bias: float = 0.0) -> None:
         self.bias = bias
@@ -164,11 +254,22 @@ class SigmoidWeighting(LogSNRWeighting):
 
 
 class DDPMWeighting(LogSNRWeighting):
-    """w(λ) = p(λ) min(1, limit e^(−λ)), p the density of λ on path=variance_preserving with uniform times.
+    """Weight of DDPM, w(λ) = p(λ) min(1, limit e^(−λ)), p the density of λ on the variance-preserving path.
 
-    limit = null is the ε error of Ho et al. (2020), a number the min-SNR weight of Hang et al. (2023). With
-    β² = e^(−B), B = rate_min u + ½ (rate_max − rate_min) u²: B = log(1 + e^(−λ)) and p = (1 − β²)/(dB/du), 0 beyond
-    u = 1. Raises FlowportError unless 0 < rate_min < rate_max and limit > 0.
+    p belongs to uniform u = 1 − t. With β² = e^(−B) and B = rate_min u + ½ (rate_max − rate_min) u², it is
+    B = log(1 + e^(−λ)) and p = (1 − β²)/(dB/du), and p = 0 beyond u = 1.
+
+    Args:
+        limit: Upper bound of the min-SNR weight, above 0; None for the noise error of DDPM, w = p.
+        rate_min: Noise rate dB/du at u = 0, above 0.
+        rate_max: Noise rate dB/du at u = 1, above ``rate_min``.
+
+    Raises:
+        FlowportError: Unless 0 < rate_min < rate_max and limit > 0.
+
+    References:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239.
+        Hang et al. 2023, "Efficient diffusion training via Min-SNR weighting strategy", arXiv:2303.09556.
     """
 
     def __init__(self, limit: float | None = None, rate_min: float = 0.1, rate_max: float = 20.0) -> None:

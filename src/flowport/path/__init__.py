@@ -1,4 +1,4 @@
-"""How one pair is joined: x_t = α(t) x0 + β(t) x1 + γ(t) z."""
+"""Probability paths x_t = α(t) x0 + β(t) x1 + γ(t) z between the points of a pair."""
 
 from flowport.path.base import Coefficients, Path, PathSample
 from flowport.path.bridge import BrownianBridge, SmoothBridge

@@ -1,4 +1,12 @@
-"""Bridges: paths that add noise between their ends, so that a score exists for any source."""
+"""Bridges: paths with noise between their ends, which have a score for any source.
+
+References:
+    Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+        arXiv:2303.08797.
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
+    Shi et al. 2023, "Diffusion Schrödinger Bridge Matching", arXiv:2303.16852.
+"""
 
 import torch
 from torch import Tensor
@@ -9,10 +17,17 @@ from flowport.types import Time
 
 
 class BrownianBridge(Path):
-    """α = 1 − t,  β = t,  γ = noise √(t(1−t)): Brownian motion of volatility ``noise`` pinned at both ends.
+    """Brownian bridge α = 1 − t, β = t, γ = noise √(t(1−t)): Brownian motion pinned at both ends.
 
-    γ̇ diverges at both ends, so the interval is [margin, 1 − margin]. The conditional law given (x0, x1) is that of
-    Tong et al. (2023, SB-CFM) and of bridge matching. Raises FlowportError unless noise > 0.
+    ``noise`` is the volatility σ of the Brownian motion. The conditional law given (x0, x1) is that of SB-CFM and of
+    bridge matching. γ̇ = noise² (½ − t)/γ diverges at both ends, so the interval is [margin, 1 − margin].
+
+    Args:
+        noise: σ > 0, in units of the points.
+        margin: Distance of the interval from both ends, in (0, 0.5).
+
+    Raises:
+        FlowportError: When ``noise`` or ``margin`` is out of its range.
     """
 
     bridge = True
@@ -37,15 +52,22 @@ class BrownianBridge(Path):
         return self.noise * torch.sqrt(t * (1 - t))
 
     def coefficients(self, t: Time) -> Coefficients:
-        gamma, one = self.gamma(t), torch.ones_like(t)  # in closed form: a small network's step is bound by Python
+        gamma, one = self.gamma(t), torch.ones_like(t)  # closed form: faster than autograd
         return Coefficients(1 - t, t, -one, one, gamma, self.noise**2 * (0.5 - t) / gamma)
 
 
 class SmoothBridge(Path):
-    """α = 1 − t,  β = t,  γ = noise t(1−t): γ̇ is bounded, so one field serves ODE and SDE sampling.
+    """Smooth bridge α = 1 − t, β = t, γ = noise t(1−t), whose γ̇ is bounded.
 
-    The interval stays [margin, 1 − margin], since the score −E[z | x]/γ needs γ > 0. Raises FlowportError unless
-    noise > 0.
+    The velocity stays bounded at both ends, which suits ODE and SDE sampling alike. The interval is nevertheless
+    [margin, 1 − margin], since the score −E[z | x]/γ needs γ > 0.
+
+    Args:
+        noise: Scale of γ, > 0, in units of the points; γ(½) = noise/4.
+        margin: Distance of the interval from both ends, in (0, 0.5).
+
+    Raises:
+        FlowportError: When ``noise`` or ``margin`` is out of its range.
     """
 
     bridge = True

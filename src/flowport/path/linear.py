@@ -1,4 +1,12 @@
-"""The straight path."""
+"""The linear path of flow matching and rectified flow.
+
+References:
+    Lipman et al. 2022, "Flow Matching for Generative Modeling", arXiv:2210.02747.
+    Liu, Gong and Liu 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        arXiv:2209.03003.
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
+"""
 
 import torch
 from torch import Tensor
@@ -10,11 +18,18 @@ from flowport.types import Pair, Points, Time
 
 
 class LinearPath(Path):
-    """α = 1 − (1 − sigma_min) t,  β = t,  γ = noise (constant).
+    """Linear path α = 1 − (1 − sigma_min) t, β = t, γ = noise (constant).
 
-    With noise > 0 this is torchcfm's conditional flow matching (Tong et al. 2023): soft ends p0 * N(0, noise²) and
-    p1 * N(0, noise²). With sigma_min > 0 it is Lipman et al. (2022): x_1 = x1 + sigma_min x0.
-    Raises FlowportError for a negative noise or a sigma_min outside [0, 1).
+    Both options at 0 give rectified flow, ẋ_t = x1 − x0. With noise > 0 it is the conditional flow matching of Tong et
+    al., with blurred ends p0 * N(0, noise²) and p1 * N(0, noise²). With sigma_min > 0 it is the path of Lipman et al.,
+    which ends in x1 + sigma_min x0.
+
+    Args:
+        noise: Constant γ ≥ 0, in units of the points.
+        sigma_min: Weight of the source at t = 1, in [0, 1).
+
+    Raises:
+        FlowportError: When ``noise`` or ``sigma_min`` is out of its range.
     """
 
     def __init__(self, noise: float = 0.0, sigma_min: float = 0.0) -> None:
@@ -43,5 +58,5 @@ class LinearPath(Path):
         x0, x1 = pair.source.x, pair.target.x
         if self.bridge or self.sigma_min or not x0.dtype == x1.dtype == t.dtype:
             return super().sample(pair, t, z)
-        # The straight line itself, in two operations: in two dimensions the general form costs a twentieth of a step.
+        # The straight line in two operations: for points of two dimensions this saves a twentieth of a training step.
         return PathSample(t, torch.lerp(x0, x1, over(t, x0)), x1 - x0, x0, x1, z)

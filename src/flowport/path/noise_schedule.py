@@ -1,4 +1,11 @@
-"""The paths of diffusion models, with the data at t = 1."""
+"""Paths of diffusion models, with the source (noise) at t = 0 and the data at t = 1.
+
+References:
+    Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
+    Albergo and Vanden-Eijnden 2022, "Building Normalizing Flows with Stochastic Interpolants", arXiv:2209.15571.
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364.
+    Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239.
+"""
 
 from collections.abc import Callable
 
@@ -13,7 +20,10 @@ from flowport.types import Time
 
 
 class TrigonometricPath(Path):
-    """α = cos(πt/2),  β = sin(πt/2): keeps unit variance for independent ends (Albergo & Vanden-Eijnden 2022)."""
+    """Trigonometric path α = cos(πt/2), β = sin(πt/2) of Albergo and Vanden-Eijnden (2022).
+
+    It has unit variance at all times for independent ends of unit variance.
+    """
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(torch.pi / 2 * t)
@@ -23,10 +33,18 @@ class TrigonometricPath(Path):
 
 
 class VariancePreservingPath(Path):
-    """β = exp(−½ ∫ₜ¹ r(1−s) ds) with r(u) = rate_min + (rate_max − rate_min) u,  α = √(1 − β²).
+    """Variance-preserving path β = exp(−½ ∫ₜ¹ r(1−s) ds), α = √(1 − β²) of Song et al. (2021).
 
-    The diffusion of Song et al. (2021) run towards the data. β(0) > 0: see start_gap. α̇ diverges at t = 1, so the
-    interval ends at 1 − margin. Raises FlowportError unless 0 < rate_min ≤ rate_max.
+    r(u) = rate_min + (rate_max − rate_min) u is the noise rate of the diffusion at u = 1 − t from the data. β(0) > 0,
+    see ``start_gap``. α̇ diverges at t = 1, so the interval ends at 1 − margin.
+
+    Args:
+        rate_min: Noise rate at the data, > 0.
+        rate_max: Noise rate at the source, ≥ rate_min.
+        margin: Distance of the interval from t = 1, in (0, 0.5).
+
+    Raises:
+        FlowportError: When a rate or ``margin`` is out of its range.
     """
 
     def __init__(self, rate_min: float = 0.1, rate_max: float = 20.0, margin: float = 1e-3) -> None:
@@ -51,10 +69,15 @@ class VariancePreservingPath(Path):
 
 
 class VarianceExplodingPath(Path):
-    """α = scale (1 − t),  β = 1: noise of size ``scale`` around the data, shrinking linearly (Karras et al. 2022).
+    """Variance-exploding path α = scale (1 − t), β = 1, with the linear noise level of Karras et al. (2022).
 
-    The translator starts from scale · x0, which leaves out x1 itself: start_gap = 1/scale.
-    Raises FlowportError unless scale > 0.
+    A translation starts from scale · x0, without the x1 of the path: start_gap = 1/scale.
+
+    Args:
+        scale: Noise level at t = 0, > 0, for a source of unit variance.
+
+    Raises:
+        FlowportError: When ``scale`` is not positive.
     """
 
     def __init__(self, scale: float = 20.0) -> None:
@@ -70,12 +93,22 @@ class VarianceExplodingPath(Path):
 
 
 class DiffusionPath(Path):
-    """The path of a diffusion dX = f X du + g dW away from the data, u = 1 − t, by its drift f(t) and diffusion g(t):
+    """Path of a linear diffusion dX = f X du + g dW from the data, u = 1 − t (Song et al. 2021).
 
-        β(t) = exp ∫ₜ¹ f ds,     α² = β² ∫ₜ¹ g²/β² ds,     β̇ = −f β,     α̇ = −f α − g²/(2α)
+    Its coefficients are those of the conditional law given the data, with a standard normal source:
 
-    (Song et al. 2021, with time turned round). drift, diffusion: callables of t (B,), smooth on ``interval``.
-    Integrals by Gauss and Legendre's rule with NODES nodes. ``flowport.sampling.diffusion_form`` has the way back.
+        β(t) = exp ∫ₜ¹ f ds,     α² = β² ∫ₜ¹ g²/β² ds,     β̇ = −f β,     α̇ = −f α − g²/(2α).
+
+    Integrals use Gauss-Legendre quadrature with ``NODES`` nodes. The inverse map, from a path to f and g, is
+    :func:`flowport.sampling.diffusion_form`.
+
+    Args:
+        drift: f as a function of t, (B,) → (B,), smooth on ``interval``.
+        diffusion: g as a function of t, (B,) → (B,), smooth on ``interval``.
+        interval: Closed part of [0, 1] on which the path is used; α̇ diverges at t = 1.
+
+    Attributes:
+        NODES: Number of quadrature nodes.
     """
 
     NODES = 24
@@ -99,10 +132,10 @@ class DiffusionPath(Path):
         return self._integral(self.drift, t).exp().to(t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        def gained(s: Tensor) -> Tensor:
+        def integrand(s: Tensor) -> Tensor:
             return self.diffusion(s) ** 2 * torch.exp(-2 * self._integral(self.drift, s))
 
-        return self.beta(t) * self._integral(gained, t).sqrt().to(t)
+        return self.beta(t) * self._integral(integrand, t).sqrt().to(t)
 
     def coefficients(self, t: Time) -> Coefficients:
         alpha, beta, f, g = self.alpha(t), self.beta(t), self.drift(t), self.diffusion(t)
@@ -110,12 +143,21 @@ class DiffusionPath(Path):
 
 
 class TabulatedPath(Path):
-    """β = √(1/(1 + e^(−λ))), α = √(1/(1 + e^λ)), λ through a table of a discrete diffusion's steps, noise first in t.
+    """Path of a discrete diffusion: β² = sigmoid(λ), α² = sigmoid(−λ), λ interpolated from a table.
 
-    alphas_cumprod (N,): β² of step 0, nearest to the data (t = 1), to step N − 1 (t = 0), as a scheduler of diffusers
-    has it: step k is t = 1 − k/(N − 1). Between the steps λ is the monotone cubic of Fritsch & Carlson (1980), so β/α
-    increases everywhere. Neither end is reached: see start_gap and end_gap.
-    Raises FlowportError unless the table has two steps or more and falls strictly inside (0, 1).
+    Step k of the table is t = 1 − k/(N − 1), so that step 0 is nearest to the data. Between the steps λ = log β²/α² is
+    the monotone cubic of Fritsch and Butland (scipy's PCHIP), so β/α increases everywhere. Neither end is reached
+    exactly, see ``start_gap`` and ``end_gap``.
+
+    Args:
+        alphas_cumprod: β² at steps 0, …, N − 1, (N,), as in a scheduler of diffusers.
+
+    Raises:
+        FlowportError: When the table has fewer than two steps, or does not decrease strictly inside (0, 1).
+
+    References:
+        Fritsch and Butland 1984, "A method for constructing local monotone piecewise cubic interpolants",
+            doi:10.1137/0905021.
     """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
@@ -129,16 +171,24 @@ class TabulatedPath(Path):
         self.cubics = torch.from_numpy(PchipInterpolator(range(self.steps), torch.logit(table).numpy()).c.copy())
 
     def timestep(self, t: Tensor) -> Tensor:
-        """The step k = (1 − t)(N − 1) at t, a whole number at the table's own steps."""
+        """The step k = (1 − t)(N − 1), (B,), a whole number at the steps of the table.
+
+        Args:
+            t: Times, (B,).
+        """
         return (1 - t) * (self.steps - 1)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """λ(t) = log β²/α², (B,)."""
+        """The log signal-to-noise ratio λ(t) = log β²/α², (B,).
+
+        Args:
+            t: Times, (B,).
+        """
         k = self.timestep(t)
-        left = k.detach().floor().long().clamp(0, self.steps - 2)
-        rest, value = k - left, torch.zeros_like(k)
+        knot = k.detach().floor().long().clamp(0, self.steps - 2)
+        offset, value = k - knot, torch.zeros_like(k)
         for row in self.cubics.to(t):
-            value = value * rest + row[left]
+            value = value * offset + row[knot]
         return value
 
     def alpha(self, t: Tensor) -> Tensor:

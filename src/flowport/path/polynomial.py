@@ -1,4 +1,9 @@
-"""Paths by powers of time, and paths by the user's own functions."""
+"""Paths with polynomial or user-defined coefficients.
+
+References:
+    Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+        arXiv:2303.08797.
+"""
 
 from collections.abc import Callable
 
@@ -9,7 +14,15 @@ from flowport.path.base import Path
 
 
 class PolynomialPath(Path):
-    """α = 1 − t^source_power,  β = t^target_power. Powers below 1 have an infinite slope at t = 0 and are refused."""
+    """Polynomial path α = 1 − t^source_power, β = t^target_power.
+
+    Args:
+        source_power: Exponent of α, ≥ 1: smaller ones have an infinite slope at t = 0.
+        target_power: Exponent of β, ≥ 1.
+
+    Raises:
+        FlowportError: When an exponent is below 1.
+    """
 
     def __init__(self, source_power: float = 2.0, target_power: float = 2.0) -> None:
         if source_power < 1 or target_power < 1:
@@ -24,9 +37,16 @@ class PolynomialPath(Path):
 
 
 class FunctionsPath(Path):
-    """A path by three callables of t (B,): α, β and, for a bridge, γ. They must be differentiable by autograd.
+    """Path with user-defined coefficients α, β and, for a bridge, γ.
 
-    ``Functions(lambda t: 1 - t, lambda t: t, lambda t: 0.5 * t * (1 - t))``; ``interval`` is where all are finite.
+    Example: ``FunctionsPath(lambda t: 1 - t, lambda t: t, lambda t: 0.5 * t * (1 - t))``. The functions act on each
+    element alone and must be differentiable by autograd.
+
+    Args:
+        alpha: α as a function of t, (B,) → (B,).
+        beta: β as a function of t, (B,) → (B,).
+        gamma: γ as a function of t, (B,) → (B,); None for a path without noise.
+        interval: Closed part of [0, 1] on which all coefficients and derivatives are finite.
     """
 
     def __init__(

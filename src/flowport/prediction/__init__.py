@@ -1,4 +1,4 @@
-"""What a network's output means."""
+"""Predictions: what a network's output means (velocity, end point or score)."""
 
 from flowport.prediction.base import FlowState, Prediction, endpoints
 from flowport.prediction.endpoint import ScorePrediction, SourcePrediction, TargetPrediction

@@ -1,12 +1,18 @@
-"""What a network's output means, through one hub.
+"""Predictions: what a network's output means, and the conversions between them.
 
-Every prediction maps to the hub (x, velocity, noise) and from it, so n predictions need 2n maps. The algebra is one
-2×2 system: the conditional means x̂0, x̂1, ẑ = E[· | x_t = x] obey
+Every prediction is converted to and from the flow state (x, velocity, noise), so n predictions need 2n maps. The
+conditional means x̂0, x̂1, ẑ = E[· | x_t = x] and the velocity v solve the linear system
 
-    α x̂0 + β x̂1 + γ ẑ = x,      α̇ x̂0 + β̇ x̂1 + γ̇ ẑ = v,
+    α x̂0 + β x̂1 + γ ẑ = x,      α̇ x̂0 + β̇ x̂1 + γ̇ ẑ = v
 
-three unknowns, of which one is known or absent: ẑ without noise (γ = 0), x̂0 = x0 where the field sees its start.
-A bridge whose field is blind to x0 needs a second head for ẑ. What is undefined raises FlowportError.
+with three unknowns. One of them is absent or given: ẑ on a path without noise (γ = 0), x̂0 = x0 where the field is
+conditioned on its start, ẑ where a second head predicts it (a bridge whose field is not conditioned on x0). What is
+undefined raises FlowportError.
+
+References:
+    Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+        arXiv:2303.08797.
+    Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv:2202.00512.
 """
 
 from abc import ABC, abstractmethod
@@ -20,12 +26,18 @@ from flowport.path.base import Coefficients, Path, PathSample
 from flowport.tensors import clamped
 
 MARGIN = 1e-3
-"""How far inside [0, 1] an output is read that is divided by a vanishing path weight."""
+"""Distance from t = 0 and t = 1 within which outputs that are divided by a vanishing path weight are not used."""
 
 
 @dataclass(frozen=True)
 class FlowState:
-    """x, velocity E[ẋ | x] and noise E[z | x] (None without a bridge or where it is unknown), each (B, *D)."""
+    """The velocity and noise estimates of a field at points x, the common form of all predictions.
+
+    Args:
+        x: Points, (B, *D).
+        velocity: E[ẋ_t | x_t = x], (B, *D).
+        noise: E[z | x_t = x], (B, *D); None on a path without noise or where it is not estimated.
+    """
 
     x: Tensor
     velocity: Tensor
@@ -33,7 +45,16 @@ class FlowState:
 
 
 def solve(p: Tensor, q: Tensor, dp: Tensor, dq: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """(A, B) with p A + q B = y and dp A + dq B = w."""
+    """The solution (A, B) of p A + q B = y, dp A + dq B = w.
+
+    Args:
+        p: First coefficient of the first equation.
+        q: Second coefficient of the first equation.
+        dp: First coefficient of the second equation.
+        dq: Second coefficient of the second equation.
+        y: Right-hand side of the first equation.
+        w: Right-hand side of the second equation; all broadcast together.
+    """
     determinant = p * dq - dp * q
     return (dq * y - q * w) / determinant, (p * w - dp * y) / determinant
 
@@ -41,9 +62,18 @@ def solve(p: Tensor, q: Tensor, dp: Tensor, dq: Tensor, y: Tensor, w: Tensor) ->
 def endpoints(
     flow_state: FlowState, coefficients: Coefficients, start: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x̂0, x̂1, ẑ from the hub. ``start``: x0 (B, *D) where the field sees it and the path is a bridge, else None.
+    """The conditional means x̂0, x̂1 and ẑ of a flow state.
 
-    Raises FlowportError for a bridge with neither a start nor a noise estimate.
+    Args:
+        flow_state: Points, velocity and, for a bridge, possibly the noise estimate, (B, *D) each.
+        coefficients: Path coefficients at the times of the points, (B,) each.
+        start: x0, (B, *D), where the path is a bridge and the field is conditioned on its start; otherwise None.
+
+    Returns:
+        x̂0, x̂1 and ẑ, (B, *D) each; ẑ is None on a path without noise.
+
+    Raises:
+        FlowportError: When the path is a bridge and neither ``start`` nor a noise estimate is given.
     """
     c = coefficients.over(flow_state.x)
     if c.gamma is None or c.dgamma is None:
@@ -64,17 +94,36 @@ def endpoints(
 
 
 def velocity_of(source: Tensor, target: Tensor, noise: Tensor | None, coefficients: Coefficients) -> Tensor:
-    """v = α̇ x̂0 + β̇ x̂1 + γ̇ ẑ."""
+    """The velocity v = α̇ x̂0 + β̇ x̂1 + γ̇ ẑ, (B, *D).
+
+    Args:
+        source: x̂0, (B, *D).
+        target: x̂1, (B, *D).
+        noise: ẑ, (B, *D); None counts as zero.
+        coefficients: Path coefficients, (B,) each.
+    """
     c = coefficients.over(source)
     velocity = c.dalpha * source + c.dbeta * target
     return velocity if noise is None or c.dgamma is None else velocity + c.dgamma * noise
 
 
 class Prediction(ABC):
-    """heads: how many tensors of the event's shape the network returns.
-    resolves_blind_bridge: whether it is defined on a bridge whose field does not see its start.
-    needs_bridge: defined only with bridge noise. needs_unknown_source: pointless where the field sees x0.
-    is_score: regresses on the score, so there must be one."""
+    """The meaning of a network's output: a regression target, and its conversion to and from a flow state.
+
+    A member provides ``target``, ``flow_state`` and ``output``, and declares the attributes below.
+    ``output(flow_state(o)) = o`` wherever it is defined, and E[target | x_t = x] is the output of a perfect network.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py``, add
+    ``configs/prediction/<name>.yaml`` with ``_target_`` and list it in ``PREDICTIONS`` of tests/zoo.py, over which the
+    tests of tests/laws run.
+
+    Attributes:
+        heads: Number of tensors of the event's shape in the output.
+        resolves_blind_bridge: Whether it is defined on a bridge whose field is not conditioned on its start x0.
+        needs_bridge: Whether it is defined only on paths with noise.
+        needs_unknown_source: Whether it is trivial where the field is conditioned on x0.
+        is_score: Whether the output is the score, which must therefore exist.
+    """
 
     heads: ClassVar[int] = 1
     resolves_blind_bridge: ClassVar[bool] = False
@@ -83,18 +132,52 @@ class Prediction(ABC):
     is_score: ClassVar[bool] = False
 
     def clamp(self, path: Path, t: Tensor) -> Tensor:
-        """t moved to where this output determines a finite velocity. An end point or a score is divided by a weight
-        that vanishes at an end, so those stay a margin away from both."""
+        """The times moved to where the output determines a finite velocity.
+
+        An end point or a score is divided by a path weight that vanishes at an end, so these times keep the distance
+        ``MARGIN`` from both ends.
+
+        Args:
+            path: The path, whose interval is respected.
+            t: Times, (B,).
+        """
         return clamped(path.clamp(t), MARGIN, 1 - MARGIN)
 
     @abstractmethod
     def target(self, path: Path, sample: PathSample) -> Tensor:
-        """What to regress the output on, (B, heads·C, …)."""
+        """The regression target of the output.
+
+        Args:
+            path: The path of the sample.
+            sample: Points of the path, B rows.
+
+        Returns:
+            Tensor (B, heads·C, …).
+        """
 
     @abstractmethod
     def flow_state(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> FlowState:
-        """From the network's output to the hub."""
+        """The flow state of an output.
+
+        Args:
+            output: Output of the network, (B, heads·C, …).
+            x: Points, (B, *D).
+            coefficients: Path coefficients at the times of the points, (B,) each.
+            start: x0, (B, *D), where the path is a bridge and the field is conditioned on its start; otherwise None.
+
+        Raises:
+            FlowportError: When the output does not determine the velocity.
+        """
 
     @abstractmethod
     def output(self, flow_state: FlowState, coefficients: Coefficients, start: Tensor | None) -> Tensor:
-        """From the hub to what a perfect network would have returned."""
+        """The output of a perfect network with this flow state, (B, heads·C, …).
+
+        Args:
+            flow_state: Points, velocity and possibly the noise estimate, (B, *D) each.
+            coefficients: Path coefficients at the times of the points, (B,) each.
+            start: x0, (B, *D), where the path is a bridge and the field is conditioned on its start; otherwise None.
+
+        Raises:
+            FlowportError: When the flow state does not determine the output.
+        """

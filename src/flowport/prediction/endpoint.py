@@ -1,4 +1,11 @@
-"""Outputs that are an end point, or the score; the velocity follows from the path's coefficients."""
+"""Predictions of an end point or of the score, from which the velocity follows by the path's coefficients.
+
+References:
+    Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+        arXiv:2303.08797.
+    Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv:2202.00512.
+    Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv:2011.13456.
+"""
 
 from torch import Tensor
 
@@ -13,15 +20,28 @@ BLIND = (
 
 
 class TargetPrediction(Prediction):
-    """output = E[x1 | x_t] (the denoiser).
+    """Target (denoiser) prediction, output = E[x1 | x_t].
 
-    Without noise x̂0 = (x − β x̂1)/α; on a bridge that sees its start ẑ = (x − α x0 − β x̂1)/γ.
+    Defined on paths without noise, and on bridges whose field is conditioned on its start x0.
     """
 
     def target(self, path: Path, sample: PathSample) -> Tensor:
         return sample.x1
 
     def flow_state(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> FlowState:
+        """Velocity v = α̇ x̂0 + β̇ x̂1 + γ̇ ẑ with x̂1 the output.
+
+        Without noise x̂0 = (x − β x̂1)/α; on a bridge x̂0 = x0 and ẑ = (x − α x0 − β x̂1)/γ.
+
+        Args:
+            output: x̂1, (B, *D).
+            x: Points, (B, *D).
+            coefficients: Path coefficients at the times of the points, (B,) each.
+            start: x0, (B, *D), where the path is a bridge and the field is conditioned on its start; otherwise None.
+
+        Raises:
+            FlowportError: When the path is a bridge and ``start`` is None.
+        """
         c = coefficients.over(x)
         if c.gamma is None:
             source = (x - c.beta * output) / c.alpha
@@ -36,7 +56,10 @@ class TargetPrediction(Prediction):
 
 
 class SourcePrediction(Prediction):
-    """output = E[x0 | x_t] (the noise, where the source is noise): x̂1 = (x − α x̂0)/β. Only without bridge noise."""
+    """Source prediction, output = E[x0 | x_t]: the noise prediction of diffusion models for a Gaussian source.
+
+    Only on paths without noise, where x̂1 = (x − α x̂0)/β.
+    """
 
     needs_unknown_source = True
 
@@ -44,6 +67,17 @@ class SourcePrediction(Prediction):
         return sample.x0
 
     def flow_state(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> FlowState:
+        """Velocity v = α̇ x̂0 + β̇ x̂1, with x̂0 the output and x̂1 = (x − α x̂0)/β.
+
+        Args:
+            output: x̂0, (B, *D).
+            x: Points, (B, *D).
+            coefficients: Path coefficients at the times of the points, (B,) each.
+            start: Not used: the prediction is undefined on bridges.
+
+        Raises:
+            FlowportError: When the path is a bridge.
+        """
         c = coefficients.over(x)
         if c.gamma is not None:
             raise FlowportError(BLIND.format("source"))
@@ -54,7 +88,11 @@ class SourcePrediction(Prediction):
 
 
 class ScorePrediction(Prediction):
-    """output = ∇ log p_t: −E[x0 | x]/α where the source is the noise, −E[z | x]/γ on a bridge that sees its start."""
+    """Score prediction, output = ∇ log p_t(x).
+
+    It is −E[x0 | x_t = x]/α for a standard normal source independent of the target, and −E[z | x_t = x]/γ on a bridge
+    conditioned on its start, where it is the score given x0.
+    """
 
     is_score = True
 
@@ -66,6 +104,19 @@ class ScorePrediction(Prediction):
         return -sample.z / c.gamma
 
     def flow_state(self, output: Tensor, x: Tensor, coefficients: Coefficients, start: Tensor | None) -> FlowState:
+        """Velocity v = α̇ x̂0 + β̇ x̂1 + γ̇ ẑ with the score s the output.
+
+        Without noise x̂0 = −α s; on a bridge x̂0 = x0 and ẑ = −γ s. In both cases x̂1 = (x − α x̂0 − γ ẑ)/β.
+
+        Args:
+            output: s, (B, *D).
+            x: Points, (B, *D).
+            coefficients: Path coefficients at the times of the points, (B,) each.
+            start: x0, (B, *D), where the path is a bridge and the field is conditioned on its start; otherwise None.
+
+        Raises:
+            FlowportError: When the path is a bridge and ``start`` is None.
+        """
         c = coefficients.over(x)
         if c.gamma is None:
             source = -c.alpha * output

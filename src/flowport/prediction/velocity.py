@@ -1,4 +1,11 @@
-"""Outputs that are the velocity itself."""
+"""Predictions of the velocity.
+
+References:
+    Lipman et al. 2022, "Flow Matching for Generative Modeling", arXiv:2210.02747.
+    Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+        arXiv:2303.08797.
+    Tong et al. 2023, "Simulation-free Schrödinger bridges via score and flow matching", arXiv:2307.03672.
+"""
 
 import torch
 from torch import Tensor
@@ -9,7 +16,10 @@ from flowport.prediction.base import FlowState, Prediction, endpoints
 
 
 class VelocityPrediction(Prediction):
-    """output = E[ẋ_t | x_t]: defined on every path, though on a bridge it says nothing of the noise."""
+    """Velocity prediction, output = E[ẋ_t | x_t], the marginal velocity of flow matching.
+
+    Defined on every path. On a bridge it determines the noise only where the field is conditioned on its start.
+    """
 
     resolves_blind_bridge = True
 
@@ -29,7 +39,11 @@ class VelocityPrediction(Prediction):
 
 
 class BridgePrediction(Prediction):
-    """Two heads, output = (E[ẋ_t | x_t], E[z | x_t]) along the first dimension: velocity and score of any bridge."""
+    """Velocity and noise prediction for bridges, output = (E[ẋ_t | x_t], E[z | x_t]).
+
+    The two heads are concatenated along the first dimension of the event. They give velocity and score −ẑ/γ of any
+    bridge.
+    """
 
     heads = 2
     resolves_blind_bridge = True
@@ -47,6 +61,16 @@ class BridgePrediction(Prediction):
         return FlowState(x, velocity, noise)
 
     def output(self, flow_state: FlowState, coefficients: Coefficients, start: Tensor | None) -> Tensor:
+        """Velocity and noise estimate, concatenated along the first dimension of the event, (B, 2C, …).
+
+        Args:
+            flow_state: Points, velocity and possibly the noise estimate, (B, *D) each.
+            coefficients: Path coefficients at the times of the points, (B,) each.
+            start: x0, (B, *D), where the path is a bridge and the field is conditioned on its start; otherwise None.
+
+        Raises:
+            FlowportError: When the path has no noise, or the flow state does not determine it.
+        """
         noise = endpoints(flow_state, coefficients, start)[2] if flow_state.noise is None else flow_state.noise
         if noise is None:
             raise FlowportError(

@@ -12,7 +12,6 @@ Gaussian ends of correlation ρ with λr = cᵀx1 have ϱ_k = c_kᵀx1, c_{k+1} 
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +23,11 @@ from flowport.field.base import Field
 from flowport.finetuning.path_weights import effective
 from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
-from flowport.run import experiment, finetune
+from flowport.run import finetune
+from flowport.run.build import Parts, Run
 from flowport.run.config_checks import check_kind
-from flowport.run.finetune import certified, paths_of, through, tune, tuned_config
-from flowport.run.run_folder import read_config
+from flowport.run.finetune import certified, through, tune, tuned_config
+from flowport.run.run_folder import RunFolder
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition, Pair
 
@@ -35,41 +35,66 @@ LEAST = {"rounds": 0, "points": 8, "steps": 1}
 """Least values of the keys of ``boosting``."""
 
 
-def check_overrides(overrides: DictConfig) -> None:
-    """Raise FlowportError, before a base is trained, for what no tuning takes whatever its base."""
+def check_overrides(overrides: DictConfig, parts: Parts) -> None:
+    """Check, before a base is trained, what no fine-tuning takes whatever its base.
+
+    Args:
+        overrides: The composed config of the command.
+        parts: What the command has built.
+
+    Raises:
+        FlowportError: For such an option.
+    """
     for key, least in LEAST.items():
         check_kind(f"boosting.{key}", overrides.boosting[key], int, least)
     if not overrides.boosting.rounds:
         finetune.check_reward(overrides)
-    finetune.check_overrides(overrides)
+    finetune.check_overrides(overrides, parts)
 
 
-def boosted(base: Path, overrides: DictConfig, folder: Path) -> dict[str, Any]:
-    """Tune the run in ``base`` towards the wished reward, then ``boosting.rounds`` times towards the tilt of all
-    results; without a reward, rounds upon the rounds of ``base``. The last is in ``folder``, those before it are in
-    folder/rounds/<number>, each a run like any other.
+def boosted(base: RunFolder, overrides: DictConfig, folder: RunFolder, parts: Parts) -> dict[str, Any]:
+    """Tune a run towards a reward, then ``boosting.rounds`` times towards the tilt of all results.
 
-    Raises FlowportError as ``check_overrides`` and ``tune`` do, for a reward that reads more than results, for rounds
-    upon a run
-    that is not tuned.
+    Without a reward: rounds upon the rounds of ``base``. Every round is a run like any other; the last is in
+    ``folder``, those before it in folder/rounds/<number>.
+
+    Args:
+        base: A trained run.
+        overrides: The composed config of the command, which ``check_overrides`` has checked.
+        folder: Of the last round.
+        parts: What the command has built.
+
+    Returns:
+        The numbers of the last round.
+
+    Raises:
+        FlowportError: For a reward that reads more than results, and for rounds upon a run that is not tuned.
     """
-    check_overrides(overrides)
     rounds = overrides.boosting.rounds
-    plain = overrides.get("reward") is not None or not rounds
+    first = overrides.get("reward") is not None or not rounds
     numbers: dict[str, Any] = {}
-    for number in range(rounds + plain):
-        here = folder if number == rounds + plain - 1 else folder / "rounds" / str(number)
-        if plain and not number:
-            numbers = tune(tuned_config(base, overrides), here, before=(alone,) if rounds else ())
+    for number in range(rounds + first):
+        here = folder if number == rounds + first - 1 else folder.round(number)
+        if first and not number:
+            before = (check_reads_results,) if rounds else ()
+            numbers = tune(tuned_config(base, overrides), here, parts=parts, before=before)
         else:
-            numbers = boost(round_config(base, overrides), here)
+            numbers = boost(round_config(base, overrides), here, parts=parts)
         base = here
     return numbers
 
 
-def round_config(folder: Path, overrides: DictConfig) -> DictConfig:
-    """The config of one round more upon the tuned run in ``folder``. Raises FlowportError for one that is not tuned."""
-    known = read_config(folder)
+def round_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
+    """The config of one round more upon a tuned run.
+
+    Args:
+        folder: The tuned run.
+        overrides: The composed config of the command.
+
+    Raises:
+        FlowportError: For a run that is not tuned.
+    """
+    known = folder.read_config()
     if not known.get("tuning"):
         raise FlowportError(f"boosting goes on from a tuned run, which {folder} is not: say reward=<name> too")
     asked = overrides.copy()
@@ -87,14 +112,39 @@ def round_config(folder: Path, overrides: DictConfig) -> DictConfig:
     return config
 
 
-def boost(config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-    """One round (or the rest of one): learn the residual reward, tune by it, write what ``tune`` writes and, as
-    boosting/<number>, how near the results are to the tilt of all results, before and after."""
-    return tune(config, folder, resume, (learn,), lambda run, here: certified(run, here) | reached(run))
+def boost(config: DictConfig, folder: RunFolder, resume: bool = False, *, parts: Parts | None = None) -> dict[str, Any]:
+    """One round (or the rest of one): learn the residual reward, tune by it, and write what ``tune`` writes.
+
+    boosting/<number> says how near the results are to the tilt of all results, before and after.
+
+    Args:
+        config: Of ``round_config``.
+        folder: The round's.
+        resume: Go on from the folder's last checkpoint.
+        parts: What other runs of the same command have built.
+    """
+    return tune(
+        config,
+        folder,
+        resume,
+        parts=parts,
+        before=(learn,),
+        after=lambda run, here: certified(run, here) | reached(run),
+    )
 
 
-def alone(run: experiment.Run) -> dict[str, Any]:
-    """Raise FlowportError for a reward that reads more than results: boosting reaches a law of results alone."""
+def check_reads_results(run: Run) -> dict[str, Any]:
+    """Check that a reward reads results alone, since boosting reaches a law of results.
+
+    Args:
+        run: Built, not yet trained.
+
+    Returns:
+        No numbers.
+
+    Raises:
+        FlowportError: For a reward that reads a label or the source.
+    """
     assert isinstance(run.module, FineTuneModule)
     try:
         run.module.reward.value(run.data.pairing.target.sample(2, torch.Generator()).x, Condition())
@@ -105,30 +155,47 @@ def alone(run: experiment.Run) -> dict[str, Any]:
     return {}
 
 
-def learn(run: experiment.Run) -> dict[str, float]:
-    """The residual reward of a round, from the training split; boosting/before_<number> and its cross-entropy."""
+def learn(run: Run) -> dict[str, float]:
+    """Learn the residual reward of a round from the training split.
+
+    Args:
+        run: Built, not yet trained.
+
+    Returns:
+        boosting/before_<number> and the cross-entropy.
+    """
     module = run.module
     assert isinstance(module, FineTuneModule) and isinstance(module.reward, ResidualReward)
     base, tuned, value = results(run, module.ema.base, "train", module.reward.points)
     generator = module.randomness.generator("residual reward", 0, base.device)
-    told = {f"before_{name}": number for name, number in distance(base, tuned, value).items()}
-    told["cross_entropy"] = module.reward.fit(base, tuned, value, generator)
-    return {f"boosting/{name}": number for name, number in told.items()}
+    numbers = {f"before_{name}": number for name, number in distance(base, tuned, value).items()}
+    numbers["cross_entropy"] = module.reward.fit(base, tuned, value, generator)
+    return {f"boosting/{name}": number for name, number in numbers.items()}
 
 
-def reached(run: experiment.Run) -> dict[str, float]:
-    """boosting/<number> of the tuned flow, on the test split."""
-    found = distance(*results(run, run.module.ema, "test", paths_of(run)))
+def reached(run: Run) -> dict[str, float]:
+    """boosting/<number> of the tuned flow, on the test split.
+
+    Args:
+        run: A trained run.
+    """
+    found = distance(*results(run, run.module.ema, "test", run.config.certified))
     return {f"boosting/{name}": number for name, number in found.items()}
 
 
-def results(run: experiment.Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Results (n, *D) of the flow that was there before all rounds, those of ``field`` from the same starts and noise,
-    by the run's own sampler, and x1 -> λr."""
+def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Results (n, *D) of the flow before all rounds, those of ``field`` from the same starts and noise, and x1 -> λr.
+
+    Args:
+        run: Whose sampler is used.
+        field: The flow of the second results.
+        split: Of the starts.
+        n: Number of starts.
+    """
     module, rounds = run.module, run.config.tuning[-1].round
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under(f"boosting {split}")
-    pairing, wished, base = run.data.placed(device).split(split), run.config.tuning[-1 - rounds], module.ema.base
+    pairing, entry, base = run.data.placed(device).split(split), run.config.tuning[-1 - rounds], module.ema.base
     for _ in range(rounds):
         assert isinstance(base, TiltedField)
         base = base.base
@@ -137,23 +204,32 @@ def results(run: experiment.Run, field: Field, split: str, n: int) -> tuple[Tens
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
     first, last = through(run, Pair(source, target), randomness.generator("noise", 0, device), base, field)
-    reward = experiment.build_reward(wished.reward, module.target)
+    reward = run.parts.reward(entry.reward, module.target)
     reward.check(module.source, module.target)
-    return first, last, lambda x1: wished.strength * reward.to(x1.device).value(x1, Condition())
+    return first, last, lambda x1: entry.strength * reward.to(x1.device).value(x1, Condition())
 
 
 def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """reward, base_reward: mean λr; tilted_reward: of base results weighted by e^{λr}, so of the tilt of all results,
-    with the effective size of the weights, a share; gap: largest difference of a coordinate's mean between tuned
-    results and the tilt, in deviations of the tilt."""
-    told, x = value(base).double(), base.flatten(1).double()
-    w = told.softmax(0)
+    """How far tuned results are from the tilt of all results.
+
+    Args:
+        base: Results of the base, (n, *D).
+        tuned: Results of the tuned flow, (n, *D).
+        value: x1 -> λr.
+
+    Returns:
+        reward, base_reward: mean λr; tilted_reward: of base results weighted by e^{λr}, so of the tilt; effective: the
+        effective size of these weights, a share; gap: the largest difference of a coordinate's mean between tuned
+        results and the tilt, in standard deviations of the tilt.
+    """
+    reward, x = value(base).double(), base.flatten(1).double()
+    w = reward.softmax(0)
     spread = (w @ (x - w @ x).square()).sqrt().clamp_min(1e-12)
     gap = ((tuned.flatten(1).double().mean(0) - w @ x) / spread).abs().max()
     numbers = {
         "reward": value(tuned).mean(),
-        "base_reward": told.mean(),
-        "tilted_reward": w @ told,
+        "base_reward": reward.mean(),
+        "tilted_reward": w @ reward,
         "effective": effective(w, 1),
         "gap": gap,
     }

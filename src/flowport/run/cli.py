@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowport.errors import FlowportError
@@ -102,6 +102,30 @@ def told(error: BaseException | None) -> str | None:
     return None
 
 
+def resolve_paths(config: DictConfig) -> None:
+    """Make a user's relative paths absolute, so that a run finds its data from any directory later.
+
+    Args:
+        config: A composed config, in which they are replaced: ``run``, ``input`` and ``draw`` of the command, and every
+            string ``path`` or ``reference`` of a part.
+    """
+    for key in ("run", "input", "draw"):
+        if OmegaConf.select(config, key):
+            config[key] = str(Path(config[key]).expanduser().absolute())
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        names = [] if part._is_none() or part._is_missing() else list(part)
+        for name in names if isinstance(part, DictConfig) else range(len(names)):
+            if OmegaConf.is_missing(part, name) or OmegaConf.is_interpolation(part, name):
+                continue
+            value = part[name]
+            if isinstance(value, (DictConfig, ListConfig)):
+                parts.append(value)
+            elif name in ("path", "reference") and isinstance(value, str):
+                part[name] = str(Path(value).expanduser().absolute())
+
+
 def _job(task: Task) -> Callable[[DictConfig], Any]:
     """Hydra's task, whose refusal ends a single run at once and is logged in its own job's log in a sweep."""
 
@@ -109,6 +133,7 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
     def job(config: DictConfig) -> Any:
         try:
             folder = Path(HydraConfig.get().runtime.output_dir)
+            resolve_paths(config)
             numbers = task(config, folder)
             if numbers is None:
                 return None

@@ -40,75 +40,83 @@ def train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Train one run in its folder."""
     from hydra.utils import instantiate
 
-    return instantiate(config.stage).run(config, folder)
+    from flowport.run.run_folder import RunFolder
+
+    return instantiate(config.stage).run(config, RunFolder(folder))
 
 
 def finetune(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Fine-tune a trained run, or the experiment ``config.base`` trained first."""
     from flowport.run.base_run import base_of
     from flowport.run.boost import boosted, check_overrides
+    from flowport.run.build import Parts
+    from flowport.run.run_folder import RunFolder
 
-    check_overrides(config)
-    return boosted(base_of(config), config, folder)
+    parts = Parts()
+    check_overrides(config, parts)
+    return boosted(base_of(config), config, RunFolder(folder), parts)
 
 
 def reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Train a trained run again on its own pairs."""
     from flowport.run.base_run import base_of
-    from flowport.run.reflow import reflow as straighten
+    from flowport.run.reflow import reflow as train_on_own_pairs
+    from flowport.run.run_folder import RunFolder
 
-    return straighten(base_of(config), config, folder)
+    return train_on_own_pairs(base_of(config), config, RunFolder(folder))
 
 
 def evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Measure a trained run again, into a new folder."""
-    from flowport.run.reuse import evaluate_again
+    from flowport.run.evaluate import evaluate as measure
+    from flowport.run.run_folder import RunFolder
 
-    return evaluate_again(Path(config.run), config, folder)
+    return measure(RunFolder(Path(config.run)), config, RunFolder(folder))
 
 
 def translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Write translated.npy, metrics.json and gallery.png into a new folder."""
-    from flowport.run.reuse import translate as carry
+    from flowport.run.run_folder import RunFolder
+    from flowport.run.translate import translate as translate_points
 
-    return carry(Path(config.run), config, folder)
+    return translate_points(RunFolder(Path(config.run)), config, RunFolder(folder))
 
 
 def likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Write test/nll and test/bits_per_dim of a run into a new folder."""
-    from flowport.run.reuse import likelihood as measure
+    from flowport.run.log_likelihood import log_likelihood
+    from flowport.run.run_folder import RunFolder
 
-    return measure(Path(config.run), config, folder)
+    return log_likelihood(RunFolder(Path(config.run)), config, RunFolder(folder))
 
 
 def arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     """Run one method in one problem, unless the same config finished in this folder, or draw a sweep's results."""
-    import json
-
     import torch
     from omegaconf import OmegaConf
 
-    from flowport.problem.arena import draw, duel
-    from flowport.problem.arena.frontier_plot import read
+    from flowport.problem.arena import draw, duel, results
+    from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
-    from flowport.run.experiment import make, write_json
+    from flowport.run.run_folder import RunFolder, finished_runs, write
 
     check_values(config)
     check_kind("strength", config.strength, float)
     check_kind("steps_per_rollout", config.steps_per_rollout, int | None, 1)
     torch.set_num_threads(config.threads)
     if config.draw is not None:
-        names = sorted({entry.problem for entry in read(Path(config.draw))})
-        print(draw(Path(config.draw), {name: make(composed("arena", [f"problem={name}"]).problem) for name in names}))
+        runs = results([(job.overrides(), job.read_metrics()) for job in finished_runs(Path(config.draw))])
+        problems = {name: make(composed("arena", [f"problem={name}"]).problem) for name in {r.problem for r in runs}}
+        print(draw(runs, problems, Path(config.draw)))
         return None
-    result, asked, text = folder / "metrics.json", folder / "contest.yaml", OmegaConf.to_yaml(config, resolve=True)
-    if not (result.is_file() and asked.is_file() and asked.read_text() == text):
+    here, text = RunFolder(folder), OmegaConf.to_yaml(config, resolve=True)
+    if not (here.finished and here.duel.is_file() and here.duel.read_text() == text):
         parts = ("problem", "method", "adapter", "optimizer", "scheduler", "trainer", "base")
         plain = ("strength", "seed", "ema_decay", "fresh", "steps_per_rollout", "points", "pretraining")
-        result.unlink(missing_ok=True)  # of another duel in the same folder
-        write_json(result, duel(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
-        asked.write_text(text)
-    return json.loads(result.read_text())
+        here.metrics.unlink(missing_ok=True)  # of another duel in the same folder
+        here.write_metrics(duel(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
+        write(here.duel, lambda path: path.write_text(text))
+    return here.read_metrics()
 
 
 TASKS: dict[str, Task] = {
@@ -126,9 +134,10 @@ TASKS: dict[str, Task] = {
 def resume(folder: Path, overrides: list[str]) -> None:
     """Continue a run in place."""
     from flowport.evaluation.tables import table
+    from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume as resume_run
 
-    print(table(resume_run(folder, overrides), title=str(folder)))
+    print(table(resume_run(RunFolder(folder), overrides), title=str(folder)))
 
 
 def tabulate(arguments: list[str]) -> None:
@@ -140,9 +149,12 @@ def tabulate(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     with report_errors():
         from flowport.evaluation import sweep_table
+        from flowport.run.run_folder import finished_runs
 
-        sheet = sweep_table.read(given.folder, [*given.metrics, *([given.against] if given.against else [])])
-        sweep_table.write(sheet, given.folder, given.against)
+        jobs = finished_runs(given.folder)
+        runs = [sweep_table.Job(job.overrides(), job.read_metrics(), job.translation) for job in jobs]
+        sheet = sweep_table.tabulated(runs, [*given.metrics, *([given.against] if given.against else [])])
+        sweep_table.write(sheet, runs, given.folder, given.against)
         print(sheet.markdown())
 
 
@@ -156,15 +168,15 @@ def plot_weighting(arguments: list[str]) -> None:
         from hydra import compose, initialize_config_dir
 
         from flowport.evaluation import weighting_plot
-        from flowport.run import experiment
+        from flowport.run.build import Parts, flow_of, make
 
         with initialize_config_dir(str(configs().resolve()), version_base="1.3"):
             run = compose("train", ["experiment=none", *given.overrides])
             names = sorted(path.stem for path in (configs() / "weighting").glob("*.yaml"))
             members = {name: compose(f"weighting/{name}").weighting for name in names}
-        flow = experiment.flow_of(run)[0]
+        flow = flow_of(run, Parts())[0]
         curves = {"this run": weighting_plot.measured(flow.objective, flow.field)}
-        curves |= weighting_plot.stated({name: experiment.make(node) for name, node in members.items()})
+        curves |= weighting_plot.stated({name: make(node) for name, node in members.items()})
         given.out.parent.mkdir(parents=True, exist_ok=True)
         weighting_plot.draw(curves, given.out)
         print(given.out)

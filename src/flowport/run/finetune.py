@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import reduce
-from hashlib import sha256
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from flowport.finetuning.certificate import adjoint_snr, certificate, memory
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.path_weights import effective
 from flowport.reward import Reward
-from flowport.run import experiment
+from flowport.run.build import Parts, Run, make
 from flowport.run.config_checks import check_kind, check_values
-from flowport.run.run_folder import read_config, read_weights
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import train
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
 
@@ -30,58 +30,72 @@ OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "che
 """Keys of a fine-tuning that replace the base's."""
 IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
 """Keys that stay the base's where they are null."""
-LOOKED, BRANCHES = 16, 64
+SNR_STATES, SNR_PATHS = 16, 64
 """States and paths from each of them from which the adjoint's signal-to-noise ratio is estimated."""
 APART = 0.05
 """Variance of the memory certificate from which on its two tilts are called different."""
 
 
-def check_overrides(overrides: DictConfig) -> None:
-    """Raise FlowportError for what no tuning takes, whatever its base: a strength, weights, an objective, or a reward
-    without
-    the gradient that the objective needs."""
+def check_overrides(overrides: DictConfig, parts: Parts) -> None:
+    """Check what can be known before a base is trained.
+
+    Args:
+        overrides: The composed config of the command.
+        parts: What the command has built.
+
+    Raises:
+        FlowportError: For a strength, weights or an objective that no fine-tuning takes, and for a reward without the
+            gradient that the method needs.
+    """
     check_values(overrides)
     check_kind("strength", overrides.strength, float)
     check_kind("certified", overrides.certified, int, 2)
     if overrides.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
-    method, reward = (
-        require_method(experiment.make(overrides.method)),
-        overrides.get("reward") and experiment.make(overrides.reward),
-    )
-    if isinstance(reward, Reward):  # others wait for a classifier
+    method = require_method(make(overrides.method))
+    reward = overrides.get("reward") and parts.plain_reward(overrides.reward)
+    if isinstance(reward, Reward):  # a partial waits for a classifier
         method.serve(reward)
 
 
 def check_reward(overrides: DictConfig) -> None:
-    """Raise FlowportError where none is wished."""
+    """Check that there is a reward.
+
+    Args:
+        overrides: The composed config of the command.
+
+    Raises:
+        FlowportError: Where there is none.
+    """
     if overrides.get("reward") is None:
         raise FlowportError("nothing to tune for: say reward=<name>, for instance reward=brightness")
 
 
-def tuned_config(folder: Path, overrides: DictConfig) -> DictConfig:
-    """The config of a run that tunes the run in ``folder``. Raises FlowportError for a folder without a trained flow,
-    and as ``check_overrides`` and ``check_reward`` do."""
-    check_overrides(overrides)
+def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
+    """The config of a run that tunes the run in ``folder``.
+
+    Args:
+        folder: The base.
+        overrides: The composed config of the command, checked.
+
+    Raises:
+        FlowportError: For a folder without a trained flow.
+    """
     check_reward(overrides)
-    config = read_config(folder)
-    path, _ = read_weights(folder)
+    config = folder.read_config()
+    if not folder.begun:
+        folder.read_checkpoint()  # which says what is missing
     adapter = OmegaConf.create(OmegaConf.to_container(overrides.adapter, resolve=True))
     if "network" in adapter and adapter.network is None:
         adapter.network = config.network
-    record = {
-        "run": str(folder),
-        "weights": overrides.weights,
-        "checkpoint": sha256(path.read_bytes()).hexdigest()[:16],
-    }
-    method = require_method(experiment.make(overrides.method))
+    method = require_method(make(overrides.method))
     entry = {
         "reward": overrides.reward,
         "method": overrides.method,
         "adapter": adapter,
         "strength": overrides.strength,
         "adjoint_snr": overrides.adjoint_snr,
-        "base": record,
+        "base": {"run": str(folder), "weights": overrides.weights, "checkpoint": folder.digest},
         "aim": method.target,
     }
     for key in OWN:
@@ -99,34 +113,51 @@ def tuned_config(folder: Path, overrides: DictConfig) -> DictConfig:
 
 def tune(
     config: DictConfig,
-    folder: Path,
-    resume: Path | None = None,
-    before: Sequence[Callable[[experiment.Run], dict[str, Any]]] = (),
-    after: Callable[[experiment.Run, Path], dict[str, Any]] | None = None,
+    folder: RunFolder,
+    resume: bool = False,
+    *,
+    parts: Parts | None = None,
+    before: Sequence[Callable[[Run], dict[str, Any]]] = (),
+    after: Callable[[Run, RunFolder], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Tune (or resume) a run in its folder; writes what training writes, the certificate, and before_after.png.
 
-    before: what else is done and told before a new run is trained; after: what is told at the end, by default the
-    certificate and what comes with it."""
-    trained = None
-    if resume is None:
-        base = config.tuning[-1].base
-        module = experiment.restore(Path(base.run))[0].module
-        trained = module.field if base.weights == "raw" else module.ema
-    looks = [*before, *([look] if config.tuning[-1].adjoint_snr else [])]
-    return experiment.train(
-        config, folder, resume, trained, lambda run: reduce(or_, (see(run) for see in looks), {}), after or certified
+    Args:
+        config: Of ``tuned_config``.
+        folder: The run's.
+        resume: Go on from the folder's last checkpoint.
+        parts: What other runs of the same command have built.
+        before: Called before a new run is trained; their numbers are reported with the run's.
+        after: Called with the trained run; by default ``certified``.
+
+    Returns:
+        All numbers.
+    """
+    entry = config.tuning[-1]
+    first = [*before, *([signal_to_noise] if entry.adjoint_snr else [])]
+    return train(
+        config,
+        folder,
+        resume,
+        parts=parts,
+        base=None if resume else RunFolder(Path(entry.base.run)),
+        before=lambda run: reduce(or_, (measure(run) for measure in first), {}),
+        after=after or certified,
     )
 
 
-def look(run: experiment.Run) -> dict[str, Any]:
-    """adjoint_snr/<number>: slopes and signals of the adjoint before any training; what they mean is logged."""
+def signal_to_noise(run: Run) -> dict[str, Any]:
+    """adjoint_snr/<number>: slopes and signals of the adjoint before any training; what they mean is logged.
+
+    Args:
+        run: Built, not yet trained.
+    """
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
     pairing = run.data.placed(device).split("train")
     source, target = (
-        side.sample(LOOKED, randomness.generator(name, 0, device))
+        side.sample(SNR_STATES, randomness.generator(name, 0, device))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
     found = adjoint_snr(
@@ -135,7 +166,7 @@ def look(run: experiment.Run) -> dict[str, Any]:
         module.strength,
         Pair(source, target),
         randomness.generator("paths", 0, device),
-        BRANCHES,
+        SNR_PATHS,
     )
     logger.log(logging.INFO if found.clear else logging.WARNING, found.sentence())
     numbers = {"slope": found.slopes, "signal": found.signals}
@@ -146,63 +177,76 @@ def look(run: experiment.Run) -> dict[str, Any]:
     }
 
 
-def paths_of(run: experiment.Run) -> int:
-    """Paths of the run's certificate; runs of old knew no key for it."""
-    return int(run.config.get("certified", 512))
+def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
+    """tune/<number> of the certificate, tune/memory, and the picture of starts, base results and tuned results.
 
-
-def certified(run: experiment.Run, folder: Path) -> dict[str, Any]:
-    """tune/<number> of the certificate, memory/variance, and the picture of starts, base results and tuned results."""
+    Args:
+        run: A trained run.
+        folder: Where the picture goes.
+    """
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
     pairing = run.data.placed(device).split("test")
     source, target = (
-        side.every(paths_of(run), randomness.under(name))
+        side.every(run.config.certified, randomness.under(name))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
     n = min(len(source), len(target))
-    pair, few = Pair(source[:n], target[:n]), max(2, n // 16)
-    told = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
-    left = memory(
+    pair, starts = Pair(source[:n], target[:n]), max(2, n // 16)
+    numbers = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
+    variance = memory(
         module.ema.base,
         module.reward,
         module.strength,
-        pair.take(slice(few), slice(few)),
+        pair.take(slice(starts), slice(starts)),
         randomness.generator("memory", 0, device),
     )
     logger.info(
         "aimed at %s; its paths reach %.2f of the strength (effective size %.2f): mean reward %.4g, tilt %.4g, "
         "base %.4g",
         module.method.target,
-        told["reached"],
-        told["effective"],
-        *(told[name] / module.strength for name in ("reward", "tilted_reward", "base_reward")),
+        numbers["reached"],
+        numbers["effective"],
+        *(numbers[name] / module.strength for name in ("reward", "tilted_reward", "base_reward")),
     )
-    if left > APART:
+    if variance > APART:
         logger.info(
             "the tilt of every start is not that of the whole (tune/memory=%.2g): boosting.rounds=3 goes on towards it",
-            left,
+            variance,
         )
-    seen = sampled(run, folder, pair, randomness.generator("samples", 0, device))
-    return {**{f"tune/{name}": number for name, number in told.items()}, "tune/memory": left, **seen}
+    samples = sampled(run, folder, pair, randomness.generator("samples", 0, device))
+    return {**{f"tune/{name}": number for name, number in numbers.items()}, "tune/memory": variance, **samples}
 
 
-def through(run: experiment.Run, pair: Pair, generator: torch.Generator, *fields: Field) -> list[Tensor]:
-    """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D)."""
+def through(run: Run, pair: Pair, generator: torch.Generator, *fields: Field) -> list[Tensor]:
+    """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D).
+
+    Args:
+        run: Whose sampler is used.
+        pair: Starts, and the labels of the targets.
+        generator: Of the noise.
+        *fields: The flows.
+    """
     state, ends = generator.get_state(), []
     for field in fields:
         generator.set_state(state)
-        ends.append(run.evaluation.translator(field).forward(pair.source, generator, pair.target.label).end)
+        ends.append(run.sampler.translator(field).forward(pair.source, generator, pair.target.label).end)
     return ends
 
 
-def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Generator) -> dict[str, float]:
+def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator) -> dict[str, float]:
     """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
 
     sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of the λr that every start won;
     spread, base_spread: variance of a number of the results; where the source is noise also tilted_reward,
     tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
+
+    Args:
+        run: A trained run.
+        folder: Where the picture goes.
+        pair: Starts, and the labels of the targets.
+        generator: Of the noise.
     """
     module, modality = run.module, run.module.target.modality
     assert isinstance(module, FineTuneModule)
@@ -224,5 +268,5 @@ def sampled(run: experiment.Run, folder: Path, pair: Pair, generator: torch.Gene
     shown = slice(modality.shown)
     rows = {"source": pair.source.x[shown], **{name: x[shown] for name, x in ends.items()}}
     picture = {name: modality.observed(x).cpu() for name, x in rows.items()}
-    modality.surface().render(picture, str(folder / "before_after.png"))
+    modality.surface().render(picture, str(folder.before_after))
     return numbers

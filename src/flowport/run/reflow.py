@@ -1,6 +1,10 @@
-"""Reflow: a flow learns the pairs that a trained one made, so that its ways become straight."""
+"""Reflow: train a flow on the pairs that a trained one made, so that its paths become straight.
 
-from pathlib import Path
+References:
+    Liu, Gong & Liu 2022, "Flow straight and fast: learning to generate and transfer data with rectified flow",
+    arXiv:2209.03003.
+"""
+
 from typing import Any
 
 import torch
@@ -9,79 +13,95 @@ from omegaconf import DictConfig
 from flowport.data.pairing import write_pairs
 from flowport.errors import FlowportError
 from flowport.finetuning.tilted_field import TiltedField
-from flowport.run import experiment
+from flowport.run.build import Parts, Run
 from flowport.run.config_checks import check_kind
-from flowport.run.reuse import OVERRIDES, PAIRS, restored
-from flowport.run.run_folder import read_config
+from flowport.run.restore import OVERRIDES, device, record, restore
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import train
+from flowport.run.translate import PAIRS
 from flowport.sampling.translator import Translator
 from flowport.types import Pair
 
 
 def carried(translator: Translator, pair: Pair, generator: torch.Generator) -> Pair:
-    """The source points of a pair beside their own translations, which bear the label that the flow was told.
+    """The source points of a pair beside their own translations, with the label that conditioned the flow.
 
-    The ways of a flow that learns such pairs are not longer, on the mean, for any convex cost, and where they do not
-    cross they are straight (Liu et al. 2022). Raises FlowportError for a sampler that draws noise: its results are no
-    map.
+    A flow trained on such pairs has no larger expected transport cost for any convex cost, and straight paths where
+    they do not cross (Liu et al. 2022, arXiv:2209.03003, Theorem 3.5).
+
+    Args:
+        translator: Of an ODE.
+        pair: Source points, and the labels of the targets.
+        generator: Not drawn from by an ODE.
+
+    Raises:
+        FlowportError: For a sampler that draws noise, whose results are no map.
     """
     if translator.solver.stochastic or translator.volatility.stochastic:
         raise FlowportError("reflow pairs every start with where an ODE takes it: use solver=heun and volatility=zero")
     source, label = pair.source, pair.target.label
     end = translator.forward(source, generator, label).end
-    told = translator.field.conditioning.sampling(source, label).label
-    return PAIRS["forward"](source, end, told)
+    shown = translator.field.conditioning.sampling(source, label).label
+    return PAIRS["forward"](source, end, shown)
 
 
-def reflow(folder: Path, overrides: DictConfig, out: Path) -> dict[str, Any]:
-    """``overrides.rounds`` rounds upon the trained run in ``folder``, the last of them in ``out``, those before in
-    out/round_<k>: each a run like any other, with its pairs. Returns the numbers of the last.
+def reflow(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
+    """``overrides.rounds`` rounds upon a trained run, each a run like any other, with its pairs.
 
-    Raises FlowportError for a run whose sampler is no ODE, and whatever training and restoring refuse.
+    Args:
+        folder: The trained run.
+        overrides: The composed config of the command.
+        out: Of the last round; those before it are in out/rounds/<number>.
+
+    Returns:
+        The numbers of the last round.
+
+    Raises:
+        FlowportError: For a run whose sampler is no ODE.
     """
     check_kind("rounds", overrides.rounds, int, 1)
     check_kind("pairs", overrides.pairs, int, 10)
-    for k in range(1, overrides.rounds):
-        place = out / f"round_{k}"
-        place.mkdir(parents=True, exist_ok=True)
-        _round(folder, overrides, place)
-        folder = place
-    return _round(folder, overrides, out)
+    parts = Parts()
+    for number in range(1, overrides.rounds):
+        here = out.round(number)
+        _round(folder, overrides, here, parts)
+        folder = here
+    return _round(folder, overrides, out, parts)
 
 
-def _round(folder: Path, overrides: DictConfig, out: Path) -> dict[str, Any]:
+def _round(folder: RunFolder, overrides: DictConfig, out: RunFolder, parts: Parts) -> dict[str, Any]:
     """Store the pairs, then train upon them from the weights of the flow that made them."""
-    base, record = restored(folder, overrides)
-    module, device = base.module, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    randomness = module.randomness.under("pairs")
-    drawn = base.data.placed(device).split("train").pairs(0, overrides.pairs, randomness)
-    translator = base.evaluation.translator(module.to(device).ema)
-    write_pairs(carried(translator, drawn, randomness.generator("noise", 0, device)), out / "pairs.safetensors")
+    base, place = restore(folder, overrides, parts), device()
+    module, randomness = base.module, base.module.randomness.under("pairs")
+    drawn = base.data.placed(place).split("train").pairs(0, overrides.pairs, randomness)
+    translator = base.sampler.translator(module.to(place).ema)
+    write_pairs(carried(translator, drawn, randomness.generator("noise", 0, place)), out.create().pairs)
 
-    def begin(run: experiment.Run) -> dict[str, Any]:
+    def begin(run: Run) -> dict[str, Any]:
         start = module.ema
-        while isinstance(start, TiltedField):  # a tuned flow's change has no place in one network
+        while isinstance(start, TiltedField):  # the adapter of a tuned flow has no place in one network
             start = start.base
         for field in (run.module.field, run.module.ema):
             field.load_state_dict(start.state_dict())
-        return record
+        return record(folder)
 
-    return experiment.train(_config(folder, overrides, record, out), out, before=begin)
+    return train(_config(folder, overrides, out), out, parts=parts, before=begin)
 
 
-def _config(folder: Path, overrides: DictConfig, record: dict[str, Any], out: Path) -> DictConfig:
+def _config(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> DictConfig:
     """The config of the run in ``folder``, but upon the pairs in ``out``."""
-    config = read_config(folder)
+    config = folder.read_config()
     for key in OVERRIDES:
         if overrides.get(key) is not None:
             config[key] = overrides[key]
     if overrides.steps is not None:
         config.trainer.max_steps = overrides.steps
-    path = str(out / "pairs.safetensors")
+    path = str(out.pairs)
     config.pairing = {"_target_": "flowport.data.pairing.StoredPairing", "_partial_": True, "path": path}
     config.coupling = {"_target_": "flowport.coupling.IndependentCoupling"}
     config.stage = {"_target_": "flowport.run.stage.FlowStage"}
     config.guidance = {"_target_": "flowport.field.guidance.Unguided"}  # the pairs have it already
     config.data.repeat = 1
     config.pop("tuning", None)
-    config.reflow = [*(config.get("reflow") or []), record]
+    config.reflow = [*(config.get("reflow") or []), record(folder)]
     return config

@@ -1,155 +1,303 @@
-"""A stranger's run folder runs no code: what may be instantiated from a config that was found, not written here."""
+"""The folder of a run: the only place that names its files, reads them safely and writes them atomically."""
 
-import contextlib
-import importlib
 import json
 import os
 import platform
 import re
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-import torchmetrics
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
 from flowport.errors import FlowportError
-
-PACKAGES = ("flowport.", "torch.nn.", "torch.optim.", "lightning.Trainer", "torchmetrics.")
-"""How the name of a part may begin."""
-
-BASES = (
-    torch.nn.Module,
-    torch.optim.Optimizer,
-    torch.optim.lr_scheduler.LRScheduler,
-    torchmetrics.Metric,
-    lightning.LightningModule,
-    lightning.LightningDataModule,
-    lightning.Callback,
-    lightning.Trainer,
-)
-
-
-def _is_part(found: object) -> bool:
-    """Whether an object is a class of one of the known bases, or of a flowport family."""
-    if not isinstance(found, type):
-        return False
-    return issubclass(found, BASES) or any(base.__module__.startswith("flowport.") for base in found.__mro__)
-
+from flowport.run.trust import check_config
 
 LAYOUT = 2
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
-STAMP = "built_by.json"
 
 
-def write_stamp(folder: Path) -> None:
-    """Write what built a run into its folder: versions of flowport, its layout, Python and the main libraries, host."""
-    built = {
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, made absolute, so that nothing depends on the working directory.
+
+    Args:
+        path: The folder; it need not exist before something is written.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> Path:
+        """The composed config, with what was measured of the data."""
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def stamp(self) -> Path:
+        """What built the run: versions, layout, git commit, host."""
+        return self.path / "built_by.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """All numbers of a finished run: its presence says that the run is finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def before(self) -> Path:
+        """Numbers measured before training, which a resumed run reports again."""
+        return self.path / "before.json"
+
+    @property
+    def gallery(self) -> Path:
+        """The picture of sources, translations and targets."""
+        return self.path / "gallery.png"
+
+    @property
+    def translation(self) -> Path:
+        """The row of translations alone."""
+        return self.path / "translation.png"
+
+    @property
+    def before_after(self) -> Path:
+        """The picture of the same starts through the base and the fine-tuned flow."""
+        return self.path / "before_after.png"
+
+    @property
+    def pairs(self) -> Path:
+        """Stored pairs of source and target points, for ``pairing=stored``."""
+        return self.path / "pairs.safetensors"
+
+    @property
+    def translated(self) -> Path:
+        """Translated points, encoded."""
+        return self.path / "translated.npy"
+
+    @property
+    def duel(self) -> Path:
+        """The config of a finished duel of the arena."""
+        return self.path / "duel.yaml"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.checkpoint.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has written its numbers."""
+        return self.metrics.is_file()
+
+    def round(self, number: int) -> "RunFolder":
+        """The folder of an earlier round of boosting or reflow.
+
+        Args:
+            number: Of the round.
+        """
+        return RunFolder(self.path / "rounds" / str(number))
+
+    def create(self) -> "RunFolder":
+        """Make the folder where it does not exist, and return it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def overrides(self) -> dict[str, str]:
+        """The overrides of a job of a sweep, key to value, as Hydra wrote them."""
+        words = OmegaConf.to_container(OmegaConf.load(self.path / ".hydra" / "overrides.yaml"))
+        assert isinstance(words, list)
+        return dict(str(word).lstrip("+").split("=", 1) for word in words)
+
+    def read_config(self) -> DictConfig:
+        """The run's config.
+
+        Raises:
+            FlowportError: Where there is none, where it cannot be read, where another layout wrote it, and where it
+                would build anything but known classes.
+        """
+        if not self.path.is_dir():
+            raise FlowportError(f"run={self} is not a folder: give the folder that a training run wrote")
+        if not self.config.is_file():
+            raise FlowportError(f"run={self} has no .hydra/config.yaml: give the folder that a training run wrote")
+        self._check_stamp()
+        try:
+            config = OmegaConf.load(self.config)
+        except Exception as error:
+            raise FlowportError(f"{self.config} is not a readable config: {str(error).splitlines()[0]}") from None
+        if not isinstance(config, DictConfig):
+            raise FlowportError(f"{self.config} is not a run's config")
+        check_config(OmegaConf.to_container(config, resolve=False), str(self.config))
+        return config
+
+    def write_config(self, config: DictConfig) -> None:
+        """Write the config and the stamp of what built the run.
+
+        Args:
+            config: The composed config, with what was measured.
+        """
+        write(self.config, lambda path: OmegaConf.save(config, path))
+        write_json(self.stamp, built_by())
+
+    def read_checkpoint(self) -> dict[str, Any]:
+        """The last checkpoint, as tensors only.
+
+        Raises:
+            FlowportError: Where there is none, and where it is damaged or holds code.
+        """
+        if not self.begun:
+            raise FlowportError(
+                f"run={self} has no checkpoint (checkpoints/last.ckpt): its training saved none, start it anew"
+            )
+        try:
+            checkpoint = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = re.split(r"[\n.:]", str(error).strip())[0][:100] or type(error).__name__
+            raise FlowportError(
+                f"{self.checkpoint} cannot be loaded as plain tensors ({reason}): it is half-written, damaged or "
+                "holds code"
+            ) from None
+        state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise FlowportError(f"{self.checkpoint} is not a checkpoint of a flow: it has no state_dict of tensors")
+        return checkpoint
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that identify the last checkpoint."""
+        return sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
+
+    def read_metrics(self) -> dict[str, Any]:
+        """All numbers of a finished run."""
+        return json.loads(self.metrics.read_text())
+
+    def write_metrics(self, numbers: Mapping[str, Any]) -> None:
+        """Write the numbers of the run, which finishes it.
+
+        Args:
+            numbers: Name to number.
+        """
+        write_json(self.metrics, numbers)
+
+    def read_before(self) -> dict[str, Any]:
+        """What was measured before training; empty where nothing was."""
+        return json.loads(self.before.read_text()) if self.before.is_file() else {}
+
+    def _check_stamp(self) -> None:
+        """Raise FlowportError where an older or newer layout wrote the folder."""
+        try:
+            built = json.loads(self.stamp.read_text())
+            layout, version = built["layout"], str(built["flowport"])
+        except FileNotFoundError:
+            layout, version = 1, "before 0.2.0"
+        except (ValueError, KeyError, TypeError):
+            raise FlowportError(f"{self.stamp} is damaged: it must hold the versions that built the run") from None
+        if layout != LAYOUT:
+            raise FlowportError(
+                f"run={self} was written by flowport {version}, whose run folders flowport {__version__} does not "
+                "read: train it again, or use that version"
+            )
+
+
+def finished_runs(folder: Path) -> list[RunFolder]:
+    """The finished jobs of a sweep, in the order of their numbers.
+
+    Args:
+        folder: The folder that a multirun wrote.
+
+    Raises:
+        FlowportError: Where there is none.
+    """
+    found = [RunFolder(path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found = sorted((run for run in found if run.finished), key=lambda run: (len(run.path.name), run.path.name))
+    if not found:
+        raise FlowportError(f"{folder} holds no finished runs (<job>/metrics.json): give the folder that a sweep wrote")
+    return found
+
+
+def built_by() -> dict[str, Any]:
+    """What builds a run now: versions of flowport, its layout, Python and the main libraries, git commit, host."""
+    return {
         "flowport": __version__,
         "layout": LAYOUT,
+        "git": _git(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "host": platform.node(),
     }
-    written = folder / f".{STAMP}.{os.getpid()}"
-    written.write_text(json.dumps(built, indent=2) + "\n")
-    os.replace(written, folder / STAMP)
 
 
-def check_stamp(folder: Path) -> None:
-    """Raise FlowportError, naming both versions, for a run of another layout."""
+def _git() -> str | None:
+    """The commit of the checkout that flowport runs from, with ``-dirty`` after local changes; None when installed."""
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return None
+    words = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        built = json.loads((folder / STAMP).read_text())
-        layout, version = built["layout"], str(built["flowport"])
-    except FileNotFoundError:
-        layout, version = 1, "before 0.2.0"
-    except (ValueError, KeyError, TypeError):
-        raise FlowportError(f"{folder / STAMP} is damaged: it must hold the versions that built the run") from None
-    if layout != LAYOUT:
-        raise FlowportError(
-            f"run={folder} was written by flowport {version}, whose run folders flowport {__version__} does not read: "
-            "train it again, or use that version"
-        )
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The saved config of a run, checked. Raises FlowportError where it is missing, unreadable or asks for code."""
-    path = folder / ".hydra" / "config.yaml"
-    if not folder.is_dir():
-        raise FlowportError(f"run={folder} is not a folder: give the folder that a training run wrote")
-    if not path.is_file():
-        raise FlowportError(f"run={folder} has no .hydra/config.yaml: give the folder that a training run wrote")
-    check_stamp(folder)
+def write(path: Path, writer: Callable[[Path], object]) -> None:
+    """Write a file beside its place and move it there, so that no reader sees half a file.
+
+    Args:
+        path: The file.
+        writer: Writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        config = OmegaConf.load(path)
-    except Exception as error:
-        raise FlowportError(f"{path} is not a readable config: {str(error).splitlines()[0]}") from None
-    if not isinstance(config, DictConfig):
-        raise FlowportError(f"{path} is not a run's config")
-    _check(OmegaConf.to_container(config, resolve=False), str(path), "")
-    return config
+        writer(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _check(node: Any, path: str, key: str) -> None:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            _check_target(node["_target_"], path, key)
-        for name, value in node.items():
-            _check(value, path, f"{key}.{name}".lstrip("."))
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            _check(value, path, f"{key}[{number}]")
-    elif isinstance(node, str) and "${" in node and ":" in node[node.index("${") :]:
-        raise FlowportError(
-            f"{path} asks for a resolver at {key} ({node}): a restored run may only refer to its own keys"
-        )
+def write_json(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Write numbers as JSON, atomically.
+
+    Args:
+        path: The file.
+        numbers: Name to number.
+    """
+    write(path, lambda place: place.write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n"))
 
 
-def _check_target(target: Any, path: str, key: str) -> None:
-    """A restored ``_target_`` must be a class of a known base, in a package that may be imported: importing alone can
-    run code (``idlelib.idle``, ``pip.__main__``), so nothing else is even looked at."""
-    if not isinstance(target, str):
-        raise FlowportError(f"{path} has no class name at {key}._target_: {target!r}")
-    module, _, name = target.rpartition(".")
-    own = {f"{name.strip()}." for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip()}
-    found = None
-    if target.startswith((*PACKAGES, *own)) and "__main__" not in module:
-        with contextlib.suppress(Exception):  # whatever a module raises when it is imported
-            found = getattr(importlib.import_module(module), name)
-    if not _is_part(found):
-        raise FlowportError(
-            f"{path} wants to build {target} at {key}, which is not a class of flowport, torch.nn, torch.optim or "
-            "Lightning: a restored run may build nothing else, unless you trust its package (FLOWPORT_TRUST=package)"
-        )
+def check_fits(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that weights have the names and shapes of a module.
 
+    Args:
+        module: The module.
+        state: Name to weight.
+        path: Their file, for messages.
 
-def read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The last checkpoint of a run as tensors only. Raises FlowportError where there is none or it is damaged."""
-    path = folder / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise FlowportError(
-            f"run={folder} has no checkpoint (checkpoints/last.ckpt): its training saved none, start it anew"
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = re.split(r"[\n.:]", str(error).strip())[0][:100] or type(error).__name__
-        raise FlowportError(
-            f"{path} cannot be loaded as plain tensors ({reason}): it is half-written, damaged or holds code"
-        ) from None
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise FlowportError(f"{path} is not a checkpoint of a flow: it has no state_dict of tensors")
-    return path, checkpoint
-
-
-def check_fits(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path, resume: bool = False) -> None:
-    """Raise FlowportError, naming the first difference, where weights are of another shape than the module; with
-    ``resume`` also where the state of the training is missing."""
-    state, own = checkpoint["state_dict"], module.state_dict()
+    Raises:
+        FlowportError: Naming the first difference.
+    """
+    own = module.state_dict()
     for name, value in own.items():
         if name not in state:
             raise FlowportError(f"{path} does not fit this run: it has no weight called {name}")
@@ -161,6 +309,18 @@ def check_fits(module: torch.nn.Module, checkpoint: dict[str, Any], path: Path, 
     more = next((name for name in state if name not in own), None)
     if more is not None:
         raise FlowportError(f"{path} does not fit this run: its weight {more} has no place here")
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Check that a checkpoint holds the state of its training.
+
+    Args:
+        checkpoint: What Lightning saved.
+        path: Its file, for messages.
+
+    Raises:
+        FlowportError: Naming what is missing.
+    """
     lost = [key for key in ("loops", "optimizer_states", "lr_schedulers", "global_step") if key not in checkpoint]
-    if resume and lost:
+    if lost:
         raise FlowportError(f"{path} holds weights but no training to resume: it lacks {', '.join(lost)}")

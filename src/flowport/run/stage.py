@@ -1,97 +1,126 @@
-"""What a run does: train a flow, fine-tune one, train the classifier that metrics use, or simulate processes of known
-law."""
+"""What a run does: train a flow, fine-tune one, train the classifier that metrics use, or simulate known processes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flowport.errors import FlowportError
 from flowport.evaluation import process_plot
-from flowport.evaluation.classifier_training import classifier_of
 from flowport.randomness import Randomness
-from flowport.run import experiment
 from flowport.run.boost import boost
+from flowport.run.build import Parts, make
 from flowport.run.finetune import tune
-from flowport.run.run_folder import read_config, read_weights
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import train
 from flowport.sampling.process import KnownProcess
 
 
 class Stage(ABC):
-    @abstractmethod
-    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-        """Do it in the run's folder, leave metrics.json there and return the numbers.
+    """What a run does in its folder.
 
-        resume: a checkpoint to go on from.
+    To add a member: subclass it here and add ``configs/stage/<name>.yaml`` with its ``_target_``.
+    """
+
+    @abstractmethod
+    def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
+        """Do it, write metrics.json and return the numbers.
+
+        Args:
+            config: The composed config.
+            folder: The run's.
+            resume: Go on from the folder's last checkpoint.
         """
 
 
 class FlowStage(Stage):
     """Train a flow, then evaluate it on the test split."""
 
-    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-        return experiment.train(config, folder, resume)
+    def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
+        return train(config, folder, resume)
 
 
 class ClassifierStage(Stage):
-    """Train (or find) the classifier of the target dataset and say how good it is on the test split."""
+    """Train (or load) the classifier of the target dataset and report its accuracy on the test split."""
 
-    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
-        _, told, dataset = classifier_of(experiment.sides(config)[1], experiment.CLASSIFIERS)
-        numbers = {f"test/accuracy_{dataset}": told["accuracy"], "classifier/hash": told["hash"]}
-        experiment.write_json(folder / "metrics.json", numbers)
+    def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
+        parts = Parts()
+        _, facts, dataset = parts.classifier(parts.sides(config)[1])
+        numbers = {f"test/accuracy_{dataset}": facts["accuracy"], "classifier/hash": facts["hash"]}
+        folder.write_metrics(numbers)
         return numbers
 
 
 class ProcessesStage(Stage):
-    """Nothing is learnt: processes of known law, integrated and drawn beside it (gallery.png)."""
+    """Integrate processes of known law and draw them beside it (gallery.png); nothing is trained.
+
+    Args:
+        processes: By name.
+        paths: Of each.
+        steps: Of each path.
+    """
 
     def __init__(self, processes: Mapping[str, KnownProcess], paths: int = 4000, steps: int = 200) -> None:
         self.processes, self.paths, self.steps = processes, paths, steps
 
-    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+    def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         numbers = process_plot.experiment(
-            self.processes, self.paths, self.steps, Randomness(config.seed), folder / "gallery.png"
+            self.processes, self.paths, self.steps, Randomness(config.seed), folder.gallery
         )
-        experiment.write_json(folder / "metrics.json", numbers)
+        folder.write_metrics(numbers)
         return numbers
 
 
 class FineTuningStage(Stage):
     """Tune a trained flow towards a reward by the last entry of ``config.tuning``, then evaluate and certify it."""
 
-    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+    def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         return tune(config, folder, resume)
 
 
 class BoostingStage(Stage):
-    """Tune a tuned flow by what its results still lack of the tilt of all results (``flowport.run.boost``)."""
+    """Tune a tuned flow by the residual reward of its results (``flowport.run.boost``)."""
 
-    def run(self, config: DictConfig, folder: Path, resume: Path | None = None) -> dict[str, Any]:
+    def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:
         return boost(config, folder, resume)
 
 
-def resume(folder: Path, words: list[str]) -> dict[str, Any]:
-    """Continue a run in place from its own config and last checkpoint; ``words`` are key=value changes of values.
+def resume(folder: RunFolder, overrides: list[str]) -> dict[str, Any]:
+    """Continue a run in place from its own config and last checkpoint.
 
-    Raises FlowportError for words that are no change of one value, and for a folder that holds no run.
+    Args:
+        folder: The run's.
+        overrides: key=value changes of values, in Hydra's grammar.
+
+    Raises:
+        FlowportError: For anything but a change of one value, and for a folder that holds no run.
     """
-    config = read_config(folder)
-    for word in words:
+    config = folder.read_config()
+    for word in overrides:
         _change(config, word, folder)
-    stage: Stage = experiment.make(config.stage)
-    return stage.run(config, folder, read_weights(folder)[0])
+    folder.read_checkpoint()
+    stage: Stage = make(config.stage)
+    return stage.run(config, folder, resume=True)
 
 
-def _change(config: DictConfig, word: str, folder: Path) -> None:
-    key, equal, value = word.partition("=")
+def _change(config: DictConfig, word: str, folder: RunFolder) -> None:
+    try:
+        override = OverridesParser.create().parse_override(word)
+        value = override.value()
+    except HydraException:
+        raise FlowportError(f"{word} is not key=value: write for instance trainer.max_steps=4000") from None
+    key = override.key_or_group
     parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
     last = key.rpartition(".")[2]
-    if not equal or not isinstance(parent, DictConfig) or last not in parent:
+    if override.is_sweep_override():
+        raise FlowportError(f"{word} is a sweep: a resumed run has one value, for instance trainer.max_steps=4000")
+    known = isinstance(parent, DictConfig) and last in parent
+    if override.type is not OverrideType.CHANGE or not known:
         raise FlowportError(f"{word} names no key of the run in {folder}: a resumed run keeps its own config")
     if isinstance(parent[last], DictConfig):
         raise FlowportError(
@@ -99,6 +128,6 @@ def _change(config: DictConfig, word: str, folder: Path) -> None:
             "can change when a run is resumed"
         )
     try:
-        parent[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, OmegaConfBaseException):
+        parent[last] = value
+    except OmegaConfBaseException:
         raise FlowportError(f"{word} is not a value: write for instance trainer.max_steps=4000") from None

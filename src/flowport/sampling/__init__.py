@@ -1,1 +1,1 @@
-"""Sampling a trained field: dynamics, solvers, time grids, volatilities, translation, likelihood."""
+"""Sampling a trained field: dynamics, solvers, time grids, volatilities, translation and likelihood."""

@@ -1,15 +1,19 @@
-"""Diffusion form and flow form of one process, both ways.
+"""Diffusion form and flow form of one process, and the conversion between them.
 
 A diffusion model is written dX = f X du + g dW away from the data (u = 1 − t), and sampled by
 
     dX = (−f X + (1 + η²)/2 · g² s) dt + η g dW,     s = ∇ log p_t,
 
-with churn η: 0 the probability-flow ODE, 1 the reverse SDE (Song et al. 2021; Karras et al. 2022). A flow is written
+with the churn η, which is 0 for the probability-flow ODE and 1 for the reverse SDE. A flow is written
 x_t = α x0 + β x1 and sampled by dX = (v + w²/2 · s) dt + w dW with a volatility w. They are the same where
 
     f = −β̇/β,     g² = 2α (α β̇/β − α̇),     w = η g,     v = −f x + g²/2 · s,
 
 so η = 1 is the memoryless volatility.
+
+References:
+    Song et al. 2021, "Score-based generative modeling through stochastic differential equations", arXiv:2011.13456.
+    Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", arXiv:2206.00364.
 """
 
 from collections.abc import Callable
@@ -25,12 +29,18 @@ from flowport.path.noise_schedule import DiffusionPath
 from flowport.sampling.volatility import Volatility
 
 Rate = Callable[[Tensor], Tensor]
-"""A function of t (B,), in our time: the data at 1."""
+"""A function of times t (B,), with the data at t = 1."""
 
 
 @dataclass(frozen=True)
 class DiffusionForm:
-    """drift f(t), diffusion g(t) ≥ 0 and churn η(t) ≥ 0."""
+    """A diffusion dX = f X du + g dW away from the data, u = 1 − t, with the churn η of its sampler.
+
+    Args:
+        drift: f(t).
+        diffusion: g(t) ≥ 0.
+        churn: η(t) ≥ 0.
+    """
 
     drift: Rate
     diffusion: Rate
@@ -38,7 +48,11 @@ class DiffusionForm:
 
 
 class ChurnVolatility(Volatility):
-    """w = η(t) g(t) of a diffusion form."""
+    """Volatility w = η(t) g(t) of a diffusion form.
+
+    Args:
+        form: The diffusion form.
+    """
 
     def __init__(self, form: DiffusionForm) -> None:
         self.form = form
@@ -49,7 +63,18 @@ class ChurnVolatility(Volatility):
 
 
 def diffusion_form(path: Path, volatility: Volatility, role: NoiseRole) -> DiffusionForm:
-    """From the flow form. Where g = 0 there is no churn, and η is 0. Raises FlowportError for a bridge."""
+    """The diffusion form f = −β̇/β, g² = 2α (α β̇/β − α̇), η = w/g of a flow form.
+
+    Where g = 0, η is set to 0.
+
+    Args:
+        path: The path, without noise of its own.
+        volatility: w(t).
+        role: Which variable of the path is Gaussian noise.
+
+    Raises:
+        FlowportError: For a bridge path.
+    """
     if path.bridge:
         raise FlowportError("a bridge has no diffusion form: its x_t is no linear diffusion of x1 alone")
 
@@ -69,5 +94,10 @@ def diffusion_form(path: Path, volatility: Volatility, role: NoiseRole) -> Diffu
 
 
 def flow_form(form: DiffusionForm, interval: tuple[float, float] = (0.0, 1.0 - 1e-3)) -> tuple[Path, Volatility]:
-    """From the diffusion form; ``interval`` is where f and g are finite."""
+    """The path and the volatility w = η g of a diffusion form.
+
+    Args:
+        form: The diffusion form.
+        interval: The part of [0, 1] on which f and g are finite.
+    """
     return DiffusionPath(form.drift, form.diffusion, interval), ChurnVolatility(form)

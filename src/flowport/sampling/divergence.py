@@ -1,7 +1,14 @@
-"""Divergences of vector fields: ∇·v = E Σ_k ξ_kᵀ (∂v/∂x) ξ_k for directions with E Σ_k ξ_k ξ_kᵀ = I.
+"""Divergences of vector fields, exact or estimated by random directions.
 
-All unit vectors give the trace itself, random directions Hutchinson's estimate of it (Hutchinson 1990; FFJORD,
-Grathwohl et al. 2019). A member says which directions; the products stand once, here.
+    ∇·v = E Σ_k ξ_kᵀ (∂v/∂x) ξ_k     for directions with     E Σ_k ξ_k ξ_kᵀ = I
+
+All unit vectors give the trace of the Jacobian itself, random directions Hutchinson's estimate of it.
+
+References:
+    Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines",
+    doi:10.1080/03610919008812866.
+    Grathwohl et al. 2019, "FFJORD: free-form continuous dynamics for scalable reversible generative models",
+    arXiv:1810.01367.
 """
 
 import math
@@ -16,7 +23,20 @@ from flowport.errors import FlowportError
 
 
 class Divergence(ABC):
-    """chunk: vector–Jacobian products made at once; fewer take less memory. Raises FlowportError for fewer than 1."""
+    """Divergence ∇·v by vector-Jacobian products along directions ξ_k.
+
+    A member provides ``directions`` with E Σ_k ξ_k ξ_kᵀ = I. They are drawn once per trajectory, so that the integrand
+    is a smooth function of time.
+
+    To add a member: subclass this class in this module, add ``configs/divergence/<name>.yaml`` with ``_target_`` and
+    list it in ``DIVERGENCES`` of tests/zoo.py, for tests/laws/test_likelihood.py.
+
+    Args:
+        chunk: Number of vector-Jacobian products computed at once, at least 1; fewer need less memory.
+
+    Raises:
+        FlowportError: For a chunk below 1.
+    """
 
     def __init__(self, chunk: int = 64) -> None:
         if chunk < 1:
@@ -25,11 +45,21 @@ class Divergence(ABC):
 
     @abstractmethod
     def directions(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """ξ of points x (B, *D): (K, B, *D), or (K, 1, *D) where all points share them. Drawn once a trajectory, so
-        that what a solver integrates is a smooth function of time."""
+        """The directions ξ, (K, B, *D), or (K, 1, *D) where all points share them.
+
+        Args:
+            x: Points (B, *D), which determine shape, dtype and device.
+            generator: The only source of randomness.
+        """
 
     def along(self, velocity: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """v(x), (B, *D), and Σ_k ξ_kᵀ (∂v/∂x) ξ_k, (B,), where row b of ``velocity(x)`` depends on row b of x alone."""
+        """v(x), (B, *D), and Σ_k ξ_kᵀ (∂v/∂x) ξ_k, (B,).
+
+        Args:
+            velocity: v, (B, *D) -> (B, *D); row b of its value must depend on row b of its argument only.
+            x: Points (B, *D).
+            directions: ξ, (K, B, *D) or (K, 1, *D).
+        """
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             v = velocity(point) + 0 * point  # a field need not depend on x
@@ -43,7 +73,11 @@ class Divergence(ABC):
 
 @final
 class ExactDivergence(Divergence):
-    """ξ_k = e_k, k = 1 … d: the trace, for d products at every evaluation."""
+    """Exact divergence, along all unit vectors ξ_k = e_k, k = 1 … d, with d products per evaluation.
+
+    Args:
+        chunk: Number of vector-Jacobian products computed at once.
+    """
 
     def directions(self, x: Tensor, generator: torch.Generator) -> Tensor:
         d = x[0].numel()
@@ -51,9 +85,16 @@ class ExactDivergence(Divergence):
 
 
 class Hutchinson(Divergence):
-    """ξ_k = ζ_k/√K with K independent ``probes`` ζ of mean 0 and covariance I: unbiased, K products an evaluation.
+    """Hutchinson's unbiased estimate along ξ_k = ζ_k/√K, with K independent ζ of mean 0 and covariance I.
 
-    Raises FlowportError for fewer than 1 probe.
+    A member provides the law of ζ in ``noise``.
+
+    Args:
+        probes: Number of random directions K, at least 1, with one product per evaluation each.
+        chunk: Number of vector-Jacobian products computed at once.
+
+    Raises:
+        FlowportError: For fewer than 1 probe.
     """
 
     def __init__(self, probes: int = 1, chunk: int = 64) -> None:
@@ -67,12 +108,24 @@ class Hutchinson(Divergence):
 
     @abstractmethod
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Independent numbers of mean 0 and variance 1."""
+        """Independent numbers of mean 0 and variance 1.
+
+        Args:
+            shape: Shape of the result, (K, B, *D).
+            generator: The only source of randomness, whose device the result is on.
+        """
 
 
 @final
 class RademacherDivergence(Hutchinson):
-    """ζ = ±1, each with probability ½: variance 2 Σ_{i≠j} J̃_ij², J̃ the symmetric Jacobian; none for d = 1."""
+    """Hutchinson's estimate with ζ = ±1, each with probability ½.
+
+    Its variance is 2 Σ_{i≠j} J̃_ij²/K, J̃ the symmetric part of the Jacobian; it is exact for d = 1.
+
+    Args:
+        probes: Number of random directions K.
+        chunk: Number of vector-Jacobian products computed at once.
+    """
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return 2 * torch.randint(2, shape, generator=generator, device=generator.device) - 1
@@ -80,7 +133,14 @@ class RademacherDivergence(Hutchinson):
 
 @final
 class GaussianDivergence(Hutchinson):
-    """ζ ~ N(0, I): variance 2 |J̃|², J̃ the symmetric part of the Jacobian."""
+    """Hutchinson's estimate with ζ ~ N(0, I).
+
+    Its variance is 2 |J̃|²/K, J̃ the symmetric part of the Jacobian and |·| the Frobenius norm.
+
+    Args:
+        probes: Number of random directions K.
+        chunk: Number of vector-Jacobian products computed at once.
+    """
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator, device=generator.device)

@@ -1,7 +1,15 @@
-"""What solvers integrate: any process dX = b(X, t) dt + g(t) dW, and a field in motion.
+"""Dynamics that solvers integrate: diffusion processes dX = b(X, t) dt + g(t) dW, and those of a field.
 
-dX = (v ± g²/2 · s) dt + g dW has the field's marginals p_t for every volatility g(t) ≥ 0, with + forwards in time and −
-backwards (Anderson 1982; Albergo et al. 2023). g = 0 is the ODE.
+A field of velocity v and score s = ∇ log p_t generates, for every volatility g(t) ≥ 0, an SDE with the marginals p_t:
+
+    dX = (v ± g²/2 · s) dt + g dW,
+
+with + forwards in time and − backwards. For g = 0 it is the probability-flow ODE.
+
+References:
+    Anderson 1982, "Reverse-time diffusion equation models", doi:10.1016/0304-4149(82)90051-5.
+    Song et al. 2021, "Score-based generative modeling through stochastic differential equations", arXiv:2011.13456.
+    Albergo et al. 2023, "Stochastic interpolants: a unifying framework for flows and diffusions", arXiv:2303.08797.
 """
 
 from abc import ABC, abstractmethod
@@ -17,9 +25,16 @@ from flowport.types import Condition
 
 
 class Process(ABC):
-    """dX = drift(X, t) dt + diffusion(t) dW, also along descending times (then |dt| is the variance of dW).
+    """Diffusion process dX = b(X, t) dt + g(t) dW, integrated along ascending or descending times.
 
-    stochastic: whether diffusion > 0 anywhere. evaluations: how often a field was called.
+    A member provides ``drift`` and ``diffusion``. Along descending times dt is negative and dW has the variance |dt|.
+
+    To add a member: subclass this class, or ``KnownProcess`` in ``flowport.sampling.process`` where the law is known,
+    which has a config group.
+
+    Attributes:
+        stochastic: Whether the diffusion is positive anywhere.
+        evaluations: Number of evaluations of a field so far.
     """
 
     stochastic: bool = True
@@ -27,16 +42,26 @@ class Process(ABC):
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """b(x, t), (B, *D), of x (B, *D) and t (B,)."""
+        """The drift b(x, t), (B, *D).
+
+        Args:
+            x: Points (B, *D).
+            t: Times (B,).
+        """
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), (B,)."""
+        """The diffusion coefficient g(t), (B,).
+
+        Args:
+            t: Times (B,).
+        """
 
     def flow(self) -> "Dynamics":
-        """This process as a field in motion, for solvers that ask more than drift and diffusion.
+        """This process as the dynamics of a field, for solvers that need velocities or end points.
 
-        Raises FlowportError: a plain process has no field.
+        Raises:
+            FlowportError: For a process without a field.
         """
         raise FlowportError(
             f"{type(self).__name__} is a process without a flow's velocity and end points: use solver=euler_maruyama "
@@ -44,19 +69,38 @@ class Process(ABC):
         )
 
     def held(self, before: Tensor, after: Tensor) -> Tensor:
-        """``after`` a step from ``before``, (B, *D), but where nothing may move."""
+        """The state after a step, with the coordinates that must not move reset, (B, *D).
+
+        Args:
+            before: States before the step, (B, *D).
+            after: States after the step, (B, *D).
+        """
         return after
 
     def times(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """One time for every row of x."""
+        """One time expanded over the rows of x, (B,).
+
+        Args:
+            t: The time, a number or ().
+            x: Points (B, *D), which determine the number of rows, dtype and device.
+        """
         return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
 
 
 class Dynamics(Process):
-    """drift(x, t) and diffusion(t) of a field under one condition; ``evaluations`` counts calls of the field.
+    """Generative dynamics dX = (v ± g²/2 · s) dt + g dW of a field under one condition.
 
-    mask: (B, *D) bool; where it is False nothing moves, for what is padding was never learnt.
-    Raises FlowportError where a volatility is wanted that the field's score cannot serve.
+    Every call of the field adds 1 to ``evaluations``.
+
+    Args:
+        field: The field of velocity v and, where g > 0, score s.
+        condition: The condition of all B rows.
+        volatility: g(t).
+        backward: Whether it is integrated from the target to the source, for the sign of the score.
+        mask: Bool (B, *D), False at padding, which does not move; None where all coordinates move.
+
+    Raises:
+        FlowportError: For a stochastic volatility and a field without a score.
     """
 
     def __init__(
@@ -80,12 +124,23 @@ class Dynamics(Process):
         return after if self.mask is None else torch.where(self.mask, after, before)
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """v(x, t), the drift of the ODE. x (B, *D), t (B,)."""
+        """The velocity v(x, t), which is the drift of the ODE, (B, *D).
+
+        Args:
+            x: Points (B, *D).
+            t: Times (B,).
+        """
         self.evaluations += 1
         return self._masked(self.field.velocity(x, t, self.condition))
 
     def average_velocity(self, x: Tensor, t: Tensor, step: float) -> Tensor:
-        """The mean velocity over a step from t, of a field that learnt it."""
+        """The mean velocity over the time from t to t + step, (B, *D), of a field that was trained for it.
+
+        Args:
+            x: Points (B, *D).
+            t: Times (B,).
+            step: Length of the step, at least 0.
+        """
         self.evaluations += 1
         return self._masked(self.field.average_velocity(x, t, self.times(step, x), self.condition))
 
@@ -93,7 +148,12 @@ class Dynamics(Process):
         return drift if self.mask is None else torch.where(self.mask, drift, 0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """v ± g²/2 · s, from one call of the field."""
+        """The drift v ± g²/2 · s, (B, *D), from one evaluation of the field.
+
+        Args:
+            x: Points (B, *D).
+            t: Times (B,).
+        """
         if not self.stochastic:
             return self.velocity(x, t)
         self.evaluations += 1
@@ -102,10 +162,14 @@ class Dynamics(Process):
         return self._masked(velocity + self.sign * 0.5 * g**2 * score)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), (B,)."""
         return self.volatility(t, self.field.path, self.field.capabilities.role)
 
     def endpoints(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """E[x0 | x], E[x1 | x], E[z | x]."""
+        """E[x0 | x_t], E[x1 | x_t] and E[z | x_t], each (B, *D); the last is None on a path without noise z.
+
+        Args:
+            x: Points (B, *D).
+            t: Times (B,).
+        """
         self.evaluations += 1
         return self.field.endpoints(x, t, self.condition)

@@ -1,9 +1,14 @@
-"""The density of what an ODE generates, by the instantaneous change of variables (Chen et al. 2018):
+"""Log-likelihood of a flow by the instantaneous change of variables.
 
     log p1(x1) = log p0(x0) − ∫₀¹ ∇·v(x_t, t) dt,   ẋ = v(x, t) from x0 to x1,
 
-integrated backwards from x1 as one state (x, ℓ) with ℓ̇ = ∇·v, ℓ(1) = 0, by any solver that reads a velocity alone.
-p0 is the law from which translations start: α(0) x0 with x0 from the source.
+integrated backwards from x1 as one state (x, ℓ) with ℓ̇ = ∇·v, ℓ(1) = 0. p0 is the law from which translations start:
+that of α(0) x0 with x0 from the source.
+
+References:
+    Chen et al. 2018, "Neural ordinary differential equations", arXiv:1806.07366.
+    Grathwohl et al. 2019, "FFJORD: free-form continuous dynamics for scalable reversible generative models",
+    arXiv:1810.01367.
 """
 
 import math
@@ -28,7 +33,17 @@ from flowport.types import Condition, Sample
 
 
 class AugmentedDynamics(Dynamics):
-    """Points like x (B, *D) as rows (B, d + 1) of (x, ℓ), ℓ̇ = ∇·v along directions kept for the whole way."""
+    """The ODE of a field augmented by ℓ̇ = ∇·v, on states (x, ℓ) of shape (B, d + 1).
+
+    The directions of the divergence are drawn once, for the whole trajectory.
+
+    Args:
+        field: The field of velocity v.
+        condition: The condition of all B rows.
+        divergence: Computes ∇·v.
+        x: Points (B, *D), which determine shape and dtype; d is the product of D.
+        generator: Source of the random directions.
+    """
 
     def __init__(
         self, field: Field, condition: Condition, divergence: Divergence, x: Tensor, generator: torch.Generator
@@ -37,16 +52,31 @@ class AugmentedDynamics(Dynamics):
         self.divergence, self.shape, self.directions = divergence, x.shape, divergence.directions(x, generator)
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The augmented velocity (v, ∇·v), (B, d + 1).
+
+        Args:
+            x: States (B, d + 1).
+            t: Times (B,).
+        """
         point = x[:, :-1].view(self.shape)
-        v, slope = self.divergence.along(partial(super().velocity, t=t), point, self.directions)
-        return torch.cat([v.flatten(1), slope[:, None]], 1)
+        v, divergence = self.divergence.along(partial(super().velocity, t=t), point, self.directions)
+        return torch.cat([v.flatten(1), divergence[:, None]], 1)
 
 
 class Likelihood:
-    """log p1 of points under a field. grid: of the solver, run backwards; chunk: points integrated at once.
+    """Log-likelihood log p1 of target points under the ODE of a field.
 
-    Raises FlowportError where the start law has no density, the field sees more of the start than a point tells, or its
-    output cannot be differentiated, and for solvers that do more than read a velocity.
+    Args:
+        field: The field, unconditional or conditioned on the target label.
+        source: The source, which must have a density.
+        solver: A Runge-Kutta solver of ODEs, of fixed or adaptive step.
+        grid: Time grid of the solver, used in descending order.
+        divergence: Computes ∇·v.
+        chunk: Number of points integrated at once.
+
+    Raises:
+        FlowportError: Where the start law has no density, the field is conditioned on the start or on its label, the
+            field is guided by a reward, or the solver uses more than velocities.
     """
 
     def __init__(
@@ -81,8 +111,17 @@ class Likelihood:
 
     @torch.no_grad()
     def log_prob(self, target: Sample, generator: torch.Generator) -> tuple[Tensor, int]:
-        """log p1(x | label) in nats, (n,), of points target.x (n, *D), and evaluations of the field. An estimate's mean
-        is unbiased. Raises FlowportError for points with padding, whose law has no density."""
+        """Log densities log p1(x | label) in nats, (n,), and the number of evaluations of the field per point.
+
+        With an estimated divergence the result is unbiased, up to the error of the solver.
+
+        Args:
+            target: Points (n, *D) with their labels, where the field is conditioned on them.
+            generator: Source of the random directions of the divergence.
+
+        Raises:
+            FlowportError: For points with padding.
+        """
         if target.mask is not None:
             raise FlowportError("a likelihood needs points without padding: their number is part of their law")
         condition, was_training = self.field.conditioning.sampling(Sample(target.x), target.label), self.field.training
@@ -94,13 +133,13 @@ class Likelihood:
             dynamics = AugmentedDynamics(self.field, condition[rows], self.divergence, x, generator)
             state = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
             end = self.solver.solve(dynamics, state, times, generator).end
-            pieces.append(self._start(end[:, :-1].view(x.shape)) + end[:, -1])
+            pieces.append(self._start_log_prob(end[:, :-1].view(x.shape)) + end[:, -1])
             evaluations = max(evaluations, dynamics.evaluations)
         self.field.train(was_training)
         return torch.cat(pieces), evaluations
 
-    def _start(self, x: Tensor) -> Tensor:
-        """log density of α(0) x0 at x."""
+    def _start_log_prob(self, x: Tensor) -> Tensor:
+        """The log density of α(0) x0 at x, (B,)."""
         alpha = float(self.field.path.alpha(x.new_zeros(1)))
         assert isinstance(self.source, Density)
         return self.source.log_prob(x / alpha) - x[0].numel() * math.log(alpha)

@@ -1,4 +1,9 @@
-"""Stochastic processes whose law is known at every time: what a solver is taught and tested on."""
+"""Diffusion processes in R^d whose law is known in closed form at every time, as reference for solvers and scores.
+
+References:
+    Pavliotis 2014, "Stochastic processes and applications: diffusion processes, the Fokker-Planck and Langevin
+    equations", Springer, doi:10.1007/978-1-4939-1323-7.
+"""
 
 import math
 from abc import abstractmethod
@@ -16,9 +21,20 @@ from flowport.tensors import over
 
 
 class KnownProcess(Process):
-    """A process in R^d with the law ``law(t)``, a mixture of Gaussians, if it begins with ``law(begin)``.
+    """Process in R^d whose law at every time is a known mixture of Gaussians, if it begins with ``law(begin)``.
 
-    begin, end: the times between which it runs, begin > end for one that runs backwards.
+    A member provides ``drift``, ``diffusion`` and ``law``. They must satisfy the Fokker-Planck equation
+
+        ∂p/∂t = −∇·(b p) ± ½ g² Δp,
+
+    with + where begin < end and − where the process runs backwards in time.
+
+    To add a member: subclass this class in this module, add ``configs/process/<name>.yaml`` with ``_target_`` and list
+    it in ``PROCESSES`` of tests/zoo.py; tests/sampling/test_process.py checks the equation.
+
+    Attributes:
+        begin: Time at which the process begins.
+        end: Time at which it ends; below ``begin`` for a process that runs backwards.
     """
 
     begin: float = 0.0
@@ -26,18 +42,32 @@ class KnownProcess(Process):
 
     @abstractmethod
     def law(self, t: float) -> GaussianComponents:
-        """The law of X_t."""
+        """The law of X_t.
+
+        Args:
+            t: A time between ``begin`` and ``end``.
+        """
 
 
 class AffineProcess(KnownProcess):
-    """X_t | X_begin = x is N(factor · x + shift, variance · I), so the start's mixture stays one."""
+    """Process with the transition X_t | X_begin = x ~ N(factor · x + shift, variance · I).
+
+    It maps a mixture of Gaussians to a mixture of Gaussians. A member provides ``transition`` instead of ``law``.
+
+    Args:
+        start: The law of X_begin.
+    """
 
     def __init__(self, start: Mixture) -> None:
         self.start = start.components
 
     @abstractmethod
     def transition(self, t: float) -> tuple[float, float, float]:
-        """(factor, shift, variance) from ``begin`` to t."""
+        """(factor, shift, variance) of the transition from ``begin`` to t.
+
+        Args:
+            t: A time between ``begin`` and ``end``.
+        """
 
     def law(self, t: float) -> GaussianComponents:
         factor, shift, variance = self.transition(t)
@@ -47,7 +77,15 @@ class AffineProcess(KnownProcess):
 
 
 class BrownianProcess(AffineProcess):
-    """dX = scale dW: X_t = X_0 + N(0, scale² t)."""
+    """Brownian motion dX = scale dW, with X_t | X_0 = x ~ N(x, scale² t I).
+
+    Args:
+        start: The law of X_0.
+        scale: Diffusion coefficient, > 0.
+
+    Raises:
+        FlowportError: Unless scale > 0.
+    """
 
     def __init__(self, start: Mixture, scale: float = 1.0) -> None:
         super().__init__(start)
@@ -64,8 +102,23 @@ class BrownianProcess(AffineProcess):
 
 
 class OrnsteinUhlenbeckProcess(AffineProcess):
-    """dX = −rate (X − mean) dt + scale dW: X_t | x ~ N(mean + e^(−rate t) (x − mean), s² (1 − e^(−2 rate t))/(2 rate)),
-    s the scale (Uhlenbeck & Ornstein 1930). Stationary law N(mean, scale²/(2 rate)).
+    """Ornstein-Uhlenbeck process dX = −rate (X − mean) dt + scale dW.
+
+        X_t | X_0 = x ~ N(mean + e^(−rate t) (x − mean), scale² (1 − e^(−2 rate t))/(2 rate) I)
+
+    Its stationary law is N(mean, scale²/(2 rate) I).
+
+    Args:
+        start: The law of X_0.
+        rate: Rate of reversion to the mean, > 0.
+        mean: Mean of the stationary law, the same in every coordinate.
+        scale: Diffusion coefficient, > 0.
+
+    Raises:
+        FlowportError: Unless rate > 0 and scale > 0.
+
+    References:
+        Uhlenbeck and Ornstein 1930, "On the theory of the Brownian motion", doi:10.1103/PhysRev.36.823.
     """
 
     def __init__(self, start: Mixture, rate: float = 4.0, mean: float = 0.0, scale: float = 1.0) -> None:
@@ -85,7 +138,15 @@ class OrnsteinUhlenbeckProcess(AffineProcess):
 
 
 class LangevinProcess(KnownProcess):
-    """dX = ½ scale² ∇log p(X) dt + scale dW, overdamped: p is its stationary law, with which it begins."""
+    """Overdamped Langevin dynamics dX = ½ scale² ∇ log p(X) dt + scale dW, begun in its stationary law p.
+
+    Args:
+        start: The stationary law p.
+        scale: Diffusion coefficient, > 0.
+
+    Raises:
+        FlowportError: Unless scale > 0.
+    """
 
     def __init__(self, start: Mixture, scale: float = 1.0) -> None:
         self.stationary, self.scale = start.components, _positive("langevin", "scale", scale)
@@ -101,12 +162,27 @@ class LangevinProcess(KnownProcess):
 
 
 class NoisingProcess(AffineProcess):
-    """The forward process of diffusion, which turns data into noise: from t = 1 to 0 along a path whose source is noise
+    """Forward noising process of a diffusion model, from data at t = 1 to noise at t = 0.
 
-        dX = (β̇/β) X dt + g dW,  g² = 2α (α β̇/β − α̇),  X_t | X_1 = x ~ N((β_t/β_1) x, α_t² − (β_t/β_1)² α_1²)
+    Along a path x_t = α x0 + β x1 whose source x0 is the noise,
 
-    (Song et al. 2021, with the data at t = 1): every field's dynamics backwards with volatility=memoryless. offset as
-    there. Raises FlowportError for a bridge.
+        dX = (β̇/β) X dt + g dW,  g² = 2α (α β̇/β − α̇),  X_t | X_1 = x ~ N((β_t/β_1) x, (α_t² − (β_t/β_1)² α_1²) I).
+
+    It equals the backward dynamics of any field on this path with volatility=memoryless.
+
+    Args:
+        start: The law of the data X_1.
+        path: A path without noise of its own.
+        offset: Distance from 0 and 1 to which times are moved in the drift and the diffusion, as for the volatility.
+
+    Raises:
+        FlowportError: For a bridge path.
+
+    References:
+        Song et al. 2021, "Score-based generative modeling through stochastic differential equations",
+        arXiv:2011.13456.
+        Domingo-Enrich et al. 2024, "Adjoint matching: fine-tuning flow and diffusion generative models with memoryless
+        stochastic optimal control", arXiv:2409.08861.
     """
 
     begin, end = 1.0, 0.0
@@ -127,20 +203,28 @@ class NoisingProcess(AffineProcess):
 
     def transition(self, t: float) -> tuple[float, float, float]:
         times = torch.tensor([self.begin, t], dtype=torch.float64)
-        (first, alpha), (whole, beta) = self.path.alpha(times).tolist(), self.path.beta(times).tolist()
-        return beta / whole, 0.0, alpha**2 - (beta / whole * first) ** 2
+        (alpha_begin, alpha), (beta_begin, beta) = self.path.alpha(times).tolist(), self.path.beta(times).tolist()
+        return beta / beta_begin, 0.0, alpha**2 - (beta / beta_begin * alpha_begin) ** 2
 
 
 class ReverseProcess(KnownProcess):
-    """The same process seen backwards in time (Anderson 1982): the drift becomes b ∓ g² ∇log p_t, − where the process
-    itself runs forwards, and p_t is exact."""
+    """Time reversal of a known process, with the drift b ∓ g² ∇ log p_t and the exact score.
+
+    The sign is − where the reversed process itself runs forwards in time, and + where it runs backwards.
+
+    Args:
+        process: The process to reverse, of drift b and diffusion g.
+
+    References:
+        Anderson 1982, "Reverse-time diffusion equation models", doi:10.1016/0304-4149(82)90051-5.
+    """
 
     def __init__(self, process: KnownProcess) -> None:
         self.process, self.begin, self.end = process, process.end, process.begin
         self.sign = -1.0 if process.begin < process.end else 1.0
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        score = self.law(float(t[0])).score(x)  # a solver's step has one time
+        score = self.law(float(t[0])).score(x)  # all rows of a solver's step have one time
         return self.process.drift(x, t) + self.sign * over(self.diffusion(t) ** 2, x) * score
 
     def diffusion(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Translation: forward, backward, cycle and trajectory of a trained field, with evaluations counted."""
+"""Translation between source and target with a trained field: forward, backward and cycle."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,20 @@ from flowport.types import Condition, Sample
 
 
 class Translator:
-    """Carries source points to target points (forward) or back.
+    """Translates source points to target points, or back, by integrating the dynamics of a field.
 
-    Padding (``Sample.mask`` False) stays as it came. chunk: rows integrated at once.
-    Raises FlowportError where the field cannot serve the volatility or the solver.
+    Padding (where ``Sample.mask`` is False) is returned unchanged. The number of evaluations in a result is that per
+    point.
+
+    Args:
+        field: The field, in evaluation mode during a translation.
+        solver: Solver of the ODE or SDE.
+        grid: Its time grid, used in descending order for backward translation.
+        volatility: g(t); zero for the ODE.
+        chunk: Number of points integrated at once.
+
+    Raises:
+        FlowportError: Where field, solver and volatility do not fit together.
     """
 
     def __init__(self, field: Field, solver: Solver, grid: Grid, volatility: Volatility, chunk: int = 4096) -> None:
@@ -41,8 +51,14 @@ class Translator:
     def forward(
         self, source: Sample, generator: torch.Generator, label: Tensor | None = None, keep: bool = False
     ) -> Trajectory:
-        """From the path's declared start law over source points (n, *D) to the target. label (n,): the wished target
-        label, for fields that see it. keep: return every state, (K+1, n, *D)."""
+        """Translate source points to the target, from the path's start α(0) x0 + γ(0) z.
+
+        Args:
+            source: Source points x0, (n, *D).
+            generator: Source of the start noise z and of the solver's noise.
+            label: Requested target labels, (n,) classes or (n, k) values, for fields conditioned on them.
+            keep: Whether all K + 1 states are returned, and not only the last.
+        """
         condition = self.field.conditioning.sampling(source, label)
         z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
         start = self.field.path.start(source.x, z)
@@ -57,20 +73,40 @@ class Translator:
         source: Sample | None = None,
         keep: bool = False,
     ) -> Trajectory:
-        """From target points to the source. label: of the target points, by default their own. ``source``: whose label
-        the field was told, where it sees source labels.
-        Raises FlowportError for a field that sees its start: the start is what is asked for."""
+        """Translate target points to the source.
+
+        Args:
+            target: Target points x1, (n, *D).
+            generator: Source of the solver's noise.
+            label: Labels of the target points, (n,) or (n, k); None for those of ``target``.
+            source: The sample whose labels condition the field, for fields conditioned on source labels.
+            keep: Whether all K + 1 states are returned, and not only the last.
+
+        Raises:
+            FlowportError: For a field conditioned on its start x0, which is unknown here.
+        """
         if self.field.conditioning.sees_source:
             raise FlowportError("direction=backward is impossible for a flow that sees its start (conditioning=source)")
-        known = target.label if label is None else label
-        condition = self.field.conditioning.sampling(source or Sample(target.x), known)
+        labels = target.label if label is None else label
+        condition = self.field.conditioning.sampling(source or Sample(target.x), labels)
         return self._run(target, condition, generator, keep, backward=True)
 
     def cycle(self, source: Sample, generator: torch.Generator, label: Tensor | None = None) -> Trajectory:
-        """Forward and back again; ``end`` is compared with the source. An ODE returns up to solver error."""
-        there = self.forward(source, generator, label)
-        back = self.backward(Sample(there.end, mask=source.mask), generator, label, source)
-        return Trajectory(back.times, back.states, there.nfe + back.nfe)
+        """Translate source points to the target and back, whose end is compared with the source.
+
+        The ODE returns to the source up to the error of the solver.
+
+        Args:
+            source: Source points x0, (n, *D).
+            generator: Source of all noise.
+            label: Requested target labels, (n,) or (n, k), for fields conditioned on them.
+
+        Returns:
+            The end of the backward translation, with the evaluations of both.
+        """
+        forward = self.forward(source, generator, label)
+        backward = self.backward(Sample(forward.end, mask=source.mask), generator, label, source)
+        return Trajectory(backward.times, backward.states, forward.nfe + backward.nfe)
 
     @torch.no_grad()
     def _run(

@@ -1,4 +1,10 @@
-"""The volatility g(t) of a sampler's SDE: a free choice, made after training."""
+"""Volatilities g(t) of the generative SDE, which can be chosen freely after training.
+
+References:
+    Albergo et al. 2023, "Stochastic interpolants: a unifying framework for flows and diffusions", arXiv:2303.08797.
+    Ma et al. 2024, "SiT: exploring flow and diffusion-based generative models with scalable interpolant transformers",
+    arXiv:2401.08740.
+"""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,17 +18,33 @@ from flowport.path.base import Path
 
 
 class Volatility(ABC):
-    """stochastic: whether noise is added at all."""
+    """Volatility g(t) ≥ 0 of the SDE dX = (v + g²/2 · ∇ log p_t) dt + g dW.
+
+    The marginals p_t are the same for every g; the joint law of X_0 and X_1 depends on it. A member provides
+    ``__call__``.
+
+    To add a member: subclass this class in this module, add ``configs/volatility/<name>.yaml`` with ``_target_`` and
+    list it in ``VOLATILITIES`` of tests/zoo.py, for tests/laws/test_marginal.py and tests/laws/test_memory.py.
+
+    Attributes:
+        stochastic: Whether g is positive anywhere; False for the ODE.
+    """
 
     stochastic: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, t: Tensor, path: Path, role: NoiseRole) -> Tensor:
-        """g(t) ≥ 0, (B,), finite on the whole of [0, 1]."""
+        """The volatility g(t) ≥ 0, (B,), finite on the whole of [0, 1].
+
+        Args:
+            t: Times (B,).
+            path: The path of the field.
+            role: Which variable of the path is Gaussian noise.
+        """
 
 
 class ZeroVolatility(Volatility):
-    """g = 0: the ODE."""
+    """Zero volatility g = 0, for the probability-flow ODE."""
 
     stochastic = False
 
@@ -31,7 +53,14 @@ class ZeroVolatility(Volatility):
 
 
 class ConstantVolatility(Volatility):
-    """g = scale."""
+    """Constant volatility g = scale.
+
+    Args:
+        scale: g, > 0.
+
+    Raises:
+        FlowportError: Unless scale > 0.
+    """
 
     def __init__(self, scale: float = 0.5) -> None:
         if scale <= 0:
@@ -43,7 +72,14 @@ class ConstantVolatility(Volatility):
 
 
 class SineVolatility(Volatility):
-    """g = scale · sin(πt): no noise at either end."""
+    """Volatility g = scale · sin(πt), which vanishes at both ends.
+
+    Args:
+        scale: Maximum of g, at t = ½, > 0.
+
+    Raises:
+        FlowportError: Unless scale > 0.
+    """
 
     def __init__(self, scale: float = 1.0) -> None:
         if scale <= 0:
@@ -55,12 +91,24 @@ class SineVolatility(Volatility):
 
 
 class MemorylessVolatility(Volatility):
-    """g² = 2n(n β̇/β − ṅ), n the weight of the noise (α where the source is the noise, γ on a bridge that sees x0).
+    """Memoryless volatility g² = 2n (n β̇/β − ṅ), under which X_1 is independent of X_0.
 
-    The SDE then forgets its noise: X_1 is independent of X_0 (given x0), as adjoint matching needs (Domingo-Enrich
-    et al. 2024; for the bridge, given x0). For a Brownian bridge g is its own constant noise. β(0) = 0 makes g
-    diverge at t = 0, so t is kept ``offset`` away from both ends; drift and noise use the same g, so the marginals
-    stay exact. Raises FlowportError where there is no noise.
+    n is the weight of the noise: α where the source is the noise, and γ on a bridge, where the independence holds given
+    x0 and for a field that sees x0. Adjoint matching needs this volatility. On a Brownian bridge g is the constant
+    noise of the bridge. Where β(0) = 0, g diverges at t = 0; therefore t is moved to a distance ``offset`` from both
+    ends. Drift and noise use the same g, so the marginals stay exact.
+
+    A call raises FlowportError for a path without noise.
+
+    Args:
+        offset: Least distance of t from 0 and 1, in (0, 0.5).
+
+    Raises:
+        FlowportError: For an offset outside (0, 0.5).
+
+    References:
+        Domingo-Enrich et al. 2024, "Adjoint matching: fine-tuning flow and diffusion generative models with memoryless
+        stochastic optimal control", arXiv:2409.08861.
     """
 
     def __init__(self, offset: float = 0.02) -> None:

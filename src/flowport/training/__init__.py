@@ -1,1 +1,1 @@
-"""Training with Lightning: the LightningModules, composition, learning-rate schedulers, callbacks."""
+"""Training with Lightning: LightningModules, composition of a flow, learning-rate schedulers and callbacks."""

@@ -1,4 +1,8 @@
-"""What every training of a field has: a moving average, an optimiser, and randomness by the number of the batch."""
+"""Base of the LightningModules that train a field, with an exponential moving average of its weights.
+
+References:
+    Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging", doi:10.1137/0330046.
+"""
 
 from abc import ABC
 from collections.abc import Callable, Iterable
@@ -15,14 +19,31 @@ from flowport.training.guard import GuardedModule
 
 
 class AveragedModule(GuardedModule, ABC):
-    """A field in training and its moving average, between ``source`` and ``target``.
+    """LightningModule that trains a field and its exponential moving average, between a source and a target.
 
-    field: trained; ema: its exponential moving average in float32, never optimised and never swapped; callbacks,
-    translation and evaluation read it. ema_decay d: after optimiser step k, ema ← d_k ema + (1 − d_k) field with
-    d_k = min(d, (1+k)/(10+k)). batches: training batches seen; all that is drawn for a batch depends on its number
-    alone, so a resumed run equals an unbroken one.
-    optimizer: parameters -> Optimizer; scheduler: (optimizer, steps) -> LRScheduler, stepped every
-    optimiser step, or None.
+    After optimiser step k,
+
+        ema ← d_k ema + (1 − d_k) field,     d_k = min(d, (1 + k)/(10 + k)).
+
+    The average is in float32 and is what callbacks, translation and evaluation use; it is never optimised and never
+    swapped with the field. All random numbers of a training batch depend on the number of the batch only, so a resumed
+    run equals an uninterrupted one. A member provides ``training_step`` and ``validation_step``.
+
+    Args:
+        source: The source.
+        target: The target.
+        field: The field to train.
+        ema: A copy of the field in float32, which becomes its average.
+        optimizer: Builds the optimiser, parameters -> Optimizer.
+        scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler, stepped after every optimiser
+            step; None for a constant rate.
+        randomness: Randomness of the run.
+        ema_decay: d, in [0, 1).
+
+    Attributes:
+        batches: Number of training batches so far.
+        draws: Randomness of this process.
+        codec: Encoder and decoder of a target in latent space, so that checkpoints contain them; None otherwise.
     """
 
     def __init__(
@@ -42,12 +63,12 @@ class AveragedModule(GuardedModule, ABC):
         self.ema: Field = ema.requires_grad_(False).eval()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.randomness, self.ema_decay = randomness, ema_decay
-        self.codec = target.modality.codec()  # a part of the flow's weights, where it lives among latents
+        self.codec = target.modality.codec()  # in a latent space, a part of the flow's weights
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.device.type == "cuda" and len(self.source.event_shape) == 3:
-            # cuDNN's convolutions in half precision want the channels beside each other.
+            # cuDNN's convolutions in half precision are fastest with channels last.
             for flow in (self.field, self.ema):
                 flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -61,21 +82,25 @@ class AveragedModule(GuardedModule, ABC):
         self.update_ema(self.global_step + 1)  # Lightning counts this step only after the hook
 
     def update_ema(self, step: int) -> None:
-        """The moving average's share of optimiser step ``step`` (from 1)."""
+        """Update the moving average after an optimiser step.
+
+        Args:
+            step: Number k of the step, from 1.
+        """
         decay = min(self.ema_decay, (1 + step) / (10 + step))
         average, current, buffers = self._averaged
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.float() for p in current], 1 - decay)
-            for kept, buffer in buffers:
-                kept.copy_(buffer)
+            for copied, buffer in buffers:
+                copied.copy_(buffer)
 
     @cached_property
     def _averaged(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Parameters of ema and of field, buffers of both: walking a small network costs more than averaging it."""
+        """Parameters of ema, those of field, and pairs of buffers, cached since collecting them is slow."""
         buffers = zip(self.ema.buffers(), self.field.buffers(), strict=True)
         both = zip(self.ema.parameters(), self.field.parameters(), strict=True)
-        learnt = [(average, own) for average, own in both if own.requires_grad]
-        return [average for average, _ in learnt], [own for _, own in learnt], list(buffers)
+        trainable = [(average, own) for average, own in both if own.requires_grad]
+        return [average for average, _ in trainable], [own for _, own in trainable], list(buffers)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.field.parameters() if p.requires_grad)

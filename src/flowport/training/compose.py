@@ -1,4 +1,4 @@
-"""The parts of a flow joined into what Lightning trains: the one place that knows how they fit."""
+"""Composition of the parts of a flow into the LightningModule and the data that Lightning trains."""
 
 from collections.abc import Callable
 
@@ -38,12 +38,33 @@ def compose(
     ema_decay: float = 0.999,
     seed: int = 0,
 ) -> tuple[FlowModule, PairDataModule]:
-    """A module and its data, ready for ``lightning.Trainer.fit``.
+    """Compose a flow into a module and its data, ready for ``lightning.Trainer.fit``.
 
-    pairing, network, optimizer, scheduler and data are finished here with what the other parts determine (shapes,
-    classes, parameters). By default: exact optimal transport on minibatches of 256, the linear path, a small MLP for
-    velocities, Adam at 1e-3.
-    The weights a run begins with depend on ``seed`` alone. Raises FlowportError for parts that contradict each other.
+    By default: minibatch optimal transport on batches of 256, the linear path, a small MLP that predicts velocities,
+    and Adam at the rate 1e-3. pairing, network, optimizer, scheduler and data are factories, called with the arguments
+    that the other parts determine.
+
+    Args:
+        source: The source.
+        target: The target.
+        pairing: (source, target) -> Pairing, the joint law from which training pairs are drawn.
+        coupling: Re-pairs the points of a batch; None for exact optimal transport.
+        path: The path of a pair; None for the linear path.
+        prediction: What the output of the network means; None for velocities.
+        conditioning: What the network gets beside x and t; None for nothing.
+        network: (event_shape, condition, heads) -> Network.
+        objective: The training objective; None for flow matching with uniform times and weights.
+        optimizer: parameters -> Optimizer.
+        scheduler: (optimizer, steps) -> LRScheduler; None for a constant rate.
+        data: (pairing, coupling, randomness) -> PairDataModule.
+        ema_decay: Decay of the exponential moving average of the weights.
+        seed: Seed of all randomness; the initial weights depend on it alone.
+
+    Returns:
+        The module and the data.
+
+    Raises:
+        FlowportError: For parts that contradict each other.
     """
     randomness = Randomness(seed)
     coupling, path = coupling or ExactCoupling(), path or LinearPath()

@@ -1,4 +1,4 @@
-"""The LightningModule that tunes a trained flow towards a reward."""
+"""The LightningModule that fine-tunes a trained flow towards a reward."""
 
 import math
 from collections import deque
@@ -24,20 +24,46 @@ from flowport.types import Pair
 
 
 def tilted(base: Field, adapter: Callable[..., Adapter], source: Distribution, target: Distribution) -> TiltedField:
-    """A base with a fresh adapter, built for the shapes of its run."""
+    """A base field with a new adapter.
+
+    Args:
+        base: The trained field.
+        adapter: (base, event_shape, condition) -> Adapter.
+        source: The source, which determines the shape of points.
+        target: The target, which with the source determines the condition.
+    """
     condition = base.conditioning.shape(source, target)
     return TiltedField(base, adapter(base=base, event_shape=source.event_shape, condition=condition))
 
 
 class FineTuneModule(AveragedModule):
-    """A frozen flow with an adapter that a fine-tuning method learns, so that results follow the tilt p e^{strength ·
-    r}.
+    """LightningModule that trains an adapter on a frozen base flow, to sample the tilted law p e^(strength · r).
 
-    base: the trained field; adapter: base -> Adapter, for instance a partial of
-    ``flowport.finetuning.adapter.ControlAdapter``. Every
-    ``method.steps_per_rollout`` steps the averaged field rolls out paths from the starts of a batch, and the steps
-    between learn from them and from a replay of ``method.replay_size`` such collections, which a checkpoint holds too.
-    Raises FlowportError for a base or a reward that the method cannot serve.
+    Every ``method.steps_per_rollout`` batches the averaged field generates a rollout from the starts of the batch. All
+    steps learn from a replay buffer of the last ``method.replay_size`` rollouts, which is part of a checkpoint; of all
+    but the newest rollout it has the starts and end points only.
+
+    Args:
+        source: The source.
+        target: The target.
+        base: The trained field, which stays frozen.
+        adapter: (base, event_shape, condition) -> Adapter, for instance
+            ``flowport.finetuning.adapter.ControlAdapter``.
+        method: The fine-tuning method.
+        reward: The reward r of end points.
+        strength: Factor of the reward in the exponent of the tilt, > 0 and finite.
+        optimizer: Builds the optimiser of the adapter, parameters -> Optimizer.
+        scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler; None for a constant rate.
+        randomness: Randomness of the run.
+        ema_decay: Decay of the exponential moving average of the adapter.
+
+    Attributes:
+        field: The tilted field in training.
+        ema: Its exponential moving average.
+        replay: The replay buffer, newest rollout last.
+
+    Raises:
+        FlowportError: Unless 0 < strength < ∞, and for a base or a reward that the method does not support.
     """
 
     field: TiltedField
@@ -69,8 +95,8 @@ class FineTuneModule(AveragedModule):
         ema = TiltedField(base, deepcopy(field.adapter))
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)
-        self._reward = (reward,)  # in a tuple, so no submodule: its weights are no part of the run,
-        self.learnt = reward if reward.learnt else None  # unless the run has learnt it
+        self._reward = (reward,)  # in a tuple, so that it is no submodule and in no checkpoint,
+        self.learnt = reward if reward.learnt else None  # unless this run has trained it
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
 
     @property
@@ -103,7 +129,12 @@ class FineTuneModule(AveragedModule):
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair))
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
-        """A tilt has no held-out loss: the metrics and the certificate measure it."""
+        """No validation loss, since a tilt has none; metrics and the certificate measure it.
+
+        Args:
+            pair: A batch of held-out pairs, unused.
+            batch_idx: Number of the batch, unused.
+        """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

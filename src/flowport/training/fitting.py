@@ -20,13 +20,13 @@ def train_in_memory(
 
     Args:
         trainer: Lightning's Trainer, or a partial of it with its accelerator and precision.
-        module: The module.
-        data: Its data.
-        steps: Optimiser steps.
+        module: The module to train.
+        data: The data of the module.
+        steps: Number of optimiser steps.
         progress: Whether a progress bar is shown.
 
     Returns:
-        The seconds that the steps took.
+        The duration of the training in seconds.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     clock = TrainingClock()

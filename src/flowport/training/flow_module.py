@@ -1,4 +1,4 @@
-"""The LightningModule: a field and what it minimises. Its moving average and optimiser are ``AveragedModule``'s."""
+"""The LightningModule that trains a flow on coupled pairs of points."""
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -16,7 +16,18 @@ from flowport.types import Pair
 
 
 class FlowModule(AveragedModule):
-    """A flow from ``source`` to ``target``, learnt by an objective from re-paired points."""
+    """LightningModule that trains a flow from a source to a target with an objective, for instance flow matching.
+
+    Args:
+        source: The source.
+        target: The target.
+        field: The field to train.
+        objective: The training objective.
+        optimizer: Builds the optimiser, parameters -> Optimizer.
+        scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler; None for a constant rate.
+        randomness: Randomness of the run.
+        ema_decay: Decay of the exponential moving average of the weights.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Stops a run whose loss or weights are not finite, before anything of it is saved."""
+"""Base of the LightningModules that stop with an error where a loss or a weight is not finite."""
 
 from collections import deque
 from typing import Any
@@ -10,21 +10,28 @@ from torch import Tensor
 from flowport.errors import FlowportError
 
 KEPT = 10_000
-"""Losses that may wait for a look."""
+"""Maximal number of losses that are stored before they are checked."""
 ADVICE = "lower the learning rate (optimizer.lr) or set trainer.gradient_clip_val; the last checkpoint is from before"
 
 
 def logged(trainer: Trainer, steps: int) -> bool:
-    """Whether Lightning's loggers write after so many optimiser steps."""
+    """Whether Lightning's loggers write after a number of optimiser steps.
+
+    Args:
+        trainer: The trainer, with its logging interval.
+        steps: Number of optimiser steps so far.
+    """
     return steps % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
 
 class GuardedModule(LightningModule):
-    """A module whose training step notes its loss. Raises FlowportError that names the first bad step at logging
-    steps and
-    before every validation and checkpoint; what was saved before stays as it is.
+    """LightningModule that checks its losses and weights before anything is saved.
 
-    losses: (step, loss) since the last look, left on the device, so that no step waits for one.
+    The training step of a member must call ``note`` with its loss. Losses are checked at logging steps, losses and
+    weights before every validation and checkpoint and at the end of training. Earlier checkpoints are unchanged.
+
+    Attributes:
+        losses: (step, loss) since the last check, on the device of the losses, so that no step synchronises with it.
     """
 
     def __init__(self) -> None:
@@ -32,11 +39,22 @@ class GuardedModule(LightningModule):
         self.losses: deque[tuple[int, Tensor]] = deque()
 
     def note(self, step: int, loss: Tensor) -> None:
+        """Store a loss for the next check.
+
+        Args:
+            step: Number of the optimiser step.
+            loss: The loss, ().
+        """
         if len(self.losses) == KEPT:
             self.check_losses()
         self.losses.append((step, loss.detach()))
 
     def check_losses(self) -> None:
+        """Check all stored losses, and forget them.
+
+        Raises:
+            FlowportError: Where a loss is not finite; it names the first such step.
+        """
         if not self.losses:
             return
         bad = (~torch.stack([loss for _, loss in self.losses]).isfinite()).nonzero()
@@ -46,7 +64,11 @@ class GuardedModule(LightningModule):
         self.losses.clear()
 
     def check_all(self) -> None:
-        """A finite loss can leave weights that are not: its gradient overflowed."""
+        """Check all stored losses and all weights, since the gradient of a finite loss can overflow.
+
+        Raises:
+            FlowportError: Where a loss or a weight is not finite.
+        """
         self.check_losses()
         bad = next((name for name, p in self.named_parameters() if not bool(p.isfinite().all())), None)
         if bad is not None:

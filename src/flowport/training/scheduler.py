@@ -1,4 +1,4 @@
-"""Learning rates over training, as factors of the optimiser's own rate."""
+"""Learning-rate schedulers, as factors of the optimiser's own rate."""
 
 import math
 
@@ -7,7 +7,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class CosineScheduler(LambdaLR):
-    """Linear warm-up over ``warmup`` steps, then cosine to ``floor`` times the rate at step ``steps``."""
+    """Cosine decay with linear warm-up.
+
+    The factor of the rate at step k, from 0, is
+
+        min(1, (k + 1)/warmup) · (floor + (1 − floor) (1 + cos(π min(1, k/steps)))/2).
+
+    Args:
+        optimizer: The optimiser.
+        steps: Number of optimiser steps of the training, after which the factor stays at ``floor``.
+        warmup: Number of steps of the warm-up; 0 for none.
+        floor: Last factor.
+
+    References:
+        Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", arXiv:1608.03983.
+    """
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: int = 50, floor: float = 0.02) -> None:
         def factor(step: int) -> float:
@@ -18,7 +32,13 @@ class CosineScheduler(LambdaLR):
 
 
 class ConstantScheduler(LambdaLR):
-    """The optimiser's own rate throughout, after ``warmup`` steps."""
+    """Constant rate after a linear warm-up, with the factor min(1, (k + 1)/warmup) at step k, from 0.
+
+    Args:
+        optimizer: The optimiser.
+        steps: Number of optimiser steps of the training, unused.
+        warmup: Number of steps of the warm-up; 0 for none.
+    """
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: int = 0) -> None:
         super().__init__(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))

@@ -9,7 +9,8 @@ import torch
 from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.problem import NoiseProblem
-from flowport.problem.arena.frontier_plot import confidence, control, draw, left, names, placed, read
+from flowport.problem.arena.frontier_plot import confidence, control, draw, left, names, placed, results
+from flowport.run.run_folder import finished_runs
 from tests.problem.test_law import problem
 
 WORLD = NoiseProblem([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4])
@@ -44,8 +45,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def jobs(folder: Path) -> list[tuple[dict[str, str], dict[str, float]]]:
+    return [(job.overrides(), job.read_metrics()) for job in finished_runs(folder)]
+
+
 def test_seeds_are_joined_and_the_nearest_method_comes_first(folder: Path) -> None:
-    entries = read(folder)
+    entries = results(jobs(folder))
     assert [(e.method, e["to_tilt"].n) for e in entries] == [("bad", 1), ("good", 3)]
     assert entries[1]["gain"].mean == pytest.approx(0.48)
     assert entries[1]["to_tilt"].error == pytest.approx(0.01 / 3**0.5)
@@ -67,7 +72,7 @@ def test_three_seeds_know_little_of_their_spread() -> None:
 
 
 def test_the_files(folder: Path) -> None:
-    short = draw(folder, {"plain": WORLD})
+    short = draw(results(jobs(folder)), {"plain": WORLD}, folder)
     assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
     assert "| (the exact field, by the same score) | " in short
     assert "| (KL of the tilt to the base) | 0.30 |" in short
@@ -97,5 +102,5 @@ def test_what_a_reward_leaves_of_a_gaussian() -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlowportError, match="holds no finished duels"):
-        read(tmp_path)
+    with pytest.raises(FlowportError, match="holds no finished runs"):
+        jobs(tmp_path)

@@ -11,7 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from flowport.modality import PixelCloud, Plane
-from flowport.run.experiment import build, build_trainer
+from flowport.run.build import build
+from flowport.run.run_folder import RunFolder
+from flowport.run.train import build_trainer
 from flowport.training.callback import SampleLogger
 from tests import runs
 
@@ -60,7 +62,7 @@ def test_a_resume_goes_on_in_the_same_record(folder: Path, tmp_path: Path) -> No
     from flowport.run import stage
 
     runs.run(tmp_path)
-    stage.resume(tmp_path, ["trainer.max_steps=30"])
+    stage.resume(RunFolder(tmp_path), ["trainer.max_steps=30"])
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("val/w2")] == [20, 30]
 
@@ -82,7 +84,7 @@ def test_tensorboard_reads_translated_clouds_in_space(tmp_path: Path) -> None:
     run = build(config)
     for weights in run.module.ema.parameters():  # an untrained flow would leave every height as it is
         torch.nn.init.normal_(weights, std=0.5, generator=torch.Generator().manual_seed(0))
-    trainer = build_trainer(config, tmp_path, [SampleLogger(run.evaluation, tmp_path)])
+    trainer = build_trainer(config, RunFolder(tmp_path), [SampleLogger(run.evaluation, tmp_path / "gallery.png")])
     trainer.fit(run.module, run.data)
     events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0}).Reload()
     points, colours = (

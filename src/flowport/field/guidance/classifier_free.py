@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a field of a field, pushed from what it does untold towards what it is told."""
+"""Classifier-free guidance: extrapolation from the unconditional to the conditional output of one field."""
 
 from collections.abc import Sequence
 from typing import final
@@ -14,17 +14,33 @@ from flowport.types import Condition
 
 @final
 class ClassifierFreeGuidance(Field):
-    """u + w (c − u): u the output of ``base`` untold, c told; w = 0 is unconditional, w = 1 the base, w > 1 guidance.
+    """Classifier-free guidance, u + w(t) (c − u), u and c the outputs of the base without and with its condition.
 
-    w(t) = 1 + (scale − 1) ((t − low)/(high − low))^ramp inside ``interval`` = [low, high], and 1 outside of it. ramp: 0
-    for one scale throughout, 1 for one that grows linearly from 1. Ho and Salimans (2022), whose w is ours less 1;
-    interval: Kynkäänniemi et al. (2024); growing scales: Wang et al. (2024).
+    w = 0 is the unconditional field, w = 1 the conditional one, w > 1 guidance. Inside ``interval`` = [low, high]
 
-    Every prediction's way to velocity, score and end points is affine in its output, so all of them are guided by the
-    same w, and any solver and volatility serves. One call of the base evaluates both halves, 2B rows, or where every w
-    is 1 the told half alone, so that scale 1 is the base to the bit. Above 1 this is a heuristic: the results do not
-    follow p(x) p(c | x)^w.
-    Raises FlowportError for a base that was never trained untold.
+        w(t) = 1 + (scale − 1) ((t − low)/(high − low))^ramp,
+
+    and w = 1 outside. Velocity, score and end points are affine in the output of every prediction, so all are guided
+    by the same w, for every solver and volatility. One call of the base evaluates both outputs, 2B rows; where every w
+    is 1 it evaluates c alone, so scale 1 equals the base exactly. For w > 1 this is a heuristic: the samples do not
+    follow the law ∝ p(x) p(condition | x)^w.
+
+    Args:
+        base: A field trained with ``conditioning.dropout`` > 0.
+        scale: Guidance scale ≥ 0; Ho and Salimans call scale − 1 the guidance strength.
+        interval: Times [low, high] of guidance, 0 ≤ low < high ≤ 1.
+        ramp: Exponent ≥ 0 of the growth of w from 1 inside the interval; 0 for a constant w = scale, 1 for linear.
+
+    Raises:
+        FlowportError: For a base that was not trained without its condition, a negative scale or ramp, and an invalid
+            interval.
+
+    References:
+        Ho and Salimans 2022, "Classifier-free diffusion guidance", arXiv:2207.12598.
+        Kynkäänniemi et al. 2024, "Applying guidance in a limited interval improves sample and distribution quality in
+        diffusion models", arXiv:2404.07724.
+        Wang et al. 2024, "Analysis of classifier-free guidance weight schedulers", arXiv:2404.13040.
+        Bradley and Nakkiran 2024, "Classifier-free guidance is a predictor-corrector", arXiv:2408.09000.
     """
 
     def __init__(
@@ -43,10 +59,14 @@ class ClassifierFreeGuidance(Field):
         super().__init__(base.path, base.prediction, base.conditioning, base.capabilities)
         self.base, self.scale, self.ramp = base, scale, ramp
         self.low, self.high = interval
-        self.training = base.training  # a sampler puts modules back as it found them
+        self.training = base.training  # a sampler restores the mode that a module had
 
     def weight(self, t: Tensor) -> Tensor:
-        """w(t), (B,)."""
+        """Guidance weight w(t), (B,).
+
+        Args:
+            t: Times, (B,).
+        """
         share = ((t - self.low) / (self.high - self.low)).clamp(0, 1) ** self.ramp
         return torch.where((self.low <= t) & (t <= self.high), 1 + (self.scale - 1) * share, 1)
 
@@ -57,5 +77,5 @@ class ClassifierFreeGuidance(Field):
         rows = torch.arange(2 * len(x), device=x.device)
         twice = rows % len(x)
         both = condition[twice].dropped(rows < len(x))
-        dropped, told = self.base.output(x[twice], t[twice], both).chunk(2)
-        return torch.lerp(dropped, told, over(w.to(told.dtype), told))
+        dropped, conditional = self.base.output(x[twice], t[twice], both).chunk(2)
+        return torch.lerp(dropped, conditional, over(w.to(conditional.dtype), conditional))

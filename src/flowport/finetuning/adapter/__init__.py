@@ -1,5 +1,4 @@
-"""What fine-tuning may change: a network beside the base, a value whose gradient stands beside it, the base's own
-weights, or low-rank additions to them."""
+"""Trainable parts of a tilted field: a control network, a value network, all weights, or low-rank updates of them."""
 
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.adapter.control import ControlAdapter

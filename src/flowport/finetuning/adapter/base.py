@@ -1,4 +1,4 @@
-"""Adapters: what fine-tuning learns beside a frozen velocity field."""
+"""Adapters: the trainable change of a frozen velocity field."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,28 +12,68 @@ from flowport.types import Condition
 
 
 class Adapter(nn.Module, ABC):
-    """What fine-tuning learns, in one of two equal forms: Δv of the velocity, or G, which estimates ∇ log h.
+    """Trainable change of a frozen field, as a change Δv of its velocity or as the control G ≈ ∇ log h.
 
-    h_t(x) = E[e^{r(X1)} | X_t = x] under the base process. With n the weight of the path's noise (α where the source is
-    the noise, γ on a bridge that sees x0) and the memoryless volatility g² = 2η, η = n(nβ̇ − ṅβ)/β (Domingo-Enrich et
-    al. 2024; given x0 on a bridge), the tilted flow has
+    h_t(x) = E[e^{λr(X1)} | X_t = x] under the base's memoryless SDE, given x0 on a bridge whose field sees x0. With n
+    the weight of the path's noise (α where the source is the noise, γ on such a bridge) and the memoryless volatility
+    g² = 2η, η = n(nβ̇ − ṅβ)/β, the tilted flow has
 
-        Δv = η G,    Δs = G,    ΔE[x1 | x] = (n²/β) G.
+        Δv = η G,    Δs = G,    ΔE[x1 | x] = (n²/β) G,
+
+    so that the tuned velocity can be used with any sampler. A member provides ``velocity``; one whose natural output is
+    G also overrides ``tilt``, and the two must agree by Δv = η G. Before training Δv = 0.
+
+    To add a member: subclass this class in a new module of this folder with the constructor arguments ``base``,
+    ``event_shape`` and ``condition`` followed by its options, export it in ``__init__.py``, add
+    ``configs/adapter/<name>.yaml`` with ``_target_`` and ``_partial_: true``, and test it in
+    tests/finetuning/test_adapters.py.
+
+    Attributes:
+        needs_base: Whether ``velocity`` and ``tilt`` read the base's velocity; where False, ``base`` is a placeholder.
+        valued: Whether G is the gradient of ``log_value``.
+
+    References:
+        Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
+            models with memoryless stochastic optimal control", arXiv:2409.08861.
     """
 
     needs_base: ClassVar[bool] = True
-    """Whether the base's velocity must be handed in."""
     valued: ClassVar[bool] = False
-    """Whether G is the gradient of ``log_value``."""
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "TiltGains") -> Tensor:
-        """Δv (B, *D) at x, where the base's velocity is ``base``."""
+        """Change of the velocity Δv(x, t), (B, *D).
+
+        Args:
+            x: Points, (B, *D).
+            t: Times, (B,).
+            condition: What the field is conditioned on, B rows.
+            base: The base's velocity at (x, t), (B, *D).
+            gains: Weights of the tilt at t.
+        """
 
     def tilt(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "TiltGains") -> Tensor:
-        """G (B, *D). gains: of a time that may be later than t, so that the start, where β = 0, can learn too."""
+        """Control G(x, t) = Δv/η, (B, *D).
+
+        Args:
+            x: Points, (B, *D).
+            t: Times, (B,).
+            condition: What the field is conditioned on, B rows.
+            base: The base's velocity at (x, t), (B, *D).
+            gains: Weights of the tilt at t or later, so that G can differ from 0 at the start, where β = 0.
+        """
         return scaled(1 / gains.eta, self.velocity(x, t, condition, base, gains))
 
     def log_value(self, x: Tensor, t: Tensor, condition: Condition, gains: "TiltGains") -> Tensor:
-        """log h_t(x)/h_0, (B,), of which G is the gradient. Raises FlowportError for an adapter that is no gradient."""
+        """Log value log h_t(x)/h_0, (B,), of which G is the gradient in x.
+
+        Args:
+            x: Points, (B, *D).
+            t: Times, (B,).
+            condition: What the field is conditioned on, B rows.
+            gains: Weights of the tilt at t.
+
+        Raises:
+            FlowportError: For an adapter that is not the gradient of a value.
+        """
         raise FlowportError(f"{option('adapter', self)} has no value to learn as a number: use adapter=value")

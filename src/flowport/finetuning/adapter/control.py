@@ -1,4 +1,4 @@
-"""A network of its own beside the frozen base."""
+"""Control network: the tilt as a separate network next to the frozen base."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,23 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class ControlAdapter(Adapter):
-    """G = β/(n² + β²) · network(x, t, condition): on the linear path from noise Δv = (1 − t)/((1 − t)² + t²) · network.
+    """Control G = β/(n² + β²) · network(x, t, condition), the network starting at zero.
 
-    Raises FlowportError for a network that does not end in its last layer.
+    The factor is ∇ log h per unit of ∇r for Cov(x1) = I, so that the network's output is of order 1 at all times. From
+    noise on the linear path it means Δv = (1 − t)/((1 − t)² + t²) · network(x, t, condition).
+
+    Args:
+        base: The frozen base; unused.
+        event_shape: Shape D of one point.
+        condition: What the network must accept beside x and t.
+        network: Partial of a network.
+
+    Raises:
+        FlowportError: For a network whose output a zero last layer does not make zero.
+
+    References:
+        Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
+            models with memoryless stochastic optimal control", arXiv:2409.08861.
     """
 
     needs_base = False

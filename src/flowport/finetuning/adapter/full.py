@@ -1,4 +1,4 @@
-"""The base's own network, every weight of it."""
+"""Full fine-tuning: all weights of the base's own network."""
 
 from copy import deepcopy
 
@@ -11,7 +11,17 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class FullAdapter(Adapter):
-    """Δv = v of a copy of the base − v of the base."""
+    """Change Δv = v_copy − v_base, with a trainable copy of the base that starts at its weights.
+
+    Args:
+        base: The frozen base, which is copied.
+        event_shape: Shape D of one point; unused.
+        condition: What the field is conditioned on; unused.
+
+    References:
+        Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
+            models with memoryless stochastic optimal control", arXiv:2409.08861.
+    """
 
     def __init__(self, base: Field, event_shape: EventShape, condition: ConditionShape) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Low-rank additions to the base's own network."""
+"""Low-rank adaptation (LoRA) of the base's own network."""
 
 from copy import deepcopy
 
@@ -12,10 +12,23 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class LowRankAdapter(Adapter):
-    """Δv = v of a copy of the base whose linear and convolution layers are W + (alpha/rank) B A − v of the base.
+    """Change Δv = v_copy − v_base, the copy having weights W + (alpha/rank) B A in linear and convolution layers.
 
-    A, B: of rank ``rank``, B starting at zero; only they are trained (LoRA, Hu et al. 2021, by the library peft: extra
-    ``lora``). Raises FlowportError where peft is not installed or the base has no such layer.
+    Only A and B, of rank ``rank``, are trained; B starts at zero. The layers are those of the library peft (extra
+    ``lora``). Low-rank updates that the base already has are merged into its copy's weights first.
+
+    Args:
+        base: The frozen base, which is copied.
+        event_shape: Shape D of one point; unused.
+        condition: What the field is conditioned on; unused.
+        rank: Rank of the updates.
+        alpha: Scale of the updates; the factor is alpha/rank.
+
+    Raises:
+        FlowportError: For rank < 1 or alpha ≤ 0, without peft, and for a base without a linear or convolution layer.
+
+    References:
+        Hu et al. 2021, "LoRA: low-rank adaptation of large language models", arXiv:2106.09685.
     """
 
     def __init__(
@@ -32,7 +45,7 @@ class LowRankAdapter(Adapter):
                 "adapter=low_rank needs the library peft: install flowport[lora], or use adapter=full"
             ) from None
         copied = deepcopy(base)
-        for name, module in list(copied.named_modules()):  # what a base tuned so before has learnt joins its weights
+        for name, module in list(copied.named_modules()):  # merge earlier low-rank updates
             if isinstance(module, LoraLayer):
                 module.merge()
                 copied.set_submodule(name, module.get_base_layer())

@@ -1,4 +1,4 @@
-"""The logarithm of the value function, whose gradient is the tilt."""
+"""Value network: the log value function, whose gradient is the control."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +18,11 @@ from flowport.types import Condition, ConditionShape, EventShape
 
 
 class SharedField:
-    """A field that copies of an adapter share."""
+    """A reference to a field that is not copied with its owner and is not one of its submodules.
+
+    Args:
+        field: The field.
+    """
 
     def __init__(self, field: Field) -> None:
         self.field = field
@@ -28,13 +32,28 @@ class SharedField:
 
 
 class ValueAdapter(Adapter):
-    """log h_t(x)/h_0 = β/(n² + β²) · φ(E_base[x1 | x_t = x], t, condition), φ the mean of a network's output, and
-    G = ∇_x of that: a gradient, as ∇ log h is one, pulled back through the base's own denoiser, so that it points along
-    what the base holds possible (as training-free guidance does, with a learnt reward of unfinished points). Nought at
-    t = 0, where a start that is noise tells nothing of its result.
+    """Log value log h_t(x)/h_0 = β/(n² + β²) · φ(E_base[x1 | x_t = x], t, condition), and the control G = ∇_x of it.
 
-    It costs a backward pass of the base at every evaluation. Any method may learn it, and ``ValueMatching`` by
-    regression on numbers in place of vectors. Raises FlowportError for a network that does not end in its last layer.
+    φ is the mean of a network's output over coordinates, the network starting at zero. G is a gradient field, as
+    ∇ log h is, pulled back through the base's denoiser, as in guidance by a reward of the predicted end point (Chung et
+    al. 2022). From noise, where β(0) = 0 and n(0) = 1, the log value vanishes at t = 0, since the start is
+    independent of the result. Every evaluation needs a backward pass through the base. Any method can train it;
+    ``ValueMatching`` regresses the value itself.
+
+    Args:
+        base: The frozen base, whose denoiser is used; it is shared, not copied.
+        event_shape: Shape D of one point.
+        condition: What the network must accept beside x and t.
+        network: Partial of a network.
+
+    Raises:
+        FlowportError: For a network whose output a zero last layer does not make zero.
+
+    References:
+        Chung, Kim, Mccann, Klasky and Ye 2022, "Diffusion posterior sampling for general noisy inverse problems",
+            arXiv:2209.14687.
+        Lu et al. 2023, "Contrastive energy prediction for exact energy-guided diffusion sampling in offline
+            reinforcement learning", arXiv:2304.12824 (a learnt log value).
     """
 
     needs_base = False
@@ -61,12 +80,13 @@ class ValueAdapter(Adapter):
         return output(self.network, end, t, condition).flatten(1).mean(1)
 
     def _slope(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """∇φ, whose own gradient goes on to the weights, and to x, where one is wanted."""
-        wanted = torch.is_grad_enabled()
-        kernel = sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()  # fused attention has one derivative only
+        """∇_x φ, (B, *D), differentiable in weights and x where gradients are enabled."""
+        differentiable = torch.is_grad_enabled()
+        # Fused attention can be differentiated only once.
+        kernel = sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()
         with kernel, torch.inference_mode(False), torch.enable_grad():
             point = x if x.requires_grad else (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-            told = condition.each(Tensor.clone)
-            value = self._potential(point, t.clone(), told)
-            (slope,) = torch.autograd.grad(value.sum(), point, create_graph=wanted)
+            cloned = condition.each(Tensor.clone)
+            value = self._potential(point, t.clone(), cloned)
+            (slope,) = torch.autograd.grad(value.sum(), point, create_graph=differentiable)
         return slope

@@ -1,4 +1,4 @@
-"""Fine-tuning methods: how a trained flow is moved towards the reward-tilted law."""
+"""Fine-tuning methods, which move a trained flow towards its law tilted by a reward."""
 
 from flowport.finetuning.method.adjoint_matching import AdjointMatching
 from flowport.finetuning.method.base import FineTuningMethod, Rollout

@@ -1,4 +1,9 @@
-"""Adjoint matching."""
+"""Adjoint matching: the control is regressed on the lean adjoint of the reward's gradient.
+
+References:
+    Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative models
+        with memoryless stochastic optimal control", arXiv:2409.08861.
+"""
 
 from collections.abc import Sequence
 
@@ -17,13 +22,25 @@ from flowport.types import Pair
 
 
 class AdjointMatching(FineTuningMethod):
-    """E Σ_k s²_k |G(x_k) + a|² over the paths of the current field: the control is regressed on the lean adjoint a, so
-    that at the minimum G = E[−a | x_k] = ∇ log h, and results follow p e^{λr} (given x0 on a bridge: bridge adjoint
-    matching). Domingo-Enrich, Drozdzal, Karrer & Chen 2024; the discretisation: ``flowport.finetuning.discretisation``.
+    """Adjoint matching: regression of the control G on the lean adjoint along paths of the current flow.
 
-    early: steps drawn at random among those before t = 0.75 (null: all); those after it are always learnt from.
-    clip: a term counts at most clip · λ² (the paper: 1.6), null: no limit; it biases the minimum.
-    steps_per_rollout: optimiser steps for every collection of paths.
+    The loss is the mean over noisy steps k and paths of
+
+        s²_k |G(x_k) + a|²/d,    a = a_{k+1} or a_k by the discretisation,    a_K = −λ∇r(x_K),
+
+    d the number of coordinates. Its fixed point is G(x_k) = E[−a | x_k] = ∇ log h, so that results follow p e^{λr}/Z.
+    On a bridge whose field sees x0 the same holds given x0 (bridge adjoint matching), with the tilt p(· | x0) e^{λr}.
+
+    Args:
+        discretisation: Steps of the SDE and pairing of the adjoint; None: ``ConsistentDiscretisation()``.
+        early: Number of steps drawn at random for every path among those before t = 0.75; later steps are always used.
+            None: all steps.
+        clip: A term s²_k |G + a|² counts at most clip · λ² (the paper: 1.6), which biases the fixed point. None: no
+            limit.
+        steps_per_rollout: Optimiser steps per collection of paths.
+
+    Raises:
+        FlowportError: For early < 0, clip ≤ 0 or steps_per_rollout < 1.
     """
 
     target = "p e^r: marginal from noise, per start on a bridge that sees it"
@@ -55,7 +72,7 @@ class AdjointMatching(FineTuningMethod):
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
         start, condition = starts(field, pair, generator)
-        paths, chain = (
+        paths, schedule = (
             roll_out(self.discretisation, field.base, start, condition, generator, field),
             self.discretisation.noise_schedule(field.base),
         )
@@ -64,7 +81,8 @@ class AdjointMatching(FineTuningMethod):
         adjoint = lean_adjoint(self.discretisation, field.base, paths.states, condition, -strength * slope.to(end))
         paired = adjoint[1:-1] if self.discretisation.after else adjoint[:-2]
         times, variances = (
-            torch.tensor(v[: len(paired)], dtype=end.dtype, device=end.device) for v in (chain.times, chain.variances)
+            torch.tensor(v[: len(paired)], dtype=end.dtype, device=end.device)
+            for v in (schedule.times, schedule.variances)
         )
         errors = variances[:, None] * (paths.controls + paired).square().flatten(2).sum(2)
         finite(errors, "the squared adjoint", strength)
@@ -110,6 +128,6 @@ class AdjointMatching(FineTuningMethod):
         return Loss(torch.minimum(error, self._limit(rollout.strength)) / x[0].numel())
 
     def _limit(self, strength: Tensor | None) -> Tensor:
-        """What a term counts at most, ()."""
+        """Largest value of a term, clip · λ² or infinity, ()."""
         assert strength is not None
         return torch.full_like(strength, torch.inf) if self.clip is None else self.clip * strength**2

@@ -1,4 +1,4 @@
-"""What a fine-tuning method is: paths are collected without gradients, then learnt from for some steps."""
+"""The interface of fine-tuning methods, and the rollouts that they collect and learn from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,15 +18,26 @@ from flowport.types import Condition, Pair
 
 @dataclass(frozen=True)
 class Rollout:
-    """n paths and what is learnt from them.
+    """Paths of one collection, and what a method learns from them; k counts the steps that are learnt from.
 
-    start, end: (n, *D); reward: λ r(end), (n,); log_ratio: log dP/dP_base, (n,); label: (n,) of the wished class.
-    times, variances: t_k and s²_k of the steps that are learnt from, (k,); states: x_k, and adjoints: what is paired
-    with them, (k, n, *D). share: of the flow-matching target at every such step, (k,). scale: the part a of the
-    reward's strength that is reached, (). temper: exponent of the weights, (). strength: λ, ().
-
-    Of single methods: goal: target points of the batch itself, (n, *D); wanted: changes of velocity to regress on at
-    the states, (k, n, *D); actions: what was done there, (k, n, *D), and log_prob: of that, up to a constant, (k, n).
+    Args:
+        start: Source of every path, as in ``origins``, (n, *D).
+        end: Results x1, (n, *D).
+        reward: λ r(end), (n,).
+        log_ratio: S = log dP/dP_base of the paths, (n,); 0 where the method does not use it.
+        label: Requested classes (n,) or values (n, c) of the condition.
+        times: Times t_k, (k,).
+        variances: Variance rates s²_k, (k,).
+        states: States x_k, (k, n, *D).
+        adjoints: Lean adjoints paired with the states, (k, n, *D).
+        share: Weight in [0, 1] of the flow-matching target at every step, (k,).
+        scale: Annealed strength a in [0, 1], ().
+        temper: Exponent τ of the weights, ().
+        strength: λ, ().
+        goal: Target points of the batch (``ReFL``), (n, *D).
+        wanted: Changes of velocity to regress on at the states (``TiltMatching``), (k, n, *D).
+        actions: Actions taken at the states (``PolicyGradient``), (k, n, *D).
+        log_prob: Log density of the actions up to a constant (``PolicyGradient``), (k, n).
     """
 
     start: Tensor
@@ -48,25 +59,41 @@ class Rollout:
     log_prob: Tensor | None = None
 
     def condition(self, sees_source: bool) -> Condition:
+        """The condition of the paths, n rows.
+
+        Args:
+            sees_source: Whether the field is conditioned on x0, which then is ``start``.
+        """
         return Condition(self.label, self.start if sees_source else None)
 
     @property
     def ends(self) -> "Rollout":
-        """Without the way: what a replay keeps of older paths."""
+        """The rollout without states along the paths, as a replay buffer holds older collections."""
         return Rollout(self.start, self.end, self.reward, self.log_ratio, self.label, scale=self.scale)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of it."""
+        """All fields that are set, by name, as a checkpoint stores them."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
 
     def to(self, device: torch.device) -> "Rollout":
+        """The rollout on a device.
+
+        Args:
+            device: The device.
+        """
         return Rollout(**{name: value.to(device) for name, value in self.tensors().items()})
 
 
 class FineTuningMethod(ABC):
-    """Fine-tuning method: rollouts of the current field are collected without gradients, then learned from.
+    """Fine-tuning method: paths of the current flow are collected without gradients and then learnt from.
 
-    A member writes ``collect`` and ``loss``.
+    Let p be the law of the base's results, r the reward and λ its strength; most methods aim at the tilt p e^{λr}/Z.
+    Every ``steps_per_rollout`` optimiser steps the moving average of the tuned field collects a ``Rollout`` from the
+    sources of a batch, and every step minimises ``loss`` on the replay buffer. A member provides ``collect``, ``loss``
+    and ``target``. All randomness comes from the generators passed in, on the device of the points.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py``, add
+    ``configs/method/<name>.yaml`` with ``_target_``, and register it in ``TUNINGS`` of tests/zoo.py.
 
     Attributes:
         target: The law that the method aims at, in words.
@@ -81,39 +108,98 @@ class FineTuningMethod(ABC):
     replay_size: int = 1
 
     def accept(self, base: Field, reward: Reward) -> None:
-        """Raise FlowportError for a base flow or a reward that this method cannot serve."""
+        """Check that this method can tune a base by a reward.
+
+        Args:
+            base: The trained field.
+            reward: The reward.
+
+        Raises:
+            FlowportError: For a base without a score or a guaranteed tilt, and as ``serve`` does.
+        """
         base.capabilities.role.require_tilt()
         base.capabilities.require_score("reward fine-tuning")
         self.serve(reward)
 
     def serve(self, reward: Reward) -> None:
-        """Raise FlowportError for a reward whose gradient this method needs and does not get."""
+        """Check that this method can use a reward.
+
+        Args:
+            reward: The reward.
+
+        Raises:
+            FlowportError: For a reward without a gradient where the method needs one.
+        """
         if self.needs_gradient and not reward.differentiable:
             raise FlowportError(
                 f"this method needs the reward's gradient, which reward={reward.called} does not have: use "
                 "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
             )
 
-    def fits(self, field: TiltedField) -> None:  # noqa: B027  (most methods learn any change)
-        """Raise FlowportError for an adapter that this method cannot learn."""
+    def fits(self, field: TiltedField) -> None:  # noqa: B027  (most methods train any adapter)
+        """Check that this method can train an adapter.
+
+        Args:
+            field: The tilted field with its adapter.
+
+        Raises:
+            FlowportError: For an adapter or a conditioning that the method does not support.
+        """
 
     def begin(self, number: int) -> None:
-        """Told before every collection how many were before it, so that a resumed run is at the same stage."""
+        """Set the stage before a collection, so that a resumed run is at the same stage.
+
+        Args:
+            number: Number of the collection, from 0.
+        """
         return
 
     @abstractmethod
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
-        """Paths of the current field from re-paired starts, and facts worth logging. No gradient reaches the field."""
+        """Collect paths of the current field, without gradients to its parameters.
+
+        Args:
+            field: The tuned field.
+            reward: The reward r.
+            strength: λ.
+            pair: A re-paired batch whose sources the paths start from.
+            generator: Random generator, on the device of the batch.
+
+        Returns:
+            The rollout, and scalars to log by name.
+
+        Raises:
+            FlowportError: Where results, rewards or adjoints are not finite.
+        """
 
     @abstractmethod
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
-        """The loss of one optimiser step; the newest rollout is the last."""
+        """Loss of one optimiser step.
+
+        Args:
+            field: The field that is trained.
+            replay: Rollouts of the replay buffer, the newest last; only the newest has states along its paths.
+            generator: Random generator, on the device of the rollouts.
+        """
 
 
 def starts(field: Field, pair: Pair, generator: torch.Generator, each: int = 1) -> tuple[Tensor, Condition]:
-    """The start law's points over a batch's sources, ``each`` paths from every one, and what the field is told."""
+    """Draw starts α(0) x0 + γ(0) z over a batch's sources, and the condition of the field.
+
+    Args:
+        field: The field, of which path and conditioning are read.
+        pair: The batch: sources, and labels of the targets.
+        generator: Random generator of z, on the device of the batch.
+        each: Paths from every source, in contiguous groups.
+
+    Returns:
+        Starts (n·each, *D) and their condition.
+
+    Raises:
+        FlowportError: For sources with padding.
+    """
     source, label = pair.source, pair.target.label
     if each > 1:
         index = torch.arange(len(pair), device=source.x.device).repeat_interleave(each)
@@ -128,30 +214,69 @@ def starts(field: Field, pair: Pair, generator: torch.Generator, each: int = 1) 
 
 
 def origins(start: Tensor, condition: Condition) -> Tensor:
-    """From what results are re-noised, (n, *D): their x0 where the field sees it, else the noise that they began as."""
+    """Sources from which results are re-noised, (n, *D): x0 where the field sees it, else the initial noise.
+
+    Args:
+        start: Starts of the paths, (n, *D).
+        condition: Condition of the paths, n rows.
+    """
     return start if condition.source is None else condition.source
 
 
 def scaled_reward(reward: Reward, end: Tensor, condition: Condition, strength: float) -> Tensor:
-    """λ r of results (n, *D), in their precision, (n,). Raises FlowportError where it overflows."""
+    """Scaled reward λ r(end), in the precision of the results, (n,).
+
+    Args:
+        reward: The reward r.
+        end: Results, (n, *D).
+        condition: Condition of the results, n rows.
+        strength: λ.
+
+    Raises:
+        FlowportError: Where λ r is not finite in that precision.
+    """
     return finite((strength * reward.value(end, condition)).to(end), "the reward times its strength", strength)
 
 
 def facts_of(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) -> dict[str, Tensor]:
-    """What every method logs: reward, control energy (KL to the base) and the spread of the results (variance of a
-    number of the point, averaged)."""
+    """Scalars that every method logs: mean reward, control energy and diversity of the results.
+
+    Diversity is the variance of a coordinate over the results, averaged over coordinates.
+
+    Args:
+        reward: λ r of the results, (n,).
+        energy: Control energy of the paths, (n,), of which the mean is the KL to the base.
+        end: Results, (n, *D).
+        **more: Further scalars.
+    """
     return {"reward": reward.mean(), "energy": energy.mean(), "diversity": end.flatten(1).var(0).mean(), **more}
 
 
 def finite(tensor: Tensor, what: str, strength: float) -> Tensor:
-    """The tensor, unless a number of it is not finite: then FlowportError."""
+    """The tensor itself, after a check that all its values are finite.
+
+    Args:
+        tensor: The tensor.
+        what: Its name in the message.
+        strength: λ, for the message.
+
+    Raises:
+        FlowportError: For a tensor with NaN or infinite values.
+    """
     if not bool(tensor.isfinite().all()):
         raise FlowportError(f"{what} is not finite at strength={strength:g}: lower the strength, or use more steps")
     return tensor
 
 
 def require_method(method: object) -> FineTuningMethod:
-    """The method, unless it trains flows instead: then FlowportError."""
+    """The method itself, after a check that it is a fine-tuning method.
+
+    Args:
+        method: The configured method.
+
+    Raises:
+        FlowportError: For an object that trains flows from pairs.
+    """
     if not isinstance(method, FineTuningMethod):
         raise FlowportError(
             "this trains a flow from pairs: to fine-tune a trained one use method=path_weighted_adjoint or another "

@@ -1,4 +1,4 @@
-"""Direct reward fine-tuning: the reward differentiated through the last steps of the sampler."""
+"""Direct reward fine-tuning (DRaFT): the reward is differentiated through the last steps of the sampler."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,26 @@ from flowport.types import Condition, Pair
 
 
 class DRaFT(FineTuningMethod):
-    """−λ E r(x_N), x_{k+1} = x_k + h_k v(x_k, t_k) differentiated through its last ``last`` steps; the steps before are
-    rolled out by the averaged flow and are constants (Clark, Vicol, Swersky & Fleet 2024, DRaFT-K; last = all: DRaFT).
+    """Minimisation of −λ E r(x_N) through the last steps of the Euler method x_{k+1} = x_k + h_k v(x_k, t_k).
 
-    Nothing keeps the base's law: under a linear reward the gradient never vanishes, under a concave one all results
-    move to its maximum. Stop early, or make the adapter small (adapter=low_rank).
+    The steps before them are made by the averaged flow at collection and are constants. ``last`` = K is DRaFT-K, and
+    ``last`` = N, all steps, is DRaFT.
 
-    checkpointing: steps are computed again in the backward pass, so that memory does not grow with ``last``. rounds:
-    optimiser steps for every collection. Raises FlowportError for a bridge whose ODE reaches one point alone.
+    There is no term that holds the base's law: for a linear reward the gradient never vanishes, for a concave one all
+    results move to its maximum. Early stopping or a small adapter (adapter=low_rank) limits the change.
+
+    Args:
+        grid: Times of the steps; None: 20 uniform steps.
+        last: Number of differentiated steps.
+        checkpointing: Whether steps are recomputed in the backward pass, so that memory does not grow with ``last``.
+        steps_per_rollout: Optimiser steps per collection.
+
+    Raises:
+        FlowportError: For ``last`` outside [1, grid.steps] or steps_per_rollout < 1.
+
+    References:
+        Clark, Vicol, Swersky and Fleet 2024, "Directly fine-tuning diffusion models on differentiable rewards",
+            arXiv:2309.17400.
     """
 
     target = "none: the reward alone, without a law to keep"
@@ -43,6 +55,15 @@ class DRaFT(FineTuningMethod):
         self.last, self.checkpointing, self.steps_per_rollout = last, checkpointing, steps_per_rollout
 
     def accept(self, base: Field, reward: Reward) -> None:
+        """Check that this method can tune a base by a reward.
+
+        Args:
+            base: The trained field.
+            reward: The reward, which ``loss`` differentiates.
+
+        Raises:
+            FlowportError: As in the base class, and for a bridge from whose start the ODE reaches one point only.
+        """
         super().accept(base, reward)
         if not base.capabilities.role.ode(base.path):
             raise FlowportError(
@@ -57,8 +78,8 @@ class DRaFT(FineTuningMethod):
         start, condition = starts(field, pair, generator)
         first = self.grid.steps - self.last
         with torch.no_grad():
-            state = self._walk(field, start, condition, 0, first)
-            end = finite(self._walk(field, state, condition, first, self.grid.steps), "a result", strength)
+            state = self._integrate(field, start, condition, 0, first)
+            end = finite(self._integrate(field, state, condition, first, self.grid.steps), "a result", strength)
         value = strength * reward.value(end, condition)
         source = origins(start, condition)
         facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
@@ -77,10 +98,11 @@ class DRaFT(FineTuningMethod):
         rollout = replay[-1]
         assert rollout.states is not None and rollout.strength is not None
         condition = rollout.condition(field.conditioning.sees_source)
-        end = self._walk(field, rollout.states[0], condition, self.grid.steps - self.last, self.grid.steps)
+        end = self._integrate(field, rollout.states[0], condition, self.grid.steps - self.last, self.grid.steps)
         return Loss(-rollout.strength * reward_surrogate(self._reward, end, condition))
 
-    def _walk(self, field: TiltedField, x: Tensor, condition: Condition, first: int, end: int) -> Tensor:
+    def _integrate(self, field: TiltedField, x: Tensor, condition: Condition, first: int, end: int) -> Tensor:
+        """State at step ``end`` of the Euler method that starts at x at step ``first``."""
         times = self.grid.times(field.path).tolist()
 
         def step(x: Tensor, t: Tensor, h: Tensor) -> Tensor:
@@ -88,6 +110,6 @@ class DRaFT(FineTuningMethod):
 
         for k in range(first, end):
             t, h = (x.new_tensor(value).expand(len(x)) for value in (times[k], times[k + 1] - times[k]))
-            kept = self.checkpointing and torch.is_grad_enabled()
-            x = checkpoint(step, x, t, h, use_reentrant=False) if kept else step(x, t, h)
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(step, x, t, h, use_reentrant=False) if recompute else step(x, t, h)
         return x

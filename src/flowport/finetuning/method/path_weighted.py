@@ -1,4 +1,15 @@
-"""Path-weighted flow matching, and the same joined by a late adjoint."""
+"""Path-weighted flow matching, and its combination with the lean adjoint at late times (path-weighted adjoint).
+
+The combination is a construction of this package. Importance weights of controlled paths are those of path-integral
+control (Kappen and Ruiz 2016), the lean adjoint that of adjoint matching.
+
+References:
+    Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative models
+        with memoryless stochastic optimal control", arXiv:2409.08861.
+    Kappen and Ruiz 2016, "Adaptive importance sampling for control and inference", doi:10.1007/s10955-016-1446-7.
+    Kong, Liu and Wong 1994, "Sequential imputations and Bayesian missing data problems",
+        doi:10.1080/01621459.1994.10476469 (effective sample size).
+"""
 
 from collections.abc import Sequence
 
@@ -20,15 +31,21 @@ from flowport.tensors import scaled
 from flowport.types import Condition, Pair
 
 LEAST = 0.1
-"""Effective sample size below which an older collection is left out."""
+"""Effective sample size, as a share, below which an older collection is not drawn from."""
 
 
 def weights(replay: Sequence[Rollout], groups: int) -> Tensor:
-    """w ∝ e^{τ(a λr − S)} of collections of one size, each normalised in its groups, (collections, n). a, and the
-    temper τ of the newest alone, are the newest's."""
+    """Path weights w ∝ e^{τ (a λr − S)} of collections of one size, (collections, n), each normalised in its groups.
+
+    a is the annealed strength of the newest collection for all of them; the temper τ applies to the newest only.
+
+    Args:
+        replay: Rollouts of n paths each, the newest last.
+        groups: Number of equal, contiguous groups of paths within which weights are normalised.
+    """
     newest = replay[-1]
     assert newest.scale is not None
-    reward, log_ratio = (torch.stack([getattr(kept, name) for kept in replay]) for name in ("reward", "log_ratio"))
+    reward, log_ratio = (torch.stack([getattr(r, name) for r in replay]) for name in ("reward", "log_ratio"))
     logits = newest.scale * reward - log_ratio
     if newest.temper is not None:
         logits[-1] *= newest.temper
@@ -36,18 +53,38 @@ def weights(replay: Sequence[Rollout], groups: int) -> Tensor:
 
 
 class PathWeighted(FineTuningMethod):
-    """Flow matching on re-noised results of the current field, weighted by w = e^{a λr − S}, S = log dP/dP_base of the
-    path: exactly the tilted path law for any control, so that errors of one round are not inherited by the next.
+    """Flow matching on path-weighted results of the current flow, combined with the path-weighted lean adjoint.
 
-    a in [0, 1] is the largest with an effective sample size of ``ess``: automatic annealing; the weights of all kept
-    collections use the present a. With ``late`` the weighted lean adjoint is joined to flow matching at steps t ≥ late,
-    in inverse proportion to their variances: it gives the shape where flow matching gives the weights of separated
-    modes (this project, THEORY 3.8; null: flow matching alone, for rewards without a gradient). flow=false leaves the
-    adjoint alone, at all times: a control for experiments.
+    A path of the controlled SDE has the weight w ∝ e^{a λr(x1) − S}, S = log dP/dP_base, with which expectations are
+    those of the tilted path law P_base e^{a λr}/Z for any control, so that errors of one collection are not inherited
+    by the next. The base SDE is memoryless, so re-noised weighted results have the law of the weighted paths, and
 
-    paths: rolled out from every start of a batch on a bridge, where the weights are normalised start by start.
-    batch: points of an optimiser step; steps_per_rollout: such steps for every collection; replay_size: collections
-    in the replay.
+        E_w[x1 − E_base[x1 | x_t] | x_t] = ΔE[x1 | x_t] = (n²/β) ∇ log h_t(x_t), h of strength a,
+        E_w[−a A_{k+1} | x_k] ≈ ∇ log h(x_k) up to O(h), A the lean adjoint from A_K = −λ∇r(x_K).
+
+    Both targets of ΔE[x1 | x] are regressed with the error |·|²/(d spread²) of ``regression_error``: the first at
+    uniform times, on results drawn by their weights from all collections of the replay buffer in proportion to their
+    effective sample sizes; the second at the noisy steps t_k ≥ ``late`` of the newest paths, drawn by their weights. At
+    late times the first has the weight V_A/(V_A + V_F) and the second V_F/(V_A + V_F), V the weighted mean squares of
+    the targets of G around the current control (inverse variances). Flow matching gives the weights of separated modes,
+    the adjoint their shape.
+
+    a in [0, 1] is the largest value at which the newest weights have the effective sample size ``ess``; weights of all
+    collections use the current a. The full strength is reached when a = 1.
+
+    Args:
+        grid: Times of the SDE's steps; None: 40 uniform steps.
+        late: Time from which the adjoint is used. None: flow matching alone, which needs no gradient of the reward.
+        flow: Whether flow matching is used. False: the weighted adjoint alone, at all times.
+        ess: Required effective sample size of the weights, a share in (0, 1).
+        batch: Points per optimiser step and target.
+        steps_per_rollout: Optimiser steps per collection.
+        replay_size: Collections in the replay buffer.
+        paths: Paths from every start on a bridge whose field sees it, where weights are normalised start by start; from
+            noise all paths are one group.
+
+    Raises:
+        FlowportError: Without flow matching and adjoint, or for ess outside (0, 1), paths < 2 or another count < 1.
     """
 
     target = "p e^r: marginal from noise, per start on a bridge that sees it"
@@ -77,6 +114,7 @@ class PathWeighted(FineTuningMethod):
 
     @property
     def needs_gradient(self) -> bool:  # type: ignore[override]
+        """Whether the reward must be differentiable: with the adjoint."""
         return self.late is not None
 
     def collect(
@@ -84,7 +122,7 @@ class PathWeighted(FineTuningMethod):
     ) -> tuple[Rollout, dict[str, Tensor]]:
         given = field.conditioning.sees_source
         start, condition = starts(field, pair, generator, self.paths if given else 1)
-        paths, chain = (
+        paths, schedule = (
             roll_out(self.discretisation, field.base, start, condition, generator, field),
             self.discretisation.noise_schedule(field.base),
         )
@@ -104,7 +142,7 @@ class PathWeighted(FineTuningMethod):
         )
         if slope is None:
             return rollout, facts
-        more = self._adjoint(field, paths, chain, condition, -strength * slope.to(end), w, scale, strength)
+        more = self._adjoint(field, paths, schedule, condition, -strength * slope.to(end), w, scale, strength)
         facts["flow_share"] = more["share"].mean()
         return Rollout(**{**rollout.tensors(), **more}), facts
 
@@ -112,16 +150,19 @@ class PathWeighted(FineTuningMethod):
         self,
         field: TiltedField,
         paths: ControlledPaths,
-        chain: NoiseSchedule,
+        schedule: NoiseSchedule,
         condition: Condition,
         terminal: Tensor,
         w: Tensor,
         scale: Tensor,
         strength: float,
     ) -> dict[str, Tensor]:
-        """States and adjoints of the late steps, and the share of flow matching there: V_a/(V_a + V_f), V the weighted
-        mean squares of both targets around the present control."""
-        steps = self._late_steps(chain)
+        """States and adjoints of the late steps, and the share V_A/(V_A + V_F) of flow matching at each.
+
+        V are the weighted mean squares of the targets −a A_{k+1} and (β/n²)(x1 − E_base[x1 | x_k]) of G around the
+        current control.
+        """
+        steps = self._late_steps(schedule)
         first, end = steps[0], paths.states[-1]
         adjoint = finite(
             lean_adjoint(self.discretisation, field.base, paths.states[first:], condition, terminal, first),
@@ -129,7 +170,7 @@ class PathWeighted(FineTuningMethod):
             strength,
         )[1:-1]
         states, controls = paths.states[first : first + len(steps)], paths.controls[first:]
-        times = torch.tensor([chain.times[k] for k in steps], dtype=end.dtype, device=end.device)
+        times = torch.tensor([schedule.times[k] for k in steps], dtype=end.dtype, device=end.device)
         share = torch.zeros_like(times)
         if self.flow:
             for k, t in enumerate(times):
@@ -142,12 +183,21 @@ class PathWeighted(FineTuningMethod):
                 share[k] = late_ / (late_ + flow).clamp_min(1e-30)
         return {"times": times, "states": states, "adjoints": adjoint, "share": share}
 
-    def _late_steps(self, chain: NoiseSchedule) -> list[int]:
-        """Numbers of the noisy steps from which the adjoint is learnt."""
+    def _late_steps(self, schedule: NoiseSchedule) -> list[int]:
+        """Numbers of the noisy steps at which the adjoint is used."""
         late = 0.0 if self.late is None or not self.flow else self.late
-        return [k for k, t in enumerate(chain.times[:-2]) if t >= late - 1e-9]
+        return [k for k, t in enumerate(schedule.times[:-2]) if t >= late - 1e-9]
 
     def accept(self, base: Field, reward: Reward) -> None:
+        """Check that this method can tune a base by a reward.
+
+        Args:
+            base: The trained field.
+            reward: The reward.
+
+        Raises:
+            FlowportError: As in the base class, and where no noisy step is at or after ``late``.
+        """
         super().accept(base, reward)
         if not self._late_steps(self.discretisation.noise_schedule(base)):
             raise FlowportError(f"method.late={self.late} lies after the last noisy step: lower it, or use more steps")
@@ -161,34 +211,40 @@ class PathWeighted(FineTuningMethod):
         return Loss(torch.cat(terms))
 
     def _groups(self, field: TiltedField, rollout: Rollout) -> int:
+        """Number of groups within which the weights of a rollout are normalised."""
         return len(rollout.end) // self.paths if field.conditioning.sees_source else 1
 
     def _flow_terms(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Tensor:
-        """|ΔE[x1 | x_t] − (x1 − E_base[x1 | x_t])|² over the spread of x1: flow matching of the weighted results."""
+        """Flow matching of weighted results: |ΔE[x1 | x_t] − (x1 − E_base[x1 | x_t])|²/(d spread²) times its share."""
         newest, groups = replay[-1], self._groups(field, replay[-1])
-        replay = [kept for kept in replay if len(kept.end) == len(newest.end)]  # a resumed run may have another batch
+        replay = [r for r in replay if len(r.end) == len(newest.end)]  # a resumed run may have another batch size
         w = weights(replay, groups)
         size = effective(w, groups)
         size[:-1] *= size[:-1] >= LEAST
         draw = torch.multinomial((w * size[:, None]).flatten(), self.batch, replacement=True, generator=generator)
-        ends, sources = (torch.cat([getattr(kept, side) for kept in replay])[draw] for side in ("end", "start"))
-        labels = [kept.label for kept in replay if kept.label is not None]
+        ends, sources = (torch.cat([getattr(r, side) for r in replay])[draw] for side in ("end", "start"))
+        labels = [r.label for r in replay if r.label is not None]
         condition = Condition(
             torch.cat(labels)[draw] if labels else None, sources if field.conditioning.sees_source else None
         )
         t = spaced(self.batch, field, ends, generator)
-        x = renoised(field, sources, ends, t, generator).x  # the schedule is memoryless: any noise goes with any result
+        x = renoised(field, sources, ends, t, generator).x  # memoryless: noise and result are independent
         with torch.no_grad():
             base, guess = field.base.velocity_and_end(x, t, condition)
         error = regression_error(field, x, t, condition, ends - guess, base)
         if newest.times is None or newest.share is None:
             return error
-        later = torch.searchsorted(newest.times, t, right=True) - 1  # the share at the step before t; 1 before all
+        later = (
+            torch.searchsorted(newest.times, t, right=True) - 1
+        )  # the share at the last step before t; 1 before the first
         share = torch.where(later >= 0, newest.share[later.clamp_min(0)], 1)
         return share * error
 
     def _adjoint_terms(self, field: TiltedField, rollout: Rollout, generator: torch.Generator) -> Tensor:
-        """|ΔE[x1 | x_k] + (n²/β) a A|² over the spread of x1, at states drawn by the weights of their paths."""
+        """Adjoint regression |ΔE[x1 | x_k] + (n²/β) a A_{k+1}|²/(d spread²), at states drawn by their paths' weights.
+
+        The factors are 1 − share and the length 1 − t_first of the late interval, in which the steps are uniform.
+        """
         states, adjoints, times = rollout.states, rollout.adjoints, rollout.times
         assert states is not None and adjoints is not None and times is not None and rollout.share is not None
         assert rollout.scale is not None
@@ -196,9 +252,7 @@ class PathWeighted(FineTuningMethod):
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
         t, x = times[step], states[step, row]
-        gains = field.gains(
-            t.clamp_min(self.discretisation.noise_schedule(field.base).times[1])
-        )  # β = 0 where noise starts
+        gains = field.gains(t.clamp_min(self.discretisation.noise_schedule(field.base).times[1]))  # β(0) = 0 from noise
         wanted = scaled(gains.variance / gains.beta, -rollout.scale * adjoints[step, row])
         error = regression_error(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
         return (1 - times[0]) * (1 - rollout.share[step]) * error

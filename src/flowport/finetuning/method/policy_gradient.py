@@ -1,4 +1,11 @@
-"""Policy gradients: the steps of the chain are Gaussian policies."""
+"""Policy gradients with clipped ratios: the steps of the discretised SDE are Gaussian policies (Flow-GRPO).
+
+References:
+    Liu et al. 2025, "Flow-GRPO: training flow matching models via online RL", arXiv:2505.05470.
+    Shao et al. 2024, "DeepSeekMath: pushing the limits of mathematical reasoning in open language models",
+        arXiv:2402.03300 (GRPO).
+    Schulman, Wolski, Dhariwal, Radford and Klimov 2017, "Proximal policy optimization algorithms", arXiv:1707.06347.
+"""
 
 from collections.abc import Sequence
 
@@ -18,18 +25,34 @@ from flowport.types import Pair
 
 
 class PolicyGradient(FineTuningMethod):
-    """−E Σ_k min(ρ_k A, clamp(ρ_k, 1 ± clip) A), ρ_k = π(a_k | x_k)/π_old(a_k | x_k), for the chain of ``adjoint``: the
-    action a = (x_{k+1} − m_k(x_k))/(h s²) is N(G(x_k), 1/(h s²)). In the manner of Flow-GRPO (Liu et al. 2025).
+    """Policy gradient of E[λr] − kl · KL(P ‖ P_base) with clipped ratios, in the manner of Flow-GRPO.
 
-    A is λr − kl · S less the mean over the other paths of its group, S = log dP/dP_base of the path. With clip=null and
-    normalise=false this is, at the policy that rolled out, the gradient of E[λr] − kl · KL(P, P_base), whose maximum is
-    p e^{λr/kl}: the tilt at kl = 1. Paths of the averaged flow are a little off the policy: ratios correct a step's
-    action and not its state. published: KL in the loss, kl Σ_k h s²|G|²/2 at given states, and A of λr alone: it
-    forgets that a step moves the KL of later ones, so its fixed point is the tilt for linear rewards of Gaussians only.
+    At a noisy step of the discretised SDE the action a_k = (x_{k+1} − m_k(x_k))/(h_k s²_k) has the policy
+    N(G(x_k), I/(h_k s²_k)). The loss is
 
-    normalise: A is divided by its group's deviation (Shao et al. 2024, GRPO): λ then has no meaning. group: paths from
-    every start on a bridge; from noise all paths are one group. batch: pairs of a step and a path in an optimiser step
-    (null: all); steps_per_rollout: such steps for every collection.
+        −E Σ_k min(ρ_k A, clamp(ρ_k, 1 − clip, 1 + clip) A),    ρ_k = π(a_k | x_k)/π_old(a_k | x_k),
+
+    where A is λr − kl · S minus its mean over the other paths of the group, S = log dP/dP_base. Without clip and
+    normalise its gradient at the policy that made the paths is that of the objective, whose maximum is p e^{λr/kl}/Z:
+    the tilt at kl = 1. Paths are made by the averaged flow: ratios correct the distribution of a step's action, not
+    that of its state.
+
+    With ``published`` the KL is a term kl Σ_k h_k s²_k |G(x_k)|²/2 of the loss at given states, and A is that of λr
+    alone. This ignores that a step changes the KL of later steps, so the fixed point is the tilt only for linear
+    rewards of Gaussians.
+
+    Args:
+        grid: Times of the SDE's steps; None: 20 uniform steps.
+        group: Paths from every start on a bridge whose field sees it; from noise all paths are one group.
+        clip: Half-width of the interval of ratios; None: no clipping.
+        kl: Weight of the KL to the base.
+        normalise: Whether A is divided by the standard deviation of its group (GRPO), which removes the scale of λ.
+        published: Whether the KL is a term of the loss, as in Flow-GRPO, instead of a part of A.
+        batch: Pairs of a step and a path per optimiser step; None: all.
+        steps_per_rollout: Optimiser steps per collection.
+
+    Raises:
+        FlowportError: For clip ≤ 0, kl < 0, group < 2, batch < 1 or steps_per_rollout < 1.
     """
 
     target = "p e^{r/kl} with clip=null and normalise=false; otherwise the reward near the base"
@@ -65,20 +88,20 @@ class PolicyGradient(FineTuningMethod):
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
         start, condition = starts(field, pair, generator, self.group if field.conditioning.sees_source else 1)
-        paths, chain = (
+        paths, schedule = (
             roll_out(self.discretisation, field.base, start, condition, generator, field),
             self.discretisation.noise_schedule(field.base),
         )
         end = finite(paths.states[-1], "a rolled-out path", strength)
         value = scaled_reward(reward, end, condition, strength)
         actions, log_prob = [], []
-        for k, t, h, variance in chain.steps[:-1]:
+        for k, t, h, variance in schedule.steps[:-1]:
             with torch.no_grad():
                 mean = self.discretisation.step(field.base, paths.states[k], t, h, variance, condition)[0]
             actions.append((paths.states[k + 1] - mean) / (h * variance))
             log_prob.append(-0.5 * h * variance * rows((actions[-1] - paths.controls[k]).square()))
         source = origins(start, condition)
-        times = end.new_tensor(chain.times[: len(actions)])
+        times = end.new_tensor(schedule.times[: len(actions)])
         rollout = Rollout(
             source,
             end,
@@ -93,17 +116,22 @@ class PolicyGradient(FineTuningMethod):
         return rollout, facts_of(value, paths.energy, end)
 
     def advantage(self, field: TiltedField, rollout: Rollout) -> Tensor:
-        """A of every path, (n,)."""
+        """Advantage A of every path, (n,).
+
+        Args:
+            field: The tuned field, of which the conditioning is read.
+            rollout: The collection.
+        """
         groups = len(rollout.end) // self.group if field.conditioning.sees_source else 1
         gained = rollout.reward if self.published else rollout.reward - self.kl * rollout.log_ratio
-        found = centred(gained, groups)
+        relative = centred(gained, groups)
         if not self.normalise:
-            return found
+            return relative
         spread = gained.view(groups, -1).std(1, keepdim=True).clamp_min(1e-6)
-        return (found.view(groups, -1) / spread).flatten()
+        return (relative.view(groups, -1) / spread).flatten()
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
-        rollout, chain = replay[-1], self.discretisation.noise_schedule(field.base)
+        rollout, schedule = replay[-1], self.discretisation.noise_schedule(field.base)
         states, times, actions, log_prob = rollout.states, rollout.times, rollout.actions, rollout.log_prob
         assert states is not None and times is not None and actions is not None and log_prob is not None
         k, n = log_prob.shape
@@ -111,10 +139,10 @@ class PolicyGradient(FineTuningMethod):
         if self.batch is not None:
             drawn = torch.randint(k * n, (self.batch,), generator=generator, device=times.device)
         step, row = drawn // n, drawn % n
-        variance, x, t = times.new_tensor(chain.variances)[step], states[step, row], times[step]
-        power = variance * times.new_tensor(chain.times).diff()[step]  # h s²
+        variance, x, t = times.new_tensor(schedule.variances)[step], states[step, row], times[step]
+        power = variance * times.new_tensor(schedule.times).diff()[step]  # h s²
         condition = rollout.condition(field.conditioning.sees_source)[row]
-        g = self.discretisation.control(field, x, t, condition, variance, chain.times[1])
+        g = self.discretisation.control(field, x, t, condition, variance, schedule.times[1])
         ratio = (-0.5 * power * rows((actions[step, row] - g).square()) - log_prob[step, row]).exp()
         advantage = self.advantage(field, rollout)[row]
         gained = ratio * advantage

@@ -1,4 +1,4 @@
-"""Reward feedback learning."""
+"""Reward feedback learning (ReFL): the reward of the predicted end point at late times."""
 
 from collections.abc import Sequence
 
@@ -25,13 +25,30 @@ from flowport.types import Pair
 
 
 class ReFL(FineTuningMethod):
-    """−weight · λ r(E[x1 | x_t]) at states x_t of the current flow with a random late t, plus flow matching of the
-    batch's own pairs (Xu et al. 2023, ImageReward, without its threshold on r).
+    """Reward feedback learning: the reward of the end point predicted at a late time, plus flow matching of the data.
 
-    With D = ΔE[x1 | x_t] and flow matching's |D − …|²/spread², spread² = n²/(n² + β²), a linear reward cᵀx and D
-    constant over x, the minimum at late times is D = weight λ c spread²/(2 (1 − late)), whatever the data's covariance
-    S; the tilt has D = n² S (β² S + n²)⁻¹ λ c, at all times. So the weight is no temperature: it suits one spread of
-    the data. The times are steps of ``grid``. steps_per_rollout: optimiser steps for every collection.
+    The loss is, with x_t a state of the current flow at a random step t ≥ ``late`` of the grid and the second term at
+    uniform times on the batch's own pairs,
+
+        −weight · λ r(E[x1 | x_t]) + |D − (x1 − E_base[x1 | x_t])|²/(d spread²),    D = ΔE[x1 | x_t],
+
+    d the number of coordinates and spread² = n²/(n² + β²). For a linear reward cᵀx and D constant in x the minimum at
+    late times is D = weight λ c d spread²/(2 (1 − late)), whatever the covariance S of the data, while the tilt has
+    D = n² S (β² S + n²)⁻¹ λ c, at all times: the weight is not a temperature. The original method also applies a
+    threshold to r, which is left out here.
+
+    Args:
+        grid: Times of the steps of the simulated flow; None: 20 uniform steps.
+        late: Earliest time at which the reward is evaluated.
+        weight: Weight of the reward against flow matching.
+        steps_per_rollout: Optimiser steps per collection.
+
+    Raises:
+        FlowportError: For late outside [0, 1), weight ≤ 0 or steps_per_rollout < 1.
+
+    References:
+        Xu et al. 2023, "ImageReward: learning and evaluating human preferences for text-to-image generation",
+            arXiv:2304.05977.
     """
 
     target = "none: a balance of the reward at late times and the data's law, which is not its tilt"
@@ -58,6 +75,21 @@ class ReFL(FineTuningMethod):
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
+        """Collect late states of the current flow, and the batch's own target points.
+
+        Args:
+            field: The tuned field.
+            reward: The reward r.
+            strength: λ.
+            pair: A re-paired batch.
+            generator: Random generator, on the device of the batch.
+
+        Returns:
+            The rollout, and scalars to log by name.
+
+        Raises:
+            FlowportError: Where no step of the grid is at or after ``late``, or results are not finite.
+        """
         start, condition = starts(field, pair, generator)
         states = simulate(field, start, condition, self.grid, generator, keep=True)
         end = finite(states[-1], "a result", strength)
@@ -87,9 +119,9 @@ class ReFL(FineTuningMethod):
         condition, n = rollout.condition(field.conditioning.sees_source), len(goal)
         step = torch.randint(len(times), (n,), generator=generator, device=times.device)
         x = states[step, torch.arange(n, device=times.device)]
-        risen = reward_surrogate(self._reward, field.endpoints(x, times[step], condition)[1], condition)
+        late_reward = reward_surrogate(self._reward, field.endpoints(x, times[step], condition)[1], condition)
         t = spaced(n, field, goal, generator)
         t = t[torch.randperm(n, generator=generator, device=t.device)]
         sample = renoised(field, rollout.start, goal, t, generator)
-        kept = regression_error(field, sample.x, t, condition, flow_matching_target(field, sample, condition))
-        return Loss(kept - self.weight * strength * risen)
+        flow_matching = regression_error(field, sample.x, t, condition, flow_matching_target(field, sample, condition))
+        return Loss(flow_matching - self.weight * strength * late_reward)

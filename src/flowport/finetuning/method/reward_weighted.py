@@ -1,4 +1,4 @@
-"""Reward-weighted flow matching, and best-of-n."""
+"""Reward-weighted flow matching, and flow matching on the best of n results."""
 
 from collections.abc import Sequence
 
@@ -24,15 +24,31 @@ from flowport.types import Pair
 
 
 class RewardWeighted(FineTuningMethod):
-    """Flow matching on results of the current flow, drawn with w ∝ e^{λr/temperature}, or on the best of ``best_of``
-    results (reward-weighted regression, Peters & Schaal 2007; RAFT, Dong et al. 2023), re-noised anew.
+    """Flow matching on re-noised results of the current flow, drawn by weights e^{λr/temperature} or best of n.
 
-    One collection from the base gives p e^{λr/temperature} exactly, but every further one multiplies by it again: after
-    k collections p e^{k λr/temperature}, the temperature temperature/k. The best of n is log n − (n − 1)/n away from
-    the law it was chosen from (``weights.best_of_divergence``), whatever λ.
+    The first is reward-weighted regression, the second RAFT. One collection from the base gives p e^{λr/temperature}/Z
+    exactly, but every further one applies the weights again: the law after k collections is ∝ p e^{k λr/temperature}.
+    The best of n results is log n − (n − 1)/n nats away from the law of the results, whatever λ
+    (``path_weights.best_of_divergence``). Exactly one of ``temperature`` and ``best_of`` is given.
 
-    Exactly one of temperature and best_of; on a bridge weights and choices are those among ``paths`` results (or n) of
-    one start. batch: points of an optimiser step; steps_per_rollout: such steps for every collection.
+    Args:
+        grid: Times of the steps of the simulated flow; None: 40 uniform steps.
+        temperature: Temperature of the weights e^{λr/temperature}; None with ``best_of``.
+        best_of: Number n of results of which the best is learnt from; None with ``temperature``.
+        batch: Points per optimiser step.
+        steps_per_rollout: Optimiser steps per collection.
+        paths: Results per start on a bridge whose field sees it, within which weights are normalised.
+
+    Raises:
+        FlowportError: For both or neither of temperature and best_of, or for a value out of range.
+
+    References:
+        Peters and Schaal 2007, "Reinforcement learning by reward-weighted regression for operational space control",
+            doi:10.1145/1273496.1273590.
+        Fan et al. 2025, "Online reward-weighted fine-tuning of flow matching with Wasserstein regularization",
+            arXiv:2502.06061.
+        Dong et al. 2023, "RAFT: reward ranked finetuning for generative foundation model alignment", arXiv:2304.06767.
+        Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy", arXiv:2401.01879.
     """
 
     needs_gradient = False
@@ -71,7 +87,7 @@ class RewardWeighted(FineTuningMethod):
     ) -> tuple[Rollout, dict[str, Tensor]]:
         each = self.best_of or (self.paths if field.conditioning.sees_source else 1)
         start, condition = starts(field, pair, generator, each)
-        if not field.conditioning.sees_source:  # from one noise an ODE would reach one result n times
+        if not field.conditioning.sees_source:  # from equal noise the ODE would reach n equal results
             noise = torch.randn(start.shape, generator=generator, device=start.device, dtype=start.dtype)
             start = field.path.start(noise, noise)
         end = finite(simulate(field, start, condition, self.grid, generator)[-1], "a result", strength)
@@ -81,13 +97,18 @@ class RewardWeighted(FineTuningMethod):
         facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
         if self.best_of is not None:
             best = value.view(-1, each).argmax(1) + each * torch.arange(len(pair), device=end.device)
-            rollout = Rollout(**{name: kept[best] for name, kept in rollout.tensors().items()})
+            rollout = Rollout(**{name: values[best] for name, values in rollout.tensors().items()})
         w = self.weights(field, rollout)
         facts["tilted_reward"], facts["effective"] = (w * rollout.reward).sum(), effective(w, 1)
         return rollout, facts
 
     def weights(self, field: TiltedField, rollout: Rollout) -> Tensor:
-        """(n,), of sum 1."""
+        """Weights of the results, of sum 1, (n,).
+
+        Args:
+            field: The tuned field, of which the conditioning is read.
+            rollout: The collection.
+        """
         if self.temperature is None:
             return torch.full_like(rollout.reward, 1 / len(rollout.reward))
         groups = len(rollout.end) // self.paths if field.conditioning.sees_source else 1

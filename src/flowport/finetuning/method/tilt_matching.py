@@ -1,4 +1,4 @@
-"""Tilt matching: the reward's strength is raised in small stages, each a regression."""
+"""Tilt matching: the strength of the reward is increased in small stages, each of which is a regression."""
 
 from collections.abc import Sequence
 
@@ -18,18 +18,33 @@ from flowport.types import Pair
 
 
 class TiltMatching(FineTuningMethod):
-    """v_{a+δ} ← the regression on v_a + δ λ (r − r̄)(ẋ_t − v_a), x1 from the flow v_a and x_t re-noised; a = 0 is the
-    base. It is Euler's rule for ∂_a v_a = λ Cov_a(ẋ_t, r(x1) | x_t), which the flows of p e^{aλr} obey exactly (Tilt
-    Matching, 2025, arXiv 2512.21829; per start on a bridge, this project): no gradient of the reward, no SDE.
+    """Tilt matching: Euler steps in a of ∂_a v_a = λ Cov_a(ẋ_t, r(x1) | x_t), which the flows of p e^{aλr}/Z_a satisfy.
 
-    Collection number k carries a = k/stages to (k + 1)/stages, so that the full strength is reached after ``stages``
-    collections: stages · rounds optimiser steps, and the run should have as many. Later ones hold the flow where it
-    is. The error is O(1/stages), none for a linear reward of a Gaussian. r̄ is the mean over the other results,
-    on a bridge over those of the same start (``paths`` of them).
+    A stage replaces v_a, with a = 0 the base, by the regression
 
-    noisings: times at which every result is re-noised; batch: points of an optimiser step; steps_per_rollout: such
-    steps for
-    every stage, enough for the moving average to follow.
+        v_{a+δ}(x_t) = E[v_a(x_t) + δ λ (r(x1) − r̄)(ẋ_t − v_a(x_t)) | x_t],    δ = 1/stages,
+
+    with x1 a result of v_a and x_t its re-noised point. No gradient of the reward is needed. r̄ is the mean over the
+    other results, on a bridge whose field sees x0 over those of the same start: there the same holds start by start,
+    which is an extension of this package.
+
+    Collection k moves a from k/stages to (k + 1)/stages, so the full strength is reached after ``stages`` collections,
+    that is after stages · steps_per_rollout optimiser steps, which is how long a run should be. Further collections
+    regress on the current flow. The error is O(1/stages), and 0 for a linear reward of a Gaussian.
+
+    Args:
+        grid: Times of the steps of the simulated flow; None: 40 uniform steps.
+        stages: Number of stages.
+        noisings: Times at which every result is re-noised.
+        batch: Points per optimiser step.
+        steps_per_rollout: Optimiser steps per stage, enough for the moving average to follow.
+        paths: Results per start on a bridge whose field sees it.
+
+    Raises:
+        FlowportError: For paths < 2 or another count below 1.
+
+    References:
+        Potaptchik, Lee and Albergo 2025, "Tilt matching for scalable sampling and fine-tuning", arXiv:2512.21829.
     """
 
     target = "p e^r as stages grow: marginal from noise, per start on a bridge that sees it"

@@ -1,4 +1,4 @@
-"""Value matching: the logarithm of E[e^{λr(x1)} | x_t] is learnt as a number, and its gradient tilts the flow."""
+"""Value matching: regression of the log value function, whose gradient is the control."""
 
 from collections.abc import Sequence
 
@@ -18,19 +18,33 @@ from flowport.types import Condition, Pair
 
 
 class ValueMatching(FineTuningMethod):
-    """Poisson regression of the weights w = e^{λr}/E e^{λr} of the base's own results, re-noised, on φ = log h_t/h_0:
+    """Poisson regression of the log value φ = log h_t/h_0 on the weights of the base's own re-noised results.
 
-        E[e^{φ(x_t)} − w φ(x_t)],
+    With w = e^{λr(x1)}/E e^{λr}, start by start on a bridge whose field sees x0, the loss
 
-    least at e^φ = E[w | x_t], so at G = ∇φ = ∇ log h_t (this project; log h is the value function of the control
-    problem, and a noisy classifier where the reward is a class, as in Dhariwal & Nichol 2021). One number is asked of
-    every point, where the other methods ask a vector whose noise hides it between separated modes (THEORY 3.7); the
-    weights are those of the base, so nothing is found where e^{λr} leaves too few of its results.
+        E[e^{φ(x_t)} − w φ(x_t)]
 
-    batch: points of an optimiser step; steps_per_rollout: such steps for every collection; replay_size: collections
-    in the replay, all of
-    the base and equally good; paths: from every start of a batch on a bridge, where w has the mean 1 start by start.
-    Needs adapter=value. No gradient of the reward.
+    is least at e^{φ(x_t)} = E[w | x_t] = h_t(x_t)/h_0, so that G = ∇φ = ∇ log h_t. log h is the value function of the
+    control problem; for a reward that is a class log-probability it is a classifier of noisy points (Dhariwal and
+    Nichol 2021). The regression target is a number, where other methods regress on a vector that is noisy between
+    separated modes. The results are those of the base, so the method fails where e^{λr} gives weight to few of them.
+    It needs adapter=value and no gradient of the reward. The Poisson loss is a construction of this package; Lu et al.
+    2023 learn the same function by a contrastive loss.
+
+    Args:
+        grid: Times of the steps of the simulated base; None: 40 uniform steps.
+        batch: Points per optimiser step.
+        steps_per_rollout: Optimiser steps per collection.
+        replay_size: Collections in the replay buffer, all of the base and with equal weight.
+        paths: Results per start on a bridge whose field sees it, over which E e^{λr} is taken.
+
+    Raises:
+        FlowportError: For paths < 2 or another count below 1.
+
+    References:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233.
+        Lu et al. 2023, "Contrastive energy prediction for exact energy-guided diffusion sampling in offline
+            reinforcement learning", arXiv:2304.12824.
     """
 
     target = "p e^r: marginal from noise, per start on a bridge that sees it"
@@ -58,6 +72,15 @@ class ValueMatching(FineTuningMethod):
         )
 
     def fits(self, field: TiltedField) -> None:
+        """Check that the adapter has a log value and the normaliser E e^{λr} is defined.
+
+        Args:
+            field: The tilted field with its adapter.
+
+        Raises:
+            FlowportError: For a field conditioned on labels, which has one normaliser per label, or an adapter without
+                a log value.
+        """
         if isinstance(field.conditioning, TargetLabelConditioning | SourceLabelConditioning):
             raise FlowportError(
                 "method=value_matching knows one mean of e^{λr}, but a flow that is told labels has one "
@@ -89,10 +112,10 @@ class ValueMatching(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         given = field.conditioning.sees_source
-        sources, ends, value = (torch.cat([getattr(kept, n) for kept in replay]) for n in ("start", "end", "reward"))
+        sources, ends, value = (torch.cat([getattr(r, n) for r in replay]) for n in ("start", "end", "reward"))
         w = len(value) * normalised(value, len(value) // self.paths if given else 1)
         draw = torch.randint(len(value), (self.batch,), generator=generator, device=value.device)
-        labels = [kept.label for kept in replay if kept.label is not None]
+        labels = [r.label for r in replay if r.label is not None]
         condition = Condition(torch.cat(labels)[draw] if labels else None, sources[draw] if given else None)
         t = spaced(self.batch, field, ends, generator)
         sample = renoised(field, sources[draw], ends[draw], t, generator)

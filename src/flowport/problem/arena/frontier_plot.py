@@ -1,6 +1,5 @@
 """What a sweep of duels found: reward against KL beside the exact frontier, and a table of errors."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,8 @@ from typing import Any
 
 import matplotlib
 import torch
-from omegaconf import OmegaConf
 from scipy.stats import t as student
 
-from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.problem import Problem
 from flowport.problem.arena.score import exact, score
@@ -35,22 +32,17 @@ class ArenaRun:
         return self.cells[name]
 
 
-def read(folder: Path) -> list[ArenaRun]:
-    """All finished duels of a sweep's folder. Raises FlowportError where there are none."""
+def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRun]:
+    """The duels of a sweep, each method in each problem at each strength over its seeds.
+
+    Args:
+        jobs: Overrides and numbers of every finished duel.
+    """
     found: dict[tuple[str, str, float], list[dict[str, float]]] = {}
-    for path in sorted(folder.glob("*/metrics.json")):
-        words = OmegaConf.to_container(OmegaConf.load(path.parent / ".hydra" / "overrides.yaml"))
-        assert isinstance(words, list)
-        said = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"}
-        said |= dict(str(word).lstrip("+").split("=", 1) for word in words)
-        key = said["problem"], said["method"], float(said["strength"])
-        found.setdefault(key, []).append(json.loads(path.read_text()))
-    if not found:
-        raise FlowportError(
-            f"{folder} holds no finished duels (<job>/metrics.json): give the folder that a sweep wrote"
-        )
-    for run in (run for runs in found.values() for run in runs):
-        run |= {f"arena/{name}": value for name, value in placed(run).items()}
+    for overrides, numbers in jobs:
+        settings = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"} | overrides
+        key = settings["problem"], settings["method"], float(settings["strength"])
+        found.setdefault(key, []).append(numbers | {f"arena/{name}": value for name, value in placed(numbers).items()})
     return [
         ArenaRun(*key, {name.partition("/")[2]: MeanAndError.of([run[name] for run in runs]) for name in runs[0]})
         for key, runs in sorted(found.items())
@@ -158,12 +150,14 @@ def whole(entries: list[ArenaRun]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def draw(folder: Path, problems: Mapping[str, Problem]) -> str:
-    """Write arena.png, arena.md (one row a method) and all.md (every entry) into a sweep's folder; the short table.
+def draw(entries: list[ArenaRun], problems: Mapping[str, Problem], folder: Path) -> str:
+    """Write arena.png, arena.md (one row a method) and all.md (every entry), and return the short table.
 
-    problems: those of the sweep by name, for their frontiers.
+    Args:
+        entries: Of ``results``.
+        problems: Those of the entries by name, for their frontiers.
+        folder: Where the files go.
     """
-    entries = read(folder)
     strength = max(e.strength for e in entries)
     short = table(entries, strength, problems)
     (folder / "arena.md").write_text(short)

@@ -1,4 +1,4 @@
-"""How a field is integrated."""
+"""Solvers of the ODE and the SDE of a flow."""
 
 from flowport.sampling.solver.adaptive import Dopri5
 from flowport.sampling.solver.base import FixedStep, Solver, Trajectory

@@ -1,4 +1,9 @@
-"""Adaptive solvers, by torchdiffeq."""
+"""ODE solvers of adaptive step size, from torchdiffeq.
+
+References:
+    Dormand and Prince 1980, "A family of embedded Runge-Kutta formulae", doi:10.1016/0771-050X(80)90013-3.
+    Chen et al. 2018, "Neural ordinary differential equations", arXiv:1806.07366.
+"""
 
 import torch
 from torch import Tensor
@@ -10,10 +15,16 @@ from flowport.sampling.solver.base import Solver
 
 
 class Dopri5(Solver):
-    """Dormand–Prince 5(4) with step size control: |error| ≤ absolute + relative · |x| (Chen 2018, torchdiffeq).
+    """Dormand-Prince method of order 5(4) with step size control, |error| ≤ absolute + relative · |x|.
 
-    The grid's times are where states are wanted, not where it steps. Raises FlowportError unless both tolerances are
-    > 0.
+    The grid determines at which times states are returned, not the steps.
+
+    Args:
+        relative: Relative tolerance, > 0.
+        absolute: Absolute tolerance, > 0.
+
+    Raises:
+        FlowportError: Unless both tolerances are > 0.
     """
 
     order = None
@@ -24,6 +35,14 @@ class Dopri5(Solver):
         self.relative, self.absolute = relative, absolute
 
     def steps(self, nfe: int) -> int:
+        """Not defined for an adaptive step size.
+
+        Args:
+            nfe: Number of evaluations of the field.
+
+        Raises:
+            FlowportError: Always.
+        """
         raise FlowportError("solver=dopri5 chooses its own steps: set its tolerances instead of nfe")
 
     def integrate(
@@ -32,6 +51,6 @@ class Dopri5(Solver):
         def drift(t: Tensor, y: Tensor) -> Tensor:
             return dynamics.drift(y, dynamics.times(t, y))
 
-        wanted = times if keep else times[[0, -1]]
-        states = odeint(drift, x, wanted.to(x), rtol=self.relative, atol=self.absolute, method="dopri5")
+        reported = times if keep else times[[0, -1]]
+        states = odeint(drift, x, reported.to(x), rtol=self.relative, atol=self.absolute, method="dopri5")
         return (times, states) if keep else (times[-1:], states[-1:])

@@ -1,4 +1,4 @@
-"""The stochastic sampler of EDM on any path whose source is noise."""
+"""The stochastic sampler of EDM, on any path whose source is the noise."""
 
 import math
 
@@ -15,15 +15,29 @@ from flowport.sampling.solver.runge_kutta import Heun
 
 
 class Churn(FixedStep):
-    """Every step goes back to the time u < t at which σ = α/β is (1 + churn) times as large, with fresh noise,
+    """Stochastic sampler of EDM, which adds noise before every step of Heun's method for the ODE.
 
-        x_u = (β_u/β_t) x_t + inflation · α_u √(1 − (1 + churn)⁻²) ξ,
+    A step from t first goes back to the time u < t at which σ = α/β is (1 + churn) times as large,
 
-    which has the law p_u if x_t has p_t and inflation = 1, and then forwards by Heun's step of the ODE; the last
-    returns E[x1 | x_u]. On path=variance_exploding it is Algorithm 2 of Karras et al. (2022), inflation their S_noise.
-    No noise where σ cannot grow so much (t = 0). Order 2 in its moments; forwards only.
+        x_u = (β_u/β_t) x_t + inflation · α_u √(1 − (1 + churn)⁻²) ξ,     ξ ~ N(0, I),
 
-    Raises FlowportError unless churn ≥ 0 and inflation > 0, and for a bridge.
+    which has the law p_u if x_t has the law p_t and inflation = 1. It then takes Heun's step of the ODE from u; the
+    last step returns E[x1 | x_u]. Where there is no such u on the path, as at t = 0, no noise is added. The moments
+    converge with order 2. Forwards only.
+
+    On path=variance_exploding this is Algorithm 2 of Karras et al. with churn = γ_i at every step and
+    inflation = S_noise.
+
+    Args:
+        churn: Relative increase of σ, at least 0.
+        inflation: Factor of the added noise, > 0.
+
+    Raises:
+        FlowportError: Unless churn ≥ 0 and inflation > 0.
+
+    References:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", arXiv:2206.00364,
+        Algorithm 2.
     """
 
     order = None
@@ -37,6 +51,14 @@ class Churn(FixedStep):
         self.churn, self.inflation = churn, inflation
 
     def accept(self, field: Field) -> None:
+        """Check that this solver supports a field.
+
+        Args:
+            field: The field.
+
+        Raises:
+            FlowportError: For a field without a score or on a bridge path.
+        """
         super().accept(field)
         if field.path.bridge:
             raise FlowportError("solver=churn needs a source that is the path's only noise: use solver=ancestral")
@@ -48,15 +70,20 @@ class Churn(FixedStep):
         self.accept(flow.field)
         u = self.back(flow.field.path, t)
         if u < t:
-            kept = weights(flow.field.path, u)[1] / weights(flow.field.path, t)[1]
-            fresh = weights(flow.field.path, u)[0] * math.sqrt(1 - (1 + self.churn) ** -2)
-            x = kept * x + self.inflation * fresh * noise
+            shrinkage = weights(flow.field.path, u)[1] / weights(flow.field.path, t)[1]
+            spread = weights(flow.field.path, u)[0] * math.sqrt(1 - (1 + self.churn) ** -2)
+            x = shrinkage * x + self.inflation * spread * noise
         if last:
             return flow.endpoints(x, dynamics.times(u, x))[1]
         return Heun().step(dynamics, x, u, s, None, last)
 
     def back(self, path: Path, t: float) -> float:
-        """u with σ(u) = (1 + churn) σ(t), or t itself where there is none in the path's interval."""
+        """The time u with σ(u) = (1 + churn) σ(t), or t itself where there is none in the path's interval.
+
+        Args:
+            path: The path, whose σ = α/β decreases.
+            t: The time before the step.
+        """
         alpha, beta = weights(path, t)
 
         def beyond(u: float) -> float:

@@ -1,4 +1,7 @@
-"""Solvers that hold the path's end points still for a step, not the velocity: they see no schedule, only weights."""
+"""Exponential integrators, whose steps hold the predicted end points of the path constant and not the velocity.
+
+A step depends on the weights α, β, γ at its ends only, not on their time derivatives.
+"""
 
 import math
 from typing import Any
@@ -14,22 +17,28 @@ from flowport.sampling.solver.base import FixedStep, forwards
 from flowport.tensors import over
 
 TINY = 1e-9
+"""Weights below this number count as zero in log β/α."""
 
 
 class DDIM(FixedStep):
-    """x_s = x_t + (α_s − α_t) x̂0 + (β_s − β_t) x̂1 + (γ_s − γ_t) ẑ = α_s x̂0 + β_s x̂1 + γ_s ẑ, x̂ read at t. Order 1.
+    """DDIM, generalised to any source and both directions; order 1.
 
-    Song, Meng & Ermon (2021), for any source and both ways. On the linear path it is Euler's step; two schedules with
-    the same β/α and the same denoiser give the same x/β. A field's end points are read a margin of 1e-3 inside [0, 1],
-    so on grids that touch an end a learnt velocity gives a little else than Euler's step there. Raises FlowportError
-    for a
-    bridge whose ẑ is unknown.
+        x_s = x_t + (α_s − α_t) x̂0 + (β_s − β_t) x̂1 + (γ_s − γ_t) ẑ = α_s x̂0 + β_s x̂1 + γ_s ẑ,
+
+    with the posterior means x̂0, x̂1, ẑ at x_t. On the linear path this is Euler's step. Two schedules with the same β/α
+    and the same denoiser give the same x/β. Fields evaluate end points at times at least 1e-3 inside [0, 1]; therefore
+    steps from an end of [0, 1] differ slightly from Euler's for a learned velocity.
+
+    A field on a bridge path must have a score, so that ẑ is known; ``accept`` raises FlowportError otherwise.
+
+    References:
+        Song et al. 2021, "Denoising diffusion implicit models", arXiv:2010.02502.
     """
 
     order = 1
 
     def accept(self, field: Field) -> None:
-        _know_ends(field, "ddim")
+        _require_endpoints(field, "ddim")
 
     def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
         flow = dynamics.flow()
@@ -42,18 +51,31 @@ class DDIM(FixedStep):
 
 
 class DPMSolver(FixedStep):
-    """DPM-Solver++ (2M), Lu et al. (2022): with λ = log β/α and h = λ_s − λ_t the exponential integrator
+    """DPM-Solver++ (2M), an exponential two-step method in λ = log β/α of order 2.
 
         x_s = (α_s/α_t) x_t + (β_s − (α_s/α_t) β_t) [x̂1(t) + h/(2 h') (x̂1(t) − x̂1(t'))],
 
-    t' the time before and h' = λ_t − λ_t'. The first step, and one to α = 0 where h is infinite, is DDIM's. Order 2
-    with one evaluation a step; nothing in it asks that the source be noise. Forwards only. Raises FlowportError for
-    bridges.
+    with h = λ_s − λ_t, the time t' before t and h' = λ_t − λ_t'. The first step, a step after an infinite h' (from
+    β = 0) and a step of infinite h (to α = 0) are steps of DDIM. One evaluation per step, on any source. Forwards only.
+
+    The memory between steps is (h', x̂1(t')).
+
+    References:
+        Lu et al. 2022, "DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models",
+        arXiv:2211.01095, Algorithm 2.
     """
 
     order = 2
 
     def accept(self, field: Field) -> None:
+        """Check that this solver supports a field.
+
+        Args:
+            field: The field.
+
+        Raises:
+            FlowportError: For a field on a bridge path.
+        """
         if field.path.bridge:
             raise FlowportError(
                 "solver=dpm_solver needs a path of two weights, without noise of its own: use solver=ddim"
@@ -65,23 +87,29 @@ class DPMSolver(FixedStep):
     def advance(
         self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool, memory: Any
     ) -> tuple[Tensor, Any]:
-        """The memory is (h', x̂1(t'))."""
         forwards("dpm_solver", t, s)
         flow = dynamics.flow()
         self.accept(flow.field)
         (a, b), (c, d) = weights(flow.field.path, t), weights(flow.field.path, s)
         h = _log_ratio(c, d) - _log_ratio(a, b)
-        target = guess = flow.endpoints(x, dynamics.times(t, x))[1]
+        target = extrapolated = flow.endpoints(x, dynamics.times(t, x))[1]
         if memory is not None and math.isfinite(h):
-            before, old = memory
-            guess = target + h / (2 * before) * (target - old)
-        return c / a * x + (d - c / a * b) * guess, (h, target)
+            previous_h, previous_target = memory
+            extrapolated = target + h / (2 * previous_h) * (target - previous_target)
+        return c / a * x + (d - c / a * b) * extrapolated, (h, target)
 
 
 class MeanEnd(FixedStep):
-    """Any solver but for its last step, which returns E[x1 | x_t]: no noise is left (Tweedie's formula; Robbins 1956).
+    """Another solver with the last step replaced by the posterior mean E[x1 | x_t], without remaining noise.
 
-    Forwards only. Raises FlowportError where the end points of the field are unknown.
+    Where the source is the noise, this is Tweedie's formula. Forwards only. A field on a bridge path must have a score;
+    ``accept`` raises FlowportError otherwise.
+
+    Args:
+        solver: The solver of all other steps.
+
+    References:
+        Efron 2011, "Tweedie's formula and selection bias", doi:10.1198/jasa.2011.tm11181.
     """
 
     order = None
@@ -92,7 +120,7 @@ class MeanEnd(FixedStep):
 
     def accept(self, field: Field) -> None:
         self.solver.accept(field)
-        _know_ends(field, "mean_end")
+        _require_endpoints(field, "mean_end")
 
     def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
         return self.advance(dynamics, x, t, s, noise, last, None)[0]
@@ -107,16 +135,21 @@ class MeanEnd(FixedStep):
 
 
 def weights(path: Path, t: float) -> tuple[float, float]:
-    """(α, β) at one time, in double precision."""
+    """The weights (α, β) at one time, in double precision.
+
+    Args:
+        path: The path.
+        t: The time.
+    """
     at = torch.tensor([t], dtype=torch.float64)
     return float(path.alpha(at)), float(path.beta(at))
 
 
 def _log_ratio(alpha: float, beta: float) -> float:
-    """log β/α, infinite where either vanishes: cos(π/2) is 6e-17."""
+    """The logarithm of β/α, infinite where either vanishes up to rounding (cos(π/2) is 6e-17)."""
     return -math.inf if beta < TINY else math.inf if alpha < TINY else math.log(beta / alpha)
 
 
-def _know_ends(field: Field, solver: str) -> None:
+def _require_endpoints(field: Field, solver: str) -> None:
     if field.path.bridge:
         field.capabilities.require_score(f"solver={solver}")

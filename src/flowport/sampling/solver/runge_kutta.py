@@ -1,4 +1,9 @@
-"""Explicit Runge–Kutta methods: a method is its Butcher tableau."""
+"""Explicit Runge-Kutta methods, defined by their Butcher tableaus.
+
+References:
+    Hairer et al. 1993, "Solving ordinary differential equations I: nonstiff problems", Springer,
+    doi:10.1007/978-3-540-78862-1.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +16,16 @@ from flowport.sampling.solver.base import FixedStep
 
 @dataclass(frozen=True)
 class Tableau:
-    """Stage i is evaluated at t + nodes[i] h in x + h Σ_j stages[i][j] k_j; the step is x + h Σ_i weights[i] k_i."""
+    """Butcher tableau of an explicit Runge-Kutta method.
+
+    Stage k_i is the drift at time t + nodes[i] h and point x + h Σ_j stages[i][j] k_j; the step is
+    x + h Σ_i weights[i] k_i.
+
+    Args:
+        nodes: Relative times of the stages.
+        stages: Strictly lower triangular matrix of the stages; row i has i entries.
+        weights: Weights of the stages in the step.
+    """
 
     nodes: tuple[float, ...]
     stages: tuple[tuple[float, ...], ...]
@@ -19,7 +33,13 @@ class Tableau:
 
 
 class RungeKutta(FixedStep):
-    """The step of a tableau; members are tableaus."""
+    """Explicit Runge-Kutta method of a Butcher tableau.
+
+    A member provides ``tableau``, ``order`` and ``calls``, the number of stages.
+
+    Attributes:
+        tableau: The Butcher tableau.
+    """
 
     tableau: ClassVar[Tableau]
 
@@ -32,14 +52,14 @@ class RungeKutta(FixedStep):
 
 
 class Euler(RungeKutta):
-    """x + h k1. Order 1."""
+    """Euler's method x + h k(t), of order 1."""
 
     order = 1
     tableau = Tableau((0.0,), ((),), (1.0,))
 
 
 class Midpoint(RungeKutta):
-    """x + h k(t + h/2). Order 2."""
+    """Midpoint method x + h k(t + h/2), of order 2."""
 
     order = 2
     calls = 2
@@ -47,7 +67,7 @@ class Midpoint(RungeKutta):
 
 
 class Heun(RungeKutta):
-    """x + h/2 (k(t) + k(t + h)). Order 2."""
+    """Heun's method x + h/2 (k(t) + k(t + h)), of order 2."""
 
     order = 2
     calls = 2
@@ -55,7 +75,7 @@ class Heun(RungeKutta):
 
 
 class RK4(RungeKutta):
-    """The classical method of order 4."""
+    """The classical Runge-Kutta method, of order 4."""
 
     order = 4
     calls = 4

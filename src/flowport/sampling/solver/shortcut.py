@@ -1,4 +1,4 @@
-"""The step of a field that knows its mean velocity over a step."""
+"""Solver for fields that were trained for their mean velocity over a step."""
 
 from torch import Tensor
 
@@ -8,8 +8,14 @@ from flowport.sampling.solver.base import FixedStep, forwards
 
 
 class ShortcutSolver(FixedStep):
-    """x + (s − t) ū(x, t, s − t), ū the field's mean velocity over the step: exact on any grid for an exact field, one
-    evaluation a step (Frans et al. 2024). Forwards only, as it was learnt."""
+    """Shortcut step x_s = x_t + (s − t) ū(x_t, t, s − t), with the field's mean velocity ū over the step.
+
+    It is exact on any grid for an exact field, with one evaluation per step. Forwards only, as shortcuts are trained.
+    A field must have been trained for ū; ``accept`` raises FlowportError otherwise.
+
+    References:
+        Frans et al. 2024, "One step diffusion via shortcut models", arXiv:2410.12557.
+    """
 
     order = None
 

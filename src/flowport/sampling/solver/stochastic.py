@@ -1,4 +1,9 @@
-"""Solvers of dX = drift dt + g dW, and the ancestral sampler."""
+"""Solvers of the SDE dX = drift dt + g dW, and the ancestral sampler.
+
+References:
+    Kloeden and Platen 1992, "Numerical solution of stochastic differential equations", Springer,
+    doi:10.1007/978-3-662-12616-5.
+"""
 
 import math
 
@@ -11,9 +16,10 @@ from flowport.tensors import over
 
 
 class EulerMaruyama(FixedStep):
-    """x + h (v + g²/2 s) + g √|h| ξ. Weak order 1.
+    """Euler-Maruyama method x + h · drift + g √|h| ξ, of weak order 1.
 
-    ``noiseless_end``: the last step is an Euler step of the ODE, so that no noise is left in the result.
+    Args:
+        noiseless_end: Whether the last step is Euler's step of the ODE, so that it adds no noise to the result.
     """
 
     order = 1
@@ -31,9 +37,12 @@ class EulerMaruyama(FixedStep):
 
 
 class StochasticHeun(FixedStep):
-    """Heun's rule on the drift with the noise g̃ √|h| ξ in both stages, g̃² = (g(t)² + g(s)²)/2.
+    """Stochastic Heun method, of weak order 2 for additive noise.
 
-    Weak order 2 for the additive noise of these SDEs. ``noiseless_end``: the last step is Heun's for the ODE.
+    Heun's rule for the drift, with the noise g̃ √|h| ξ, g̃² = (g(t)² + g(s)²)/2, in the second stage and in the step.
+
+    Args:
+        noiseless_end: Whether the last step is Heun's step of the ODE, so that it adds no noise to the result.
     """
 
     order = 2
@@ -57,11 +66,17 @@ class StochasticHeun(FixedStep):
 
 
 class Ancestral(FixedStep):
-    """x_s = α_s x̂0 + β_s x̂1 + γ_s ẑ with the noise of weight n partly renewed: n̂ → ρ n̂ + √(1 − ρ²) ξ.
+    """Ancestral sampler of DDPM, on any path with a score.
 
-    n is the weight of the path's noise (α and x̂0 where the source is the noise, γ and ẑ on a bridge) and
-    ρ = (n_s/β_s)/(n_t/β_t): exactly the law of x_s given x_t and x1 = x̂1 (DDPM, Ho et al. 2020; for a Brownian bridge
-    the pinned bridge). No division by a vanishing weight, so it may start at t = 0 and ends in x̂1. Forwards only.
+        x_s = α_s x̂0 + β_s x̂1 + γ_s ẑ     with the noise replaced by     ε̂ → ρ ε̂ + √(1 − ρ²) ξ,   ξ ~ N(0, I).
+
+    ε̂ is the predicted noise of the path and n its weight: x̂0 and α where the source is the noise, ẑ and γ on a bridge.
+    With ρ = (n_s/β_s)/(n_t/β_t) this is the law of x_s given x_t and x1 = x̂1, as in DDPM; on a Brownian bridge it is
+    the pinned bridge. It divides by no vanishing weight, so it may start at t = 0. The last step returns x̂1. Forwards
+    only.
+
+    References:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239.
     """
 
     order = None
@@ -77,13 +92,13 @@ class Ancestral(FixedStep):
         source, target, z = flow.endpoints(x, dynamics.times(t, x))
         now = field.path.coefficients(field.path.clamp(dynamics.times(t, x)))
         then = field.path.coefficients(field.path.clamp(dynamics.times(s, x)))
-        keep = (role.amplitude(then)[0] * now.beta) / (role.amplitude(now)[0] * then.beta).clamp_min(1e-12)
-        keep = keep.clamp(0, 1)
-        c, kept, fresh = then.over(x), over(keep, x), over(torch.sqrt(1 - keep**2), x)
+        rho = (role.amplitude(then)[0] * now.beta) / (role.amplitude(now)[0] * then.beta).clamp_min(1e-12)
+        rho = rho.clamp(0, 1)
+        c, correlation, renewal = then.over(x), over(rho, x), over(torch.sqrt(1 - rho**2), x)
         if c.gamma is None or z is None:
-            mean, old = c.beta * target, source
+            mean, predicted = c.beta * target, source
         else:
-            mean, old = c.alpha * source + c.beta * target, z
+            mean, predicted = c.alpha * source + c.beta * target, z
         if last:
             return target
-        return mean + over(role.amplitude(then)[0], x) * (kept * old + fresh * noise)
+        return mean + over(role.amplitude(then)[0], x) * (correlation * predicted + renewal * noise)

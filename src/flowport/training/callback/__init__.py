@@ -1,4 +1,4 @@
-"""Everything that is not the training step."""
+"""Lightning callbacks and the checkpoint writer of training."""
 
 from flowport.training.callback.checkpoint import AtomicCheckpointIO
 from flowport.training.callback.clock import TrainingClock

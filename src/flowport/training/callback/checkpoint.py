@@ -1,4 +1,4 @@
-"""Checkpoints that are never left half-written, and that load as tensors only."""
+"""Atomic checkpoints, which load as tensors only."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,17 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint, flushes to disk, then renames over it; loads with weights_only=True."""
+    """Checkpoint writer and reader that never leaves an incomplete file.
+
+    A checkpoint is written to a partial file beside it, flushed to disk and then renamed. Loading uses
+    ``weights_only=True``.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{path.stem}.partial-*"):  # by a process that was killed while it saved
-            left.unlink(missing_ok=True)
+        for stale in path.parent.glob(f"{path.stem}.partial-*"):  # of a process that was killed while it saved
+            stale.unlink(missing_ok=True)
         partial = path.with_suffix(f".partial-{os.getpid()}")
         try:
             with partial.open("wb") as file:

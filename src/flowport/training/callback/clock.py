@@ -1,4 +1,4 @@
-"""How long training took, over all the parts of a run that was stopped and resumed."""
+"""Duration of training, summed over all parts of a run that was stopped and resumed."""
 
 import time
 from typing import Any
@@ -8,9 +8,10 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class TrainingClock(Callback):
-    """Seconds of training without validation, up to the last checkpoint of every part and the end of the last.
+    """Callback that measures the duration of training, without validation.
 
-    seconds: so far; it travels in the checkpoint. step_ms: the mean optimiser step in milliseconds.
+    The duration is part of a checkpoint. Of a part of the run that was interrupted, the time up to its last checkpoint
+    counts.
     """
 
     def __init__(self) -> None:
@@ -19,10 +20,12 @@ class TrainingClock(Callback):
 
     @property
     def seconds(self) -> float:
+        """Duration of training so far, in seconds."""
         return self.kept + (0.0 if self.began is None else time.perf_counter() - self.began)
 
     @property
     def step_ms(self) -> float:
+        """Mean duration of an optimiser step, in milliseconds."""
         return 1000 * self.seconds / max(1, self.steps)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -35,7 +38,7 @@ class TrainingClock(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)  # what was queued belongs to training
+            torch.cuda.synchronize(module.device)  # queued kernels are part of training
         self.kept, self.began = self.seconds, None
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:

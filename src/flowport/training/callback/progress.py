@@ -5,7 +5,11 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar without its version number, refreshed every ``refresh`` steps."""
+    """Lightning's rich progress bar without the version number.
+
+    Args:
+        refresh: Number of steps between two updates.
+    """
 
     def __init__(self, refresh: int = 20) -> None:
         super().__init__(refresh_rate=refresh)

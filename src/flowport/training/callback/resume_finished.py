@@ -1,4 +1,4 @@
-"""A finished training can be resumed with more steps."""
+"""Resumption of a finished training with more steps."""
 
 from typing import Any
 
@@ -6,8 +6,11 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class ResumeFinished(Callback):
-    """One epoch is the whole training, and Lightning would not go on in an epoch that ended: the restored loop is
-    told that it did not end. Batches and steps that are done stay done."""
+    """Callback that lets a finished training be resumed with more steps.
+
+    The whole training is one epoch, and Lightning does not continue an epoch that ended. Therefore the progress in the
+    checkpoint is changed to that of an unfinished epoch; the counts of batches and steps are unchanged.
+    """
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         loop = checkpoint["loops"]["fit_loop"]

@@ -1,4 +1,4 @@
-"""Looks at the flow while it trains: metrics, a picture, sounds and shapes at every validation, into TensorBoard."""
+"""Metrics, pictures, sounds and shapes of translations during training, for TensorBoard."""
 
 import logging
 from pathlib import Path
@@ -11,18 +11,22 @@ from flowport.training.averaging import AveragedModule
 
 logger = logging.getLogger(__name__)
 MESHES = 4
-"""Translated clouds that can be turned by hand in TensorBoard."""
+"""Number of translated point clouds that are logged as meshes."""
 
 
 class SampleLogger(Callback):
-    """Translates held-out points with the averaged field, logs val/<metric>, the gallery, and how translations sound
-    and look in space.
+    """Callback that evaluates the averaged field at every validation and logs the results.
 
-    evaluation: how to translate and what to measure; folder: the run's.
+    It translates held-out points, logs every metric as val/<metric> and the gallery, and in TensorBoard also sounds and
+    point clouds, where the modality of the target has them.
+
+    Args:
+        evaluation: Translates points and measures the result.
+        picture: File of the gallery.
     """
 
-    def __init__(self, evaluation: Evaluator, folder: Path) -> None:
-        self.evaluation, self.folder = evaluation, folder
+    def __init__(self, evaluation: Evaluator, picture: Path) -> None:
+        self.evaluation, self.picture = evaluation, picture
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
@@ -32,16 +36,16 @@ class SampleLogger(Callback):
         source, target = pair.source, pair.target
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")
         numbers = self.evaluation.measure(outcome)
-        picture = gallery(outcome, target.modality, self.folder / "gallery.png")
-        seen = target.modality.surface()
+        picture = gallery(outcome, target.modality, self.picture)
+        surface = target.modality.surface()
         for log in trainer.loggers:
             log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, trainer.global_step)
             if isinstance(log, TensorBoardLogger):
                 log.experiment.add_image("gallery", picture, trainer.global_step)
-                sound = seen.sound(outcome.result[:1])
+                sound = surface.sound(outcome.result[:1])
                 if sound is not None:
                     log.experiment.add_audio("translation", sound.waves[0] / 32768, trainer.global_step, sound.rate)
-                shapes = seen.vertices(outcome.result[:MESHES], outcome.source.x[:MESHES])
+                shapes = surface.vertices(outcome.result[:MESHES], outcome.source.x[:MESHES])
                 if shapes is not None:
                     log.experiment.add_mesh(
                         "translation", shapes.points, shapes.colours, global_step=trainer.global_step

@@ -1,0 +1,61 @@
+"""Restore a trained run from its folder, under overrides of how it is sampled and measured."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from flowport.errors import FlowportError
+from flowport.field import PathTransformedField
+from flowport.run.build import Parts, Run, build, make
+from flowport.run.config_checks import check_values
+from flowport.run.run_folder import RunFolder, check_fits
+
+OVERRIDES = ("solver", "grid", "volatility", "guidance", "reward", "metric", "evaluation_items", "seed", "threads")
+"""Keys of evaluate, translate, likelihood and reflow that replace the run's own."""
+
+
+def restore(folder: RunFolder, overrides: DictConfig | None = None, parts: Parts | None = None) -> Run:
+    """A trained run with its last weights; runs no code of the folder's.
+
+    Args:
+        folder: The run's.
+        overrides: Those of ``OVERRIDES`` that are not null replace the run's own. ``weights``: ema or raw. ``path``:
+            another path of the same flow.
+        parts: What other runs of the same command have built.
+
+    Raises:
+        FlowportError: For what is missing, damaged or of another shape, for weights that are neither ema nor raw, and
+            for another path where one of the two is a bridge.
+    """
+    overrides = OmegaConf.create({"weights": "ema"}) if overrides is None else overrides
+    if overrides.weights not in ("ema", "raw"):
+        raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
+    config = folder.read_config()
+    for key in OVERRIDES:
+        if overrides.get(key) is not None:
+            config[key] = overrides[key]
+    state = folder.read_checkpoint()["state_dict"]
+    run = build(config, parts)
+    check_fits(run.module, state, folder.checkpoint)
+    run.module.load_state_dict(state)
+    if overrides.weights == "raw":
+        run.module.ema = run.module.field
+    if overrides.get("path") is not None:
+        check_values(OmegaConf.create({"path": overrides.path}))
+        run.module.ema = PathTransformedField(run.module.ema, make(overrides.path))
+    return run
+
+
+def record(folder: RunFolder) -> dict[str, Any]:
+    """Which run's weights were used, for the numbers of a command.
+
+    Args:
+        folder: The run's.
+    """
+    return {"base": str(folder), "base/checkpoint": folder.digest}
+
+
+def device() -> torch.device:
+    """Where a restored run is measured: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

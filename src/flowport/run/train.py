@@ -1,0 +1,131 @@
+"""Train a run in its folder, or resume it, then evaluate it."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from flowport.errors import FlowportError
+from flowport.run.build import Parts, Run, build
+from flowport.run.evaluate import measure
+from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
+from flowport.training.callback import AtomicCheckpointIO, ProgressBar, ResumeFinished, SampleLogger, TrainingClock
+
+PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")
+QUIET = (
+    ".*module\\(s\\) in eval mode.*",  # the moving average, on purpose
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's note to Lightning
+    ".*resuming from a checkpoint that ended before the epoch.*",  # batches are a function of the step
+    ".*smaller than the logging interval.*",
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+"""Warnings of Lightning's that mislead here."""
+
+
+def build_trainer(config: DictConfig, folder: RunFolder, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+    """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints.
+
+    Args:
+        config: A composed config, of which ``trainer`` is read.
+        folder: The run's.
+        callbacks: Beside the progress bar.
+
+    Raises:
+        FlowportError: For options that Lightning refuses, for instance an accelerator that this machine does not have.
+    """
+    options = config.trainer
+    steps, batches = options.max_steps, options.get("accumulate_grad_batches", 1)
+    if str(options.get("precision", "32-true")) not in PRECISIONS:
+        raise FlowportError(
+            f"trainer.precision={options.precision} is not for a moving average in float32: choose one of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for note in QUIET:
+        warnings.filterwarnings("ignore", note)
+    between = options.get("val_check_interval", 1.0)
+    if isinstance(between, int):
+        between = min(between, steps) * batches  # Lightning counts batches
+    bar = [ProgressBar()] if options.get("enable_progress_bar", True) else []
+    try:
+        return instantiate(options)(
+            callbacks=[*callbacks, *bar],
+            logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder.path,
+            # One epoch is the whole training, so that the progress bar knows its end.
+            limit_train_batches=steps * batches,
+            val_check_interval=between,
+            max_epochs=1,
+        )
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        raise FlowportError(f"this trainer cannot be built: {error}") from None
+
+
+def train(
+    config: DictConfig,
+    folder: RunFolder,
+    resume: bool = False,
+    *,
+    parts: Parts | None = None,
+    base: RunFolder | None = None,
+    before: Callable[[Run], dict[str, Any]] | None = None,
+    after: Callable[[Run, RunFolder], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train (or resume) a run in its folder, evaluate it, and write its metrics and gallery.
+
+    Args:
+        config: A composed config.
+        folder: The run's.
+        resume: Go on from the folder's last checkpoint.
+        parts: What other runs of the same command have built.
+        base: The run that a fine-tuning starts from; see ``build``.
+        before: Called before a new run is trained; its numbers are reported with the run's, also after a resume.
+        after: Called with the trained run; its numbers are reported too.
+
+    Returns:
+        All numbers.
+
+    Raises:
+        FlowportError: For parts that do not fit together, and for a checkpoint that does not fit the config.
+    """
+    run, clock = build(config, parts, base), TrainingClock()
+    evaluation = run.evaluation  # before training, so that a sampler or metric that does not fit is refused now
+    if resume:
+        checkpoint = folder.read_checkpoint()
+        check_fits(run.module, checkpoint["state_dict"], folder.checkpoint)
+        check_resumable(checkpoint, folder.checkpoint)
+        del checkpoint
+    folder.write_config(config)
+    if not resume:
+        folder.before.unlink(missing_ok=True)
+        if before and (found := before(run)):
+            write_json(folder.before, found)
+    save = ModelCheckpoint(
+        folder.checkpoints, "last", every_n_train_steps=config.checkpoint_every, enable_version_counter=False
+    )
+    callbacks = [ResumeFinished(), SampleLogger(evaluation, folder.gallery), clock, save]
+    trainer = build_trainer(config, folder, callbacks)
+    trainer.fit(run.module, run.data, ckpt_path=folder.checkpoint if resume else None)
+    trainer.save_checkpoint(folder.checkpoint)
+    numbers: dict[str, Any] = {
+        "train/steps": trainer.global_step,
+        "train/seconds": round(clock.seconds, 2),
+        "train/step_ms": round(clock.step_ms, 3),
+        **run.facts,
+        **folder.read_before(),
+    }
+    last = trainer.global_step * trainer.accumulate_grad_batches - 1
+    numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
+    numbers.update(measure(run, folder, trainer.strategy.root_device))
+    numbers.update(after(run, folder) if after else {})
+    folder.write_metrics(numbers)
+    return numbers
