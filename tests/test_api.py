@@ -1,9 +1,13 @@
 """The front door from Python: fit, translate, sample, score, likelihood, fine-tune, save, load, solve, couple."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import flowport as fp
@@ -14,7 +18,7 @@ X1 = torch.randn(2000, 2, generator=torch.Generator().manual_seed(1)) * 0.5 + to
 
 @pytest.fixture(scope="module")
 def noise() -> fp.Flow:
-    return fp.fit(fp.Gaussian(event_shape=2), X1, steps=2000, progress=False, device="cpu")
+    return fp.fit(fp.Gaussian(2), X1, steps=2000, progress=False, device="cpu")
 
 
 def test_a_flow_between_tensors_reaches_the_target(capfd: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +70,43 @@ def test_a_tilt_by_a_linear_reward_shifts_a_gaussian(noise: fp.Flow, tmp_path: P
     assert torch.equal(fp.load(tmp_path).translate(x), tuned.translate(x))
 
 
+@pytest.mark.parametrize("adapter", ["control", "full", "low_rank", fp.ControlAdapter])
+def test_a_fine_tuned_flow_is_saved_whatever_its_adapter(noise: fp.Flow, tmp_path: Path, adapter: Any) -> None:
+    if adapter == "low_rank":
+        pytest.importorskip("peft")
+    options = {"steps": 3, "starts": 16, "progress": False, "device": "cpu"}
+    once = fp.finetune(noise, reward=lambda x: x[:, 0], adapter=adapter, **options)
+    twice = fp.finetune(once, reward=lambda x: x[:, 1], **options)
+    twice.save(tmp_path)
+    again, x = fp.load(tmp_path), torch.randn(10, 2)
+    assert torch.equal(again.translate(x), twice.translate(x))
+    assert not torch.equal(again.translate(x), noise.translate(x))
+
+
+def test_a_run_folder_is_loaded_and_saved_again(trained: Path, tmp_path: Path) -> None:
+    flow, x = fp.load(trained), torch.randn(10, 2)
+    flow.save(tmp_path / "flow")
+    assert torch.equal(fp.load(tmp_path / "flow").translate(x), flow.translate(x))
+
+
+def test_classes_of_a_folder_keep_their_names(tmp_path: Path) -> None:
+    for name, shade in (("dark", 30), ("light", 220)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for k in range(10):
+            picture = np.random.default_rng(k).integers(shade - 20, shade + 20, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{k}.png")
+    target = fp.ImageFolder(str(tmp_path / "pictures"), size=8)
+    words = {"conditioning": "target_label", "network": partial(fp.PatchUNet, width=8), "steps": 2, "batch": 4}
+    flow = fp.fit(fp.Gaussian((3, 8, 8)), target, **words, progress=False, device="cpu")
+    assert flow.class_names == ("dark", "light")
+    flow.save(tmp_path / "flow")
+    again, x = fp.load(tmp_path / "flow"), torch.randn(2, 3, 8, 8)
+    assert again.class_names == ("dark", "light")
+    assert torch.equal(again.translate(x, label="light", steps=2), flow.translate(x, label=1, steps=2))
+    with pytest.raises(FlowportError, match="label=grey is no class of this flow: dark, light"):
+        again.translate(x, label="grey")
+
+
 class Own(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +118,7 @@ class Own(nn.Module):
 
 def test_an_own_network_and_path_are_given_again_when_loaded(tmp_path: Path) -> None:
     path = (lambda t: torch.cos(torch.pi / 2 * t), lambda t: torch.sin(torch.pi / 2 * t))
-    flow = fp.fit(fp.Gaussian(event_shape=2), X1, network=Own(), path=path, steps=3, progress=False, device="cpu")
+    flow = fp.fit(fp.Gaussian(2), X1, network=Own(), path=path, steps=3, progress=False, device="cpu")
     flow.save(tmp_path)
     with pytest.raises(FlowportError, match=r"fp.load\(folder, network=…\)"):
         fp.load(tmp_path)

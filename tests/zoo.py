@@ -141,7 +141,7 @@ WEIGHTINGS = [
 
 # The densities. Laws without one and stored data have their tests in tests/distribution.
 DISTRIBUTIONS = [
-    ("gaussian", lambda: distribution.Gaussian([1.0, -0.5], [[1.0, 0.6], [0.6, 0.8]], dtype="float64")),
+    ("gaussian", lambda: distribution.Gaussian(mean=[1.0, -0.5], covariance=[[1.0, 0.6], [0.6, 0.8]], dtype="float64")),
     ("mixture", lambda: distribution.Mixture([1, 3], [[-1.5, 0], [1, 1]], [0.3, 0.2], dtype="float64")),
     ("eight_gaussians", lambda: distribution.EightGaussians(dtype="float64")),
     ("moons", distribution.Moons),

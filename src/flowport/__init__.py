@@ -36,6 +36,7 @@ _FAMILIES = (
     "cost",
     "sampling.solver",
     "finetuning.method",
+    "finetuning.adapter",
 )
 
 

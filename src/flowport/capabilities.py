@@ -1,13 +1,23 @@
-"""What can be derived from what: the one place that knows which compositions have a score, an SDE, a reward tilt.
+"""Capabilities of a composition of source, coupling, path, conditioning and prediction: score, SDE, reward tilt.
 
-| the path's noise                   | holds iff                                         | a score             |
-|------------------------------------|---------------------------------------------------|---------------------|
-| the source is the noise (γ = 0)    | source N(0, I), pairing and coupling independent  | −E[x0 | x]/α        |
-| none (γ = 0)                       | anything else                                     | none                |
-| bridge (γ > 0), blind to x0        | any source and coupling                           | −E[z | x]/γ, 2 heads |
-| bridge (γ > 0), field sees x0      | any source and coupling                           | of p_t(· | x0)      |
+On the path x_t = α x0 + β x1 + γ z with z ~ N(0, I), the score follows from the variable that is Gaussian noise
+independent of the rest (Stein's identity, Tweedie's formula):
 
-Fields, translator and fine-tuners ask the role; a composition that breaks the table is refused when a run is built.
+| role of the noise           | condition                                        | score                              |
+|-----------------------------|--------------------------------------------------|------------------------------------|
+| x0 (γ = 0)                  | source N(0, I), pairing and coupling independent | −E[x0 | x]/α                       |
+| none (γ = 0)                | any other source or coupling                     | none                               |
+| z (γ > 0), v a field of x   | any source and coupling                          | −E[z | x]/γ, by a second head      |
+| z (γ > 0), v given x0 too   | any source and coupling                          | of p_t(· | x0): −E[z | x, x0]/γ    |
+
+Fields, samplers and fine-tuning methods query the role. A composition outside the table raises an error when a run is
+built.
+
+References:
+    Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+        arXiv:2303.08797.
+    Domingo-Enrich et al. 2024, "Adjoint Matching: Fine-tuning Flow and Diffusion Generative Models with Memoryless
+        Stochastic Optimal Control", arXiv:2409.08861.
 """
 
 from abc import ABC, abstractmethod
@@ -27,9 +37,17 @@ from flowport.prediction.base import FlowState, Prediction, endpoints
 
 
 class NoiseRole(ABC):
-    """Which variable of the path is Gaussian noise given the rest, and what follows from it.
+    """The role of Gaussian noise in a path: which variable is N(0, I) given the rest, and the score that follows.
 
-    name: as the table calls it. tilt: what reward fine-tuning by adjoint matching reaches; empty where refused.
+    A member provides all methods below. Where a field has a score, it is −E[noise | x_t = x]/n, with the weight n of
+    the noise from ``amplitude``.
+
+    To add a member: subclass this class in this module, let ``capabilities_of`` return it and add its compositions to
+    ``ROWS`` of tests/laws/test_capability.py.
+
+    Attributes:
+        name: Name of the role in messages.
+        tilt: The law that reward fine-tuning by adjoint matching converges to; empty where there is no guarantee.
     """
 
     name: ClassVar[str]
@@ -37,31 +55,66 @@ class NoiseRole(ABC):
 
     @abstractmethod
     def scored(self, prediction: Prediction) -> bool:
-        """Whether a field with this prediction has a score."""
+        """Whether a field with a prediction has a score.
+
+        Args:
+            prediction: What the network predicts.
+        """
 
     @abstractmethod
     def accept(self, prediction: Prediction) -> None:
-        """Raise FlowportError for a prediction whose regression target or hub does not exist in this role."""
+        """Checks that the regression target and the flow state of a prediction are defined in this role.
+
+        Args:
+            prediction: What the network predicts.
+
+        Raises:
+            FlowportError: When they are undefined.
+        """
 
     def ode(self, path: Path) -> bool:
-        """Whether the ODE carries the start law to the whole target law."""
+        """Whether the probability flow ODE transports the source law to the whole target law.
+
+        Args:
+            path: The path of the flow.
+        """
         return True
 
     @abstractmethod
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
-        """(n, ṅ), each (B,): the weight of the noise in x_t. Raises FlowportError where there is none."""
+        """The weight n of the noise in x_t and its time derivative ṅ, (B,) each.
+
+        Args:
+            c: Coefficients of the path at times (B,).
+
+        Raises:
+            FlowportError: When the path has no noise.
+        """
 
     @abstractmethod
     def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
-        """E[noise | x_t = x], so that the score is −noise/n. Raises FlowportError where it is undefined."""
+        """The conditional mean of the noise, E[noise | x_t = x], (B, *D); the score is −E[noise | x_t = x]/n.
+
+        Args:
+            flow_state: Velocity and noise estimates at points x, (B, *D).
+            c: Coefficients of the path at times (B,).
+            start: Start x0, (B, *D), where the field is conditioned on it; else None.
+
+        Raises:
+            FlowportError: When it is undefined or not estimated.
+        """
 
     @abstractmethod
     def require_tilt(self) -> None:
-        """Raise FlowportError, naming what is possible instead, where adjoint matching has no guarantee."""
+        """Checks that adjoint matching converges to a known tilt of the target law.
+
+        Raises:
+            FlowportError: When it has no such guarantee; the message names what is possible instead.
+        """
 
 
 class SourceIsNoise(NoiseRole):
-    """x_t = α ε + β x1 with ε ~ N(0, I) independent of x1."""
+    """Source as noise: x_t = α ε + β x1 with ε ~ N(0, I) independent of x1, so the score is −E[ε | x_t = x]/α."""
 
     name = "the source is the noise"
     tilt = "marginal tilt p1 e^r"
@@ -83,7 +136,7 @@ class SourceIsNoise(NoiseRole):
 
 
 class NoNoise(NoiseRole):
-    """γ = 0 and the source is not independent standard Gaussian noise: velocities only."""
+    """No noise: γ = 0 and a source that is not N(0, I) independent of x1, so there is a velocity but no score."""
 
     name = "none"
 
@@ -91,6 +144,14 @@ class NoNoise(NoiseRole):
         return False
 
     def accept(self, prediction: Prediction) -> None:
+        """Checks that the prediction is neither a score nor the second head of a bridge.
+
+        Args:
+            prediction: What the network predicts.
+
+        Raises:
+            FlowportError: When it is one of these.
+        """
         _refuse_bridge_head(prediction)
         if prediction.is_score:
             raise FlowportError(
@@ -112,6 +173,11 @@ class NoNoise(NoiseRole):
         raise self._refuse()
 
     def require_tilt(self) -> None:
+        """Refuses reward fine-tuning, which needs a score.
+
+        Raises:
+            FlowportError: Always.
+        """
         raise FlowportError(
             "reward fine-tuning needs a score, which a path without noise has only for an independent standard "
             "Gaussian source: train the bridge variant of this experiment (a bridge path with conditioning=source)"
@@ -119,7 +185,7 @@ class NoNoise(NoiseRole):
 
 
 class BlindBridge(NoiseRole):
-    """γ > 0 and the field does not see x0."""
+    """Bridge with a field not given x0: γ > 0, and the score is −E[z | x_t = x]/γ, which needs a second head."""
 
     name = "bridge, field blind to its start"
 
@@ -127,6 +193,14 @@ class BlindBridge(NoiseRole):
         return prediction.heads > 1
 
     def accept(self, prediction: Prediction) -> None:
+        """Checks that the velocity follows from the prediction without x0.
+
+        Args:
+            prediction: What the network predicts.
+
+        Raises:
+            FlowportError: When it does not.
+        """
         if not prediction.resolves_blind_bridge:
             raise FlowportError(
                 f"{option('prediction', prediction)} is undefined on a bridge whose field does not see its "
@@ -138,6 +212,16 @@ class BlindBridge(NoiseRole):
         return c.gamma, c.dgamma
 
     def noise(self, flow_state: FlowState, c: Coefficients, start: Tensor | None) -> Tensor:
+        """The estimate of E[z | x_t = x] by the second head, (B, *D).
+
+        Args:
+            flow_state: Velocity and noise estimates at points x, (B, *D).
+            c: Coefficients of the path at times (B,); not used.
+            start: Start x0; not used.
+
+        Raises:
+            FlowportError: When the prediction has no second head.
+        """
         if flow_state.noise is None:
             raise FlowportError(
                 "one velocity head on a bridge has no score: use prediction=bridge (a second head) or "
@@ -146,6 +230,11 @@ class BlindBridge(NoiseRole):
         return flow_state.noise
 
     def require_tilt(self) -> None:
+        """Refuses adjoint matching, which would tilt the law of the sampler and not the training coupling.
+
+        Raises:
+            FlowportError: Always.
+        """
         raise FlowportError(
             "adjoint matching on a bridge that does not see its start tilts the sampler's own kernel and not the "
             "training coupling: train the bridge with conditioning=source"
@@ -153,7 +242,7 @@ class BlindBridge(NoiseRole):
 
 
 class BridgeGivenSource(NoiseRole):
-    """γ > 0 and the field is a function of x0: all of the Gaussian theory holds given x0."""
+    """Bridge with a field given x0: γ > 0, and the score of p_t(· | x0) is −E[z | x_t = x, x0]/γ."""
 
     name = "bridge, field conditioned on its start"
     tilt = "tilt per start p(x1 | x0) e^r(x1)"
@@ -162,11 +251,19 @@ class BridgeGivenSource(NoiseRole):
         return True
 
     def accept(self, prediction: Prediction) -> None:
+        """Checks that the prediction is not the source, which the field is given.
+
+        Args:
+            prediction: What the network predicts.
+
+        Raises:
+            FlowportError: When it is the source.
+        """
         if prediction.needs_unknown_source:
             raise FlowportError("prediction=source is pointless where the field sees its start: use prediction=target")
 
     def ode(self, path: Path) -> bool:
-        # Without noise at t = 0 the start is one point, from which an ODE reaches one point: the mean.
+        # Where γ(0) = 0 the law at t = 0 given x0 is one point, which an ODE transports to one point only.
         return bool(path.gamma(torch.zeros(1)) > 0)
 
     def amplitude(self, c: Coefficients) -> tuple[Tensor, Tensor]:
@@ -192,13 +289,25 @@ def _refuse_bridge_head(prediction: Prediction) -> None:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a composition can do: ``role`` of the noise; ``score``: whether the field has one, hence SDE samplers."""
+    """The capabilities of a composition, on which samplers and fine-tuning methods depend.
+
+    Args:
+        role: Role of Gaussian noise in the path.
+        score: Whether the field has a score, hence whether it can be sampled by SDEs.
+    """
 
     role: NoiseRole
     score: bool
 
     def require_score(self, who: str) -> None:
-        """Raise FlowportError, naming ``who`` asks, where the field has no score."""
+        """Checks that the field has a score.
+
+        Args:
+            who: Name of the caller in the message, for instance ``"guidance"``.
+
+        Raises:
+            FlowportError: When the field has no score.
+        """
         if not self.score:
             raise FlowportError(
                 f"{who} needs a score, which this flow does not have (its path's noise: {self.role.name}): use an ODE "
@@ -214,7 +323,19 @@ def capabilities_of(
     conditioning: Conditioning,
     prediction: Prediction,
 ) -> Capabilities:
-    """The row of the table for a composition. Raises FlowportError where its parts contradict each other."""
+    """The capabilities of a composition, by the table of this module.
+
+    Args:
+        source: Source distribution.
+        pairing: Joint law of source and target before the coupling.
+        coupling: Coupling that re-pairs the points of a batch.
+        path: Path from x0 to x1.
+        conditioning: Inputs of the network besides x and t.
+        prediction: What the network predicts.
+
+    Raises:
+        FlowportError: When the parts contradict each other, or the prediction is undefined on the path.
+    """
     if coupling.needs_matched_classes and not pairing.matched_classes:
         raise FlowportError(
             "coupling=class_conditional needs equal class counts on both sides: write pairing=class_matched"

@@ -123,9 +123,7 @@ class DroppableConditioning(Conditioning, ABC):
 
 
 class SourceConditioning(DroppableConditioning):
-    """The condition c = x0: the network is a function of the start, whose coordinates are concatenated to x.
-
-    Images are concatenated along their channels.
+    """The condition c = x0, the start of the path, which the network concatenates to x along dimension 1.
 
     Args:
         dropout: Probability of dropping the start of a row, in [0, 1).

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a random generator is a pure function of (seed, scope, purpose, rank, step).
+"""Stateless randomness: every random generator is a pure function of (seed, scope, purpose, rank, step).
 
 No generator state has to be saved for an exact resume, processes have independent noise, and validation does not change
 the random numbers of training.
@@ -64,7 +64,7 @@ class Randomness:
 def seed_network(number: int, device: torch.device) -> None:
     """Seeds torch's default generators, from which dropout draws, on the CPU and on one device.
 
-    Unlike ``torch.manual_seed``, this does not queue a seed for accelerators that are absent, which takes 0.1 ms a step.
+    Unlike ``torch.manual_seed``, it does not queue a seed for absent accelerators, which would take 0.1 ms a step.
 
     Args:
         number: The seed.

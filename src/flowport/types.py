@@ -87,7 +87,8 @@ class Pair:
         """The re-paired points: source row i[k] with target row j[k], with labels, masks and ids.
 
         Args:
-            i, j: Row indices of source and target, (k,) int64 each, or slices.
+            i: Rows of the source, (k,) int64 or a slice.
+            j: Rows of the target, as many.
         """
         return Pair(self.source[i], self.target[j])
 

@@ -13,8 +13,8 @@ from flowport.randomness import Randomness
 N = 40_000
 ROOT = Randomness(7)
 DENSITIES = [
-    Gaussian([1.0, -0.5], [[1.0, 0.6], [0.6, 0.8]], dtype="float64"),
-    Gaussian(0.3, [0.5, 2.0], dtype="float64"),
+    Gaussian(mean=[1.0, -0.5], covariance=[[1.0, 0.6], [0.6, 0.8]], dtype="float64"),
+    Gaussian(mean=0.3, covariance=[0.5, 2.0], dtype="float64"),
     Mixture([1, 3], [[-1.5, 0], [1, 1]], [[[0.5, 0.2], [0.2, 0.3]], [[0.4, -0.1], [-0.1, 0.6]]], dtype="float64"),
     EightGaussians(dtype="float64"),
 ]
@@ -73,7 +73,7 @@ def test_gaussian_agrees_with_torch_and_with_its_mixture():
 
 
 def test_gaussian_of_image_shape():
-    law = Gaussian(0.5, 0.25, [3, 4, 5])
+    law = Gaussian(mean=0.5, covariance=0.25, event_shape=[3, 4, 5])
     x = law.sample(2000, generator()).x
     assert x.shape == (2000, 3, 4, 5)
     assert isinstance(law.modality, Image)
@@ -88,10 +88,10 @@ def test_gaussian_of_image_shape():
     ("law", "standard"),
     [
         (Gaussian(), True),
-        (Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]), True),
+        (Gaussian(mean=[0.0, 0.0], covariance=[[1.0, 0.0], [0.0, 1.0]]), True),
         (Gaussian(event_shape=[1, 16, 16]), True),
         (Gaussian(covariance=[1.0, 1.001]), False),
-        (Gaussian(0.01), False),
+        (Gaussian(mean=0.01), False),
         (Gaussian(covariance=[[1.0, 0.1], [0.1, 1.0]]), False),
         (EightGaussians(), False),
     ],

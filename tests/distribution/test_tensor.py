@@ -144,15 +144,15 @@ def test_files_that_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Gaussian([1, 2, 3]), "mean has 3 numbers"),
+        (lambda: Gaussian(mean=[1, 2, 3]), "mean has 3 numbers"),
         (lambda: Gaussian(covariance=[[1, 2], [2, 1]]), "positive definite"),
         (lambda: Gaussian(covariance=[[1, 0.5], [0.1, 1]]), "symmetric"),
         (lambda: Gaussian(covariance=0), "variance 0"),
         (lambda: Gaussian(covariance=[1, 1, 1]), "lists 3 variances"),
         (lambda: Gaussian(covariance=[[1.0]]), "must be 2 x 2"),
         (lambda: Gaussian(covariance=[[[1.0]]]), "3 axes"),
-        (lambda: Gaussian("zero"), "mean is 'zero'"),
-        (lambda: Gaussian(float("nan")), "finite"),
+        (lambda: Gaussian(mean="zero"), "mean is 'zero'"),
+        (lambda: Gaussian(mean=float("nan")), "finite"),
         (lambda: Gaussian(event_shape=[0]), "event_shape is"),
         (lambda: Gaussian(dtype="float16"), "float32 or float64"),
         (lambda: Mixture([1, 1], [[0, 0]], 1.0), "weights is"),

@@ -18,7 +18,7 @@ close = torch.testing.assert_close
 
 def curve(path, prediction, times, weighting):
     flow, _ = compose(
-        Gaussian([0.0, 0.0], [1.0, 1.0]),
+        Gaussian(mean=[0.0, 0.0], covariance=[1.0, 1.0]),
         EightGaussians(),
         path=path,
         prediction=prediction,
@@ -29,7 +29,9 @@ def curve(path, prediction, times, weighting):
 
 def test_an_objective_without_a_weight_is_refused():
     flow, _ = compose(
-        Gaussian([0.0, 0.0], [1.0, 1.0]), EightGaussians(), objective=ShortcutObjective(UniformTimeSampler())
+        Gaussian(mean=[0.0, 0.0], covariance=[1.0, 1.0]),
+        EightGaussians(),
+        objective=ShortcutObjective(UniformTimeSampler()),
     )
     with pytest.raises(FlowportError, match="ShortcutObjective is no integral of a weight"):
         measured(flow.objective, flow.field)

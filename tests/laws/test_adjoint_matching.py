@@ -28,9 +28,9 @@ def test_what_is_collected_regresses_on_the_optimal_control_of_its_scheme(name, 
     )
     pair, reward = Pair(Sample(source), Sample(source)), QuadraticReward([c / 3], q / 3)
     rollout, facts = AdjointMatching(discretisation).collect(field, reward, 3.0, pair, torch.Generator().manual_seed(2))
-    assert len(rollout.states) == discretisation.grid.steps - 1, "every noisy step"
+    assert len(rollout["states"]) == discretisation.grid.steps - 1, "every noisy step"
     assert float(facts["clipped"]) == 0
-    for k, (state, adjoint) in enumerate(zip(rollout.states, rollout.adjoints, strict=True)):
+    for k, (state, adjoint) in enumerate(zip(rollout["states"], rollout["adjoints"], strict=True)):
         x = state[:, 0]
         rest = -adjoint[:, 0] - (g[k] + gain[k] * x)
         for feature in (torch.ones_like(x), x - x.mean()) if float(x.std()) > 1e-9 else (torch.ones_like(x),):
@@ -49,11 +49,13 @@ def told(early, clip=None, strength=2.0):
         start,
         start[:, 0],
         start[:, 0],
-        times=times,
-        variances=torch.ones(k, dtype=F64),
-        states=torch.zeros(k, n, 1, dtype=F64),
-        adjoints=adjoints,
-        strength=start.new_tensor(strength),
+        record={
+            "times": times,
+            "variances": torch.ones(k, dtype=F64),
+            "states": torch.zeros(k, n, 1, dtype=F64),
+            "adjoints": adjoints,
+            "strength": start.new_tensor(strength),
+        },
     )
     discretisation, base = PaperDiscretisation(UniformGrid(STEPS)), normal()
     field, _, g, gain = tabled(discretisation, base, 0.0, 0.0)

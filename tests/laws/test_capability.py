@@ -63,7 +63,7 @@ ROWS = [
     (MOONS, IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
     (MOONS, ExactCoupling(), TrigonometricPath(), BLIND, SourcePrediction(), NoNoise, False),
     (Gaussian(covariance=2.0), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
-    (Gaussian(0.1), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
+    (Gaussian(mean=0.1), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
     (MOONS, ExactCoupling(), BrownianBridge(), BLIND, VelocityPrediction(), BlindBridge, False),
     (NOISE, IndependentCoupling(), SmoothBridge(), BLIND, VelocityPrediction(), BlindBridge, False),
     (MOONS, ExactCoupling(), SmoothBridge(), BLIND, BridgePrediction(), BlindBridge, True),

@@ -69,11 +69,11 @@ def test_a_replay_is_weighted_at_the_strength_that_its_newest_collection_reached
     reward, ratio = (torch.randn(2, 6, dtype=F64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
     x = torch.zeros(6, 1, dtype=F64)
     old, new = (
-        Rollout(x, x, r, s, scale=torch.tensor(a, dtype=F64), temper=torch.tensor(b, dtype=F64))
+        Rollout(x, x, r, s, None, {"scale": torch.tensor(a, dtype=F64), "temper": torch.tensor(b, dtype=F64)})
         for r, s, a, b in zip(reward, ratio, (0.2, 0.7), (1.0, 0.5), strict=True)
     )
     a = 0.7 * reward - ratio
-    found = weights([old.ends, new], groups=2)
+    found = weights([old.without_record, new], groups=2)
     for k, logits in enumerate((a[0], 0.5 * a[1])):
         by_start = torch.cat([part.exp() / part.exp().sum() / 2 for part in logits.split(3)])
         assert torch.allclose(found[k], by_start, rtol=1e-12)
@@ -84,7 +84,7 @@ def test_collections_of_another_size_are_left_out_of_the_replay():
     field = TiltedField(from_noise(mixture(WEIGHTS, MEANS, covariances())), Wrong())
     method, one = PathWeighted(UniformGrid(4), late=None, batch=16), torch.tensor(1.0, dtype=F64)
     points = torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).split([12, 8])
-    old, new = (Rollout(x, x, x[:, 0], x[:, 1], scale=one, temper=one) for x in points)
+    old, new = (Rollout(x, x, x[:, 0], x[:, 1], None, {"scale": one, "temper": one}) for x in points)
     both, newest = (
         method.loss(field, replay, torch.Generator().manual_seed(1)).terms for replay in ([old, new], [new])
     )

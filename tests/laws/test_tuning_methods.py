@@ -102,9 +102,9 @@ class Fitted(Adapter):
 
     def __init__(self, rollout):
         super().__init__()
-        self.times = rollout.times
-        x = rollout.states
-        self.weights = torch.linalg.lstsq(torch.cat([torch.ones_like(x), x], 2), rollout.wanted).solution[..., 0]
+        self.times = rollout["times"]
+        x = rollout["states"]
+        self.weights = torch.linalg.lstsq(torch.cat([torch.ones_like(x), x], 2), rollout["changes"]).solution[..., 0]
 
     def velocity(self, x, t, condition, base, gains):
         k = torch.searchsorted(self.times, t.contiguous()).clamp(1, len(self.times) - 1)
@@ -153,7 +153,7 @@ def test_draft_has_the_gradient_of_the_reward_through_its_last_steps(last):
     assert torch.equal(*found)
 
     def reached(g, k):
-        moved, x = TiltedField(base, Line(g, k)), rollout.states[0]
+        moved, x = TiltedField(base, Line(g, k)), rollout["state"]
         for step in range(6 - last, 6):
             x = x + moved.velocity(x, torch.full((50,), step / 6, dtype=F64), Condition()) / 6
         return -float(reward.value(x.detach(), Condition()).mean())
@@ -188,7 +188,7 @@ def test_draft_runs_away_under_a_linear_reward_and_collapses_under_a_concave_one
     slope = loss(zero)
     newton = -torch.linalg.solve(torch.stack([loss(u) - slope for u in unit]), slope)  # the loss is quadratic
     assert float(loss(newton).abs().max()) < 1e-9
-    x, t = rollout.states[0], torch.full((200,), 0.95, dtype=F64)
+    x, t = rollout["state"], torch.full((200,), 0.95, dtype=F64)
     end = x + field.velocity(x, t, Condition()) / 20
     torch.testing.assert_close(end.detach(), torch.full_like(end, 0.25))
 

@@ -165,7 +165,7 @@ def test_a_strength_out_of_reach_is_annealed_to_the_part_that_is_in_reach(option
         generator = torch.Generator().manual_seed(seed)
         none = TiltedField(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)]))))
         rollout, _ = method.collect(none, LinearReward([c]), 1.0, Pair(Sample(x0), Sample(x0)), generator)
-        scale = float(rollout.scale)
+        scale = float(rollout["scale"])
         assert scale == pytest.approx(0.6931**0.5 / (c * S2**0.5), rel=0.15)
         fields = [TiltedField(base, Near(from_noise(line([(1, 0, 1 + S2 * scale * c, 1, S2, 0)])), d)) for d in DELTAS]
         for field in fields:
@@ -187,7 +187,7 @@ def test_the_less_certain_target_has_the_smaller_share():
         Pair(Sample(x0), Sample(x0)),
         torch.Generator().manual_seed(0),
     )
-    assert float(rollout.share.max()) < 0.05
+    assert float(rollout["share"].max()) < 0.05
 
 
 def test_the_certificate_of_a_bridge_weighs_the_paths_of_every_start_by_themselves():

@@ -50,7 +50,7 @@ def test_from_noise(strength: float) -> None:
 
 def test_a_correlated_bridge() -> None:
     problem = BridgeProblem(
-        Gaussian([1.0, 0.0], [[0.8, 0.2], [0.2, 0.5]], dtype=F64),
+        Gaussian(mean=[1.0, 0.0], covariance=[[0.8, 0.2], [0.2, 0.5]], dtype=F64),
         [1.0],
         [[1.0, -0.5]],
         [0.9, 0.5],

@@ -1,1 +1,1 @@
-"""Data for training: pairs of source and target points, coupled and indexed by step."""
+"""Data for training: batches of coupled source and target points, indexed by step."""

@@ -1,7 +1,12 @@
-"""Pairs for training: drawn, coupled and indexed by step, made on the device.
+"""Training batches of coupled source and target points, made on the device and indexed by step.
 
-Batch ``step`` is a pure function of (randomness, step, rank): a resumed run draws what an unbroken one would have
-drawn, also from the middle of a pool and with batches prefetched.
+The batch of a step is a pure function of (randomness, step, rank), so that a resumed run draws the batches of an
+uninterrupted one, also from within a pool and with prefetching.
+
+References:
+    Pooladian et al. 2023, "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", arXiv:2304.14772.
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +30,25 @@ from flowport.types import Pair
 
 
 class PairStream:
-    """The training batches of a pairing under a coupling, by step.
+    """The stream of training batches (x0, x1) ~ π of a coupling π over a pairing, indexed by step.
 
-    batch: pairs in a batch. pool: minibatches coupled at once; "all" solves the coupling once over the whole stored
-    training set, keeps the pairs, and walks a new permutation of them every epoch. An independent coupling needs no
-    pool. facts: what the last coupling had to say (lost mass, plan entropy).
-    rank, world: of several processes each takes its own shard: together they walk the stream that one process with
-    batches ``world`` times as large would walk.
+    The coupling is solved over pools of several minibatches, or once over the whole stored training set. Several
+    processes take disjoint shards of one stream: together they draw the pairs that one process with batches as many
+    times as large would draw. ``facts`` holds the numbers that the last solved coupling reported (lost mass, plan
+    entropy).
+
+    Args:
+        pairing: Joint law of source and target before the coupling.
+        coupling: Re-pairs the points of a pool.
+        randomness: Randomness of all draws.
+        batch: Number of pairs in a batch.
+        pool: Number of minibatches coupled at once; ``"all"`` solves the coupling once over the whole training set and
+            draws a new permutation of its pairs in every epoch. An independent coupling always has pools of 1.
+        rank: Number of this process.
+        world_size: Number of processes that share the stream.
+
+    Raises:
+        FlowportError: When batch or pool is below 1.
     """
 
     def __init__(
@@ -42,43 +59,56 @@ class PairStream:
         batch: int,
         pool: int | Literal["all"] = 1,
         rank: int = 0,
-        problem: int = 1,
+        world_size: int = 1,
     ) -> None:
         if batch < 1 or (pool != "all" and pool < 1):
             raise FlowportError(f"data.batch and data.pool must be at least 1 (or pool=all), not {batch} and {pool}")
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
-        self.batch, self.rank, self.problem = batch, rank, problem
+        self.batch, self.rank, self.world_size = batch, rank, world_size
         self.pool = 1 if coupling.independent else pool
         self.facts: Mapping[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
-        self._kept: tuple[int, Pair] | None = None
+        self._cached: tuple[int, Pair] | None = None
 
     def at(self, step: int) -> Pair:
-        """The re-paired batch of a step."""
+        """The re-paired batch of a step.
+
+        Args:
+            step: Number of the batch, from 0.
+
+        Raises:
+            FlowportError: When the coupling cannot be solved, or source or target is not stored and the pool is "all".
+        """
         if self.pool == "all":
             return self._from_whole(step)
         number, offset = divmod(step, self.pool)
         if self.pool == 1:
             return self._coupled(number)
-        if self._kept is None or self._kept[0] != number:
-            self._kept = (number, self._coupled(number))
-        return self._kept[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
+        if self._cached is None or self._cached[0] != number:
+            self._cached = (number, self._coupled(number))
+        return self._cached[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
 
     def facts_of(self, step: int) -> dict[str, float]:
-        """What the coupling had to say of the pool of a step, and pair_cost, the mean of |x0 − x1|² over that pool's
-        pairs, summed over coordinates; no batch prepared ahead can change it."""
+        """The facts that the coupling reports on the pool of a step, and its pair cost.
+
+        ``pair_cost`` is the mean over the pairs of the pool of |x0 − x1|², summed over coordinates. The facts are those
+        of this step, whatever batches are prefetched.
+
+        Args:
+            step: Number of the batch, from 0.
+        """
         stream = copy(self)
-        stream._kept = None
+        stream._cached = None
         pair = stream.at(step)
-        pair = pair if stream._kept is None else stream._kept[1]
+        pair = pair if stream._cached is None else stream._cached[1]
         cost = (pair.source.x - pair.target.x).double().square().sum() / len(pair)
         return {name: float(value) for name, value in {**stream.facts, "pair_cost": cost}.items()}
 
     def _coupled(self, number: int) -> Pair:
-        """The pairs of a whole pool."""
+        """The re-paired points of the pool with a number."""
         assert self.pool != "all"
         n, first = self.pool * self.batch, number * self.pool
-        pair = self.pairing.pairs((number * self.problem + self.rank) * n, n, self._draws)
+        pair = self.pairing.pairs((number * self.world_size + self.rank) * n, n, self._draws)
         if self.coupling.independent:
             return pair
         plan = self.coupling(pair, self._own.generator("coupling", first, pair.source.x.device))
@@ -90,7 +120,11 @@ class PairStream:
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:
-        """Item numbers (i, j) of all pairs of the training set, solved once."""
+        """Item numbers (i, j) of all pairs of the coupling of the whole training set, which is solved once.
+
+        Raises:
+            FlowportError: When source or target is not stored, or the coupling permutes points inside clouds.
+        """
         pair = self.pairing.whole(self.randomness.under("whole"))
         plan: Plan = self.coupling(pair, self.randomness.generator("coupling of the whole set"))
         self.facts = plan.facts
@@ -103,7 +137,7 @@ class PairStream:
 
     def _from_whole(self, step: int) -> Pair:
         i, j = self.whole
-        rows, at = [], (step * self.problem + self.rank) * self.batch
+        rows, at = [], (step * self.world_size + self.rank) * self.batch
         end = at + self.batch
         while at < end:
             epoch, offset = divmod(at, len(i))
@@ -120,17 +154,17 @@ class PairStream:
 
 
 class _Batches(IterableDataset):
-    """Batches from a step on, every one ``repeat`` times, ``ahead`` of them prepared in a background thread."""
+    """Endless batches from a first step on, each repeated; some of them are prepared ahead in a background thread."""
 
     def __init__(self, stream: PairStream, first: Callable[[], int], ahead: int, repeat: int = 1) -> None:
         self.stream, self.first, self.ahead, self.repeat = stream, first, ahead, repeat
 
     def __iter__(self) -> Iterator[Pair]:
-        number, seen = divmod(self.first(), self.repeat)
+        number, repeated = divmod(self.first(), self.repeat)
         for pair in self._from(number):
-            for _ in range(seen, self.repeat):
+            for _ in range(repeated, self.repeat):
                 yield pair
-            seen = 0
+            repeated = 0
 
     def _from(self, step: int) -> Iterator[Pair]:
         if self.ahead == 0:
@@ -152,10 +186,21 @@ class _Batches(IterableDataset):
 class PairDataModule(LightningDataModule):
     """LightningDataModule of the pairs of a pairing, re-paired by a coupling.
 
-    pairing: of the whole distributions; training uses its train split and validation its validation split.
-    placement: whether stored data live on the device or are streamed to it; by default Resident().
-    prefetch: batches drawn and coupled ahead in a background thread (0: none). validation_items: pairs of the
-    validation loss. repeat: steps that see the same batch: a fine-tuning learns from its paths for some.
+    Training draws from the train split of the pairing, validation from its validation split.
+
+    Args:
+        pairing: Joint law of source and target before the coupling.
+        coupling: Re-pairs the points of a pool.
+        randomness: Randomness of all draws.
+        batch: Number of pairs in a batch.
+        pool: Number of minibatches coupled at once, or ``"all"`` (see ``PairStream``).
+        prefetch: Number of batches drawn and coupled ahead in a background thread.
+        validation_items: Number of pairs of the validation loss, rounded down to batches, at least one.
+        placement: Where stored data are during training; None for ``ResidentPlacement()``.
+        repeat: Number of successive steps that use the same batch, for fine-tuning methods that reuse trajectories.
+
+    Raises:
+        FlowportError: When repeat, batch or pool is below 1.
     """
 
     def __init__(
@@ -180,21 +225,39 @@ class PairDataModule(LightningDataModule):
         self.train = PairStream(pairing.split("train"), coupling, randomness.under("train"), batch, pool)
 
     def setup(self, stage: str) -> None:
+        """Places the data and creates the streams of this process.
+
+        Args:
+            stage: Stage of the trainer; only ``"fit"`` has an effect.
+        """
         if self.trainer is None or stage != "fit":
             return
-        pairing, rank, problem = (
+        pairing, rank, world_size = (
             self.placed(self.trainer.strategy.root_device),
             self.trainer.global_rank,
             self.trainer.world_size,
         )
         self.train = PairStream(
-            pairing.split("train"), self.coupling, self.randomness.under("train"), self.batch, self.pool, rank, problem
+            pairing.split("train"),
+            self.coupling,
+            self.randomness.under("train"),
+            self.batch,
+            self.pool,
+            rank,
+            world_size,
         )
         held_out = pairing.split("validation")
         self.held_out = PairStream(held_out, self.coupling, self.randomness.under("validation"), self.batch)
 
     def placed(self, device: torch.device) -> Pairing:
-        """The pairing whose points are made on a device."""
+        """The pairing whose points are made on a device.
+
+        Args:
+            device: The device.
+
+        Raises:
+            FlowportError: When the data do not fit the placement.
+        """
         if device not in self._placed:
             self._placed[device] = self.placement.place(self.pairing, device)
         return self._placed[device]
@@ -204,11 +267,20 @@ class PairDataModule(LightningDataModule):
         return self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> DataLoader[Pair]:
+        """Endless batches from the trainer's step on."""
         return DataLoader(_Batches(self.train, self._first_step, self.prefetch, self.repeat), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Pair]:
+        """The same batches of the validation split in every epoch."""
         batches = max(1, self.validation_items // self.batch)
         return DataLoader([self.held_out.at(k) for k in range(batches)], batch_size=None)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Pair, device: torch.device, dataloader_idx: int) -> Pair:
+        """The batch on a device.
+
+        Args:
+            batch: A batch of pairs.
+            device: The device.
+            dataloader_idx: Not used.
+        """
         return batch if batch.source.x.device == device else batch.to(device)

@@ -1,7 +1,7 @@
-"""What a modality's options leave null, measured once on the training data of a run.
+"""Normalisation constants of modalities, measured once on the training data of a run.
 
-The numbers belong to the run, not to the data: ``experiment.sides`` writes them into the run's config, so resume,
-evaluate and translate read them there, bit by bit, whatever became of the files since.
+The numbers belong to the run, not to the data: ``flowport.run.build`` writes them into the config of the run, where
+resume, evaluate and translate read exactly the same values, even if the data files have changed since.
 """
 
 import logging
@@ -12,11 +12,18 @@ from flowport.randomness import Randomness
 
 logger = logging.getLogger(__name__)
 DIGITS, CHUNK = 6, 256
-"""Significant digits that are kept, and items encoded at once."""
+"""Significant digits of the constants, and number of items encoded at once."""
 
 
 def moments(sides: list[Distribution]) -> tuple[float, float]:
-    """Mean and standard deviation of all numbers of the points of one training epoch of all sides, without padding."""
+    """Mean and standard deviation of all coordinates of one training epoch of several distributions, without padding.
+
+    Args:
+        sides: Distributions of stored data, whose training points are pooled.
+
+    Raises:
+        FlowportError: When a distribution has no stored training set.
+    """
     count, total, squares = 0, 0.0, 0.0
     for side in sides:
         train, randomness = side.split("train"), Randomness(0, 0, "/normalisation")
@@ -33,17 +40,28 @@ def moments(sides: list[Distribution]) -> tuple[float, float]:
 
 
 def measured(source: Distribution, target: Distribution) -> dict[str, dict[str, float]]:
-    """Side ("source", "target") -> option of its modality -> value; only of sides that leave an option null.
+    """Values of the options of the two modalities that are null, measured on the training data.
 
-    Two sides of one modality are measured together, so that they share one normalisation and a difference in level
-    stays one. Raises FlowportError where only one of the two leaves an option null, and where all points are equal.
+    Two sides with the same class of modality are measured together, so that they share one normalisation and a
+    difference in level between them is preserved.
+
+    Args:
+        source: Source distribution.
+        target: Target distribution.
+
+    Returns:
+        Values by side ("source", "target") and option, for sides with an option that is null; rounded to 6 digits.
+
+    Raises:
+        FlowportError: When two sides with the same class of modality have different options null, or all training
+            points are equal.
     """
     sides = {"source": source, "target": target}
     wanted = {name: side.modality.unknown() for name, side in sides.items()}
     together = type(source.modality) is type(target.modality)
     if together and wanted["source"] != wanted["target"]:
-        told = " and ".join(f"{name}.modality leaves {', '.join(w) or 'nothing'} null" for name, w in wanted.items())
-        raise FlowportError(f"{told}, but both sides share one normalisation: leave the same options null on both")
+        nulls = " and ".join(f"{name}.modality leaves {', '.join(w) or 'nothing'} null" for name, w in wanted.items())
+        raise FlowportError(f"{nulls}, but both sides share one normalisation: leave the same options null on both")
     found: dict[str, dict[str, float]] = {}
     for names in [list(sides)] if together else [[name] for name in sides]:
         if not wanted[names[0]]:

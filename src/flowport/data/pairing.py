@@ -1,4 +1,9 @@
-"""How source and target arrive together, before any coupling."""
+"""Pairings: joint laws of source and target before any coupling.
+
+References:
+    Liu, Gong and Liu 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        arXiv:2209.03003 (reflow, whose pairs are stored).
+"""
 
 from abc import ABC, abstractmethod
 from copy import copy
@@ -17,9 +22,27 @@ from flowport.types import Pair, Sample
 
 
 class Pairing(ABC):
-    """independent: source and target are drawn independently of each other (a coupling may re-pair them).
-    matched_classes: both sides of every batch hold the same number of points of each class.
-    paired: the pairs themselves are the data, and no coupling may part them."""
+    """A joint law p(x0, x1) of source and target, from which the points of a batch are drawn before the coupling.
+
+    A member provides ``pairs`` and ``whole`` and sets ``independent``. ``pairs`` is a pure function of its arguments,
+    so that training can resume at any position. A pairing is not changed after construction: ``split``, ``to`` and
+    ``streamed_to`` return another one.
+
+    To add a member: subclass this class in this module and add ``configs/pairing/<name>.yaml`` with ``_target_`` and
+    ``_partial_: true``. Add it to ``JOINTS`` of tests/data/test_pairing.py.
+
+    Args:
+        source: Source distribution p0.
+        target: Target distribution p1.
+
+    Attributes:
+        independent: Whether p(x0, x1) = p0(x0) p1(x1); a coupling may then re-pair the points.
+        paired: Whether the pairs themselves are the data, so that no coupling may re-pair them.
+        matched_classes: Whether both sides of every batch hold the same number of points of each class.
+
+    Raises:
+        FlowportError: When source and target points have different shapes.
+    """
 
     independent: ClassVar[bool]
     paired: ClassVar[bool] = False
@@ -35,25 +58,51 @@ class Pairing(ABC):
 
     @abstractmethod
     def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
-        """n pairs from position ``start`` of the endless training stream: a pure function of its arguments."""
+        """Pairs start, …, start + n − 1 of the endless training stream.
+
+        Args:
+            start: Position in the stream of the first pair.
+            n: Number of pairs.
+            randomness: Randomness of the stream; the same one gives the same stream.
+        """
 
     @abstractmethod
     def whole(self, randomness: Randomness) -> Pair:
-        """The whole stored training set, unaugmented, for a coupling that is solved once and kept."""
+        """The whole stored training set, not augmented, for a coupling that is solved once.
+
+        Args:
+            randomness: Randomness of the draws.
+
+        Raises:
+            FlowportError: When source or target is not stored.
+        """
 
     def split(self, name: str) -> "Pairing":
+        """The pairing of a split of both distributions.
+
+        Args:
+            name: Name of the split: train, validation or test.
+        """
         return type(self)(self.source.split(name), self.target.split(name))
 
     def to(self, device: torch.device | str) -> "Pairing":
-        """Both distributions with all that they hold on a device."""
+        """The pairing with all data of both distributions on a device.
+
+        Args:
+            device: The device.
+        """
         return type(self)(self.source.to(device), self.target.to(device))
 
     def streamed_to(self, device: torch.device) -> "Pairing":
-        """Both distributions with their points made on a device and their raw data left where they are."""
+        """The pairing with its points made on a device; raw data stay where they are.
+
+        Args:
+            device: The device.
+        """
         return type(self)(self.source.streamed_to(device), self.target.streamed_to(device))
 
     def stored_bytes(self) -> int:
-        """What the stored items of both sides take in memory."""
+        """Memory that the stored items of both distributions take, in bytes."""
         return self.source.stored_bytes() + self.target.stored_bytes()
 
     def _stored(self) -> tuple[int, int]:
@@ -67,7 +116,7 @@ class Pairing(ABC):
 
 
 class UnpairedPairing(Pairing):
-    """p(x0, x1) = p0(x0) p1(x1)."""
+    """The product law, p(x0, x1) = p0(x0) p1(x1)."""
 
     independent = True
 
@@ -83,9 +132,16 @@ class UnpairedPairing(Pairing):
 
 
 class ClassMatchedPairing(Pairing):
-    """p(x0, x1) = Σ_y p1(y) p0(x0 | y) p1(x1 | y): the classes follow the target, the source is drawn to match.
+    """The class-conditional product law, p(x0, x1) = Σ_y p1(y) p0(x0 | y) p1(x1 | y).
 
-    Where the class shares of the two sides differ, the source is reweighted by p1(y) / p0(y).
+    Classes follow the target: the law of the source is p0 reweighted by p1(y)/p0(y).
+
+    Args:
+        source: Source distribution with class labels.
+        target: Target distribution with class labels.
+
+    Raises:
+        FlowportError: When the two sides have no classes or different numbers of classes.
     """
 
     independent = False
@@ -117,7 +173,15 @@ class ClassMatchedPairing(Pairing):
 
 
 class PairedPairing(Pairing):
-    """Item k of the source belongs to item k of the target; a coupling must leave them together."""
+    """The empirical law of paired data: item k of the source is paired with item k of the target.
+
+    Args:
+        source: Stored source data.
+        target: Stored target data, as many items with the same splits.
+
+    Raises:
+        FlowportError: When a side is not stored, the lengths or splits differ, or training draws random crops.
+    """
 
     independent = False
     paired = True
@@ -153,12 +217,18 @@ class PairedPairing(Pairing):
 
 
 class StoredPairing(Pairing):
-    """Pairs of encoded points in a file that translate or reflow wrote; source and target are what they are evaluated
-    on.
+    """The empirical law of stored pairs of encoded points, as written by translate or reflow.
 
-    A tenth of them, all pairs of an item together, is kept for validation. Raises FlowportError for a file that is
-    missing or
-    damaged, for points of another shape, fewer than 10, NaN and infinity.
+    A tenth of the pairs is the validation split; pairs of the same source item are in the same split.
+
+    Args:
+        source: Source distribution, used for evaluation.
+        target: Target distribution, used for evaluation.
+        path: File of the pairs, .safetensors.
+
+    Raises:
+        FlowportError: When the file is missing or damaged, holds points of another shape, NaN or infinite values, or
+            fewer than 10 pairs.
     """
 
     independent = False
@@ -186,6 +256,14 @@ class StoredPairing(Pairing):
         self.parts, self.device = divide(n, max(tenth, 1), 0, groups=groups), torch.device("cpu")
 
     def split(self, name: str) -> "StoredPairing":
+        """The pairs of a split, with that split of both distributions.
+
+        Args:
+            name: Name of the split: train or validation.
+
+        Raises:
+            FlowportError: When the pairs have no such split.
+        """
         if len(self.parts.get(name, ())) == 0:
             raise FlowportError(f"stored pairs have no split called {name!r}: only train and validation")
         index = self.parts[name].to(self.rows.source.x.device)
@@ -216,19 +294,35 @@ class StoredPairing(Pairing):
 
 
 def tensors_of(pair: Pair) -> dict[str, torch.Tensor]:
-    """All that a pair holds, by names such as source.x and target.label."""
+    """All tensors of a pair by names such as ``source.x`` and ``target.label``.
+
+    Args:
+        pair: Source and target points.
+    """
     sides = {"source": pair.source, "target": pair.target}
     every = {f"{name}.{f.name}": getattr(side, f.name) for name, side in sides.items() for f in fields(Sample)}
     return {name: value for name, value in every.items() if value is not None}
 
 
 def write_pairs(pair: Pair, path: Path) -> None:
-    """Pairs of encoded points as a file that ``pairing=stored`` reads: tensors only (.safetensors)."""
+    """Writes pairs of encoded points to a file that ``pairing=stored`` reads.
+
+    Args:
+        pair: Source and target points.
+        path: File to write, .safetensors.
+    """
     keep(path, {name: value.cpu().clone() for name, value in tensors_of(pair).items()}, {})  # unshared
 
 
 def read_pairs(path: str | None) -> Pair:
-    """What ``write_pairs`` wrote. Raises FlowportError where it is missing or damaged."""
+    """The pairs that ``write_pairs`` wrote to a file.
+
+    Args:
+        path: File to read, .safetensors.
+
+    Raises:
+        FlowportError: When the file is missing, damaged or no file of pairs.
+    """
     place = Path(path or "")
     held = loaded(place)
     lengths = set() if held is None else {len(value) for value in held[0].values()}

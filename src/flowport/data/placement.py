@@ -1,4 +1,4 @@
-"""Where stored data live while a flow trains: on its device, or on the host with batches sent over ahead of time."""
+"""Placements: whether stored data are on the device during training, or on the host and sent batch by batch."""
 
 from abc import ABC, abstractmethod
 
@@ -11,17 +11,36 @@ GIB = 2**30
 
 
 class Placement(ABC):
-    """Both placements give the same batches, bit by bit on the same device: only time and memory differ."""
+    """The place of stored data during training.
+
+    A member provides ``place``. All placements give the same batches, bit by bit on the same device; only time and
+    memory differ.
+
+    To add a member: subclass this class in this module and name it with ``_target_`` under ``placement`` of a new
+    ``configs/data/<name>.yaml``. Tests belong to tests/data/test_placement.py.
+    """
 
     @abstractmethod
     def place(self, pairing: Pairing, device: torch.device) -> Pairing:
-        """The pairing whose points are made on ``device``."""
+        """The pairing whose points are made on a device.
+
+        Args:
+            pairing: The pairing with its data on the host.
+            device: The device of training.
+
+        Raises:
+            FlowportError: When the data do not fit.
+        """
 
 
 class ResidentPlacement(Placement):
-    """Raw data (bytes of images, 16-bit waves, floats of clouds) lie on the device; nothing is copied in a step.
+    """Raw data (bytes of images, int16 waves, floats of clouds) on the device, so that no step copies data.
 
-    gib: what source and target may take there together. Raises FlowportError for data that need more.
+    Args:
+        gib: Memory that source and target may take together, GiB.
+
+    Raises:
+        FlowportError: When gib is not positive.
     """
 
     def __init__(self, gib: float = 4.0) -> None:
@@ -32,6 +51,15 @@ class ResidentPlacement(Placement):
         self.gib = gib
 
     def place(self, pairing: Pairing, device: torch.device) -> Pairing:
+        """The pairing with all its data on a device.
+
+        Args:
+            pairing: The pairing with its data on the host.
+            device: The device of training.
+
+        Raises:
+            FlowportError: When the data take more than ``gib``.
+        """
         needed = pairing.stored_bytes() / GIB
         if needed > self.gib:
             raise FlowportError(
@@ -42,8 +70,10 @@ class ResidentPlacement(Placement):
 
 
 class StreamingPlacement(Placement):
-    """Raw data stay on the host, as pages of their file on disk where there is one; the raw items of a batch are
-    pinned, sent without waiting and encoded on the device. With ``data.prefetch`` all this happens beside the step."""
+    """Raw data on the host, memory-mapped where they have a file; the items of a batch are sent and encoded on demand.
+
+    They are copied asynchronously from pinned memory; with ``data.prefetch`` a background thread does this ahead.
+    """
 
     def place(self, pairing: Pairing, device: torch.device) -> Pairing:
         return pairing.streamed_to(device)

@@ -1,4 +1,8 @@
-"""The space in which a flow lives: the data's own, or the latent space of an autoencoder."""
+"""Spaces: whether the flow transports encoded data themselves or latents of an autoencoder.
+
+References:
+    Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752.
+"""
 
 from abc import ABC, abstractmethod
 from copy import copy
@@ -19,30 +23,55 @@ from flowport.randomness import Randomness
 
 AUTOENCODERS = home() / "autoencoders"
 RECIPE = TrainingSettings(rate=2e-3, decay=0.01)
-"""On |x − decode(z + noise n)|², z = encode(x), n ~ N(0, I): the noise makes near latents decode to near images, for a
-flow arrives nearly."""
+"""Training of autoencoders on |x − decode(z + σ n)|², z = encode(x), n ~ N(0, I), σ = ``noise``.
+
+The noise makes the decoder smooth, because a sampled flow reaches latents of images only approximately.
+"""
 
 
 class Space(ABC):
+    """The space of the points that the flow transports.
+
+    A member provides ``enter``.
+
+    To add a member: subclass this class in this module and add ``configs/space/<name>.yaml`` with ``_target_``. Tests
+    belong to tests/data/test_space.py.
+    """
+
     @abstractmethod
     def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
-        """Both distributions in this space, and what is worth knowing of the way there."""
+        """Both distributions in this space, and facts on their encoding to log.
+
+        Args:
+            source: Source distribution of data.
+            target: Target distribution of data.
+
+        Raises:
+            FlowportError: When the distributions have no representation in this space.
+        """
 
 
 class DataSpace(Space):
-    """The data's own space."""
+    """The space of the encoded data themselves: distributions are unchanged."""
 
     def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
         return source, target, {}
 
 
 class LatentSpace(Space):
-    """Stored images of both sides are encoded by one autoencoder, trained once on the training images of both and kept
-    in data/autoencoders by a hash of them; a standard Gaussian source becomes the one of the latent's shape.
+    """The latent space of one autoencoder of the stored images of both sides.
 
-    channels: of a latent, which has a quarter of the image's height and width; width: of the autoencoder.
-    Metrics and pictures see decoded images beside real ones. Raises FlowportError for anything but
-    stored images of one shape.
+    The autoencoder is trained on the training images of both sides and cached in data/autoencoders under a hash of
+    images and settings. A standard Gaussian side becomes the standard Gaussian of the shape of a latent. Metrics and
+    pictures compare decoded latents with the images of the data.
+
+    Args:
+        channels: Number of channels of a latent, whose height and width are a quarter of those of the image.
+        width: Number of channels of the hidden layers of the autoencoder.
+        steps: Number of training steps of the autoencoder.
+
+    Raises:
+        FlowportError: When steps is below 1.
     """
 
     def __init__(self, channels: int = 4, width: int = 32, steps: int = 1000) -> None:
@@ -51,6 +80,15 @@ class LatentSpace(Space):
         self.channels, self.width, self.recipe = channels, width, replace(RECIPE, steps=steps)
 
     def enter(self, source: Distribution, target: Distribution) -> tuple[Distribution, Distribution, Facts]:
+        """Both distributions as latents, and the reconstruction errors of the autoencoder.
+
+        Args:
+            source: Stored images or a standard Gaussian.
+            target: Stored images or a standard Gaussian.
+
+        Raises:
+            FlowportError: When no side is stored, a side is neither of the two, or the images have different shapes.
+        """
         sides = [side for side in (source, target) if isinstance(side, Stored)]
         if not sides or not all(isinstance(s, Stored) or s.standard_gaussian for s in (source, target)):
             raise FlowportError(
@@ -65,7 +103,13 @@ class LatentSpace(Space):
 
 
 def inside(side: Distribution, codec: Codec, other: Distribution) -> Distribution:
-    """Stored images as latents of a codec; anything else as a standard Gaussian of the latents' shape."""
+    """Stored images as latents of a codec; any other distribution as the standard Gaussian of the shape of a latent.
+
+    Args:
+        side: The distribution.
+        codec: The autoencoder.
+        other: The distribution of the other side, whose modality a Gaussian takes.
+    """
     if not isinstance(side, Stored):
         return Gaussian(event_shape=codec.latent_shape, modality=LatentModality(other.modality, codec))
     entered = copy(side)
@@ -78,10 +122,20 @@ def inside(side: Distribution, codec: Codec, other: Distribution) -> Distributio
 def trained_autoencoder(
     sides: list[Stored], channels: int, width: int, recipe: TrainingSettings, folder: Path
 ) -> tuple[Autoencoder, Facts]:
-    """The autoencoder of the training images of all sides, loaded from ``folder`` or trained and kept there, and its
-    mean squared reconstruction error over their test images (squared units of the points) and over their variance.
+    """An autoencoder of the training images of several distributions, from the cache or newly trained.
 
-    Trained on the CPU with a fixed seed; the caller's random state is not touched.
+    It is trained on the CPU with a fixed seed; torch's default generator is unchanged afterwards.
+
+    Args:
+        sides: Stored images of one shape.
+        channels: Number of channels of a latent.
+        width: Number of channels of the hidden layers.
+        recipe: Settings of the training.
+        folder: Folder of the cache.
+
+    Returns:
+        The autoencoder, frozen, and its facts: ``autoencoder/error``, the mean squared reconstruction error on the test
+        images in squared units of the points, and ``autoencoder/unexplained``, the error over the variance.
     """
     sides = [side.to("cpu") for side in sides]
     digest = blake2b(repr((sorted(asdict(recipe).items()), channels, width)).encode(), digest_size=8)
@@ -105,8 +159,8 @@ def _train(model: Autoencoder, sides: list[Stored], recipe: TrainingSettings) ->
     def loss() -> Tensor:
         batch = x[torch.randint(len(x), (recipe.batch,), generator=generator)]
         z = model.encode(batch)
-        found = model.decode(z + recipe.noise * torch.randn(z.shape, generator=generator))
-        return (found - batch).square().mean()
+        reconstruction = model.decode(z + recipe.noise * torch.randn(z.shape, generator=generator))
+        return (reconstruction - batch).square().mean()
 
     names = " and ".join(dict.fromkeys(side.name for side in sides))
     model = optimised(model, recipe, f"training the autoencoder of {names}", loss)

@@ -30,6 +30,7 @@ class Distribution(ABC):
         event_shape: Shape D of one encoded point.
         modality: How raw data become points and how points are shown.
         classes: Number of classes of a class label, 0 without class labels.
+        class_names: Their names, empty where classes are numbers.
         label_width: Width k of a continuous label (n, k), 0 without continuous labels.
         size: Number of stored items of this split, None for an analytic distribution.
         standard_gaussian: Whether the distribution is exactly N(0, I).
@@ -45,6 +46,7 @@ class Distribution(ABC):
     event_shape: EventShape
     modality: Modality
     classes: int = 0
+    class_names: tuple[str, ...] = ()
     label_width: int = 0
     size: int | None = None
     standard_gaussian: bool = False
@@ -233,6 +235,7 @@ class Stored(Distribution):
         splits: Indices of raw items, (n,) int64, of every split by its name.
         part: Name of the split that this distribution shows.
         classes: Number of classes, 0 where labels are not classes.
+        class_names: Their names, empty where classes are numbers.
 
     Raises:
         FlowportError: When the split is unknown or empty, labels and items differ in number, raw data are not finite,
@@ -252,13 +255,14 @@ class Stored(Distribution):
         splits: dict[str, Tensor],
         part: str = "train",
         classes: int = 0,
+        class_names: tuple[str, ...] = (),
     ) -> None:
         if labels is not None and len(labels) != len(raw):
             raise FlowportError(f"{name} has {len(raw)} items but {len(labels)} labels; every item needs one label")
         refuse_non_finite(name, raw)
         modality.accept(name, raw)
         self.name, self.raw, self.labels, self.modality, self.splits = name, raw, labels, modality, splits
-        self.classes = classes
+        self.classes, self.class_names = classes, class_names
         self.label_width = labels.shape[1] if labels is not None and labels.ndim == 2 else 0
         self._choose(part)
         first = torch.zeros(1, dtype=torch.long, device=raw.device)

@@ -39,12 +39,14 @@ class FolderContents:
         file: Index into ``names`` of the file of each item, (N,) int64.
         classes: Index of the sub-folder of each item, (N,) int64; None without sub-folders.
         names: Paths of the files, relative to the folder.
+        class_names: Names of the sub-folders, empty without them.
     """
 
     items: Tensor
     file: Tensor
     classes: Tensor | None
     names: list[str]
+    class_names: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, Tensor]:
         """Items of 80, 10 and 10 per cent of the files, classes in proportion, by a fixed seed.
@@ -97,7 +99,8 @@ def collect(
         items = mapped[0]["items"] if mapped else items  # memory-mapped pages of the file, which can be evicted
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
     file = torch.arange(len(good)).repeat_interleave(counts)
-    return FolderContents(items, file, _classes(good, file), good)
+    classes, class_names = _classes(good, file)
+    return FolderContents(items, file, classes, good, class_names)
 
 
 def _unreadable(path: str, bad: dict[str, str]) -> str:
@@ -106,10 +109,12 @@ def _unreadable(path: str, bad: dict[str, str]) -> str:
     return f"{Path(path) / name}{more} cannot be read ({why})"
 
 
-def _classes(names: list[str], file: Tensor) -> Tensor | None:
+def _classes(names: list[str], file: Tensor) -> tuple[Tensor | None, tuple[str, ...]]:
     parents = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
     kinds = sorted(set(parents))
-    return None if "" in kinds or len(kinds) < 2 else torch.tensor([kinds.index(parent) for parent in parents])[file]
+    if "" in kinds or len(kinds) < 2:
+        return None, ()
+    return torch.tensor([kinds.index(parent) for parent in parents])[file], tuple(kinds)
 
 
 def _progress(steps: Iterable, title: str, total: int) -> Iterable:

@@ -27,9 +27,9 @@ class Gaussian(Density):
     ``standard_gaussian`` is true exactly where m = 0 and S = I.
 
     Args:
+        event_shape: Shape of a point, or the dimension d.
         mean: One number for all coordinates, or d numbers in any shape.
         covariance: One variance for all coordinates, d variances, or a (d, d) matrix.
-        event_shape: Shape of a point, or the dimension d.
         dtype: float32 or float64.
         modality: How points are shown; None for ``Image`` where the shape is (C, H, W) and ``Plane`` otherwise.
 
@@ -39,9 +39,9 @@ class Gaussian(Density):
 
     def __init__(
         self,
+        event_shape: int | Sequence[int] = (2,),
         mean: Numbers = 0.0,
         covariance: Numbers = 1.0,
-        event_shape: int | Sequence[int] = (2,),
         dtype: str | torch.dtype = "float32",
         modality: Modality | None = None,
     ) -> None:

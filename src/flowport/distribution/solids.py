@@ -88,8 +88,8 @@ class Solid(AnalyticDistribution):
             probability: Acceptance probability of each candidate, (n, m).
             generator: Source of randomness.
         """
-        kept = self.uniform(len(candidates), generator, candidates.shape[1]) < probability
-        first = kept.int().argsort(dim=1, descending=True, stable=True)[:, : self.points, None]
+        accepted = self.uniform(len(candidates), generator, candidates.shape[1]) < probability
+        first = accepted.int().argsort(dim=1, descending=True, stable=True)[:, : self.points, None]
         return candidates.gather(1, first.expand(-1, -1, candidates.shape[2]))
 
 
@@ -159,8 +159,8 @@ class Torus(Solid):
 
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
         large, k = proportions.split(1, 1)
-        u, wanted = (self.uniform(len(large), generator) for _ in range(2))
-        v = leaning(k, 2 * pi * wanted)
+        u, level = (self.uniform(len(large), generator) for _ in range(2))
+        v = leaning(k, 2 * pi * level)
         return revolved(large * k * v.sin(), large * (1 + k * v.cos()), u)
 
 

@@ -22,13 +22,13 @@ from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_bad_files: bool) -> dict[str, Any]:
     """Arguments of ``Stored`` for a folder: one tensor, split by file and labelled by sub-folder."""
     found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
-    classes = 0 if found.classes is None else int(found.classes.max()) + 1
     return {
         "name": Path(path).name,
         "raw": found.items,
         "labels": found.classes,
         "splits": found.splits(),
-        "classes": classes,
+        "classes": len(found.class_names),
+        "class_names": found.class_names,
     }
 
 

@@ -1,4 +1,4 @@
-"""What x is: points, images, spectrograms, complex spectra, clouds."""
+"""Modalities: encodings of raw data (points, images, sound, clouds) as points x and their inverses."""
 
 from flowport.modality.base import Modality, Sound, Vertices
 from flowport.modality.cloud import Cloud

@@ -1,4 +1,4 @@
-"""A modality says what x is: how raw data become points, how points become raw data again, how they are shown."""
+"""The contract of a modality: how raw data are encoded as points x, decoded and drawn."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Sound:
-    """waves: (n, T) int16; rate: samples a second."""
+    """Waveforms to play.
+
+    Args:
+        waves: Waveforms, (n, T) int16.
+        rate: Samples per second, Hz.
+    """
 
     waves: Tensor
     rate: int
@@ -18,71 +23,145 @@ class Sound:
 
 @dataclass(frozen=True)
 class Vertices:
-    """points: (n, N, 3) float32; colours: (n, N, 3) uint8."""
+    """Coloured point clouds to display.
+
+    Args:
+        points: Coordinates, (n, N, 3) float32.
+        colours: RGB colours, (n, N, 3) uint8.
+    """
 
     points: Tensor
     colours: Tensor
 
 
 class Modality(ABC):
-    """encode and decode are batched and run on the device of their input. shown: points that a picture shows well."""
+    """An encoding of raw data as points x of a vector space, with its inverse and a way to draw points.
+
+    A member provides ``encode``, ``decode`` and ``render``. ``encode`` and ``decode`` are batched and run on the device
+    of their input; ``encode`` without a generator is deterministic and treats every item by itself.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py`` and name it with
+    ``_target_`` under ``modality`` of a config of configs/distribution; a modality that several distributions share may
+    have a ``configs/modality/<name>.yaml`` with ``_target_``. Tests belong to tests/modality.
+
+    Attributes:
+        shown: Number of points that a picture shows well.
+    """
 
     shown: ClassVar[int] = 16
 
     def accept(self, name: str, raw: Tensor) -> None:
-        """Asked once, of all items of the data set ``name``: raises FlowportError where one of them cannot be
-        encoded."""
+        """Checks once that every item of a data set can be encoded; the default accepts all.
+
+        Args:
+            name: Name of the data set in messages.
+            raw: All raw items, (N, …).
+
+        Raises:
+            FlowportError: When an item cannot be encoded.
+        """
         return
 
     @abstractmethod
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Raw (n, …) to points (n, *D), float32. With a generator: augmented; without: exactly reproducible."""
+        """The points of raw items, (n, *D) float32.
+
+        Args:
+            raw: Raw items, (n, …).
+            generator: Randomness of the augmentation; None for no augmentation and a deterministic result.
+
+        Raises:
+            FlowportError: When the raw items have another type or shape than the modality encodes.
+        """
 
     def dequantised(self, raw: Tensor, generator: torch.Generator) -> tuple[Tensor, float | None]:
-        """Points of raw data (n, …), not augmented, and the logarithm of the volume of the cell of a point.
+        """Points drawn uniformly from the quantisation cells of raw items, and the log-volume of a cell.
 
-        Raw data of finitely many levels have no density: each number is drawn uniformly from the cell of its level
-        (Theis et al. 2016), so that E log p(x) + log volume ≤ log P(raw). None: there are no levels, x = encode(raw).
+        Quantised data have no density. With x uniform in the cell of raw, E log p(x) + log volume ≤ log P(raw) by
+        Jensen's inequality. The default is for data that are not quantised: x = encode(raw) and None.
+
+        Args:
+            raw: Raw items, (n, …).
+            generator: Randomness of the draw.
+
+        Returns:
+            Points (n, *D), not augmented, and the natural logarithm of the volume of the cell of one point, or None.
+
+        References:
+            Theis, van den Oord and Bethge 2016, "A note on the evaluation of generative models", arXiv:1511.01844.
         """
         return self.encode(raw, None), None
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """Points (n, *D) to raw data (n, …); decode(encode(raw, None)) = raw."""
+        """The raw items of points, (n, …), the inverse of ``encode`` unless the class states otherwise.
+
+        Args:
+            x: Points, (n, *D).
+        """
 
     @abstractmethod
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        """Draw named rows of points as one picture, write it to ``path`` (png), return it as (3, H, W) uint8."""
+        """One picture of several rows of points, written to a file and returned as (3, H, W) uint8.
+
+        Args:
+            rows: Points (n, *D) of every row by its label.
+            path: File to write, .png; missing folders are created.
+
+        Raises:
+            FlowportError: When there is no row or a row has no point.
+        """
 
     def observed(self, x: Tensor) -> Tensor:
-        """Points as metrics and pictures see them: themselves, unless they are latents of something."""
+        """The points in the space of metrics and pictures: decoded where they are latents, else unchanged.
+
+        Args:
+            x: Points, (n, *D).
+        """
         return x
 
     def embedded(self, x: Tensor) -> Tensor:
-        """What is observed as a point: the way back."""
+        """The inverse of ``observed``: latents where the modality has them, else the points unchanged.
+
+        Args:
+            x: Points in the space of metrics and pictures.
+        """
         return x
 
     def surface(self) -> "Modality":
-        """The modality of what is observed."""
+        """The modality of the points that ``observed`` returns."""
         return self
 
     def codec(self) -> nn.Module | None:
-        """The frozen network that encode and decode need; its weights are saved with the flow."""
+        """The frozen network of ``encode`` and ``decode``, whose weights are saved with the flow; None without one."""
         return None
 
     def unknown(self) -> tuple[str, ...]:
-        """The options that were left null, to be measured on the training data (``flowport.data.normalisation``)."""
+        """Names of the options that are null, to be measured on the training data by flowport.data.normalisation."""
         return ()
 
     def settled(self, mean: float, std: float) -> dict[str, float]:
-        """Values of the unknown options, given mean and standard deviation of the training points as they are
-        encoded without them."""
+        """Values of the unknown options, which normalise the training points.
+
+        Args:
+            mean: Mean of the coordinates of the training points, encoded with the defaults of the unknown options.
+            std: Their standard deviation.
+        """
         return {}
 
     def sound(self, x: Tensor) -> Sound | None:
-        """What points sound like; None where they are silent."""
+        """The waveforms of points; None where points are not sound.
+
+        Args:
+            x: Points, (n, *D).
+        """
         return None
 
     def vertices(self, x: Tensor, origin: Tensor) -> Vertices | None:
-        """Points x in space, in the colours of where they came from, ``origin`` (n, *D); None where they have none."""
+        """Points as coloured clouds in space; None where points are not clouds in space.
+
+        Args:
+            x: Points, (n, *D).
+            origin: Starts of the points, (n, *D), which determine the colours.
+        """
         return None

@@ -1,4 +1,4 @@
-"""Clouds of points in space: sets, drawn as panels in which colour tells where a point came from."""
+"""Point clouds in space: sets of 3D points, drawn with colours that show the correspondence to the start."""
 
 from math import cos, radians, sin
 
@@ -17,11 +17,19 @@ VIEW = torch.tensor(
         [cos(UP) * cos(ROUND), cos(UP) * sin(ROUND), sin(UP)],
     ]
 )
-"""What is seen to the right, upwards and towards the eye from 30 degrees above."""
+"""Directions of space, one a row, that are drawn right, up and towards the viewer, from 30 degrees above."""
 
 
 def rotations(n: int, generator: torch.Generator) -> Tensor:
-    """n uniform rotations, (n, 3, 3): unit quaternions from four normal numbers (Shoemake 1992)."""
+    """Uniform (Haar) random rotation matrices, (n, 3, 3), from normalised Gaussian quaternions.
+
+    Args:
+        n: Number of rotations.
+        generator: Random generator, whose device the matrices are on.
+
+    References:
+        Shoemake 1992, "Uniform Random Rotations", Graphics Gems III, doi:10.1016/B978-0-08-050755-2.50036-1.
+    """
     q = torch.randn(n, 4, generator=generator, device=generator.device)
     w, x, y, z = (q / q.norm(dim=1, keepdim=True)).unbind(1)
     rows = [
@@ -39,12 +47,15 @@ def rotations(n: int, generator: torch.Generator) -> Tensor:
 
 
 class Cloud(Modality):
-    """x (n, 3, N) = raw (n, N, 3) with the coordinates first. decode(encode(raw)) = raw where ``points`` is None or N.
+    """Point clouds, x (n, 3, N) = raw (n, N, 3) transposed.
 
-    points: how many of the raw points make a cloud, the first ones, or with a generator a fresh choice each time.
-    rotate: with a generator every cloud is turned by a uniform rotation.
-    Pictures: a row of clouds each; a point keeps the colour of its height in the first row, so that rows of one
-    trajectory show who went where. Raises FlowportError for anything but (n, N, 3).
+    decode(encode(raw, None)) = raw where all points are used. In pictures a point has the colour of its height in the
+    first row, so that the rows of one trajectory show which points correspond.
+
+    Args:
+        points: Number N of raw points in a cloud: the first ones, or with a generator a new random subset each time;
+            None for all.
+        rotate: Whether encoding with a generator rotates every cloud by a uniform random rotation.
     """
 
     shown = COLUMNS
@@ -53,6 +64,15 @@ class Cloud(Modality):
         self.points, self.rotate = points, rotate
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The clouds with coordinates first, (n, 3, N) float32.
+
+        Args:
+            raw: Clouds, (n, M, 3) with M ≥ N points.
+            generator: Randomness of the subset and the rotation; None for the first points, not rotated.
+
+        Raises:
+            FlowportError: When the shape is another one or the raw clouds have fewer than N points.
+        """
         if raw.ndim != 3 or raw.shape[2] != 3:
             raise FlowportError(f"modality.Cloud takes clouds (n, N, 3), but got {tuple(raw.shape)}")
         x, points = raw.to(torch.float32), self.points or raw.shape[1]

@@ -1,4 +1,4 @@
-"""Rows of images as one picture: whole pixels, a label at the left of each row."""
+"""Galleries: rows of images as one picture, enlarged by whole factors, with a label at the left of each row."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,17 @@ TILE, GAP, MARGIN, COLUMNS, PAPER, CHARACTER = 56, 4, 10, 16, 1.0, 7.6
 
 
 def draw(rows: dict[str, Tensor], path: str, tile: int = TILE) -> Tensor:
-    """rows: name -> (n, C, H, W) in [0, 1] (clamped; not finite: red); C ≥ 3: RGB, else the first channel in grey.
+    """A gallery of images as one picture, (3, H, W) uint8, which is also written to a file.
 
-    Every image is enlarged by a whole factor to about ``tile`` pixels of height; at most 16 a row are drawn.
-    Returns (3, H, W) uint8.
+    Args:
+        rows: Images (n, C, H, W) of every row by its label; at most 16 of a row are drawn. Values are clamped to
+            [0, 1] and pixels that are not finite are red. C ≥ 3: the first three channels are RGB; else the first one
+            is grey.
+        path: File to write, .png.
+        tile: Height in pixels to which images are enlarged, approximately, by a whole factor.
+
+    Raises:
+        FlowportError: When there is no row or a row has no image.
     """
     strips = {name: _strip(row[:COLUMNS], tile) for name, row in presentable(rows).items()}
     label = int(CHARACTER * max(len(name) for name in strips)) + 2 * MARGIN
@@ -31,7 +38,7 @@ def draw(rows: dict[str, Tensor], path: str, tile: int = TILE) -> Tensor:
 
 
 def _strip(images: Tensor, tile: int) -> Tensor:
-    """(n, C, H, W) to (3, h, w): RGB, enlarged by nearest neighbour, side by side with gaps."""
+    """Images (n, C, H, W) as one RGB strip (3, h, w): enlarged by nearest neighbour, side by side with gaps."""
     rgb = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
     red = torch.tensor([0.85, 0.1, 0.1]).view(1, 3, 1, 1)
     rgb = torch.where(rgb.isfinite().all(1, keepdim=True), rgb.nan_to_num().clamp(0, 1), red)

@@ -1,4 +1,9 @@
-"""Images: bytes to [-1, 1] and back, augmented by small affine maps, drawn in labelled rows."""
+"""Images: bytes scaled to [−1, 1], with affine augmentation and uniform dequantisation.
+
+References:
+    Theis, van den Oord and Bethge 2016, "A note on the evaluation of generative models", arXiv:1511.01844
+        (uniform dequantisation).
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +18,31 @@ from flowport.modality.gallery import draw
 
 
 class Image(Modality):
-    """x = raw / 127.5 − 1: bytes (n, C, H, W) to float32 in [−1, 1]; decode rounds, so decode(encode(raw, None)) = raw.
+    """Images of bytes (n, C, H, W) as float32 points x = raw/127.5 − 1 in [−1, 1].
 
-    With a generator, pixel p of an augmented image is the input at c + R(θ) K (p − c) / s − δ, bilinear, c the centre,
-    δ ~ U[−shift, shift]² pixels, θ ~ U[−rotation, rotation] degrees, s ~ U[1 − scale, 1 + scale], K a shear along x by
-    U[−shear, shear]; with ``flip`` half of the images are mirrored left to right. All zero: exactly no augmentation.
-    outside: what stands beyond the border, one of torch's grid_sample: border, zeros (mid grey) or reflection.
+    decode rounds, so that decode(encode(raw, None)) = raw. With a generator, pixel p of an augmented image is the input
+    at c + R(θ) K M (p − c)/s − δ by bilinear interpolation: c is the centre, R(θ) a rotation, K a shear along x, M the
+    mirroring diag(−1, 1) of half of the images, s a scale and δ a shift. With all of them off, images are unchanged bit
+    by bit.
 
-    dequantise: x = (raw + u) / 128 − 1 with u ~ U(0, 1) under a generator and ½ without, so that bytes have a density
-    (Theis et al. 2016); decode rounds down, and decode(encode(raw, generator)) = raw.
-    size, channels: a lift to other images: (height, width), into which images are fitted whole and centred on black,
-    and 1 channel from 3 (ITU-R 601 luma) or 3 from 1. Then decode gives images of the new shape.
+    Args:
+        shift: δ ~ U[−shift, shift]², pixels.
+        rotation: θ ~ U[−rotation, rotation], degrees.
+        scale: s ~ U[1 − scale, 1 + scale].
+        shear: Shear of K ~ U[−shear, shear].
+        flip: Whether half of the images are mirrored left to right.
+        outside: Values beyond the border, a padding mode of ``torch.nn.functional.grid_sample``: border, zeros (mid
+            grey) or reflection.
+        dequantise: Whether x = (raw + u)/128 − 1 instead, with u ~ U(0, 1) under a generator and u = ½ without, so that
+            bytes have a density; decode then rounds down.
+        size: Height and width of the points, into which images are scaled whole and centred on black; None for those of
+            the data. decode gives images of this size.
+        channels: Number of channels of the points: 1 from RGB by ITU-R BT.601 luma, 3 from grey by repetition; None for
+            that of the data. decode gives this number of channels.
+
+    Raises:
+        FlowportError: When an augmentation is out of range, the padding mode is unknown, or size or channels are none
+            of the allowed ones.
     """
 
     def __init__(
@@ -58,7 +77,15 @@ class Image(Modality):
         self.exact = not (shift or rotation or scale or shear or flip)
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Bytes (n, C, H, W) to float32 points in [−1, 1]. Raises FlowportError for anything but bytes."""
+        """The points raw/127.5 − 1, or (raw + u)/128 − 1 with ``dequantise``, augmented under a generator.
+
+        Args:
+            raw: Images, (n, C, H, W) uint8.
+            generator: Randomness of augmentation and dequantisation; None for neither.
+
+        Raises:
+            FlowportError: When the raw items are no such images.
+        """
         if raw.dtype != torch.uint8 or raw.ndim != 4:
             raise FlowportError(
                 f"modality.Image takes uint8 images (n, C, H, W), but got {raw.dtype} {tuple(raw.shape)}"
@@ -68,10 +95,18 @@ class Image(Modality):
         return x if generator is None or self.exact else self._augment(x, generator)
 
     def dequantised(self, raw: Tensor, generator: torch.Generator) -> tuple[Tensor, float | None]:
-        """Byte k of 256 levels becomes x ~ U of its cell: [k, k + 1)/128 − 1 with ``dequantise``, else
-        [k − ½, k + ½)/127.5 − 1, so that decode(x) = raw either way. Raises FlowportError for lifted images, which
-        are not
-        the bytes of the data any more."""
+        """Points uniform in the quantisation cells of their bytes, and the log-volume of the cell of one point.
+
+        The cell of byte k is [k, k + 1)/128 − 1 with ``dequantise``, else [k − ½, k + ½)/127.5 − 1, so that
+        decode(x) = raw. The log-volume for D coordinates is −D log 128, else −D log 127.5.
+
+        Args:
+            raw: Images, (n, C, H, W) uint8.
+            generator: Randomness of the draw.
+
+        Raises:
+            FlowportError: When ``size`` or ``channels`` change the images, whose pixels are then not bytes.
+        """
         if self.size is not None or self.channels is not None:
             raise FlowportError(
                 "images lifted by modality.size or channels are no bytes of 256 levels: leave both null"
@@ -82,12 +117,16 @@ class Image(Modality):
         return x, -raw[0].numel() * math.log(levels)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Points to bytes (n, C, H, W), rounded to the nearest and clamped to 0 … 255."""
+        """The bytes of points, (n, C, H, W) uint8: rounded (down with ``dequantise``) and clamped to [0, 255].
+
+        Args:
+            x: Points, (n, C, H, W).
+        """
         values = ((x + 1) * 128).floor() if self.dequantise else ((x.to(torch.float32) + 1) * 127.5).round()
         return values.clamp(0, 255).to(torch.uint8)
 
     def _dequantised(self, values: Tensor, generator: torch.Generator | None) -> Tensor:
-        """u in steps of 2⁻¹², so that float32 holds the sum exactly and never rounds it up to the next byte."""
+        """Points (values + u)/128 − 1, with u in steps of 2⁻¹², so that float32 never rounds up to the next byte."""
         if generator is None:
             return (values + 0.5) / 128 - 1
         steps = torch.randint(2**12, values.shape, generator=generator, device=generator.device).to(values)
@@ -123,7 +162,15 @@ class Image(Modality):
 
 
 class FloatImage(Modality):
-    """x = raw: images (n, C, H, W) that are floating already; their values are kept. low is drawn black, high white."""
+    """Floating-point images (n, C, H, W), unchanged: x = raw.
+
+    Args:
+        low: Value that is drawn black.
+        high: Value that is drawn white.
+
+    Raises:
+        FlowportError: When high is not above low.
+    """
 
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
         if not high > low:

@@ -1,4 +1,8 @@
-"""Points in the latent space of a frozen network: encoded on the device, decoded for pictures and metrics."""
+"""Points in the latent space of a frozen autoencoder, decoded for pictures and metrics.
+
+References:
+    Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,27 +13,51 @@ from torch import Tensor, nn
 from flowport.modality.base import Modality, Sound
 
 CHUNK = 512
-"""Points that pass through the network at once."""
+"""Batch size of the network."""
 
 
 class Codec(nn.Module, ABC):
-    """A network that encodes points (n, *D) to latents (n, *latent_shape) and decodes them."""
+    """A network that encodes points as latents and decodes latents.
+
+    A member is an ``nn.Module`` that provides ``encode`` and ``decode`` and sets ``latent_shape``. Both treat every
+    item of a batch by itself.
+
+    To add a member: subclass this class in flowport/network and pass it to ``LatentModality``, as
+    ``flowport.data.space`` does.
+
+    Attributes:
+        latent_shape: Shape of one latent.
+    """
 
     latent_shape: tuple[int, ...]
 
     @abstractmethod
-    def encode(self, x: Tensor) -> Tensor: ...
+    def encode(self, x: Tensor) -> Tensor:
+        """The latents of points, (n, *latent_shape).
+
+        Args:
+            x: Points, (n, *D).
+        """
 
     @abstractmethod
-    def decode(self, z: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor:
+        """The points of latents, (n, *D).
+
+        Args:
+            z: Latents, (n, *latent_shape).
+        """
 
 
 class LatentModality(Modality):
-    """x = encode(inner.encode(raw)); the network is frozen and moves to the device of what it is given.
+    """Latents of a frozen network: x = codec.encode(inner.encode(raw)).
 
-    ``observed`` decodes to points of the inner modality, by which results are measured and drawn, with a gradient where
-    the latents ask for one; ``embedded`` is the way back. decode(encode(raw)) = raw as nearly as the network
-    reconstructs.
+    ``observed`` decodes latents to points of the inner modality, differentiably, on which results are measured and
+    drawn; ``embedded`` encodes such points. decode(encode(raw, None)) = raw up to the reconstruction error of the
+    network. The network moves to the device of its input.
+
+    Args:
+        inner: Modality of the data.
+        codec: Autoencoder of the points of the inner modality; it is set to evaluation mode and frozen.
     """
 
     def __init__(self, inner: Modality, codec: Codec) -> None:
@@ -54,11 +82,11 @@ class LatentModality(Modality):
     def observed(self, x: Tensor) -> Tensor:
         return self._passed(x, self._codec.decode)
 
-    def _passed(self, x: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
+    def _passed(self, x: Tensor, direction: Callable[[Tensor], Tensor]) -> Tensor:
         self._codec.to(x.device)
         dtype = next((p.dtype for p in self._codec.parameters()), torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([way(part.to(dtype)) for part in x.split(CHUNK)])
+            return torch.cat([direction(part.to(dtype)) for part in x.split(CHUNK)])
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
         return self.inner.render({name: self.observed(row) for name, row in rows.items()}, path)

@@ -1,4 +1,12 @@
-"""Sound as a log-mel spectrogram, and back by non-negative inversion and Griffin–Lim; plain torch, on any device."""
+"""Log-mel spectrograms of sound, inverted by non-negative least squares and Griffin–Lim phase retrieval.
+
+References:
+    Griffin and Lim 1984, "Signal estimation from modified short-time Fourier transform",
+        doi:10.1109/TASSP.1984.1164317.
+    Perraudin, Balazs and Søndergaard 2013, "A fast Griffin-Lim algorithm", doi:10.1109/WASPAA.2013.6701851.
+    Lee and Seung 2001, "Algorithms for Non-negative Matrix Factorization", Advances in Neural Information Processing
+        Systems 13 (multiplicative updates for the squared error).
+"""
 
 import torch
 from torch import Tensor
@@ -9,24 +17,43 @@ from flowport.modality.spectrogram import Spectrogram
 
 TINY = 1e-12
 INVERSIONS, ROUNDS, MOMENTUM = 60, 40, 0.7
-"""Steps of the mel inversion and of Griffin–Lim, and the latter's acceleration."""
+"""Numbers of steps of the mel inversion and of Griffin–Lim, and the acceleration parameter of Griffin–Lim."""
 
 
 def mel(hertz: Tensor) -> Tensor:
-    """Mels by O'Shaughnessy's formula (HTK): 2595 log₁₀(1 + f/700)."""
+    """The mel scale by O'Shaughnessy's formula (as in HTK): 2595 log₁₀(1 + f/700).
+
+    Args:
+        hertz: Frequencies f, Hz.
+    """
     return 2595 * (1 + hertz / 700).log10()
 
 
 def mel_corners(bands: int, low: float, high: float) -> Tensor:
-    """(bands + 2,) Hz, equally spaced in mels from low to high: triangle k rises from corner k, is 1 at k + 1 and falls
-    to k + 2."""
+    """Corner frequencies of the triangular mel filters, (bands + 2,) float64, Hz, equally spaced on the mel scale.
+
+    Filter k rises from corner k, is 1 at corner k + 1 and falls to corner k + 2.
+
+    Args:
+        bands: Number of filters.
+        low: First corner, Hz.
+        high: Last corner, Hz.
+    """
     ends = mel(torch.tensor([low, high], dtype=torch.float64))
     corners = torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64)
     return 700 * (10 ** (corners / 2595) - 1)
 
 
 def mel_filters(bands: int, bins: int, rate: int, low: float, high: float) -> Tensor:
-    """(bands, bins) triangles of peak 1, equally wide in mels between low and high Hz, over bins from 0 to rate/2."""
+    """Triangular mel filters of peak 1, (bands, bins) float64.
+
+    Args:
+        bands: Number of filters.
+        bins: Number of frequency bins, equally spaced from 0 to rate/2.
+        rate: Sample rate, Hz.
+        low: Frequency from which the first filter rises, Hz.
+        high: Frequency to which the last filter falls, Hz.
+    """
     hertz = mel_corners(bands, low, high)
     at = torch.linspace(0, rate / 2, bins, dtype=torch.float64)
     rising = (at - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
@@ -35,15 +62,29 @@ def mel_filters(bands: int, bins: int, rate: int, low: float, high: float) -> Te
 
 
 class LogMel(Spectrogram):
-    """x = (10 log₁₀ max(mel power, floor) − mean) / std: int16 waves (n, T) to (n, 1, bands, T/hop) float32.
+    """Normalised log-mel spectrogram, x = (10 log₁₀ max(mel power, floor) − mean)/std, (n, 1, bands, T/hop) float32.
 
-    Power is of a Hann window's Fourier transform, scaled so that a sine of amplitude 1 has 0 dB; triangles of peak 1
-    between low and high Hz. floor_db, mean, std: decibels; one mean and one std for all data, so that loudness stays;
-    null: those of the training data, measured when a run is built (until then 0 and 1).
-    decode finds a non-negative spectrum under the mels and a phase for it (fast Griffin–Lim; Perraudin et al. 2013):
-    pitch and timbre survive, the phase does not. Raises FlowportError for settings that leave a mel band without a
-    bin and
-    for anything but int16 waves. options: what it was made of, in order, so that LogMel(*options) is the same again.
+    Raw items are int16 waves (n, T). The power is that of the short-time Fourier transform under a Hann window, scaled
+    so that the bin of a sine of amplitude 1 has 0 dB, and summed by triangular filters of peak 1. mean and
+    std are single numbers, so that differences in loudness are preserved. decode estimates a non-negative spectrum and
+    a phase: pitch and timbre are recovered, the phase is not. ``options`` holds the arguments, so that
+    LogMel(*options) is equal.
+
+    Args:
+        rate: Sample rate, Hz.
+        window: Length of the Hann window and of the Fourier transform, samples.
+        hop: Distance of two frames, samples.
+        bands: Number of mel filters.
+        low: Lower end of the first filter, Hz.
+        high: Upper end of the last filter, Hz.
+        floor_db: Smallest level, dB.
+        mean: Level that becomes x = 0, dB; None for the mean of the training data, measured when a run is built (until
+            then 0).
+        std: Unit of x, dB; None for the standard deviation of the training data, measured when a run is built (until
+            then 1).
+
+    Raises:
+        FlowportError: When the settings are out of range or a filter contains no frequency bin.
     """
 
     def __init__(
@@ -92,33 +133,55 @@ class LogMel(Spectrogram):
         return {name: found[name] for name in self.unknown()}
 
     def normalised(self, power: Tensor) -> Tensor:
-        """Mel power (n, bands, frames), 1 for a unit sine, to points (n, 1, bands, frames)."""
+        """The points of mel powers, (n, 1, bands, frames).
+
+        Args:
+            power: Mel power, (n, bands, frames), about 1 for a sine of amplitude 1.
+        """
         decibels = 10 * power.clamp_min(10 ** (self.floor_db / 10)).log10()
         return ((decibels - self.mean) / self.std)[:, None]
 
     def decibels(self, x: Tensor) -> Tensor:
-        """Points (n, 1, bands, frames) to decibels (n, bands, frames), not below the floor."""
+        """The level of points, x · std + mean but at least the floor, (n, bands, frames), dB.
+
+        Args:
+            x: Points, (n, 1, bands, frames).
+        """
         return (x[:, 0].float() * self.std + self.mean).clamp_min(self.floor_db)
 
     def energy(self, x: Tensor) -> Tensor:
         return 10 ** ((x[:, 0] * self.std + self.mean).clamp_min(self.floor_db) / 10)
 
     def hertz(self) -> Tensor:
-        """Of the triangles' peaks."""
+        """The frequencies of the peaks of the mel filters, (bands,) float64, Hz."""
         return mel_corners(self.bands, self.low, self.high)[1:-1]
 
     def spectrum(self, wave: Tensor) -> Tensor:
-        """(n, T) to complex (n, window/2 + 1, T/hop + 1)."""
+        """The short-time Fourier transform under a Hann window, (n, window/2 + 1, T/hop + 1) complex.
+
+        Args:
+            wave: Waveforms, (n, T) float.
+        """
         return torch.stft(wave, self.window, self.hop, window=self.hann(wave.device), return_complex=True)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Points to int16 waves (n, frames · hop)."""
+        """Waveforms with nearly the spectrogram of the points, (n, frames · hop) int16, by Griffin–Lim.
+
+        Args:
+            x: Points, (n, 1, bands, frames).
+        """
         wave = self.griffin_lim(self.linear(x).sqrt(), x.shape[3] * self.hop)
         return (32767 * wave.clamp(-1, 1)).round().to(torch.int16)
 
     def linear(self, x: Tensor) -> Tensor:
-        """Power (n, window/2 + 1, frames) under the mels of x: multiplicative updates of min |M S − mel|², S ≥ 0
-        (Lee & Seung 1999). What stands at the floor is silence."""
+        """Power spectra S ≥ 0 that minimise |M S − m|², (n, window/2 + 1, frames), by multiplicative updates.
+
+        M are the mel filters and m the mel power of x, set to 0 within 0.1 dB of the floor. The update is
+        S ← S (Mᵀ m)/(Mᵀ M S), elementwise.
+
+        Args:
+            x: Points, (n, 1, bands, frames).
+        """
         decibels = self.decibels(x)
         power = torch.where(decibels > self.floor_db + 0.1, 10 ** (decibels / 10) / self.gain, 0.0)
         filters = self.filters.to(x.device)
@@ -129,8 +192,15 @@ class LogMel(Spectrogram):
         return found
 
     def griffin_lim(self, magnitude: Tensor, samples: int) -> Tensor:
-        """(n, bins, frames) magnitudes to a wave (n, samples) whose spectrum has nearly these magnitudes."""
-        magnitude = F.pad(magnitude, (0, 1))  # the last frame, which encode leaves out, is silent
+        """Waveforms whose short-time Fourier transform has nearly the given magnitudes, (n, samples) float.
+
+        Fast Griffin–Lim from a random phase of a fixed seed.
+
+        Args:
+            magnitude: Magnitudes, (n, bins, frames).
+            samples: Length of the waveforms, samples.
+        """
+        magnitude = F.pad(magnitude, (0, 1))  # the last frame, which encode omits, is silent
         generator = torch.Generator(magnitude.device).manual_seed(0)
         turn = torch.rand(magnitude.shape, generator=generator, device=magnitude.device) * 2 * torch.pi
         phase, before = torch.polar(torch.ones_like(turn), turn), torch.zeros_like(turn, dtype=torch.complex64)

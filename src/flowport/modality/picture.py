@@ -1,4 +1,4 @@
-"""Pictures as tensors: a matplotlib figure drawn without a display, written to a png file, returned as (3, H, W)."""
+"""Pictures as tensors: matplotlib figures drawn without a display, written as png and returned as (3, H, W)."""
 
 from pathlib import Path
 
@@ -15,13 +15,23 @@ DPI = 100
 
 
 def blank(width: int, height: int) -> tuple[Figure, FigureCanvasAgg]:
-    """A white figure of width × height pixels and its canvas (no global matplotlib state is touched)."""
+    """A white figure and its canvas, without global matplotlib state.
+
+    Args:
+        width: Width, pixels.
+        height: Height, pixels.
+    """
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     return figure, FigureCanvasAgg(figure)
 
 
 def finish(canvas: FigureCanvasAgg, path: str) -> Tensor:
-    """Draw once, write ``path`` (folders are made) and return the picture, (3, H, W) uint8."""
+    """The drawn picture, (3, H, W) uint8, which is also written to a file.
+
+    Args:
+        canvas: Canvas of the figure.
+        path: File to write, .png; missing folders are created.
+    """
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +40,14 @@ def finish(canvas: FigureCanvasAgg, path: str) -> Tensor:
 
 
 def presentable(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows detached, on the CPU, float32. Raises FlowportError where there is nothing to draw."""
+    """The rows detached, on the CPU and in float32.
+
+    Args:
+        rows: Points (n, *D) of every row by its label.
+
+    Raises:
+        FlowportError: When there is no row or a row has no point.
+    """
     if not rows or any(len(row) == 0 for row in rows.values()):
         raise FlowportError(f"a picture needs at least one row with at least one point, but the rows are {list(rows)}")
     return {name: row.detach().cpu().float() for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""Points in R^d, drawn as scatter panels."""
+"""Points in R^d, drawn as scatter plots."""
 
 import math
 
@@ -8,16 +8,19 @@ from torch import Tensor
 from flowport.modality.base import Modality
 from flowport.modality.picture import blank, finish, presentable
 
-# Pixels of a panel, of the square inside it that holds the points, and of the room for numbers left of it and below.
+# Pixels: size of a panel, side of its plotting square, and margins to the left and below for the tick labels.
 WIDTH, HEIGHT, INSIDE, LEFT, BELOW = 260, 270, 222, 32, 24
 COLOURS = ("#3b6fb6", "#c8553d", "#2f8f6b", "#8a5fb0", "#b8862b", "#4f5b66")
 
 
 class Plane(Modality):
-    """x = raw: points (n, *D) in R^d, d the last axis. Pictures show the first two coordinates; where d = 1, each value
-    against its rank, which is the empirical distribution function.
+    """Points in R^d, unchanged: x = raw, (n, *D) with d the size of the last axis.
 
-    columns: panels side by side before a new line. points: at most so many are drawn in a panel.
+    Pictures show the first two coordinates; for d = 1 the empirical distribution function.
+
+    Args:
+        columns: Number of panels in a line of a picture.
+        points: Largest number of points drawn in a panel.
     """
 
     shown = 2000
@@ -26,14 +29,24 @@ class Plane(Modality):
         self.columns, self.points = columns, points
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The same points in float32; points are never augmented."""
+        """The same points in float32.
+
+        Args:
+            raw: Points, (n, *D).
+            generator: Not used: points are not augmented.
+        """
         return raw.to(torch.float32)
 
     def decode(self, x: Tensor) -> Tensor:
         return x
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        """One panel for each row, all with the same limits and equal axes."""
+        """One scatter plot for each row, all with the same limits and equal axes, (3, H, W) uint8.
+
+        Args:
+            rows: Points (n, *D) of every row by its label.
+            path: File to write, .png.
+        """
         panels = {name: _flat(row) for name, row in presentable(rows).items()}
         whole = torch.cat(list(panels.values()))
         whole = whole[whole.isfinite().all(1)]
@@ -50,7 +63,7 @@ class Plane(Modality):
             shown = points[: self.points]
             size = min(12.0, max(1.5, 4000 / max(len(shown), 1)))
             axes.scatter(shown[:, 0], shown[:, 1], s=size, c=COLOURS[k % len(COLOURS)], alpha=0.55, linewidths=0)
-            axes.set_title(f"{name}  (n={len(points)})", fontsize=9, y=1.0)  # a given height spares a layout of its own
+            axes.set_title(f"{name}  (n={len(points)})", fontsize=9, y=1.0)  # a fixed height avoids a layout pass
             axes.set_xlim(float(centre[0]) - half, float(centre[0]) + half)
             axes.set_ylim(float(centre[1]) - half, float(centre[1]) + half)
             axes.locator_params(nbins=5)
@@ -60,7 +73,7 @@ class Plane(Modality):
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(n, *D) to (m, 2): the first two coordinates, or value and rank."""
+    """Points (n, *D) as (m, 2): the first two coordinates, or value and normalised rank for d = 1."""
     x = x.reshape(-1, x.shape[-1])
     rank = x.argsort(0).argsort(0).to(x.dtype) / max(len(x) - 1, 1)
     return torch.cat([x, rank], 1)[:, :2] if x.shape[1] == 1 else x[:, :2]

@@ -1,4 +1,4 @@
-"""Rows of clouds as one picture: a panel each, colour tells where a point came from."""
+"""Scatter plots of point clouds: rows of panels whose colours show the correspondence to the first row."""
 
 import torch
 from matplotlib import colormaps
@@ -7,22 +7,35 @@ from torch import Tensor
 from flowport.modality.picture import blank, finish, presentable
 
 COLUMNS, PANEL, LABEL = 8, 150, 90
-"""Panels in a row, their side and the width of the labels in pixels."""
+"""Panels in a row; side of a panel and width of the labels, pixels."""
 
 
 def correspondence(x: Tensor, origin: Tensor) -> Tensor:
-    """(n, N, 3) in [0, 1]: colour of every point of x (n, d, N) by the rank of its height, the last coordinate, at its
-    origin; by its own height where the origins are clouds of another number of points."""
+    """Colours of points by the rank of the last coordinate (height) of their origins, (n, N, 3) RGB in [0, 1].
+
+    Args:
+        x: Point clouds, (n, d, N).
+        origin: Clouds whose point k is the origin of point k of x, (n, d, N). Clouds of another shape are not used:
+            the height of x itself then determines the colours.
+    """
     height = (origin if x.shape == origin.shape else x)[:, -1]
     rank = height.argsort(1).argsort(1) / max(1, height.shape[1] - 1)
     return torch.from_numpy(colormaps["viridis"](rank.cpu().numpy())[..., :3])
 
 
 def draw(rows: dict[str, Tensor], path: str, view: Tensor) -> Tensor:
-    """name -> clouds (n, d, N), at most 8 of a row; returns (3, H, W) uint8.
+    """Rows of point clouds as one picture, (3, H, W) uint8, which is also written to a file.
 
-    A point keeps the colour of its height in the first row, so that rows of one trajectory show who went where.
-    view: (3, d) directions of space that are seen to the right, upwards and towards the eye. All panels have one scale.
+    A point has the colour of its height in the first row, so that the rows of one trajectory show which points
+    correspond. All panels have one scale.
+
+    Args:
+        rows: Clouds (n, d, N) of every row by its label; at most 8 of a row are drawn.
+        path: File to write, .png.
+        view: Directions of space that are drawn right, up and towards the viewer, (3, d).
+
+    Raises:
+        FlowportError: When there is no row or a row has no cloud.
     """
     rows = {name: row[:COLUMNS] for name, row in presentable(rows).items()}
     across, first = max(len(row) for row in rows.values()), next(iter(rows.values()))

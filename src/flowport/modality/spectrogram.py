@@ -1,4 +1,4 @@
-"""Sound as a picture of its spectrum: what all such modalities share, that is waves in, decibels drawn, waves heard."""
+"""Spectrograms of sound: the base of modalities whose points are time-frequency representations of waveforms."""
 
 from abc import abstractmethod
 
@@ -12,13 +12,23 @@ from flowport.modality.base import Modality, Sound
 from flowport.modality.gallery import draw
 
 TILE = 128
-"""About how many pixels high a spectrogram is drawn."""
+"""Approximate height of a drawn spectrogram, pixels."""
 
 
 class Spectrogram(Modality):
-    """int16 waves (n, T) to points (n, C, bins, frames), a frame every ``hop`` samples.
+    """A time-frequency representation of int16 waves (n, T), (n, C, bins, frames) with a frame every ``hop`` samples.
 
-    rate: samples a second; window: of the Fourier transform, samples; floor_db: what counts as silence, decibels.
+    A member provides ``encode``, ``decode``, ``decibels``, ``energy`` and ``hertz`` and sets the attributes. Levels are
+    relative to a sine of amplitude 1, whose bin has power 1, that is 0 dB (in a mel band within 2 dB).
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py`` and add
+    ``configs/modality/<name>.yaml`` with ``_target_``. Tests belong to tests/modality.
+
+    Attributes:
+        rate: Sample rate, Hz.
+        window: Length of the Fourier transform, samples.
+        hop: Distance of two frames, samples.
+        floor_db: Level of silence, dB.
     """
 
     rate: int
@@ -28,37 +38,65 @@ class Spectrogram(Modality):
 
     @abstractmethod
     def decibels(self, x: Tensor) -> Tensor:
-        """Points (n, C, bins, frames) to decibels (n, bins, frames), not below the floor; a unit sine has 0 dB."""
+        """The level of points, at least the floor, (n, bins, frames), dB.
+
+        Args:
+            x: Points, (n, C, bins, frames).
+        """
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor:
-        """Points (n, C, bins, frames) to power (n, bins, frames), 1 for a unit sine, not below the floor; in the
-        precision of x, differentiable."""
+        """The power of points, at least that of the floor, (n, bins, frames), differentiable and in the dtype of x.
+
+        Args:
+            x: Points, (n, C, bins, frames).
+        """
 
     @abstractmethod
     def hertz(self) -> Tensor:
-        """The frequency of every bin, (bins,) float64."""
+        """The frequency of every bin, (bins,) float64, Hz."""
 
     def amplitudes(self, raw: Tensor) -> Tensor:
-        """int16 waves as float32 in [−1, 1). Raises FlowportError for anything else."""
+        """Waveforms as float32 in [−1, 1), (n, T).
+
+        Args:
+            raw: Waveforms, (n, T) int16.
+
+        Raises:
+            FlowportError: When the type or the number of dimensions is another one.
+        """
         if raw.dtype != torch.int16 or raw.ndim != 2:
             name = type(self).__name__
             raise FlowportError(f"modality.{name} takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
         return raw.float() / 32768
 
     def heard(self, length: Tensor, samples: int) -> Tensor:
-        """Which frames of a wave of ``samples`` hold sound that is ``length`` (n,) samples long -> (n, frames) bool.
+        """Which frames contain data of padded waves, (n, frames) bool.
 
-        Frame k stands for samples k·hop … (k+1)·hop − 1 and holds sound where one of them does.
+        Frame k stands for the samples k·hop, …, (k + 1)·hop − 1 and contains data where one of them does.
+
+        Args:
+            length: Numbers of samples before the padding, (n,).
+            samples: Number T of samples with the padding.
         """
         begin = torch.arange(samples // self.hop, device=length.device) * self.hop
         return begin < length[:, None]
 
     def hann(self, device: torch.device) -> Tensor:
+        """The Hann window, (window,).
+
+        Args:
+            device: Device of the window.
+        """
         return torch.hann_window(self.window, device=device)
 
     def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        """Low notes at the bottom; black: the floor, white: 0 dB."""
+        """One picture of the levels, (3, H, W) uint8: low frequencies at the bottom, the floor dark, 0 dB bright.
+
+        Args:
+            rows: Points (n, C, bins, frames) of every row by its label.
+            path: File to write, .png.
+        """
         pictures = {name: colours(self.decibels(row.detach().cpu()), self.floor_db) for name, row in rows.items()}
         return draw(pictures, path, TILE)
 
@@ -67,7 +105,12 @@ class Spectrogram(Modality):
 
 
 def colours(decibels: Tensor, floor_db: float) -> Tensor:
-    """(n, bins, frames) to RGB (n, 3, bins, frames), the lowest bin at the bottom; NaN where not finite."""
+    """Levels as RGB images, (n, 3, bins, frames), the lowest bin at the bottom; NaN where not finite.
+
+    Args:
+        decibels: Levels, (n, bins, frames), dB.
+        floor_db: Level of the darkest colour, below 0 dB, the brightest one.
+    """
     magma = torch.from_numpy(matplotlib.colormaps["magma"](np.arange(256))[:, :3]).float()
     share = 1 - decibels / floor_db
     index = (255 * share.clamp(0, 1)).nan_to_num().long()

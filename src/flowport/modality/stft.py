@@ -1,4 +1,11 @@
-"""Sound as its complex short-time Fourier transform: nothing is lost, and the way back guesses no phase."""
+"""Complex short-time Fourier transforms of sound, which are invertible and include the phase.
+
+References:
+    Welker, Richter and Gerkmann 2022, "Speech Enhancement with Score-Based Generative Models in the Complex STFT
+        Domain", arXiv:2203.17004 (compression of the magnitude).
+    Griffin and Lim 1984, "Signal estimation from modified short-time Fourier transform",
+        doi:10.1109/TASSP.1984.1164317 (least-squares inverse).
+"""
 
 from math import hypot
 
@@ -11,19 +18,27 @@ from flowport.modality.spectrogram import Spectrogram
 
 
 class ComplexSTFT(Spectrogram):
-    """x = (Re, Im) of |S|^power e^{i arg S} / scale: int16 waves (n, T) to (n, 2, window/2, T/hop) float32.
+    """Complex short-time Fourier transform S with compressed magnitude, x = (Re, Im) of |S|^power e^{i arg S}/scale.
 
-    S is the transform under a Hann window, scaled so that a sine of amplitude A has |S| = A at its bin (Welker et al.
-    2022 compress so, power ½). Frame k is centred on sample (k + ½) hop of the wave with silence around it, so T/hop
-    frames hold every sample. The two bins without a phase, 0 Hz and rate/2, share row 0 as its real and its imaginary
-    part, each compressed by itself, so window/2 bins hold the whole spectrum.
+    Raw items are int16 waves (n, T), points are (n, 2, window/2, T/hop) float32. S is taken under a Hann window and
+    scaled so that a sine of amplitude A has |S| = A at its bin. Frame k is centred on sample (k + ½) hop of the wave,
+    which is padded by zeros, so that T/hop frames cover every sample. The two real bins, 0 Hz and rate/2, are the real
+    and the imaginary part of row 0, each compressed by itself, so that window/2 bins hold the whole spectrum.
 
-    decode is the least-squares inverse (Griffin & Lim 1984): decode(encode(raw)) = raw to the last bit for power ≥ 0.3,
-    and for points that are no spectrum of a wave the wave whose spectrum is nearest (without the compression).
-    scale: 0.025 gives the synthetic notes coordinates of mean square about 1; null: the root mean square
-    of the training data, measured when a run is built (until then 1). floor_db: of pictures.
-    Raises FlowportError for anything but int16 waves, for T that hop does not divide and for settings without an
-    inverse.
+    decode is the least-squares inverse: decode(encode(raw, None)) = raw exactly for power ≥ 0.3. Points that are not
+    the transform of a wave give the wave whose transform is nearest to S in the least-squares sense.
+
+    Args:
+        rate: Sample rate, Hz.
+        window: Length of the Hann window and of the Fourier transform, samples; even.
+        hop: Distance of two frames, samples; even.
+        power: Exponent of the magnitude, in (0, 1]; 1 for no compression.
+        scale: Divisor of the compressed spectrum; 0.025 gives synthetic notes coordinates of mean square about 1. None
+            for the root mean square of the training data, measured when a run is built (until then 1).
+        floor_db: Smallest level in pictures, dB.
+
+    Raises:
+        FlowportError: When the settings have no inverse.
     """
 
     def __init__(
@@ -50,6 +65,15 @@ class ComplexSTFT(Spectrogram):
         self.margin = (window - hop) // 2  # silence before the wave and after it
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The compressed transform, (n, 2, window/2, T/hop) float32.
+
+        Args:
+            raw: Waveforms, (n, T) int16.
+            generator: Not used: waves are not augmented.
+
+        Raises:
+            FlowportError: When the raw items are no such waves or hop does not divide T.
+        """
         wave = self.amplitudes(raw)
         if raw.shape[1] % self.hop or raw.shape[1] == 0:
             raise FlowportError(
@@ -68,14 +92,22 @@ class ComplexSTFT(Spectrogram):
         return {"scale": self.scale * hypot(mean, std)} if self._measure else {}
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """Points to S, complex (n, window/2 + 1, frames); a unit sine has magnitude 1."""
+        """The transform S without compression, (n, window/2 + 1, frames) complex; a sine of amplitude 1 has |S| = 1.
+
+        Args:
+            x: Points, (n, 2, window/2, frames).
+        """
         re, im = (x * self.scale).unbind(1)
-        silent = torch.zeros_like(im[:, :1])
-        z = torch.complex(torch.cat([re, im[:, :1]], 1), torch.cat([silent, im[:, 1:], silent], 1))
+        zero = torch.zeros_like(im[:, :1])
+        z = torch.complex(torch.cat([re, im[:, :1]], 1), torch.cat([zero, im[:, 1:], zero], 1))
         return to_power(z, 1 / self.power)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Points to int16 waves (n, frames · hop), clamped."""
+        """The waveforms of least squares, (n, frames · hop) int16, clamped: Σ w y/Σ w² over the frames y of window w.
+
+        Args:
+            x: Points, (n, 2, window/2, frames).
+        """
         frames = torch.fft.irfft(self.spectrum(x.float()).mT * (self.window / 4), self.window)
         hann, samples = self.hann(x.device), x.shape[3] * self.hop
         wave = self._added(frames * hann) / self._added(hann.square().expand(1, *frames.shape[1:]))
@@ -83,7 +115,7 @@ class ComplexSTFT(Spectrogram):
         return (32768 * inside).round().clamp(-32768, 32767).to(torch.int16)
 
     def _added(self, frames: Tensor) -> Tensor:
-        """(n, frames, window) laid over each other every hop samples: (n, margin + T + margin)."""
+        """The overlap-add of frames (n, frames, window) every hop samples, (n, margin + T + margin)."""
         length = (frames.shape[1] - 1) * self.hop + self.window
         return F.fold(frames.mT, (1, length), (1, self.window), stride=(1, self.hop))[:, 0, 0]
 
@@ -99,5 +131,10 @@ class ComplexSTFT(Spectrogram):
 
 
 def to_power(z: Tensor, power: float) -> Tensor:
-    """|z|^power e^{i arg z}."""
+    """Complex numbers with a power of their magnitude, |z|^power e^{i arg z}.
+
+    Args:
+        z: Complex numbers.
+        power: Exponent of the magnitude.
+    """
     return z * z.abs().clamp_min(1e-12) ** (power - 1)

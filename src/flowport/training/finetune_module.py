@@ -123,7 +123,7 @@ class FineTuneModule(AveragedModule):
         self.method.begin(number)
         rollout, facts = self.method.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
         if self.replay:
-            self.replay.append(self.replay.pop().ends)
+            self.replay.append(self.replay.pop().without_record)
         self.replay.append(rollout)
         for name, value in facts.items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair))
@@ -142,7 +142,7 @@ class FineTuneModule(AveragedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.replay.clear()
-        self.replay.extend(Rollout(**tensors) for tensors in checkpoint["replay"])
+        self.replay.extend(Rollout.of(tensors) for tensors in checkpoint["replay"])
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -31,6 +31,8 @@ class AdjointMatching(FineTuningMethod):
     d the number of coordinates. Its fixed point is G(x_k) = E[−a | x_k] = ∇ log h, so that results follow p e^{λr}/Z.
     On a bridge whose field sees x0 the same holds given x0 (bridge adjoint matching), with the tilt p(· | x0) e^{λr}.
 
+    A rollout records times and variances (k,), states and lean adjoints (k, n, *D), strength ().
+
     Args:
         discretisation: Steps of the SDE and pairing of the adjoint; None: ``ConsistentDiscretisation()``.
         early: Number of steps drawn at random for every path among those before t = 0.75; later steps are always used.
@@ -95,24 +97,18 @@ class AdjointMatching(FineTuningMethod):
             clipped=(errors > self._limit(power)).float().mean(),
         )
         source = origins(start, condition)
-        rollout = Rollout(
-            source,
-            end,
-            strength * value,
-            paths.log_ratio,
-            condition.label,
-            times,
-            variances,
-            paths.states[: len(paired)],
-            paired,
-            strength=power,
-        )
-        return rollout, facts
+        record = {
+            "times": times,
+            "variances": variances,
+            "states": paths.states[: len(paired)],
+            "adjoints": paired,
+            "strength": power,
+        }
+        return Rollout(source, end, strength * value, paths.log_ratio, condition.label, record), facts
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, adjoints, times, variances = rollout.states, rollout.adjoints, rollout.times, rollout.variances
-        assert states is not None and adjoints is not None and times is not None and variances is not None
+        states, adjoints, times, variances = (rollout[name] for name in ("states", "adjoints", "times", "variances"))
         k, n = len(times), len(rollout.start)
         chosen = torch.arange(k, device=times.device).expand(n, k)
         if self.early is not None:
@@ -125,9 +121,8 @@ class AdjointMatching(FineTuningMethod):
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.discretisation.control(field, x, times[step], condition, s2, floor)
         error = s2 * rows((g - wanted).square().float())
-        return Loss(torch.minimum(error, self._limit(rollout.strength)) / x[0].numel())
+        return Loss(torch.minimum(error, self._limit(rollout["strength"])) / x[0].numel())
 
-    def _limit(self, strength: Tensor | None) -> Tensor:
+    def _limit(self, strength: Tensor) -> Tensor:
         """Largest value of a term, clip · λ² or infinity, ()."""
-        assert strength is not None
         return torch.full_like(strength, torch.inf) if self.clip is None else self.clip * strength**2

@@ -1,8 +1,8 @@
 """The interface of fine-tuning methods, and the rollouts that they collect and learn from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from flowport.types import Condition, Pair
 
 @dataclass(frozen=True)
 class Rollout:
-    """Paths of one collection, and what a method learns from them; k counts the steps that are learnt from.
+    """Paths of one collection, and what a method learns from them.
 
     Args:
         start: Source of every path, as in ``origins``, (n, *D).
@@ -26,18 +26,8 @@ class Rollout:
         reward: λ r(end), (n,).
         log_ratio: S = log dP/dP_base of the paths, (n,); 0 where the method does not use it.
         label: Requested classes (n,) or values (n, c) of the condition.
-        times: Times t_k, (k,).
-        variances: Variance rates s²_k, (k,).
-        states: States x_k, (k, n, *D).
-        adjoints: Lean adjoints paired with the states, (k, n, *D).
-        share: Weight in [0, 1] of the flow-matching target at every step, (k,).
-        scale: Annealed strength a in [0, 1], ().
-        temper: Exponent τ of the weights, ().
-        strength: λ, ().
-        goal: Target points of the batch (``ReFL``), (n, *D).
-        wanted: Changes of velocity to regress on at the states (``TiltMatching``), (k, n, *D).
-        actions: Actions taken at the states (``PolicyGradient``), (k, n, *D).
-        log_prob: Log density of the actions up to a constant (``PolicyGradient``), (k, n).
+        record: Tensors of a single method by name, for instance states along the paths; ``rollout["states"]`` reads
+            them. The class of the method says which it records.
     """
 
     start: Tensor
@@ -45,18 +35,10 @@ class Rollout:
     reward: Tensor
     log_ratio: Tensor
     label: Tensor | None = None
-    times: Tensor | None = None
-    variances: Tensor | None = None
-    states: Tensor | None = None
-    adjoints: Tensor | None = None
-    share: Tensor | None = None
-    scale: Tensor | None = None
-    temper: Tensor | None = None
-    strength: Tensor | None = None
-    goal: Tensor | None = None
-    wanted: Tensor | None = None
-    actions: Tensor | None = None
-    log_prob: Tensor | None = None
+    record: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.record[name]
 
     def condition(self, sees_source: bool) -> Condition:
         """The condition of the paths, n rows.
@@ -67,13 +49,25 @@ class Rollout:
         return Condition(self.label, self.start if sees_source else None)
 
     @property
-    def ends(self) -> "Rollout":
-        """The rollout without states along the paths, as a replay buffer holds older collections."""
-        return Rollout(self.start, self.end, self.reward, self.log_ratio, self.label, scale=self.scale)
+    def without_record(self) -> "Rollout":
+        """The rollout as a replay buffer holds older collections: sources, results and their weights' parts."""
+        return replace(self, record={})
 
     def tensors(self) -> dict[str, Tensor]:
-        """All fields that are set, by name, as a checkpoint stores them."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        """All tensors by name, as a checkpoint stores them."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "record"}
+        return {name: value for name, value in own.items() if value is not None} | dict(self.record)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Rollout":
+        """The rollout of ``tensors``.
+
+        Args:
+            tensors: By name.
+        """
+        own = {f.name for f in fields(cls)}
+        record = {name: value for name, value in tensors.items() if name not in own}
+        return cls(**{name: value for name, value in tensors.items() if name in own}, record=record)
 
     def to(self, device: torch.device) -> "Rollout":
         """The rollout on a device.
@@ -81,7 +75,7 @@ class Rollout:
         Args:
             device: The device.
         """
-        return Rollout(**{name: value.to(device) for name, value in self.tensors().items()})
+        return Rollout.of({name: value.to(device) for name, value in self.tensors().items()})
 
 
 class FineTuningMethod(ABC):

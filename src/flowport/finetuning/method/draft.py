@@ -27,6 +27,8 @@ class DRaFT(FineTuningMethod):
     There is no term that holds the base's law: for a linear reward the gradient never vanishes, for a concave one all
     results move to its maximum. Early stopping or a small adapter (adapter=low_rank) limits the change.
 
+    A rollout records state, from which the last steps are differentiated, (n, *D), and strength ().
+
     Args:
         grid: Times of the steps; None: 20 uniform steps.
         last: Number of differentiated steps.
@@ -83,23 +85,14 @@ class DRaFT(FineTuningMethod):
         value = strength * reward.value(end, condition)
         source = origins(start, condition)
         facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
-        rollout = Rollout(
-            source,
-            end,
-            value,
-            torch.zeros_like(value),
-            condition.label,
-            states=state[None],
-            strength=end.new_tensor(strength),
-        )
-        return rollout, facts
+        record = {"state": state, "strength": end.new_tensor(strength)}
+        return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        assert rollout.states is not None and rollout.strength is not None
         condition = rollout.condition(field.conditioning.sees_source)
-        end = self._integrate(field, rollout.states[0], condition, self.grid.steps - self.last, self.grid.steps)
-        return Loss(-rollout.strength * reward_surrogate(self._reward, end, condition))
+        end = self._integrate(field, rollout["state"], condition, self.grid.steps - self.last, self.grid.steps)
+        return Loss(-rollout["strength"] * reward_surrogate(self._reward, end, condition))
 
     def _integrate(self, field: TiltedField, x: Tensor, condition: Condition, first: int, end: int) -> Tensor:
         """State at step ``end`` of the Euler method that starts at x at step ``first``."""

@@ -12,6 +12,7 @@ References:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,11 +45,9 @@ def weights(replay: Sequence[Rollout], groups: int) -> Tensor:
         groups: Number of equal, contiguous groups of paths within which weights are normalised.
     """
     newest = replay[-1]
-    assert newest.scale is not None
     reward, log_ratio = (torch.stack([getattr(r, name) for r in replay]) for name in ("reward", "log_ratio"))
-    logits = newest.scale * reward - log_ratio
-    if newest.temper is not None:
-        logits[-1] *= newest.temper
+    logits = newest["scale"] * reward - log_ratio
+    logits[-1] *= newest["temper"]
     return normalised(logits, groups)
 
 
@@ -71,6 +70,9 @@ class PathWeighted(FineTuningMethod):
 
     a in [0, 1] is the largest value at which the newest weights have the effective sample size ``ess``; weights of all
     collections use the current a. The full strength is reached when a = 1.
+
+    A rollout records scale (annealed strength a) and temper τ (); with the adjoint also times and share (k,),
+    states and adjoints (k, n, *D).
 
     Args:
         grid: Times of the SDE's steps; None: 40 uniform steps.
@@ -135,7 +137,8 @@ class PathWeighted(FineTuningMethod):
             value = finite(strength * value.to(end), "the reward times its strength", strength)
         scale, temper = reached(value, paths.log_ratio, groups, self.ess)
         source = origins(start, condition)
-        rollout = Rollout(source, end, value, paths.log_ratio, condition.label, scale=scale, temper=temper)
+        record = {"scale": scale, "temper": temper}
+        rollout = Rollout(source, end, value, paths.log_ratio, condition.label, record)
         w = weights([rollout], groups)[0]
         facts = facts_of(
             value, paths.energy, end, scale=scale, effective=effective(w, groups), tilted_reward=(w * value).sum()
@@ -144,7 +147,7 @@ class PathWeighted(FineTuningMethod):
             return rollout, facts
         more = self._adjoint(field, paths, schedule, condition, -strength * slope.to(end), w, scale, strength)
         facts["flow_share"] = more["share"].mean()
-        return Rollout(**{**rollout.tensors(), **more}), facts
+        return replace(rollout, record=record | more), facts
 
     def _adjoint(
         self,
@@ -232,12 +235,11 @@ class PathWeighted(FineTuningMethod):
         with torch.no_grad():
             base, guess = field.base.velocity_and_end(x, t, condition)
         error = regression_error(field, x, t, condition, ends - guess, base)
-        if newest.times is None or newest.share is None:
+        if "share" not in newest.record:
             return error
-        later = (
-            torch.searchsorted(newest.times, t, right=True) - 1
-        )  # the share at the last step before t; 1 before the first
-        share = torch.where(later >= 0, newest.share[later.clamp_min(0)], 1)
+        # the share at the last step before t; 1 before the first
+        later = torch.searchsorted(newest["times"], t, right=True) - 1
+        share = torch.where(later >= 0, newest["share"][later.clamp_min(0)], 1)
         return share * error
 
     def _adjoint_terms(self, field: TiltedField, rollout: Rollout, generator: torch.Generator) -> Tensor:
@@ -245,14 +247,12 @@ class PathWeighted(FineTuningMethod):
 
         The factors are 1 − share and the length 1 − t_first of the late interval, in which the steps are uniform.
         """
-        states, adjoints, times = rollout.states, rollout.adjoints, rollout.times
-        assert states is not None and adjoints is not None and times is not None and rollout.share is not None
-        assert rollout.scale is not None
+        states, adjoints, times = rollout["states"], rollout["adjoints"], rollout["times"]
         w = weights([rollout], self._groups(field, rollout))[0]
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
         t, x = times[step], states[step, row]
         gains = field.gains(t.clamp_min(self.discretisation.noise_schedule(field.base).times[1]))  # β(0) = 0 from noise
-        wanted = scaled(gains.variance / gains.beta, -rollout.scale * adjoints[step, row])
+        wanted = scaled(gains.variance / gains.beta, -rollout["scale"] * adjoints[step, row])
         error = regression_error(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
-        return (1 - times[0]) * (1 - rollout.share[step]) * error
+        return (1 - times[0]) * (1 - rollout["share"][step]) * error

@@ -41,6 +41,8 @@ class PolicyGradient(FineTuningMethod):
     alone. This ignores that a step changes the KL of later steps, so the fixed point is the tilt only for linear
     rewards of Gaussians.
 
+    A rollout records times (k,), states and actions (k, n, *D), their log_prob up to a constant (k, n).
+
     Args:
         grid: Times of the SDE's steps; None: 20 uniform steps.
         group: Paths from every start on a bridge whose field sees it; from noise all paths are one group.
@@ -102,17 +104,13 @@ class PolicyGradient(FineTuningMethod):
             log_prob.append(-0.5 * h * variance * rows((actions[-1] - paths.controls[k]).square()))
         source = origins(start, condition)
         times = end.new_tensor(schedule.times[: len(actions)])
-        rollout = Rollout(
-            source,
-            end,
-            value,
-            paths.log_ratio,
-            condition.label,
-            times,
-            states=paths.states[: len(actions)],
-            actions=torch.stack(actions),
-            log_prob=torch.stack(log_prob),
-        )
+        record = {
+            "times": times,
+            "states": paths.states[: len(actions)],
+            "actions": torch.stack(actions),
+            "log_prob": torch.stack(log_prob),
+        }
+        rollout = Rollout(source, end, value, paths.log_ratio, condition.label, record)
         return rollout, facts_of(value, paths.energy, end)
 
     def advantage(self, field: TiltedField, rollout: Rollout) -> Tensor:
@@ -132,8 +130,7 @@ class PolicyGradient(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout, schedule = replay[-1], self.discretisation.noise_schedule(field.base)
-        states, times, actions, log_prob = rollout.states, rollout.times, rollout.actions, rollout.log_prob
-        assert states is not None and times is not None and actions is not None and log_prob is not None
+        states, times, actions, log_prob = (rollout[name] for name in ("states", "times", "actions", "log_prob"))
         k, n = log_prob.shape
         drawn = torch.arange(k * n, device=times.device)
         if self.batch is not None:

@@ -37,6 +37,8 @@ class ReFL(FineTuningMethod):
     D = n² S (β² S + n²)⁻¹ λ c, at all times: the weight is not a temperature. The original method also applies a
     threshold to r, which is left out here.
 
+    A rollout records times (k,), states (k, n, *D), target points of the batch (n, *D), strength ().
+
     Args:
         grid: Times of the steps of the simulated flow; None: 20 uniform steps.
         late: Earliest time at which the reward is evaluated.
@@ -99,29 +101,23 @@ class ReFL(FineTuningMethod):
         if not bool(late.any()):
             raise FlowportError(f"method.late={self.late} lies after the last step of the grid: lower it, or use more")
         facts = facts_of(value, control_energy(field, pair.source.x, end, condition, generator), end)
-        rollout = Rollout(
-            pair.source.x,
-            end,
-            value,
-            torch.zeros_like(value),
-            condition.label,
-            times[late].to(end),
-            states=states[:-1][late.to(end.device)],
-            goal=pair.target.x,
-            strength=end.new_tensor(strength),
-        )
-        return rollout, facts
+        record = {
+            "times": times[late].to(end),
+            "states": states[:-1][late.to(end.device)],
+            "target": pair.target.x,
+            "strength": end.new_tensor(strength),
+        }
+        return Rollout(pair.source.x, end, value, torch.zeros_like(value), condition.label, record), facts
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, times, goal, strength = rollout.states, rollout.times, rollout.goal, rollout.strength
-        assert states is not None and times is not None and goal is not None and strength is not None
-        condition, n = rollout.condition(field.conditioning.sees_source), len(goal)
+        states, times, target, strength = (rollout[name] for name in ("states", "times", "target", "strength"))
+        condition, n = rollout.condition(field.conditioning.sees_source), len(target)
         step = torch.randint(len(times), (n,), generator=generator, device=times.device)
         x = states[step, torch.arange(n, device=times.device)]
         late_reward = reward_surrogate(self._reward, field.endpoints(x, times[step], condition)[1], condition)
-        t = spaced(n, field, goal, generator)
+        t = spaced(n, field, target, generator)
         t = t[torch.randperm(n, generator=generator, device=t.device)]
-        sample = renoised(field, rollout.start, goal, t, generator)
+        sample = renoised(field, rollout.start, target, t, generator)
         flow_matching = regression_error(field, sample.x, t, condition, flow_matching_target(field, sample, condition))
         return Loss(flow_matching - self.weight * strength * late_reward)

@@ -97,7 +97,7 @@ class RewardWeighted(FineTuningMethod):
         facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
         if self.best_of is not None:
             best = value.view(-1, each).argmax(1) + each * torch.arange(len(pair), device=end.device)
-            rollout = Rollout(**{name: values[best] for name, values in rollout.tensors().items()})
+            rollout = Rollout.of({name: values[best] for name, values in rollout.tensors().items()})
         w = self.weights(field, rollout)
         facts["tilted_reward"], facts["effective"] = (w * rollout.reward).sum(), effective(w, 1)
         return rollout, facts

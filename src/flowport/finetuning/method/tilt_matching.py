@@ -32,6 +32,8 @@ class TiltMatching(FineTuningMethod):
     that is after stages · steps_per_rollout optimiser steps, which is how long a run should be. Further collections
     regress on the current flow. The error is O(1/stages), and 0 for a linear reward of a Gaussian.
 
+    A rollout records times (k,), states and changes of velocity to regress on (k, n, *D), scale ().
+
     Args:
         grid: Times of the steps of the simulated flow; None: 40 uniform steps.
         stages: Number of stages.
@@ -81,7 +83,7 @@ class TiltMatching(FineTuningMethod):
         reached = end.new_tensor(min(self.stage + 1, self.stages) / self.stages)
         step = 1 / self.stages if self.stage < self.stages else 0.0
         push = step * centred(value, len(pair) if given else 1)
-        times, states, wanted = spaced(self.noisings, field, end, generator), [], []
+        times, states, changes = spaced(self.noisings, field, end, generator), [], []
         for time in times:
             t = time.expand(len(end))
             sample = renoised(field, source, end, t, generator)
@@ -89,29 +91,18 @@ class TiltMatching(FineTuningMethod):
                 velocity = field.velocity(sample.x, t, condition)
                 moved = field.shift(sample.x, t, condition)
             states.append(sample.x)
-            wanted.append(moved + scaled(push, sample.velocity - velocity))
+            changes.append(moved + scaled(push, sample.velocity - velocity))
         facts = facts_of(value, control_energy(field, source, end, condition, generator), end, scale=reached)
-        rollout = Rollout(
-            source,
-            end,
-            value,
-            torch.zeros_like(value),
-            condition.label,
-            times,
-            states=torch.stack(states),
-            wanted=torch.stack(wanted),
-            scale=reached,
-        )
-        return rollout, facts
+        record = {"times": times, "states": torch.stack(states), "changes": torch.stack(changes), "scale": reached}
+        return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, times, wanted = rollout.states, rollout.times, rollout.wanted
-        assert states is not None and times is not None and wanted is not None
+        states, times, changes = rollout["states"], rollout["times"], rollout["changes"]
         step, row = (
             torch.randint(size, (self.batch,), generator=generator, device=times.device) for size in states.shape[:2]
         )
         t, condition = times[step], rollout.condition(field.conditioning.sees_source)[row]
         return Loss(
-            regression_error(field, states[step, row], t, condition, scaled(field.gains(t).end, wanted[step, row]))
+            regression_error(field, states[step, row], t, condition, scaled(field.gains(t).end, changes[step, row]))
         )
