@@ -104,8 +104,8 @@ def test_every_experiment_composes_without_adding_keys(name: str) -> None:
 def test_recordings_choose_their_modality_on_the_command_line() -> None:
     config = composed("experiment=spectrograms", "modality@target.modality=complex_stft", "target.modality.hop=64")
     source, target = (instantiate(config[side].modality) for side in ("source", "target"))
-    assert isinstance(source, LogMel) and source.unknown() == ("mean", "std")
-    assert isinstance(target, ComplexSTFT) and target.unknown() == ("scale",) and target.hop == 64
+    assert isinstance(source, LogMel) and source.unmeasured() == ("mean", "std")
+    assert isinstance(target, ComplexSTFT) and target.unmeasured() == ("scale",) and target.hop == 64
 
 
 LAUNCHERS = {"arena": "arena", "reward": "finetune", "samplers": "evaluate", "guidance": "evaluate"}

@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
@@ -97,37 +97,72 @@ def load_or_train(untrained: Kept, path: Path, train: Callable[[], tuple[Kept, F
         model, facts = untrained, _loaded(untrained, path)
         if facts is None:
             model, facts = train()
-            _save(model, facts, path)
+            write_tensors(path, model.state_dict(), facts, checksum=True)
     return model.eval().requires_grad_(False), facts
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
-    """A checksum of weights, because safetensors does not detect a flipped bit."""
+def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
+    """Write a file beside its place and move it there, so that no reader sees an incomplete file.
+
+    Args:
+        path: The file; its folder is created.
+        writer: Writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checksum: bool = False) -> None:
+    """Write tensors and facts to a safetensors file, atomically.
+
+    Args:
+        path: The file; its folder is created.
+        tensors: Tensors by name.
+        facts: Plain values by name, stored in the header of the file.
+        checksum: Whether a checksum of the tensors is stored, which ``read_tensors`` verifies by reading all of them.
+    """
+    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    header = {"facts": json.dumps(dict(facts))} | ({"checksum": _checksum(held)} if checksum else {})
+    write_atomically(path, lambda place: save_file(held, place, metadata=header))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors and facts that ``write_tensors`` wrote; None where there is no file or it is damaged.
+
+    Args:
+        path: The file, which is mapped into memory.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if "checksum" in header and header["checksum"] != _checksum(tensors):
+            return None
+        return tensors, json.loads(header["facts"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of tensors, because safetensors does not detect a flipped bit."""
     digest = blake2b(digest_size=8)
-    for name in sorted(weights):
-        digest.update(name.encode() + weights[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _save(model: nn.Module, facts: Facts, path: Path) -> None:
-    """Writes a temporary file and moves it into place, so that no other process reads an incomplete file."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    written = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(weights, written, metadata={"facts": json.dumps(facts), "digest": _digest(weights)})
-    os.replace(written, path)
 
 
 def _loaded(model: nn.Module, path: Path) -> Facts | None:
     """Loads the weights into the model and returns the facts; None where the file is missing or damaged."""
-    if not path.exists():
+    found = read_tensors(path)
+    if found is None:
         return None
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if metadata["digest"] != _digest(weights):
-            return None
-        model.load_state_dict(weights)
-        return {name: float(value) for name, value in json.loads(metadata["facts"]).items()}
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        model.load_state_dict(found[0])
+        return {name: float(value) for name, value in found[1].items()}
+    except (TypeError, ValueError, RuntimeError):
         return None

@@ -201,7 +201,7 @@ class BlindBridge(NoiseRole):
         Raises:
             FlowportError: When it does not.
         """
-        if not prediction.resolves_blind_bridge:
+        if not prediction.defined_without_source:
             raise FlowportError(
                 f"{option('prediction', prediction)} is undefined on a bridge whose field does not see its "
                 "start: use prediction=bridge or prediction=velocity, or conditioning=source"

@@ -39,7 +39,7 @@ def over(t: Tensor, x: Tensor) -> Tensor:
     return t.view(-1, *(1,) * (x.ndim - 1))
 
 
-def sent(x: Tensor, device: torch.device | str) -> Tensor:
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     """A tensor copied to a device, from the host to CUDA asynchronously through pinned memory.
 
     An ordinary copy from the host would wait for all work that is queued on the device. All other copies are

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowport.tensors import over, sent
+from flowport.tensors import over, to_device
 
 Time = Float[Tensor, "b"]
 Points = Float[Tensor, "b *d"]
@@ -51,7 +51,7 @@ class Sample:
         Args:
             device: The device.
         """
-        return self.each(lambda v: sent(v, device))
+        return self.each(lambda v: to_device(v, device))
 
     def with_x(self, x: Tensor) -> "Sample":
         """The sample with other points and the same labels, masks and item numbers.

@@ -26,7 +26,7 @@ def moving(path):
 
 
 def ours(solver, path=PATH):
-    return solver.solve(moving(path), START, TIMES, torch.Generator().manual_seed(0), keep=True).states
+    return solver.solve(moving(path), START, TIMES, torch.Generator().manual_seed(0), all_states=True).states
 
 
 def theirs(scheduler):

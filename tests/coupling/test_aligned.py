@@ -5,9 +5,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from flowport.cost import SlicedCost
-from flowport.cost.earth_mover import assigned
+from flowport.cost.earth_mover import optimal_matching
 from flowport.coupling import AlignedCoupling, ExactCoupling, IndependentCoupling
-from flowport.coupling.aligned import swapped
+from flowport.coupling.aligned import match_by_swaps
 from flowport.data.datamodule import PairStream
 from flowport.data.pairing import UnpairedPairing
 from flowport.distribution import Ellipsoid, Torus
@@ -25,7 +25,7 @@ def test_the_exact_assignment_undoes_a_shuffle():
     x = clouds().source.x
     shuffle = torch.stack([torch.randperm(40, generator=seeded(k)) for k in range(12)])
     mixed = x.gather(2, shuffle[:, None].expand(-1, 3, -1))
-    order = assigned(x, mixed)
+    order = optimal_matching(x, mixed)
     assert torch.equal(mixed.gather(2, order[:, None].expand(-1, 3, -1)), x)
 
 
@@ -34,7 +34,7 @@ def test_it_is_the_optimum_and_swaps_come_near_it():
     a, b = pair.source.x, pair.target.x
     cost = (a[:, :, :, None] - b[:, :, None]).double().square().sum(1)
     best = torch.tensor([cost[k].numpy()[linear_sum_assignment(cost[k].numpy())].sum() for k in range(20)])
-    for order, slack in ((assigned(a, b), 1 + 1e-6), (swapped(a, b, 400, seeded()), 1.08)):
+    for order, slack in ((optimal_matching(a, b), 1 + 1e-6), (match_by_swaps(a, b, 400, seeded()), 1.08)):
         assert torch.equal(order.sort(1).values, torch.arange(128).expand(20, 128)), "not a bijection"
         found = cost.gather(2, order[:, :, None]).sum((1, 2))
         assert bool((found >= best - 1e-6).all()) and float(found.sum()) <= slack * float(best.sum())
@@ -45,7 +45,7 @@ def test_it_is_the_optimum_and_swaps_come_near_it():
 def test_swaps_begin_with_the_optimum_of_a_line():
     pair = clouds()
     a, b = (side.x * torch.tensor([1.0, 0, 0])[:, None] for side in (pair.source, pair.target))
-    assert torch.equal(swapped(a, b, 0, seeded()), assigned(a, b))
+    assert torch.equal(match_by_swaps(a, b, 0, seeded()), optimal_matching(a, b))
 
 
 @pytest.mark.parametrize("inner", [IndependentCoupling(), ExactCoupling(SlicedCost())])
@@ -79,7 +79,7 @@ def test_the_sliced_cost_knows_no_order_and_never_exceeds_the_assignment():
     torch.testing.assert_close(SlicedCost(64)(pair.source, shuffled), cost, atol=1e-5, rtol=1e-5)
     a, b = pair.source.x, pair.target.x
     for i in range(6):
-        order = assigned(a[i].expand(6, 3, 50), b)
+        order = optimal_matching(a[i].expand(6, 3, 50), b)
         moved = b.gather(2, order[:, None].expand(-1, 3, -1))
         assert bool((cost[i] <= (a[i] - moved).square().sum(1).mean(1) + 1e-6).all())
     line = Sample(pair.source.x + torch.tensor([2.0, 0, 0])[:, None])

@@ -19,7 +19,7 @@ def labelled(n: int = 90, classes: int = 3, seed: int = 0) -> Pair:
     g = seeded(seed)
     y0 = (torch.arange(n) % classes)[torch.randperm(n, generator=g)]
     y1 = (torch.arange(n) % classes)[torch.randperm(n, generator=g)]
-    # classes sit at swapped places, so that plain OT would mix them
+    # classes sit at match_by_swaps places, so that plain OT would mix them
     x0 = torch.randn(n, 2, generator=g) * 0.3 + y0[:, None]
     x1 = torch.randn(n, 2, generator=g) * 0.3 + ((y1 + 1) % classes)[:, None]
     return Pair(Sample(x0, y0), Sample(x1, y1))

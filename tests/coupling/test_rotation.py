@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from flowport.cost.earth_mover import assigned
 from flowport.coupling import AlignedCoupling
 from flowport.coupling.rotation import kabsch, principal, turned
 from flowport.data.datamodule import PairStream
@@ -47,7 +46,7 @@ def test_kabsch_finds_a_planted_rotation_and_never_a_mirror():
 def test_a_planted_rotation_of_shuffled_points_comes_back_exactly():
     a = uneven()
     b, back = planted(a)
-    rotation, order = turned(a, b, assigned)
+    rotation, order = turned(a, b, optimal_matching)
     torch.testing.assert_close(rotation, back, atol=1e-6, rtol=0)
     plan = AlignedCoupling(rotate=True)(Pair(Sample(a), Sample(b)), seeded())
     assert plan.facts["aligned"] < 1e-11

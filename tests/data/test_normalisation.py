@@ -51,12 +51,12 @@ def points(data: AudioFolder) -> torch.Tensor:
 def test_training_points_of_both_sides_together_have_mean_zero_and_spread_one(tmp_path: Path, mask: bool) -> None:
     found = measured(*sides(tmp_path, LogMel(**MEL, mean=None, std=None), mask_padding=mask))
     assert found["source"] == found["target"] and list(found["source"]) == ["mean", "std"]
-    settled = sides(tmp_path, LogMel(**MEL, **found["source"]), mask_padding=mask)
-    both = torch.cat([points(side) for side in settled])
+    measured_values = sides(tmp_path, LogMel(**MEL, **found["source"]), mask_padding=mask)
+    both = torch.cat([points(side) for side in measured_values])
     assert abs(float(both.mean())) < 1e-4 and float(both.std(unbiased=False)) == pytest.approx(1, abs=1e-4)
-    alone = [float(points(side).mean()) for side in settled]
+    alone = [float(points(side).mean()) for side in measured_values]
     assert alone[1] - alone[0] > 0.5, "the difference in level stays"
-    assert measured(*settled) == {}
+    assert measured(*measured_values) == {}
 
 
 def test_one_of_two_numbers_may_be_given(tmp_path: Path) -> None:

@@ -147,15 +147,15 @@ def test_the_thickest_knot_is_free_of_itself():
 
 
 def test_rejection_never_runs_short():
-    """Of one point, and of many, the share that is kept is enough: the least of it over random proportions."""
+    """Of one point, and of many, the share that is accepted is enough: the least of it over random proportions."""
     for solid, least in ((Ellipsoid, 0.4), (Superquadric, 0.15), (Knot, 0.7)):
         shares = []
 
         class Counted(solid):  # type: ignore[misc, valid-type]
-            def kept(self, candidates, probability, generator):
+            def accepted(self, candidates, probability, generator):
                 assert float(probability.max()) <= 1 + 1e-6, "the bound is none"
                 shares.append(probability.mean(1))  # noqa: B023
-                return super().kept(candidates, probability, generator)
+                return super().accepted(candidates, probability, generator)
 
         Counted(points=64).sample(500, seeded())
         assert float(torch.cat(shares).min()) > least - 0.05

@@ -5,7 +5,7 @@ import torch
 
 from flowport.distribution import MNIST, Digits, Silhouettes, Stored
 from flowport.distribution.packaged import fitted
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError
 from flowport.modality import Image, Plane
 from flowport.randomness import Randomness
@@ -36,7 +36,7 @@ def test_splits_are_disjoint_complete_and_stratified(data):
         own = data.labels[index].bincount(minlength=data.classes)
         slack = 40 if data.name == "silhouettes" else 1.01  # copies travel together
         assert (own - share * len(index)).abs().max() <= slack, name
-    assert torch.equal(divide(50, 5, 5)["test"], divide(50, 5, 5)["test"])
+    assert torch.equal(stratified_split(50, 5, 5)["test"], stratified_split(50, 5, 5)["test"])
 
 
 @pytest.mark.parametrize("data", DATA)

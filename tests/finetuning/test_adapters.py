@@ -118,4 +118,4 @@ def test_a_change_without_a_value_is_refused_where_one_is_learnt():
     with pytest.raises(FlowportError, match="adapter=control has no value to learn as a number: use adapter=value"):
         tilted.log_value(torch.zeros(1, 2), torch.zeros(1), Condition())
     with pytest.raises(FlowportError, match="method=value_matching learns a number, which adapter=control has not"):
-        ValueMatching().fits(tilted)
+        ValueMatching().accept_adapter(tilted)

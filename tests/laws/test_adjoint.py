@@ -43,7 +43,7 @@ def normal(s=S):
 def test_linear_reward_reaches_the_audited_mean(discretisation, s, c, steps, mean):
     made, base = discretisation(UniformGrid(steps)), normal(s)
     chain = Affine.of(made, base)
-    assert chain.moments(*chain.optimum(c, 0, made.after))[0] == pytest.approx(mean, abs=1e-3)
+    assert chain.moments(*chain.optimum(c, 0, made.pairs_next_adjoint))[0] == pytest.approx(mean, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_linear_reward_reaches_the_audited_mean(discretisation, s, c, steps, mea
 def test_quadratic_reward_has_the_spread_of_its_own_discrete_law(discretisation, steps, std):
     made = discretisation(UniformGrid(steps))
     chain = Affine.of(made, normal())
-    assert chain.moments(*chain.optimum(0, 2, made.after))[1] ** 0.5 == pytest.approx(std, abs=3e-3)
+    assert chain.moments(*chain.optimum(0, 2, made.pairs_next_adjoint))[1] ** 0.5 == pytest.approx(std, abs=3e-3)
 
 
 def tabled(made, base, c, q, x0=None):
     """The base under the optimal control of its own chain, and that control's g_k and H_k."""
     affine, chain = Affine.of(made, base, x0), made.noise_schedule(base)
-    g, gain = affine.optimum(c, q, made.after)
+    g, gain = affine.optimum(c, q, made.pairs_next_adjoint)
     return Tabled(base, Table(chain.times[:-1], g, gain, chain.variances)), affine, g, gain
 
 
@@ -96,7 +96,7 @@ def test_the_lean_adjoint_regresses_on_the_optimal_control(name, c, q):
     """E[−a | x_k] = g_k + H_k x within 4 standard errors at every step: sign, factor, index, terminal gradient."""
     made, _, (g, gain), paths, adjoint, _ = rolled(name, c, q)
     for k in range(len(g) - 1):
-        x, a = paths.states[k][:, 0], -adjoint[k + 1 if made.after else k][:, 0]
+        x, a = paths.states[k][:, 0], -adjoint[k + 1 if made.pairs_next_adjoint else k][:, 0]
         rest = a - (g[k] + gain[k] * x)
         features = torch.stack([torch.ones_like(x), x - x.mean()], 1)
         if float(x.std()) < 1e-9:

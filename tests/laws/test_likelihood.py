@@ -119,7 +119,7 @@ def test_divergence_is_the_trace_on_average(make):
     x = torch.ones(4000, 3, 1, dtype=torch.float64)
     divergence = make()
     directions = divergence.directions(x, torch.Generator().manual_seed(1))
-    v, traces = divergence.along(lambda p: matrix @ p, x, directions)
+    v, traces = divergence.value_and_divergence(lambda p: matrix @ p, x, directions)
     close(v, matrix @ x)
     error = traces.std() / math.sqrt(len(x))
     assert float((traces.mean() - matrix.trace()).abs()) <= 3 * float(error) + 1e-12

@@ -127,7 +127,7 @@ def test_every_call_of_the_field_is_counted(make):
     times = torch.linspace(0, 1, 8, dtype=torch.float64)
     first = solver.solve(dynamics, START, times, SEED)
     assert first.nfe == len(calls) == dynamics.evaluations
-    second = solver.solve(dynamics, START, times, SEED, keep=True)
+    second = solver.solve(dynamics, START, times, SEED, all_states=True)
     assert second.nfe == len(calls) - first.nfe
     assert first.times.tolist() == [1.0] and torch.equal(second.times, times)
     assert second.states.shape == (8, 21, 1) and torch.equal(second.states[0], START)
@@ -141,13 +141,13 @@ def test_every_call_of_the_field_is_counted(make):
 
 @pytest.mark.parametrize("make", **named(SOLVERS))
 def test_states_on_the_grid_are_the_ends_of_shorter_runs(make):
-    """keep=True returns the state at each time, not one before or after."""
+    """all_states=True returns the state at each time, not one before or after."""
     solver = make()
     if solver.stochastic:
         pytest.skip("the last step of a stochastic solver is special, and its noise is drawn on the way")
     field = strided(Composition(LinearPath(), NoNoise(), VelocityPrediction()).field(BENT))
     times = uneven(6)
-    kept = solver.solve(Dynamics(field, Condition(), ZeroVolatility()), START, times, SEED, keep=True)
+    kept = solver.solve(Dynamics(field, Condition(), ZeroVolatility()), START, times, SEED, all_states=True)
     for k in (1, 3, 6):
         short = solver.solve(Dynamics(field, Condition(), ZeroVolatility()), START, times[: k + 1], SEED)
         torch.testing.assert_close(kept.states[k], short.end, rtol=1e-4, atol=1e-4)
@@ -224,7 +224,7 @@ def test_the_last_step_of_a_grid_and_no_other_is_noiseless(solver):
     dynamics = Dynamics(field, Condition(), ZeroVolatility() if isinstance(solver, Ancestral) else ConstantVolatility())
 
     def run(times):
-        return solver.solve(dynamics, START, times, torch.Generator().manual_seed(4), keep=True).states
+        return solver.solve(dynamics, START, times, torch.Generator().manual_seed(4), all_states=True).states
 
     states, again = run(uneven(3)), torch.Generator().manual_seed(4)
     x = START

@@ -110,6 +110,6 @@ def test_the_lean_adjoint_of_base_paths_is_the_gradient_of_the_end_by_the_start(
 def test_the_reached_strength_is_where_the_log_ratio_takes_the_reward_away() -> None:
     """With S = r/2 the weights e^{a r − S} are even at a = 1/2 alone, so that no other a has the effective size 1."""
     reward = torch.linspace(-3, 3, 50, dtype=torch.float64)
-    scale, temper = path_weights.reached(reward, reward / 2, 1, 0.999999)
+    scale, temper = path_weights.annealed_strength(reward, reward / 2, 1, 0.999999)
     assert float(scale) == pytest.approx(0.5)
     assert float(temper) == 1

@@ -47,7 +47,7 @@ def test_cycle_goes_through_the_target():
     translator = Translator(bent(LinearPath()), RK4(), UniformGrid(30), ZeroVolatility())
     there = translator.forward(Sample(START), generator())
     assert float((there.end - START).abs().max()) > 0.5
-    back = translator.backward(Sample(there.end), generator(), keep=True)
+    back = translator.backward(Sample(there.end), generator(), all_states=True)
     assert torch.equal(back.times, UniformGrid(30).times(LinearPath()).flip(0))
     torch.testing.assert_close(back.end, START, atol=1e-4, rtol=0)
     torch.testing.assert_close(back.states[0], there.end)
@@ -66,10 +66,10 @@ def test_sde_backwards_ends_with_the_moments_of_the_source(solver, volatility):
 def test_chunks_do_not_change_an_ode():
     source = Sample(START)
     whole = Translator(bent(LinearPath()), Heun(), UniformGrid(5), ZeroVolatility()).forward(
-        source, generator(), keep=True
+        source, generator(), all_states=True
     )
     parts = Translator(bent(LinearPath()), Heun(), UniformGrid(5), ZeroVolatility(), chunk=4).forward(
-        source, generator(), keep=True
+        source, generator(), all_states=True
     )
     torch.testing.assert_close(whole.states, parts.states)
     assert whole.nfe == parts.nfe == 10
@@ -93,10 +93,10 @@ def test_translator_starts_from_the_declared_start_law():
     c = Composition(VarianceExplodingPath(20.0), SourceIsNoise(), VelocityPrediction())
     translator = Translator(c.field(c.joint("gaussian")), Euler(), UniformGrid(3), ZeroVolatility())
     x0, _ = points(4)
-    torch.testing.assert_close(translator.forward(Sample(x0), generator(), keep=True).states[0], 20 * x0)
+    torch.testing.assert_close(translator.forward(Sample(x0), generator(), all_states=True).states[0], 20 * x0)
     noisy = Composition(LinearPath(noise=0.5), BridgeGivenSource(), VelocityPrediction())
     start = Translator(noisy.field(COUPLED["gaussian"]), Euler(), UniformGrid(3), ZeroVolatility())
-    found = start.forward(Sample(x0), generator(), keep=True).states[0]
+    found = start.forward(Sample(x0), generator(), all_states=True).states[0]
     z = torch.randn(x0.shape, generator=generator(), dtype=x0.dtype)
     torch.testing.assert_close(found, x0 + 0.5 * z)
 
@@ -153,8 +153,8 @@ def test_padding_stays_as_it_came(solver, volatility):
     mask = torch.ones(40, 2, dtype=torch.bool)
     mask[::2, 1] = False
     translator = Translator(field, solver, UniformGrid(8), volatility, chunk=7)
-    held = translator.forward(Sample(x, mask=mask), generator(), keep=True)
-    free = translator.forward(Sample(x), generator(), keep=True)
+    held = translator.forward(Sample(x, mask=mask), generator(), all_states=True)
+    free = translator.forward(Sample(x), generator(), all_states=True)
     assert torch.equal(held.states[:, ~mask], x[~mask].expand(9, -1))
     assert bool((free.end[~mask] != x[~mask]).all()) and bool((held.end[mask] != x[mask]).all())
     assert torch.equal(held.states[:, mask.all(1)], free.states[:, mask.all(1)])

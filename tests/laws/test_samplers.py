@@ -79,7 +79,7 @@ def test_ddim_on_the_straight_path_is_euler(role, prediction, times):
     x, _ = points(9)
     for grid in (times, times.flip(0)):
         ends = [
-            solver.solve(moving(LinearPath(), prediction, role=role), x, grid, seeded(), keep=True).states
+            solver.solve(moving(LinearPath(), prediction, role=role), x, grid, seeded(), all_states=True).states
             for solver in (DDIM(), Euler())
         ]
         close(*ends, rtol=0, atol=1e-12)
@@ -90,7 +90,10 @@ def run_by_ratio(solver, path):
     """x_k/β_k along one sequence of α/β, from one x/β, with one noise."""
     times = torch.tensor([at_ratio(path, r) for r in (9.0, 5.0, 2.0, 1.1, 0.6, 0.2, 0.05)], dtype=torch.float64)
     beta = path.beta(times)[:, None, None]
-    return solver.solve(moving(path), points(9)[0] * 10 * beta[0], times, seeded(), keep=True).states[:-1] / beta[:-1]
+    return (
+        solver.solve(moving(path), points(9)[0] * 10 * beta[0], times, seeded(), all_states=True).states[:-1]
+        / beta[:-1]
+    )
 
 
 @pytest.mark.parametrize("solver", [DDIM(), DPMSolver(), Ancestral()], ids=lambda s: type(s).__name__)
@@ -129,7 +132,7 @@ def test_churn_keeps_the_marginal(path):
     u = solver.back(path, t)
     assert weights(path, u)[0] / weights(path, u)[1] == pytest.approx(1.3 * 0.8, abs=1e-10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowport.sampling.solver.churn.forwards", lambda *_: None)
+        patch.setattr("flowport.sampling.solver.churn.require_forward", lambda *_: None)
         m, n, c = affine(solver, dynamics, 2, t, 1.0, False)
     mean, covariance = moments(FROM_NOISE["gaussian"], path, t)
     wanted = moments(FROM_NOISE["gaussian"], path, u)
@@ -180,14 +183,15 @@ def test_the_mean_end_is_tweedie_and_all_before_is_the_solver():
     path, inner = TrigonometricPath(), EulerMaruyama(noiseless_end=False)
     dynamics, (x, _) = moving(path), points(9)
     dynamics.volatility, dynamics.stochastic = ConstantVolatility(), True
-    found = MeanEnd(inner).solve(dynamics, x, 0.05 + 0.9 * TIMES, seeded(), keep=True).states
-    plain = inner.solve(dynamics, x, 0.05 + 0.9 * TIMES, seeded(), keep=True).states
+    found = MeanEnd(inner).solve(dynamics, x, 0.05 + 0.9 * TIMES, seeded(), all_states=True).states
+    plain = inner.solve(dynamics, x, 0.05 + 0.9 * TIMES, seeded(), all_states=True).states
     assert torch.equal(found[:-1], plain[:-1])
     t = (0.05 + 0.9 * TIMES)[-2].expand(9)
     c = path.coefficients(t).over(x)
     close(found[-1], (found[-2] + c.alpha**2 * dynamics.field.score(found[-2], t, Condition())) / c.beta)
     through = [
-        s.solve(moving(path), x, TIMES, seeded(), keep=True).states[-2] for s in (MeanEnd(DPMSolver()), DPMSolver())
+        s.solve(moving(path), x, TIMES, seeded(), all_states=True).states[-2]
+        for s in (MeanEnd(DPMSolver()), DPMSolver())
     ]
     assert torch.equal(*through), "a solver inside keeps its memory"
 

@@ -10,7 +10,7 @@ from flowport.errors import FlowportError
 from flowport.field import AnalyticField, LearnedField
 from flowport.field.analytic import JointMixture
 from flowport.finetuning.adapter import ControlAdapter, FullAdapter
-from flowport.finetuning.path_weights import effective, normalised, reached
+from flowport.finetuning.path_weights import annealed_strength, effective, normalised
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP
 from flowport.path import (
@@ -142,8 +142,8 @@ def test_weights_of_paths():
     close(effective(w, 2), tensor((1 / (1 / 16 + 9 / 16) / 2 + 1) / 2)[0])
     reward = torch.randn(4000, generator=torch.Generator().manual_seed(1), dtype=F64)
     # e^{a r} with r ~ N(0, λ²) has the effective share e^{−a²λ²}
-    scale, temper = reached(2 * reward, torch.zeros(4000, dtype=F64), 1, 0.5)
+    scale, temper = annealed_strength(2 * reward, torch.zeros(4000, dtype=F64), 1, 0.5)
     assert float(scale) == pytest.approx(math.sqrt(math.log(2)) / 2, abs=0.03) and float(temper) == 1
-    scale, temper = reached(0 * reward, 2 * reward, 1, 0.5)  # no strength is to blame: the weights are tempered
+    scale, temper = annealed_strength(0 * reward, 2 * reward, 1, 0.5)  # the weights are tempered
     assert float(temper) == pytest.approx(math.sqrt(math.log(2)) / 2, abs=0.03)
-    assert float(reached(0.1 * reward, 0 * reward, 1, 0.5)[0]) == 1
+    assert float(annealed_strength(0.1 * reward, 0 * reward, 1, 0.5)[0]) == 1

@@ -17,7 +17,7 @@ from flowport.prediction import Prediction
 from flowport.reward import Reward
 from flowport.sampling.divergence import Divergence
 from flowport.sampling.grid import Grid
-from flowport.sampling.process import KnownProcess
+from flowport.sampling.process import ClosedFormProcess
 from flowport.sampling.solver import Solver
 from flowport.sampling.volatility import Volatility
 from tests import zoo
@@ -36,7 +36,7 @@ FAMILIES = [
     ("distribution", Distribution, zoo.DISTRIBUTIONS),
     ("reward", Reward, zoo.REWARDS),
     ("finetuning.method", FineTuningMethod, zoo.TUNINGS),
-    ("sampling.process", KnownProcess, zoo.PROCESSES),
+    ("sampling.process", ClosedFormProcess, zoo.PROCESSES),
     ("sampling.divergence", Divergence, zoo.DIVERGENCES),
 ]
 ELSEWHERE = {

@@ -50,7 +50,7 @@ def test_one_round_on_a_gaussian_is_the_monotone_map_at_the_least_energy() -> No
     round_1 = Composition(LinearPath(), NoNoise(), VelocityPrediction()).field(pairing)
     least, spent = m1**2 + (1 - s1**0.5) ** 2, {}
     for name, field in (("base", base), ("round", round_1)):
-        run = Translator(field, RK4(), UniformGrid(30), ZeroVolatility()).forward(Sample(x0), SEED, keep=True)
+        run = Translator(field, RK4(), UniformGrid(30), ZeroVolatility()).forward(Sample(x0), SEED, all_states=True)
         energy = path_energy(lambda x, t, f=field: f.velocity(x, t, Condition()), run.times, run.states)
         spent[name] = float(weight @ energy)
     assert abs(spent["round"] - least) / least < 1e-5 < 0.01 < abs(spent["base"] - least) / least

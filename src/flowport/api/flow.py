@@ -19,13 +19,14 @@ from flowport.api.saving import (
     rebuilt,
     rebuilt_field,
 )
+from flowport.cache import write_atomically
 from flowport.distribution import Gaussian
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field, LearnedField
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.modality import Modality
-from flowport.run.run_folder import LAYOUT, write
+from flowport.run.run_folder import LAYOUT
 from flowport.sampling.divergence import ExactDivergence
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.likelihood import Likelihood
@@ -109,7 +110,7 @@ class Flow:
         generator = torch.Generator(x.device).manual_seed(self.seed if seed is None else seed)
         translator = self._translator(solver, steps, volatility)
         move = translator.backward if backward else translator.forward
-        found = move(Sample(x), generator, wanted, keep=trajectory)
+        found = move(Sample(x), generator, wanted, all_states=trajectory)
         return found.states if trajectory else found.end
 
     def sample(self, n: int, *, solver: Any = None, steps: int = 50, volatility: Any = "zero", **more: Any) -> Tensor:
@@ -203,8 +204,8 @@ class Flow:
             "field": self.description,
         }
         weights = {name: value.detach().cpu().clone().contiguous() for name, value in self.field.state_dict().items()}
-        write(place / "flow.safetensors", lambda path: save_file(weights, path))
-        write(place / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
+        write_atomically(place / "flow.safetensors", lambda path: save_file(weights, path))
+        write_atomically(place / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
 
 
 def load(folder: str | FilePath, **objects: Any) -> Flow:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flowport.conditioning import Conditioning
 from flowport.coupling import Coupling
 from flowport.distribution.base import Distribution, Stored
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError, member_name
 from flowport.finetuning.adapter import Adapter
 from flowport.finetuning.method import FineTuningMethod
@@ -143,7 +143,7 @@ def distribution(points: Points, name: str) -> Distribution:
     modality: Modality = Image() if raw.dtype == torch.uint8 else FloatImage() if raw.ndim == 4 else Plane()
     tenth = max(1, len(raw) // 10)
     classes = 0 if labels is None else int(labels.max()) + 1
-    splits = divide(len(raw), tenth, tenth, labels)
+    splits = stratified_split(len(raw), tenth, tenth, labels)
     return Stored(name, raw if raw.dtype == torch.uint8 else raw.float(), labels, modality, splits, classes=classes)
 
 

@@ -30,7 +30,7 @@ class Cost(ABC):
         """
 
 
-def refuse_no_clouds(name: str, x: Tensor, y: Tensor) -> None:
+def require_clouds(name: str, x: Tensor, y: Tensor) -> None:
     """Check that both sides hold point clouds of one dimension d.
 
     Args:

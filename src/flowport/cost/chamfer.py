@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowport.cost.base import Cost, refuse_no_clouds
+from flowport.cost.base import Cost, require_clouds
 from flowport.types import Sample
 
 CHUNK = 2**18
@@ -56,6 +56,6 @@ class ChamferCost(Cost):
     """
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:
-        refuse_no_clouds("chamfer", source.x, target.x)
+        require_clouds("chamfer", source.x, target.x)
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
             return chamfer(source.x, target.x)

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from flowport.cost.base import Cost, refuse_no_clouds
+from flowport.cost.base import Cost, require_clouds
 from flowport.errors import FlowportError
 from flowport.types import Sample
 
@@ -19,7 +19,7 @@ CHUNK = 2**22
 """Largest number of products between points in memory at once."""
 
 
-def assigned(a: Tensor, b: Tensor) -> Tensor:
+def optimal_matching(a: Tensor, b: Tensor) -> Tensor:
     """The permutation p that minimises Σ_k |a_k − b_p(k)|² for each pair of clouds, by scipy on the CPU.
 
     Args:
@@ -46,7 +46,7 @@ class EarthMoverCost(Cost):
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         x, y = source.x, target.x
-        refuse_no_clouds("earth_mover", x, y)
+        require_clouds("earth_mover", x, y)
         if x.shape[2] != y.shape[2]:
             raise FlowportError(
                 f"cost=earth_mover needs clouds of one size, not of {x.shape[2]} and {y.shape[2]} points"
@@ -57,7 +57,7 @@ class EarthMoverCost(Cost):
             for k, cloud in enumerate(x):
                 for at in range(k + 1 if x is y else 0, len(y), step):
                     block = y[at : at + step]
-                    order = assigned(cloud.expand(len(block), -1, -1), block)
+                    order = optimal_matching(cloud.expand(len(block), -1, -1), block)
                     moved = block.gather(2, order[:, None].expand(-1, x.shape[1], -1))
                     found[k, at : at + step] = (cloud.double() - moved).square().sum(1).mean(1)
         return found + found.T if x is y else found

@@ -13,7 +13,7 @@ from flowport.cost.squared_euclidean import squared_distances
 from flowport.types import Sample
 
 
-def describe(descriptor: nn.Module, x: Tensor, chunk: int) -> Tensor:
+def features_of(descriptor: nn.Module, x: Tensor, chunk: int) -> Tensor:
     """The features of points, computed in evaluation mode without gradient and autocast.
 
     The training flags of the network are restored afterwards.
@@ -52,5 +52,5 @@ class FeaturesCost(Cost):
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         return squared_distances(
-            describe(self.network, source.x, self.chunk), describe(self.network, target.x, self.chunk)
+            features_of(self.network, source.x, self.chunk), features_of(self.network, target.x, self.chunk)
         )

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from flowport.cost.base import Cost
-from flowport.cost.features import describe
+from flowport.cost.features import features_of
 from flowport.cost.squared_euclidean import squared_distances
 from flowport.errors import FlowportError
 from flowport.types import Sample
@@ -94,7 +94,7 @@ class SpectralCost(Cost):
         Raises:
             FlowportError: When a feature is not finite.
         """
-        a, b = (describe(self.descriptor, x, self.chunk).double() for x in (source, target))
+        a, b = (features_of(self.descriptor, x, self.chunk).double() for x in (source, target))
         a, b = a - a.mean(0), b - b.mean(0)
         if not bool(torch.isfinite(a).all() & torch.isfinite(b).all()):
             raise FlowportError("the spectral cost found NaN or infinite features: only finite data can be coupled")

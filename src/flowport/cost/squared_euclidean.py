@@ -13,9 +13,9 @@ from flowport.cost.base import Cost
 from flowport.types import Sample
 
 # Up to this dimension the product is always computed in float64, at negligible cost.
-FEW = 64
+EXACT_DIMENSIONS = 64
 # A float32 product errs by about 1e-6 of |a|² + |b|²: distances below this share of it are recomputed.
-NEAR = 1e-2
+NEAR_SHARE = 1e-2
 # Largest number of coordinates in memory at once while near pairs are recomputed.
 CHUNK = 2**24
 
@@ -43,7 +43,12 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(a.device.type, enabled=False):
         a, b = a.flatten(1), b.flatten(1)
         # On an accelerator the search for near pairs would synchronise, which takes longer than a float64 product.
-        exact = a.dtype == torch.float64 or b.dtype == torch.float64 or a.shape[1] <= FEW or a.device.type != "cpu"
+        exact = (
+            a.dtype == torch.float64
+            or b.dtype == torch.float64
+            or a.shape[1] <= EXACT_DIMENSIONS
+            or a.device.type != "cpu"
+        )
         a, b = (x.to(torch.float64 if exact else torch.float32) for x in (a, b))
         centre = b.mean(0)
         a, b = a - centre, b - centre
@@ -52,7 +57,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         if exact:
             return torch.addmm(total, a, b.T, alpha=-2).clamp_(min=0)
         distances = torch.sub(total, a @ b.T, alpha=2)
-        near = distances < NEAR * total
+        near = distances < NEAR_SHARE * total
         if bool(near.any()):
             _again(distances, near, a, b)
         return distances

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from flowport.cost.earth_mover import assigned
+from flowport.cost.earth_mover import optimal_matching
 from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.independent import IndependentCoupling
 from flowport.coupling.rotation import turned
@@ -18,12 +18,13 @@ from flowport.errors import FlowportError
 from flowport.types import Pair
 
 
-def swapped(a: Tensor, b: Tensor, rounds: int, generator: torch.Generator) -> Tensor:
+def match_by_swaps(a: Tensor, b: Tensor, rounds: int, generator: torch.Generator) -> Tensor:
     """A nearly optimal matching of the points of each pair of clouds, by random disjoint transpositions.
 
     Starts from the matching by rank of the first coordinate. In every round random disjoint pairs of points exchange
     their partners wherever this lowers Σ_k |a_k − b_p(k)|². The result is a permutation after every round. It consists
-    of tensor operations, so it runs on any device. The exact counterpart is :func:`flowport.cost.earth_mover.assigned`.
+    of tensor operations, so it runs on any device. The exact counterpart is
+    :func:`flowport.cost.earth_mover.optimal_matching`.
 
     Args:
         a: Source clouds, (n, d, N).
@@ -103,4 +104,8 @@ class AlignedCoupling(Coupling):
         return replace(plan, facts={**plan.facts, "aligned": gap})
 
     def _matched(self, a: Tensor, b: Tensor, generator: torch.Generator) -> Tensor:
-        return assigned(a, b) if self.swaps is None else swapped(a.float(), b.float(), self.swaps, generator)
+        return (
+            optimal_matching(a, b)
+            if self.swaps is None
+            else match_by_swaps(a.float(), b.float(), self.swaps, generator)
+        )

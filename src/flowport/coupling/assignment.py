@@ -18,10 +18,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from flowport.errors import FlowportError
-from flowport.tensors import sent
+from flowport.tensors import to_device
 
 # Largest number of pairs for a batch of n and m points.
-LONGEST = 2**24
+MAX_PAIRS = 2**24
 # Entropic potentials before the assignment (see `_reduced`): ε of each stage in units of the median reduced cost, and
 # Sinkhorn iterations per stage.
 STAGES = (0.3, 0.02)
@@ -38,13 +38,13 @@ def pair_count(n: int, m: int) -> int:
         m: Number of target points.
 
     Raises:
-        FlowportError: When the list would be longer than ``LONGEST``.
+        FlowportError: When the list would be longer than ``MAX_PAIRS``.
     """
     length = math.lcm(n, m)
-    if length > LONGEST:
+    if length > MAX_PAIRS:
         raise FlowportError(
-            f"{n} source and {m} target points would need {length} pairs for equal shares, more than {LONGEST}: choose "
-            f"sizes with a common factor"
+            f"{n} source and {m} target points would need {length} pairs for equal shares, more than {MAX_PAIRS}: "
+            "choose sizes with a common factor"
         )
     return length
 
@@ -130,7 +130,7 @@ def permutation(cost: Tensor) -> Tensor:
     with torch.no_grad():
         reduced = _reduced(finite(cost.detach().cpu()).double())
     _, columns = linear_sum_assignment(finite(reduced).numpy())
-    return sent(torch.from_numpy(columns.astype(np.int64, copy=False)), cost.device)
+    return to_device(torch.from_numpy(columns.astype(np.int64, copy=False)), cost.device)
 
 
 def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
         Row and column indices, (L,) int64 each, on the device of the cost.
 
     Raises:
-        FlowportError: When the cost is not finite, L exceeds ``LONGEST``, or the solver fails.
+        FlowportError: When the cost is not finite, L exceeds ``MAX_PAIRS``, or the solver fails.
     """
     n, m = cost.shape
     if n == m:

@@ -25,7 +25,7 @@ from flowport.data.pairing import Pairing
 from flowport.data.placement import Placement, ResidentPlacement
 from flowport.errors import FlowportError
 from flowport.randomness import Randomness
-from flowport.tensors import sent
+from flowport.tensors import to_device
 from flowport.types import Pair
 
 
@@ -116,7 +116,7 @@ class PairStream:
         if self.pool == 1:
             return plan.apply(pair)
         order = torch.randperm(n, generator=self._own.generator("pool order", first))
-        return plan.apply(pair, sent(order, plan.i.device))
+        return plan.apply(pair, to_device(order, plan.i.device))
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:

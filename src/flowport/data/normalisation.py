@@ -57,7 +57,7 @@ def measured(source: Distribution, target: Distribution) -> dict[str, dict[str, 
             points are equal.
     """
     sides = {"source": source, "target": target}
-    wanted = {name: side.modality.unknown() for name, side in sides.items()}
+    wanted = {name: side.modality.unmeasured() for name, side in sides.items()}
     together = type(source.modality) is type(target.modality)
     if together and wanted["source"] != wanted["target"]:
         nulls = " and ".join(f"{name}.modality leaves {', '.join(w) or 'nothing'} null" for name, w in wanted.items())
@@ -72,7 +72,7 @@ def measured(source: Distribution, target: Distribution) -> dict[str, dict[str, 
                 f"all training points of {' and '.join(names)} are equal: there is nothing to normalise by"
             )
         for name in names:
-            values = sides[name].modality.settled(mean, std)
+            values = sides[name].modality.measured_values(mean, std)
             found[name] = {option: float(f"{value:.{DIGITS}g}") for option, value in values.items()}
     if found:
         numbers = [f"{name}.modality.{o}={v}" for name, values in found.items() for o, v in values.items()]

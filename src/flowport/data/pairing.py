@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import torch
 
+from flowport.cache import read_tensors, write_tensors
 from flowport.distribution.base import Distribution, positions, refuse_non_finite
-from flowport.distribution.folder import keep, loaded
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError
 from flowport.randomness import Randomness
 from flowport.types import Pair, Sample
@@ -253,7 +253,7 @@ class StoredPairing(Pairing):
         items = self.rows.source.id
         groups = None if items is None else items.unique(return_inverse=True)[1]
         tenth = (n if groups is None else int(groups.max()) + 1) // 10
-        self.parts, self.device = divide(n, max(tenth, 1), 0, groups=groups), torch.device("cpu")
+        self.parts, self.device = stratified_split(n, max(tenth, 1), 0, groups=groups), torch.device("cpu")
 
     def split(self, name: str) -> "StoredPairing":
         """The pairs of a split, with that split of both distributions.
@@ -311,7 +311,7 @@ def write_pairs(pair: Pair, path: Path) -> None:
         pair: Source and target points.
         path: File to write, .safetensors.
     """
-    keep(path, {name: value.cpu().clone() for name, value in tensors_of(pair).items()}, {})  # unshared
+    write_tensors(path, {name: value.cpu().clone() for name, value in tensors_of(pair).items()}, {})  # unshared
 
 
 def read_pairs(path: str | None) -> Pair:
@@ -324,7 +324,7 @@ def read_pairs(path: str | None) -> Pair:
         FlowportError: When the file is missing, damaged or no file of pairs.
     """
     place = Path(path or "")
-    held = loaded(place)
+    held = read_tensors(place)
     lengths = set() if held is None else {len(value) for value in held[0].values()}
     if held is None or len(lengths) != 1 or not {"source.x", "target.x"} <= held[0].keys():
         found = "holds no pairs, or is damaged" if place.is_file() else "is not a file"

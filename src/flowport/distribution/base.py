@@ -14,7 +14,7 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
-from flowport.tensors import sent
+from flowport.tensors import to_device
 from flowport.types import EventShape, Sample
 
 
@@ -277,12 +277,12 @@ class Stored(Distribution):
         self.size = len(self.index)
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
-        at = self.index[sent(index, self.index.device)]
-        labels = None if self.labels is None else sent(self.labels[at], self.device)
+        at = self.index[to_device(index, self.index.device)]
+        labels = None if self.labels is None else to_device(self.labels[at], self.device)
         raw, mask = self.taken(at, generator)
-        x = self.modality.encode(sent(raw, self.device), generator)
-        valid = None if mask is None else sent(mask, self.device).expand_as(x)
-        return Sample(x, labels, valid, sent(index, self.device))
+        x = self.modality.encode(to_device(raw, self.device), generator)
+        valid = None if mask is None else to_device(mask, self.device).expand_as(x)
+        return Sample(x, labels, valid, to_device(index, self.device))
 
     def taken(self, at: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
         """Raw items as they are encoded, and a mask of what is data rather than padding.

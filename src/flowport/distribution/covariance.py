@@ -16,7 +16,7 @@ class Covariance(ABC):
     A member provides the maps below, which act on the rows of (n, d) tensors and agree with ``matrix``.
 
     To add a member: subclass this class in this module and give it to ``covariance`` by the number of axes in
-    ``READINGS``.
+    ``CONSTRUCTORS``.
     """
 
     @abstractmethod
@@ -28,7 +28,7 @@ class Covariance(ABC):
         """
 
     @abstractmethod
-    def precise(self, x: Tensor) -> Tensor:
+    def apply_precision(self, x: Tensor) -> Tensor:
         """S⁻¹ x, the precision matrix applied to every row, (n, d).
 
         Args:
@@ -69,7 +69,7 @@ class DiagonalCovariance(Covariance):
     def colour(self, z: Tensor) -> Tensor:
         return z * self.variance.sqrt()
 
-    def precise(self, x: Tensor) -> Tensor:
+    def apply_precision(self, x: Tensor) -> Tensor:
         return x / self.variance
 
     def logdet(self) -> Tensor:
@@ -100,7 +100,7 @@ class DenseCovariance(Covariance):
     def colour(self, z: Tensor) -> Tensor:
         return z @ self.factor.T
 
-    def precise(self, x: Tensor) -> Tensor:
+    def apply_precision(self, x: Tensor) -> Tensor:
         kind = torch.promote_types(x.dtype, self.factor.dtype)
         return torch.cholesky_solve(x.to(kind).T, self.factor.to(kind)).T
 
@@ -167,7 +167,7 @@ def cholesky(key: str, values: Tensor) -> Tensor:
     return factor
 
 
-READINGS = {0: diagonal, 1: diagonal, 2: dense}
+CONSTRUCTORS = {0: diagonal, 1: diagonal, 2: dense}
 """How an option of this number of axes becomes a covariance."""
 
 
@@ -183,6 +183,6 @@ def covariance(value: Numbers, d: int, dtype: torch.dtype) -> Covariance:
         FlowportError: When the value has more than two axes, does not fit the dimension or is not positive definite.
     """
     values = numbers("covariance", value, dtype)
-    if values.ndim not in READINGS:
+    if values.ndim not in CONSTRUCTORS:
         raise FlowportError(f"covariance has {values.ndim} axes; it must be a number, a list of variances or a matrix")
-    return READINGS[values.ndim](values, d)
+    return CONSTRUCTORS[values.ndim](values, d)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowport.distribution.base import Stored
 from flowport.distribution.packaged import file_of, fitted
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.modality import Image, Modality
 
 
@@ -46,5 +46,5 @@ class Digits(Stored):
 
     def __init__(self, size: int = 8, pad: int = 0, modality: Modality | None = None, part: str = "train") -> None:
         labels = _load()[1]
-        splits = divide(len(labels), 100, 297, labels)
+        splits = stratified_split(len(labels), 100, 297, labels)
         super().__init__("digits", _fitted(size, pad), labels, modality or Image(), splits, part, classes=10)

@@ -1,8 +1,6 @@
 """A folder of files as one tensor, decoded once in parallel and cached on disk by a hash of its content."""
 
-import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,17 +12,15 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from flowport.cache import home
-from flowport.distribution.parts import divide
+from flowport.cache import home, read_tensors, write_tensors
+from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError
 
 logger = logging.getLogger(__name__)
 CACHE = home() / "cache"
-FEWEST = 10
+MINIMUM_ITEMS = 10
 """Least number of items of a split into 80, 10 and 10 per cent."""
 VERSION = 2
 """Version of the decoding, a part of the hash; to be raised when decoding changes."""
@@ -54,7 +50,7 @@ class FolderContents:
         All items of a file lie in one split.
         """
         tenth = max(1, int(self.file.max() + 1) // 10)
-        return divide(len(self.items), tenth, tenth, self.classes, self.file)
+        return stratified_split(len(self.items), tenth, tenth, self.classes, self.file)
 
 
 def collect(
@@ -82,7 +78,7 @@ def collect(
     if not files:
         raise FlowportError(f"{path} holds no {', '.join(suffixes)} file: nothing to learn from")
     cache_file = CACHE / f"{_digest(folder, files, options)}.safetensors"
-    cached = loaded(cache_file)
+    cached = read_tensors(cache_file)
     if cached is None:
         items, counts, bad = _decoded(folder, files, decode, skip_bad_files)
     else:
@@ -91,11 +87,13 @@ def collect(
         raise FlowportError(_unreadable(path, bad) + ": mend or remove them, or set skip_bad_files=true")
     if bad:
         logger.warning("%s", _unreadable(path, bad) + "; they are left out")
-    if len(items) < FEWEST:
-        raise FlowportError(f"{path} gives {len(items)} items; at least {FEWEST} are needed for the 80/10/10 split")
+    if len(items) < MINIMUM_ITEMS:
+        raise FlowportError(
+            f"{path} gives {len(items)} items; at least {MINIMUM_ITEMS} are needed for the 80/10/10 split"
+        )
     if cached is None:
-        keep(cache_file, {"items": items, "counts": counts}, bad)
-        mapped = loaded(cache_file)
+        write_tensors(cache_file, {"items": items, "counts": counts}, bad)
+        mapped = read_tensors(cache_file)
         items = mapped[0]["items"] if mapped else items  # memory-mapped pages of the file, which can be evicted
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]
     file = torch.arange(len(good)).repeat_interleave(counts)
@@ -161,31 +159,3 @@ def _decoded(
     if not good:
         return torch.empty(0), torch.empty(0, dtype=torch.long), bad
     return torch.from_numpy(np.concatenate(good)), torch.tensor([len(g) for g in good]), bad
-
-
-def keep(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
-    """Writes tensors and facts to a safetensors file, atomically, by a temporary file that is renamed.
-
-    Args:
-        path: The file; its folder is created.
-        tensors: Tensors by name.
-        told: Facts by name, stored in the header of the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, written, metadata={"told": json.dumps(told)})
-    os.replace(written, path)
-
-
-def loaded(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """The tensors and facts that ``keep`` wrote; None where there is no file or it is damaged.
-
-    Args:
-        path: The file.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return tensors, json.loads(file.metadata()["told"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None

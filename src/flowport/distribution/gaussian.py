@@ -72,11 +72,11 @@ class Gaussian(Density):
 
     def log_prob(self, x: Tensor) -> Tensor:
         gap = x.flatten(1) - self.mean
-        squared = (gap * self.spread.precise(gap)).sum(1)
+        squared = (gap * self.spread.apply_precision(gap)).sum(1)
         return -0.5 * (squared + self.spread.logdet() + gap.shape[1] * math.log(2 * math.pi))
 
     def score(self, x: Tensor) -> Tensor:
-        return -self.spread.precise(x.flatten(1) - self.mean).view(x.shape)
+        return -self.spread.apply_precision(x.flatten(1) - self.mean).view(x.shape)
 
     def to(self, device: torch.device | str) -> "Gaussian":
         moved = copy(self)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from flowport.distribution.base import Stored
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.distribution.user_folders import fitted_picture
 from flowport.errors import FlowportError
 from flowport.modality import Image, Modality
@@ -98,11 +98,11 @@ def _splits(sizes: dict[str, int], labels: torch.Tensor | None) -> dict[str, tor
         bounds[name] = torch.arange(at, at + size)
         at += size
     if "train" not in bounds:
-        return divide(at, at // 10, at // 10, labels)
+        return stratified_split(at, at // 10, at // 10, labels)
     train, tenth = bounds["train"], len(bounds["train"]) // 10
     own = None if labels is None else labels[train]
     missing = [name for name in ("validation", "test") if name not in bounds]
-    cut = divide(len(train), tenth * ("validation" in missing), tenth * ("test" in missing), own)
+    cut = stratified_split(len(train), tenth * ("validation" in missing), tenth * ("test" in missing), own)
     return {
         name: train[cut[name]] if name in (*missing, "train") else bounds[name]
         for name in ("train", "validation", "test")

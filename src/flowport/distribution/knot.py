@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowport.distribution.solids import SPARE, Solid, leaning
+from flowport.distribution.solids import EXTRA_CANDIDATES, Solid, angle_quantile
 
 
 @final
@@ -26,16 +26,16 @@ class Knot(Solid):
 
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
         scale, q, a = proportions.split(1, 1)
-        t = 2 * pi * self.uniform(len(q), generator, 2 * self.points + SPARE)
+        t = 2 * pi * self.uniform(len(q), generator, 2 * self.points + EXTRA_CANDIDATES)
         wave = (3 * t).cos()
         speed = (17 + 8 * wave + 9 * q.square() * wave.square()).sqrt()
-        t = self.kept(t[:, :, None], speed / (25 + 9 * q.square()).sqrt(), generator)[:, :, 0]
+        t = self.accepted(t[:, :, None], speed / (25 + 9 * q.square()).sqrt(), generator)[:, :, 0]
         curve, first, second = trefoil(t, q)
         binormal = torch.linalg.cross(first, second)
         curvature = binormal.norm(dim=2) / first.norm(dim=2) ** 3
         binormal = binormal / binormal.norm(dim=2, keepdim=True)
         normal = torch.linalg.cross(binormal, first / first.norm(dim=2, keepdim=True))
-        angle = leaning(-a * curvature, 2 * pi * self.uniform(len(q), generator))[:, :, None]
+        angle = angle_quantile(-a * curvature, 2 * pi * self.uniform(len(q), generator))[:, :, None]
         return scale[:, None] * (curve + a[:, None] * (angle.cos() * normal + angle.sin() * binormal))
 
 

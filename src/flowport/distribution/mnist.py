@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowport.distribution.base import Stored
 from flowport.distribution.packaged import file_of, fitted
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.modality import Image, Modality
 
 
@@ -48,5 +48,5 @@ class MNIST(Stored):
         self, size: int = 28, crop: int = 0, pad: int = 0, modality: Modality | None = None, part: str = "train"
     ) -> None:
         labels = _load()[1]
-        splits = divide(len(labels), 200, 1000, labels)
+        splits = stratified_split(len(labels), 200, 1000, labels)
         super().__init__("mnist", _fitted(size, crop, pad), labels, modality or Image(), splits, part, classes=10)

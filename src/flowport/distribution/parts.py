@@ -8,7 +8,7 @@ from flowport.randomness import Randomness
 SEED = 0
 
 
-def divide(
+def stratified_split(
     n: int, validation: int, test: int, labels: Tensor | None = None, groups: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Disjoint and complete splits train, validation and test of n items, as sorted item numbers by name.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowport.distribution.base import Stored
 from flowport.distribution.packaged import file_of, fitted
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError
 from flowport.modality import Image, Modality
 
@@ -60,7 +60,7 @@ def _fitted(size: int, crop: int, pad: int) -> Tensor:
 @lru_cache(maxsize=1)
 def _splits() -> dict[str, Tensor]:
     raw, labels, groups = _load()
-    return divide(len(raw), 500, 1500, labels, groups)
+    return stratified_split(len(raw), 500, 1500, labels, groups)
 
 
 @final

@@ -16,8 +16,8 @@ from flowport.types import Sample
 SCALE = 1 / 0.52
 """Factor that brings the coordinates of a torus to a standard deviation near 1."""
 NEWTON = 6
-"""Newton steps of ``leaning``."""
-SPARE = 128
+"""Newton steps of ``angle_quantile``."""
+EXTRA_CANDIDATES = 128
 """Additional candidates of a rejection sampler, so that small clouds get enough accepted points too."""
 
 
@@ -78,7 +78,7 @@ class Solid(AnalyticDistribution):
         """
         return torch.rand(n, many or self.points, generator=generator, device=generator.device)
 
-    def kept(self, candidates: Tensor, probability: Tensor, generator: torch.Generator) -> Tensor:
+    def accepted(self, candidates: Tensor, probability: Tensor, generator: torch.Generator) -> Tensor:
         """Rejection sampling: the first ``points`` accepted candidates of each cloud, (n, points, d).
 
         With fewer accepted candidates than points, which must be improbable, rejected ones fill the remaining places.
@@ -133,7 +133,7 @@ def faces(half: Tensor, many: int, generator: torch.Generator) -> Tensor:
     return place * half[:, None]
 
 
-def leaning(k: Tensor, wanted: Tensor) -> Tensor:
+def angle_quantile(k: Tensor, wanted: Tensor) -> Tensor:
     """Quantiles of the angle density (1 + k cos v) / 2π on [0, 2π], by Newton's method.
 
     The result solves v + k sin v = wanted.
@@ -160,7 +160,7 @@ class Torus(Solid):
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
         large, k = proportions.split(1, 1)
         u, level = (self.uniform(len(large), generator) for _ in range(2))
-        v = leaning(k, 2 * pi * level)
+        v = angle_quantile(k, 2 * pi * level)
         return revolved(large * k * v.sin(), large * (1 + k * v.cos()), u)
 
 
@@ -186,9 +186,9 @@ class Ellipsoid(Solid):
 
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
         axes = proportions[:, None]
-        d = directions(len(axes), 4 * self.points + SPARE, generator)
+        d = directions(len(axes), 4 * self.points + EXTRA_CANDIDATES, generator)
         # max |A⁻¹ d| = 1 / the shortest half-axis
-        return axes * self.kept(d, (d / axes).norm(dim=2) * axes.amin(2), generator)
+        return axes * self.accepted(d, (d / axes).norm(dim=2) * axes.amin(2), generator)
 
 
 @final

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from flowport.cache import read_tensors, write_tensors
 from flowport.distribution import espeak, folder
 from flowport.distribution.base import Distribution, Stored
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError
 from flowport.modality import LogMel, Modality
 
@@ -83,11 +84,11 @@ def _recorded(voice: str, words: Job) -> Tensor:
     _loader()
     options = json.dumps([folder.VERSION, metadata.version(PACKAGE), voice, words, RATE, SAMPLES])
     cached = folder.CACHE / f"{blake2b(options.encode(), digest_size=8).hexdigest()}.safetensors"
-    stored = folder.loaded(cached)
+    stored = read_tensors(cached)
     if stored is not None:
         return stored[0]["items"]
     waves = torch.from_numpy(_synthesised(voice, words))
-    folder.keep(cached, {"items": waves}, {"spoken": voice})
+    write_tensors(cached, {"items": waves}, {"spoken": voice})
     return waves
 
 
@@ -137,7 +138,7 @@ class Spoken(Stored):
         self.job: Job = [(word, rate, pitch) for rate, pitch in settings for word in vocabulary]
         setting = torch.arange(len(settings)).repeat_interleave(len(vocabulary))
         tenth = max(1, len(settings) // 10)
-        splits = divide(len(self.job), tenth, tenth, None, setting)
+        splits = stratified_split(len(self.job), tenth, tenth, None, setting)
         if half is not None:
             trained = setting[splits["train"]]
             selected = trained.unique()[half::2]

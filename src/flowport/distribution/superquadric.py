@@ -5,7 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowport.distribution.solids import SPARE, Solid, faces
+from flowport.distribution.solids import EXTRA_CANDIDATES, Solid, faces
 
 TINY = 1e-12
 
@@ -28,7 +28,7 @@ class Superquadric(Solid):
 
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
         axes, p, q = proportions.split([3, 1, 1], 1)
-        y = faces(axes, 16 * self.points + SPARE, generator)
+        y = faces(axes, 16 * self.points + EXTRA_CANDIDATES, generator)
         a, b, c = (y / axes[:, None]).abs().unbind(2)
         edge = axes.gather(1, torch.stack([a, b, c], 2).argmax(2))
         s = (a**p + b**p) ** (1 / p)
@@ -36,4 +36,4 @@ class Superquadric(Solid):
         around = (s / g) ** (q - 1) * torch.stack([a, b]).div(s.clamp_min(TINY)) ** (p - 1)
         slope = torch.stack([*around, (c / g) ** (q - 1)], 2) / axes[:, None]
         bound = axes.amax(1, keepdim=True) * (1 / axes).norm(dim=1, keepdim=True)
-        return self.kept(y / g[:, :, None], edge * slope.norm(dim=2) / g**3 / bound, generator)
+        return self.accepted(y / g[:, :, None], edge * slope.norm(dim=2) / g**3 / bound, generator)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Stored
-from flowport.distribution.parts import divide
+from flowport.distribution.parts import stratified_split
 from flowport.distribution.reading import read
 from flowport.errors import FlowportError
 from flowport.modality import FloatImage, Image, Modality, Plane
@@ -59,7 +59,7 @@ class TensorFile(Stored):
         modality = modality or _modality(path, raw)
         labels, classes = (None, 0) if labels is None else _labels(path, labels, len(raw))
         tenth = len(raw) // 10
-        splits = divide(len(raw), tenth, tenth, labels if classes else None)
+        splits = stratified_split(len(raw), tenth, tenth, labels if classes else None)
         super().__init__(path, raw, labels, modality, splits, part, classes)
 
 

@@ -170,7 +170,7 @@ class AudioFolder(Stored):
         raw = self.raw[at[:, None], start[:, None] + torch.arange(self.samples, device=at.device)]
         if not self.mask_padding:
             return raw, None
-        return raw, self.modality.heard(length, self.samples)[:, None, None]  # a crop with start > 0 is full
+        return raw, self.modality.data_frames(length, self.samples)[:, None, None]  # a crop with start > 0 is full
 
     def to(self, device: torch.device | str) -> "AudioFolder":
         other = super().to(device)

@@ -1,1 +1,1 @@
-"""Evaluation of trained flows: metrics on held-out data, tables, pictures."""
+"""Evaluation of trained flows on held-out data: metrics, tables and pictures."""

@@ -1,8 +1,8 @@
-"""The classifier of a dataset, trained once per dataset and size, the same in every run that asks for it.
+"""The classifier of a labelled dataset, trained once per dataset and point size and cached on disk.
 
-Metrics, feature costs and rewards read its 64 features or its logits, so it must not depend on the run: its seed is
-fixed, it is trained on the CPU, the caller's random state is not touched, and the result is kept under a name that is
-a hash of all that made it.
+Metrics, feature costs and rewards use its 64 features or its logits, so it must be the same in every run: it has a
+fixed seed, is trained on the CPU, leaves the caller's random state unchanged, and is stored under a hash of everything
+that determines it.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,13 +22,18 @@ from flowport.types import EventShape
 
 CLASSIFIERS: dict[int, type[ImageClassifier] | type[PointClassifier]] = {1: PointClassifier, 3: ImageClassifier}
 RECIPE = TrainingSettings(rate=4e-3, decay=0.02)
-"""On cross-entropy; the noise is for images in [−1, 1] or of unit scale."""
+"""Settings of the training on cross-entropy; the noise is for images in [−1, 1] or of unit scale."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A small random affine map of images; a part of the hash. Standard deviations: shift as a share of the half width,
-    turn in half turns, stretch of scale and shear as shares."""
+    """Standard deviations of a random affine map of images; part of the hash.
+
+    Args:
+        shift: Translation, as a share of half the width.
+        turn: Rotation, in half turns (π).
+        stretch: Changes of scale and shear, as shares.
+    """
 
     shift: float = 0.04
     turn: float = 0.035
@@ -39,9 +44,17 @@ AUGMENTATION = Augmentation()
 
 
 def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[str, float | str], str]:
-    """The classifier of a labelled dataset (``trained_classifier``), what it told, and the dataset's name.
+    """The classifier of a target's labelled dataset, see ``trained_classifier``.
 
-    Raises FlowportError for a target without labels.
+    Args:
+        target: The target.
+        folder: Folder of the cached classifiers.
+
+    Returns:
+        The classifier, its facts and the dataset's name.
+
+    Raises:
+        FlowportError: For a target without class labels.
     """
     labelled = target.classifier_dataset() if isinstance(target, Stored) else target
     if not isinstance(labelled, Stored) or labelled.classes == 0:
@@ -59,11 +72,22 @@ def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[
 def trained_classifier(
     train: Stored, test: Stored, folder: Path, recipe: TrainingSettings = RECIPE
 ) -> tuple[Classifier, dict[str, float | str]]:
-    """The classifier of ``train``, loaded from ``folder``/<hash>.safetensors or trained and kept there.
+    """The classifier of a dataset, loaded from ``folder/<hash>.safetensors`` or trained and stored there.
 
-    Returns (frozen classifier in eval mode on the CPU, {"accuracy": share right on ``test``, "hash": its name}).
-    Safe where several processes ask at once: one trains, the others wait and load. A damaged file is trained anew.
-    Raises FlowportError for data without class labels and for points that are neither vectors nor images.
+    Concurrent calls are safe: one process trains and the others load its result. A damaged file is trained anew.
+
+    Args:
+        train: Training split.
+        test: Test split, for the accuracy.
+        folder: Folder of the cached classifiers.
+        recipe: Settings of the training.
+
+    Returns:
+        The frozen classifier in evaluation mode on the CPU, and {"accuracy": accuracy on the test split, "hash": its
+        name}.
+
+    Raises:
+        FlowportError: For data without class labels, or whose points are neither vectors nor images.
     """
     train, test = train.to("cpu"), test.to("cpu")
     model = _untrained(train, test, recipe)
@@ -73,9 +97,15 @@ def trained_classifier(
 
 
 def content_hash(train: Stored, test: Stored, recipe: TrainingSettings) -> str:
-    """16 hex digits over raw items, labels, recipe and how the items are encoded (shape, mean and spread).
+    """A hash of raw items, labels, recipe and encoding, 16 hexadecimal digits.
 
-    The encoded points are not hashed bit by bit: another CPU may round their resizing or their spectra differently.
+    The encoding enters by the shape of the points and by mean and standard deviation of the first 256, rounded: the
+    last bits of encoded points differ between CPUs.
+
+    Args:
+        train: Training split.
+        test: Test split.
+        recipe: Settings of the training.
     """
     made = sorted((asdict(recipe) | asdict(AUGMENTATION)).items())
     digest = blake2b(repr((made, train.event_shape, train.classes)).encode(), digest_size=8)
@@ -83,8 +113,8 @@ def content_hash(train: Stored, test: Stored, recipe: TrainingSettings) -> str:
         for tensor in (part.raw[part.index], _labels(part)):
             digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    some = train.draw(torch.arange(min(256, len(train.index))), None).x.double()
-    digest.update(f"{some.mean():.3f} {some.std():.3f}".encode())
+    first = train.draw(torch.arange(min(256, len(train.index))), None).x.double()
+    digest.update(f"{first.mean():.3f} {first.std():.3f}".encode())
     return digest.hexdigest()
 
 
@@ -97,7 +127,7 @@ def _labels(part: Stored) -> Tensor:
 
 
 def _untrained(train: Stored, test: Stored, recipe: TrainingSettings) -> Classifier:
-    """The classifier at its fixed initial values."""
+    """The classifier at its fixed initial weights."""
     shape: EventShape = train.event_shape
     _labels(train), _labels(test)
     if len(shape) not in CLASSIFIERS or test.event_shape != shape:
@@ -112,7 +142,7 @@ def _untrained(train: Stored, test: Stored, recipe: TrainingSettings) -> Classif
 
 
 def _augmented(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """Images under a small random affine map (border repeated) and noise; vectors under noise alone."""
+    """Images under a small random affine map (border repeated) with noise added; vectors with noise alone."""
     a = AUGMENTATION
     if x.ndim == 4:
         n = len(x)
@@ -127,7 +157,7 @@ def _augmented(x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
 
 
 def _train(train: Stored, test: Stored, recipe: TrainingSettings) -> tuple[Classifier, Facts]:
-    """A trained classifier and its accuracy on ``test``."""
+    """A trained classifier and its accuracy on the test split."""
     model, generator = _untrained(train, test, recipe), torch.Generator().manual_seed(recipe.seed)
     points, labels = _encoded(train), _labels(train).clone()
     order = torch.empty(0, dtype=torch.long)
@@ -144,7 +174,7 @@ def _train(train: Stored, test: Stored, recipe: TrainingSettings) -> tuple[Class
 
 
 def _encoded(part: Stored) -> Tensor:
-    """All items of a split as float32 points, encoded in pieces."""
+    """All items of a split as float32 points, encoded in chunks."""
     pieces = torch.arange(len(part.index)).split(512)
     return torch.cat([part.draw(piece, None).x for piece in pieces]).float()
 

@@ -1,4 +1,4 @@
-"""An evaluation: translate held-out points, measure the result, draw it. Training, evaluate and translate share it."""
+"""An evaluation of a flow on held-out points: translation, metrics and a picture."""
 
 from pathlib import Path
 
@@ -17,28 +17,42 @@ from flowport.sampling.sampler import Sampler
 from flowport.types import Sample
 
 SEARCHED = 10_000
-"""Training targets among which the nearest is looked for."""
+"""Largest number of training targets that are searched for the nearest one."""
 SOUNDS = 4
-"""Clips of every row of a gallery that are written as sound."""
+"""Number of clips of every row of a gallery that are written as sound."""
 
 
 class Evaluator:
-    """Translates held-out points and measures the result.
+    """Translates held-out points by a field and measures the result.
 
     Args:
-        sampler: How points are translated.
-        metrics: By name; all are measured on one translation.
-        items: Source points translated (stored data: at most all of the split).
+        sampler: Solver, grid, volatility and guidance of the translation.
+        metrics: Metrics by name, all measured on the same translations.
+        items: Number of source points; stored data have at most all of the split.
     """
 
     def __init__(self, sampler: Sampler, metrics: dict[str, Metric], items: int = 4096) -> None:
         self.sampler, self.metrics, self.items = sampler, metrics, items
-        self._cost: float | None = None  # of the one pair of distributions that is evaluated
+        self._cost: float | None = None  # reference cost of the evaluated pair of distributions
 
     def outcome(
         self, field: Field, source: Distribution, target: Distribution, randomness: Randomness, part: str = "test"
     ) -> EvaluationResult:
-        """Translate the held-out ``part`` of source; the floor is real target points from outside that part."""
+        """Translate held-out source points and collect what the metrics need.
+
+        Labels of a conditional flow are those of random held-out target points. ``floor`` is drawn from the training
+        split of the target.
+
+        Args:
+            field: The field.
+            source: The source.
+            target: The target.
+            randomness: Randomness of draws and translation.
+            part: The held-out split, ``"test"`` or ``"validation"``.
+
+        Raises:
+            FlowportError: When the field does not support the sampler.
+        """
         randomness = randomness.under(part)
         start = source.split(part).every(self.items, randomness.under("source"))
         goal = target.split(part).every(self.items, randomness.under("target"))
@@ -49,7 +63,7 @@ class Evaluator:
             drawn = torch.randint(len(goal), (len(start),), generator=generator, device=generator.device)
             label = goal.label[drawn.to(goal.label.device)]
         translator = self.sampler.translator(field)
-        trajectory = translator.forward(start, generator, label, keep=True)
+        trajectory = translator.forward(start, generator, label, all_states=True)
         condition = field.conditioning.sampling(start, label)
 
         @torch.no_grad()
@@ -77,15 +91,19 @@ class Evaluator:
 
     @staticmethod
     def _retrieved(start: Sample, target: Distribution) -> Tensor | None:
-        """The training target nearest to each source point; None where that set is endless or of another shape."""
+        """The training target nearest to each source point; None where that set is infinite or of another shape."""
         train = target.split("train").observed()
         if train.size is None or train.event_shape != tuple(start.x.shape[1:]):
             return None
-        known = train.every(min(train.size, SEARCHED), Randomness()).x
-        return known[squared_distances(start.x, known).argmin(1)]
+        candidates = train.every(min(train.size, SEARCHED), Randomness()).x
+        return candidates[squared_distances(start.x, candidates).argmin(1)]
 
     def measure(self, outcome: EvaluationResult) -> dict[str, float]:
-        """All metrics of an outcome, flat."""
+        """The values of all metrics, by name.
+
+        Args:
+            outcome: The evaluation.
+        """
         numbers: dict[str, float] = {}
         for metric in self.metrics.values():
             metric.to(outcome.result.device)
@@ -96,9 +114,15 @@ class Evaluator:
 
 
 def reference_cost(source: Distribution, target: Distribution, points: int = 2048, draws: int = 16) -> float:
-    """W2² between the true source and the true target: the mean over ``draws`` fixed draws of ``points`` points each.
+    """W2² between source and target, the mean over ``draws`` fixed draws, in squared units of the points.
 
-    One number for a pair of distributions, whatever the run's seed. One draw alone errs by some per cent.
+    It does not depend on the seed of the run. A single draw has an error of several per cent.
+
+    Args:
+        source: The source; its test split is used.
+        target: The target; its test split is used.
+        points: Number of points of a draw.
+        draws: Number of draws.
     """
     total = 0.0
     for k in range(draws):
@@ -110,7 +134,7 @@ def reference_cost(source: Distribution, target: Distribution, points: int = 204
 
 
 def _observed(sample: Sample, law: Distribution) -> Sample:
-    """Points of a law as metrics and pictures see them; stored items as they are, not as a network rebuilds them."""
+    """Points in the space of metrics and pictures; stored items without the error of an autoencoder."""
     observed = law.observed()
     if observed is law or sample.id is None:
         return sample.with_x(law.modality.observed(sample.x))
@@ -118,12 +142,18 @@ def _observed(sample: Sample, law: Distribution) -> Sample:
 
 
 def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor:
-    """One picture: source row, a few states on the way, translations, real targets. Returns (3, H, W) uint8.
+    """A picture of source points, states of the trajectory, translations and real target points, (3, H, W) uint8.
 
-    Where the flow is told classes, columns follow them. translation.png beside it is the row of translations alone.
+    Columns are sorted by class where the flow is conditioned on classes. ``translation.png`` beside it has the
+    translations alone, and sounds are written by ``record``.
+
+    Args:
+        outcome: The evaluation.
+        modality: Modality of the states.
+        path: File of the picture, .png.
     """
     last, n = len(outcome.states) - 1, len(outcome.result)
-    shown = torch.arange(min(n, modality.shown)) * n // min(n, modality.shown)  # all over the set: some are sorted
+    shown = torch.arange(min(n, modality.shown)) * n // min(n, modality.shown)  # evenly spaced: sets may be sorted
     if outcome.told is not None and outcome.told.ndim == 1:
         shown = outcome.told.argsort(stable=True).cpu()[shown]
     rows = {"source": outcome.source.x[shown]}
@@ -139,7 +169,13 @@ def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor
 
 
 def record(rows: dict[str, Tensor], modality: Modality, picture: Path) -> None:
-    """Write what the rows sound like as <row>_<k>.wav into a folder named as the picture; nothing for silent points."""
+    """Write points as sound, <row>_<k>.wav, into a folder named as the picture; nothing for points that are not sound.
+
+    Args:
+        rows: Points (n, *D) of every row by its name.
+        modality: Their modality.
+        picture: File of the picture.
+    """
     folder = picture.with_suffix("")
     for name, row in rows.items():
         sound = modality.sound(row.cpu())

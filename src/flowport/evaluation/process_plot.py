@@ -1,4 +1,4 @@
-"""Processes of known law, integrated and drawn beside it."""
+"""Simulations of processes with a known law, compared with it in numbers and pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,25 +7,47 @@ import torch
 from torch import Tensor
 
 from flowport.randomness import Randomness
-from flowport.sampling.process import KnownProcess
+from flowport.sampling.process import ClosedFormProcess
 from flowport.sampling.solver import StochasticHeun
 
 SHOWN = 40
-"""Paths that are drawn."""
+"""Number of paths that are drawn."""
 
 
-def paths_of(process: KnownProcess, n: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Times (steps+1,) and n paths (steps+1, n, d) by the stochastic Heun method, noisy to the end."""
+def paths_of(process: ClosedFormProcess, n: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Paths of a process by the stochastic Heun method on uniform times, with noise up to the end.
+
+    Args:
+        process: The process.
+        n: Number of paths.
+        steps: Number of steps.
+        generator: Randomness of starts and noise.
+
+    Returns:
+        Times (steps+1,) and paths (steps+1, n, d).
+    """
     times = torch.linspace(process.begin, process.end, steps + 1, dtype=torch.float64)
     x = process.law(process.begin).draw(n, generator)[0]
-    return times, StochasticHeun(noiseless_end=False).solve(process, x, times, generator, keep=True).states
+    return times, StochasticHeun(noiseless_end=False).solve(process, x, times, generator, all_states=True).states
 
 
 def experiment(
-    processes: Mapping[str, KnownProcess], n: int, steps: int, randomness: Randomness, picture: Path
+    processes: Mapping[str, ClosedFormProcess], n: int, steps: int, randomness: Randomness, picture: Path
 ) -> dict[str, float]:
-    """test/<process>_mean and _variance of the first coordinate at its end, each with _exact and _se, its standard
-    error; and a picture of paths, exact mean ± two deviations, and the histogram at the end over the exact density."""
+    """Mean and variance of the first coordinate at the end of every process, with exact values and standard errors.
+
+    Also draws the picture of ``draw``.
+
+    Args:
+        processes: Processes by name.
+        n: Number of paths of each.
+        steps: Number of steps.
+        randomness: Randomness of the simulations.
+        picture: File of the picture.
+
+    Returns:
+        ``test/<process>_mean`` and ``test/<process>_variance``, each with ``_exact`` and ``_se``, its standard error.
+    """
     numbers = dict[str, float]()
     drawn = {name: paths_of(p, n, steps, randomness.generator(name)) for name, p in processes.items()}
     for name, process in processes.items():
@@ -43,8 +65,14 @@ def experiment(
     return numbers
 
 
-def draw(processes: Mapping[str, KnownProcess], drawn: Mapping[str, tuple[Tensor, Tensor]], picture: Path) -> None:
-    """A row a process: its paths in its own direction of time, and where they end."""
+def draw(processes: Mapping[str, ClosedFormProcess], drawn: Mapping[str, tuple[Tensor, Tensor]], picture: Path) -> None:
+    """Draw one row per process: paths with the exact mean ± two deviations, and the law at the end with a histogram.
+
+    Args:
+        processes: Processes by name.
+        drawn: Times and paths of each, of ``paths_of``.
+        picture: File of the picture.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.9 * len(processes)))

@@ -1,4 +1,4 @@
-"""A sweep's runs as one table: a row for every setting, mean ± standard error over seeds."""
+"""The runs of a sweep as one table: a row per setting, with mean ± standard error over seeds."""
 
 import csv
 import math
@@ -16,7 +16,7 @@ from flowport.modality import gallery
 
 SEED = "seed"
 REFERENCES = ("untranslated", "retrieved", "floor")
-"""Suffixes under which a metric writes what doing nothing and what perfection would score."""
+"""Suffixes of the names of a metric's baselines."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,13 @@ class MeanAndError:
 
 @dataclass(frozen=True)
 class SweepTable:
-    """settings: names of what varies; rows: (setting values, {metric: Cell}); metrics: columns in order."""
+    """A table of the runs of a sweep.
+
+    Args:
+        settings: Names of the settings that vary.
+        metrics: Names of the metrics, in the order of the columns.
+        rows: Values of the settings and mean and error of each metric.
+    """
 
     settings: list[str]
     metrics: list[str]
@@ -87,6 +93,7 @@ class SweepTable:
         return [head, *body]
 
     def markdown(self) -> str:
+        """The table as Markdown."""
         head, *body = self.lines()
         rule = ["---"] * len(self.settings) + ["---:"] * (len(head) - len(self.settings))
         return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
@@ -95,7 +102,7 @@ class SweepTable:
 def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
     """The table of a sweep.
 
-    Reference rows (untranslated, retrieved, floor) follow for each group of settings in which they were measured.
+    Reference rows (untranslated, retrieved, floor) follow, for each group of settings in which they were measured.
 
     Args:
         jobs: The finished runs, at least one.
@@ -120,7 +127,7 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
 
 
 def _varied(settings: list[dict[str, str]]) -> list[str]:
-    """The keys whose values differ between runs, the seed apart; the first key where none does."""
+    """The keys whose values differ between runs, without the seed; the first key where none differs."""
     keys = list(dict.fromkeys(key for words in settings for key in words if key != SEED))
     return [key for key in keys if len({words.get(key) for words in settings}) > 1] or keys[:1]
 
@@ -139,7 +146,7 @@ def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict
 def _reference_rows(
     varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str], reference: str
 ) -> list[tuple[tuple[str, ...], dict[str, MeanAndError]]]:
-    """References depend on the data alone: one row for all values of the first setting that agree in them."""
+    """Rows of a reference: it depends on the data alone, so equal values of the first setting share a row."""
     seen = dict[str, list[dict[str, float]]]()
     for setting, runs in groups.items():
         seen.setdefault(setting[0] if setting else "any", []).extend(runs)
@@ -179,7 +186,7 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
 
 
 def _compare(jobs: list[Job], path: Path) -> None:
-    """The translations of the first run of every setting, one row a setting."""
+    """Draw the translations of the first run of every setting, one row per setting."""
     rows, varied = dict[str, torch.Tensor](), _varied([job.settings for job in jobs])
     for job in jobs:
         if job.translation.is_file():
@@ -191,7 +198,12 @@ def _compare(jobs: list[Job], path: Path) -> None:
 
 
 def draw(sheet: SweepTable, path: Path) -> None:
-    """One panel a metric: a dot and its standard error for every setting."""
+    """Draw one panel per metric with a point and its standard error for every setting.
+
+    Args:
+        sheet: The table.
+        path: File of the picture.
+    """
     from matplotlib.figure import Figure
 
     names = [" · ".join(values) for values, _ in sheet.rows]
@@ -212,17 +224,29 @@ def draw(sheet: SweepTable, path: Path) -> None:
 
 
 def lines(sheet: SweepTable, metric: str, against: str) -> dict[str, list[tuple[float, MeanAndError]]]:
-    """Per setting, but for the one called ``against``: (the metric test/<against>, the metric) in ascending order."""
+    """The points of a metric over another one for every combination of the remaining settings, in ascending order.
+
+    Args:
+        sheet: The table.
+        metric: The metric.
+        against: Name of a metric without ``test/``, and of the setting that is left out.
+    """
     found = dict[str, list[tuple[float, MeanAndError]]]()
     for values, cells in sheet.rows:
         if metric in cells and f"test/{against}" in cells:
-            kept = [v for v, name in zip(values, sheet.settings, strict=True) if name != against]
-            found.setdefault(" · ".join(kept), []).append((cells[f"test/{against}"].mean, cells[metric]))
+            others = [v for v, name in zip(values, sheet.settings, strict=True) if name != against]
+            found.setdefault(" · ".join(others), []).append((cells[f"test/{against}"].mean, cells[metric]))
     return {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
 
 
 def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
-    """One log-log panel a metric: its lines over the metric ``against``, and floors dashed."""
+    """Draw one log-log panel per metric with its lines over another metric, and dashed floors.
+
+    Args:
+        sheet: The table.
+        against: Name of the metric on the horizontal axis, without ``test/``.
+        path: File of the picture.
+    """
     from matplotlib.figure import Figure
 
     metrics = [m for m in sheet.metrics if m != f"test/{against}"]

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Tables of metrics for the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,12 @@ from rich.table import Table
 
 
 def table(numbers: Mapping[str, Any], title: str = "") -> str:
-    """A terminal table of metrics: one row a metric, its floor and its do-nothing value beside it."""
+    """A terminal table with one row per metric: value, floor, untranslated and retrieved.
+
+    Args:
+        numbers: Values by name.
+        title: Title of the table.
+    """
     sheet = Table(title=title, title_justify="left")
     for column in ("metric", "value", "floor", "untranslated", "retrieved"):
         sheet.add_column(column, justify="left" if column == "metric" else "right")
@@ -24,7 +29,11 @@ def table(numbers: Mapping[str, Any], title: str = "") -> str:
 
 
 def shown(value: Any) -> str:
-    """A number to four significant digits, nothing for None."""
+    """A number with four significant digits; empty for None.
+
+    Args:
+        value: A number, text or None.
+    """
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

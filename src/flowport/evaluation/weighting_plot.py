@@ -1,4 +1,4 @@
-"""What losses weight over the log signal-to-noise ratio λ, drawn on one axis."""
+"""Plots of loss weights w(λ) over the log signal-to-noise ratio λ."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,26 +21,43 @@ Curve = tuple[Tensor, Tensor]
 
 
 def stated(weightings: Mapping[str, Weighting]) -> dict[str, Curve]:
-    """The curves of those weightings that state a w(λ)."""
+    """The curves of those weightings that are defined by a w(λ).
+
+    Args:
+        weightings: Weightings by name.
+    """
     snr = torch.linspace(-SPAN, SPAN, 1201, dtype=torch.float64)
     return {name: (snr, w.of(snr)) for name, w in weightings.items() if isinstance(w, LogSNRWeighting)}
 
 
 def measured(objective: Objective, field: Field) -> Curve:
-    """The curve of a composition that trains by flow matching, whatever it states. Raises FlowportError for another."""
+    """The curve w(λ) of an objective by its path, prediction, times and weighting, for any weighting.
+
+    Args:
+        objective: The objective.
+        field: The field that it trains.
+
+    Raises:
+        FlowportError: For an objective other than flow matching, which is no integral of w(λ).
+    """
     if not isinstance(objective, FlowMatching):
         raise FlowportError(
             f"{type(objective).__name__} is no integral of a weight over the log-SNR: use objective=flow_matching "
             "or score_matching"
         )
     low, high = times_of(field.prediction, field.path)
-    inside = torch.linspace(0.002, 0.998, 4001, dtype=torch.float64)  # nearer to an end λ is limited
+    inside = torch.linspace(0.002, 0.998, 4001, dtype=torch.float64)  # λ is clamped nearer to the ends
     density = objective.time_sampler.density(inside) / (high - low)
     return profile(low + (high - low) * inside, field, density, objective.weighting)
 
 
 def draw(curves: Mapping[str, Curve], path: Path) -> None:
-    """One line a curve, each 1 at λ = 0; the first is drawn thick."""
+    """Draw one line per curve, scaled to 1 at λ = 0; the first line is thick.
+
+    Args:
+        curves: Curves by name.
+        path: File of the picture.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.5, 5))

@@ -20,7 +20,7 @@ from flowport.types import Condition
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-READINGS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+NOISE_FROM_OUTPUT: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "epsilon": lambda output, x, alpha, beta: output,
     "sample": lambda output, x, alpha, beta: (x - beta * output) / alpha,
     "v_prediction": lambda output, x, alpha, beta: alpha * x + beta * output,  # v = β ε − α x1 and α² + β² = 1
@@ -40,7 +40,8 @@ class PretrainedField(Field):
 
     Args:
         model: A ``UNet2DModel`` or ``DiTTransformer2DModel`` of diffusers.
-        scheduler: The scheduler of its training, with ``alphas_cumprod`` and a ``prediction_type`` in ``READINGS``.
+        scheduler: The scheduler of its training, with ``alphas_cumprod`` and a ``prediction_type`` in
+            ``NOISE_FROM_OUTPUT``.
 
     Raises:
         FlowportError: For another kind of prediction, and for a scheduler without ``alphas_cumprod``.
@@ -55,17 +56,17 @@ class PretrainedField(Field):
     def __init__(self, model: nn.Module, scheduler: "SchedulerMixin") -> None:
         kind: Any = scheduler.config.get("prediction_type", "epsilon")
         table = getattr(scheduler, "alphas_cumprod", None)
-        if kind not in READINGS or table is None:
+        if kind not in NOISE_FROM_OUTPUT or table is None:
             raise FlowportError(
                 f"{type(scheduler).__name__} with prediction_type={kind} is no diffusion that flowport can read: it "
-                f"needs alphas_cumprod and one of {', '.join(READINGS)}"
+                f"needs alphas_cumprod and one of {', '.join(NOISE_FROM_OUTPUT)}"
             )
         options: Any = model.config
         self.classes = options.get("num_class_embeds") or options.get("num_embeds_ada_norm")
         conditioning: Conditioning = TargetLabelConditioning() if self.classes else Unconditional()
         path = TabulatedPath(table)
         super().__init__(path, SourcePrediction(), conditioning, Capabilities(SourceIsNoise(), True))
-        self.steps, self.model, self.read = path, model, READINGS[kind]
+        self.steps, self.model, self.read = path, model, NOISE_FROM_OUTPUT[kind]
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         weight = next(self.model.parameters())

@@ -22,7 +22,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
 from flowport.finetuning.method.base import starts
-from flowport.finetuning.path_weights import effective, normalised, reached
+from flowport.finetuning.path_weights import annealed_strength, effective, normalised
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
@@ -79,7 +79,7 @@ def certificate(
         "tilted_reward": w @ value,
         "energy": paths.energy.mean(),
         "effective": effective(w, groups),
-        "reached": reached(value, paths.log_ratio.double(), groups, 0.5)[0],
+        "reached": annealed_strength(value, paths.log_ratio.double(), groups, 0.5)[0],
         "gap": gap,
     }
     return {name: float(number) for name, number in numbers.items()}

@@ -57,8 +57,8 @@ class NoiseSchedule:
 class Discretisation(ABC):
     """Discretisation of the memoryless SDE of a base: its times, variance rates, drift and control.
 
-    A member provides ``drift``, ``control`` and ``after``. The mean step is m_k(x) = x + h_k · drift, which must be
-    differentiable in x; the last step is E[x1 | x] for every member.
+    A member provides ``drift``, ``control`` and ``pairs_next_adjoint``. The mean step is m_k(x) = x + h_k · drift,
+    which must be differentiable in x; the last step is E[x1 | x] for every member.
 
     To add a member: subclass this class in this module, and add ``configs/discretisation/<name>.yaml`` with
     ``_target_`` and a grid; add a case to ``BASES`` of tests/laws/test_adjoint.py.
@@ -68,13 +68,14 @@ class Discretisation(ABC):
         offset: Time o by which the variance is kept away from the ends (``noise_schedule``); None: the first step.
 
     Attributes:
-        after: Whether the control at x_k is regressed on the adjoint after the step, a_{k+1}, instead of on a_k.
+        pairs_next_adjoint: Whether the control at x_k is regressed on the adjoint after the step, a_{k+1}, instead of
+            on a_k.
 
     Raises:
         FlowportError: For a grid of fewer than 2 steps.
     """
 
-    after: ClassVar[bool]
+    pairs_next_adjoint: ClassVar[bool]
 
     def __init__(self, grid: Grid | None = None, offset: float | None = None) -> None:
         self.grid, self.offset = grid or UniformGrid(20), offset
@@ -183,7 +184,7 @@ class ConsistentDiscretisation(Discretisation):
     steps reach about the accuracy of ``PaperDiscretisation`` with 40 (tests/laws/test_adjoint.py).
     """
 
-    after = True
+    pairs_next_adjoint = True
 
     def drift(
         self, base: Field, x: Tensor, t: Tensor, h: float, variance: float, condition: Condition
@@ -211,7 +212,7 @@ class PaperDiscretisation(Discretisation):
     regressed on the adjoint at the start of the step, a_k. Its two O(h) errors are of opposite sign and partly cancel.
     """
 
-    after = False
+    pairs_next_adjoint = False
 
     def accept(self, base: Field) -> None:
         """Check that the base is a flow from Gaussian noise on the linear path.

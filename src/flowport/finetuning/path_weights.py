@@ -38,7 +38,7 @@ def effective(weights: Tensor, groups: int) -> Tensor:
     return (1 / w.square().sum(-1) / w.shape[-1]).mean(-1)
 
 
-def reached(reward: Tensor, log_ratio: Tensor, groups: int, ess: float) -> tuple[Tensor, Tensor]:
+def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: int, ess: float) -> tuple[Tensor, Tensor]:
     """Annealed strength a and temper τ at which the weights e^{τ (a r − S)} have the effective sample size ``ess``.
 
     a is the largest value in [0, 1] at which the weights e^{a r − S} reach ``ess``, and then τ = 1. If no a reaches it,

@@ -28,7 +28,7 @@ from flowport.types import Condition, Pair, Sample
 
 
 def simulate(
-    field: Field, start: Tensor, condition: Condition, grid: Grid, generator: torch.Generator, keep: bool = False
+    field: Field, start: Tensor, condition: Condition, grid: Grid, generator: torch.Generator, all_states: bool = False
 ) -> Tensor:
     """Simulate a flow: its ODE by Heun's method, or its memoryless SDE on a bridge without noise at the start.
 
@@ -40,20 +40,20 @@ def simulate(
         condition: What the field is conditioned on, n rows.
         grid: Times of the steps.
         generator: Random generator of the SDE's noise, on the device of ``start``.
-        keep: Whether to return all states.
+        all_states: Whether to return all states.
 
     Returns:
         All states, (K+1, n, *D), or the results alone, (1, n, *D). They carry no gradient.
     """
     if not field.capabilities.role.ode(field.path):
         states = roll_out(ConsistentDiscretisation(grid), field, start, condition, generator).states
-        return states if keep else states[-1:]
+        return states if all_states else states[-1:]
     with torch.no_grad():
         dynamics = Dynamics(field, condition, ZeroVolatility())
-        return Heun().solve(dynamics, start, grid.times(field.path), generator, keep).states
+        return Heun().solve(dynamics, start, grid.times(field.path), generator, all_states).states
 
 
-def spaced(n: int, field: TiltedField, like: Tensor, generator: torch.Generator) -> Tensor:
+def stratified_times(n: int, field: TiltedField, like: Tensor, generator: torch.Generator) -> Tensor:
     """Stratified times, (n,): ascending, one uniform in each of n equal parts of [0, 1].
 
     They are moved inside the path's interval and inside (0, 1).
@@ -136,7 +136,7 @@ def control_energy(
         condition: What the field is conditioned on, n rows.
         generator: Random generator of times and noise, on the device of ``ends``.
     """
-    t = spaced(len(ends), field, ends, generator)
+    t = stratified_times(len(ends), field, ends, generator)
     t = t[torch.randperm(len(t), generator=generator, device=t.device)]
     sample = renoised(field, sources, ends, t, generator)
     return rows(scaled(1 / field.gains(t).eta, field.shift(sample.x, t, condition).square()))

@@ -43,7 +43,7 @@ class ResidualReward(Reward):
 
     def __init__(self, network: Callable[..., Network], points: int = 4096, steps: int = 1000) -> None:
         super().__init__()
-        self.unfinished, self.points = network, points
+        self.network_factory, self.points = network, points
         self.recipe = TrainingSettings(rate=3e-3, decay=0.01, steps=steps, batch=256)
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
@@ -51,7 +51,7 @@ class ResidualReward(Reward):
     def check(self, source: Distribution, target: Distribution) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.recipe.seed)
-            self.network = self.unfinished(event_shape=target.event_shape, condition=ConditionShape(), heads=1)
+            self.network = self.network_factory(event_shape=target.event_shape, condition=ConditionShape(), heads=1)
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         kind = next(self.network.parameters()).dtype
@@ -74,7 +74,7 @@ class ResidualReward(Reward):
         Returns:
             Cross-entropy of the held-out rows in nats: ln 2 where q and p1 cannot be distinguished.
         """
-        x, achieved = torch.stack([base, tuned], 1), torch.tensor([0.0, 1.0], device=base.device)
+        x, is_tuned = torch.stack([base, tuned], 1), torch.tensor([0.0, 1.0], device=base.device)
         values = value(x.flatten(0, 1)).view(-1, 2)
         values = (
             values - values[:, 0].logsumexp(0) + torch.tensor(len(x)).log()
@@ -84,7 +84,7 @@ class ResidualReward(Reward):
 
         def loss(rows: Tensor, a: Tensor | float = 1.0, b: Tensor | float = 0.0) -> Tensor:
             f = self(x[rows].flatten(0, 1), Condition())
-            return cross_entropy(a * f + b, values[rows].flatten(), achieved.repeat(len(rows)))
+            return cross_entropy(a * f + b, values[rows].flatten(), is_tuned.repeat(len(rows)))
 
         def step() -> Tensor:
             index = torch.randint(len(train), (self.recipe.batch,), generator=generator, device=x.device)
@@ -107,13 +107,13 @@ class ResidualReward(Reward):
         return float(loss(held_out, 1.0, line[1].detach()))
 
 
-def cross_entropy(f: Tensor, value: Tensor, achieved: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(f: Tensor, value: Tensor, is_tuned: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean of −log P(flow | x), (), with P(tuned | x) = σ(λr(x) − log Z − f(x)); least at f = λr − log Z − log q/p1.
 
     Args:
         f: Residual reward, (n,).
         value: λr − log Z, (n,).
-        achieved: The flow that made a result, 1 for the tuned one and 0 for the base, (n,).
+        is_tuned: The flow that made a result, 1 for the tuned one and 0 for the base, (n,).
         weight: Weights of the terms, (n,); None for 1.
     """
-    return binary_cross_entropy_with_logits(value - f, achieved.to(f), weight)
+    return binary_cross_entropy_with_logits(value - f, is_tuned.to(f), weight)

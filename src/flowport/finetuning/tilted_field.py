@@ -79,7 +79,9 @@ class TiltedField(Field):
             floor: Earliest time at which the weights are evaluated: those of max(t, floor) are used.
             base: The base's velocity at (x, t) if already computed, (B, *D).
         """
-        return self.adapter.tilt(x, t, condition, self.known(x, t, condition, base), self.gains(t.clamp_min(floor)))
+        return self.adapter.tilt(
+            x, t, condition, self.base_velocity(x, t, condition, base), self.gains(t.clamp_min(floor))
+        )
 
     def log_value(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Log value log h_t(x)/h_0, (B,), of which G is the gradient in x.
@@ -90,7 +92,7 @@ class TiltedField(Field):
             condition: What the field is conditioned on, B rows.
 
         Raises:
-            FlowportError: For an adapter that is not the gradient of a value (``valued``).
+            FlowportError: For an adapter that is not the gradient of a value (``has_log_value``).
         """
         return self.adapter.log_value(x, t, condition, self.gains(t))
 
@@ -103,9 +105,9 @@ class TiltedField(Field):
             condition: What the field is conditioned on, B rows.
             base: The base's velocity at (x, t) if already computed, (B, *D).
         """
-        return self.adapter.velocity(x, t, condition, self.known(x, t, condition, base), self.gains(t))
+        return self.adapter.velocity(x, t, condition, self.base_velocity(x, t, condition, base), self.gains(t))
 
-    def known(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None) -> Tensor:
+    def base_velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor | None) -> Tensor:
         """Base velocity at (x, t) where the adapter needs it, else x as an unused placeholder, (B, *D).
 
         Args:

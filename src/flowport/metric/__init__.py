@@ -1,4 +1,4 @@
-"""Metrics: pure functions, and the torchmetrics states that feed them."""
+"""Metrics of translations: distances between laws, costs of transport, classifier metrics, clouds and sound."""
 
 from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.class_accuracy import ClassAccuracy, ClassDiversity

@@ -1,4 +1,4 @@
-"""Metrics: pure functions with a thin torchmetrics state on top."""
+"""The contract of a metric: a torchmetrics state that accumulates evaluations of a flow and returns named numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,25 @@ from flowport.types import ConditionShape, Sample
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One evaluation: what was translated, into what, and what it is measured against.
+    """One evaluation of a flow: source points, their translations, held-out target points and the trajectory.
 
-    source: (n, *D) held-out source points; result: (n, *D) their translations; target: (m, *D) held-out target points;
-    floor: (n, *D) further real target points disjoint from ``target``, as many as there are translations where the
-    data allow, so that ``metric(floor, target)`` is what a perfect translation would score.
-    times: (K+1,) and states: (K+1, n, *D) of the trajectory, as far as kept.
-    velocity: (x, t) -> velocity of the field under the condition of these n sources, for path energies.
-    reference_cost: W2² between large fixed draws of source and target (one number a pair of distributions), or None.
-    modality: of the target.
-    partner: (n, *D) the true translation of every source point, or None where nobody knows it.
-    retrieved: (n, *D) the training target nearest to every source point, the baseline that learns nothing, or None.
-    nfe: evaluations of the field that a translation cost.
-    told: (n,) or (n, k) the label that the flow was told for every translation, or None where it is told none.
+    Args:
+        source: Held-out source points, n rows of (n, *D).
+        result: Their translations, (n, *D).
+        target: Held-out target points, m rows of (m, *D).
+        floor: Further real target points that do not occur in ``target``, as many as translations where the data allow;
+            ``metric(floor, target)`` is the value of a perfect translation.
+        times: Times of the trajectory, (K+1,), as far as recorded.
+        states: States of the trajectory, (K+1, n, *D), encoded.
+        velocity: (x, t) -> velocity of the field under the condition of these n sources; None without a field.
+        reference_cost: W2² between fixed draws of source and target, in squared units of the points; None where no
+            metric needs it.
+        modality: Modality of the target in the space of metrics and pictures.
+        partner: True translation of every source point, (n, *D); None where it is unknown.
+        retrieved: Training target nearest to every source point, (n, *D), a baseline without learning; None where no
+            metric needs it or the training targets cannot be searched.
+        nfe: Number of evaluations of the field per translation.
+        told: Label that each translation is conditioned on, (n,) or (n, k); None without a label.
     """
 
     source: Sample
@@ -45,11 +51,22 @@ class EvaluationResult:
 
 
 class Metric(TorchMetric):
-    """update(outcome) any number of times (batches, ranks), then compute() -> {name: number}.
+    """A number, or several, that measures translations against held-out data.
 
-    A metric with a floor returns both ``name`` and ``name_floor``; where doing nothing is meaningful also
-    ``name_untranslated``, and where learning nothing is, ``name_retrieved``. needs_reference_cost, needs_retrieval:
-    whether ``outcome.reference_cost`` and ``outcome.retrieved`` must be there.
+    ``update(outcome)`` takes an ``EvaluationResult``, once or in several batches; ``compute()`` returns the values by
+    name, each a scalar tensor. One call with all points and several calls with parts of them give the same values.
+    Points are converted to float64, also under autocast. Names: ``<name>_floor`` is the value of real target points in
+    place of the translations, ``<name>_untranslated`` that of the source points, ``<name>_retrieved`` that of the
+    nearest training targets, and ``<name>_n`` the number of points.
+
+    To add a member: subclass this class, or ``TwoSample`` for a distance between two samples, in a new module of this
+    folder, export it in ``__init__.py``, add ``configs/metric/<name>.yaml`` with ``# @package metric.<name>`` and
+    ``_target_`` (``_partial_: true`` where it takes ``classifier`` and ``name``), and list it in ``MEMBERS`` of
+    tests/metric/test_states.py.
+
+    Attributes:
+        needs_reference_cost: Whether ``outcome.reference_cost`` is required.
+        needs_retrieval: Whether ``outcome.retrieved`` is required.
     """
 
     full_state_update = False
@@ -60,8 +77,23 @@ class Metric(TorchMetric):
         super().__init__(sync_on_compute=False)  # only one process evaluates
 
     def check_condition(self, told: ConditionShape) -> None:
-        """Asked when a run is built: raises FlowportError where the flow is not told what this metric asks for."""
+        """Check, when a run is built, the condition of the flow; the default accepts all.
+
+        Args:
+            told: The kinds of condition that the network takes.
+
+        Raises:
+            FlowportError: When the flow lacks the condition that this metric needs.
+        """
         return
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        """Asked when a run is built: raises FlowportError where this metric could not measure it."""
+        """Check, when a run is built, that the metric is defined for source and target; the default accepts all.
+
+        Args:
+            source: The source.
+            target: The target.
+
+        Raises:
+            FlowportError: When the metric is not defined for them.
+        """

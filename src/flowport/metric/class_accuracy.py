@@ -1,4 +1,11 @@
-"""Whether a flow that is told a class obeys, and in how many ways."""
+"""Accuracy and diversity of a flow that is conditioned on a class.
+
+References:
+    Shmelkov, Schmid and Alahari 2018, "How good is my GAN?", arXiv:1807.09499 (GAN-test: a classifier of real data
+        reads generated points).
+    Odena, Olah and Shlens 2016, "Conditional image synthesis with auxiliary classifier GANs", arXiv:1610.09585
+        (diversity as a mean over pairs of one class, there of the similarity MS-SSIM).
+"""
 
 from abc import ABC
 from typing import final
@@ -18,16 +25,33 @@ from flowport.types import ConditionShape
 
 
 def spread_within(x: Float[Tensor, "n *d"], label: Int[Tensor, "n"], classes: int) -> Tensor:
-    """Mean Euclidean distance between two different points of one class -> (classes,) float64; NaN below 2 points."""
+    """Mean Euclidean distance between two different points of one class, (classes,) float64; NaN below 2 points.
+
+    Args:
+        x: Points, (n, *D).
+        label: Their classes, (n,).
+        classes: Number of classes.
+    """
     x = rows(x)
     pairs = [distances(part, part) for part in (x[label == c] for c in range(classes))]
     return torch.stack([d.sum() / (len(d) * (len(d) - 1)) for d in pairs])
 
 
 class ConditionalMetric(Metric, ABC):
-    """A metric of translations and of the classes that the flow was told for them."""
+    """A metric of translations and of the classes on which the flow was conditioned.
+
+    A member reads ``outcome.told``. To add a member, see ``Metric``.
+    """
 
     def check_condition(self, told: ConditionShape) -> None:
+        """Check that the flow is conditioned on a class.
+
+        Args:
+            told: The kinds of condition that the network takes.
+
+        Raises:
+            FlowportError: When the flow is not conditioned on a class.
+        """
         if told.classes == 0:
             raise FlowportError(
                 f"metric {type(self).__name__} asks whether a flow does what it is told, but this one is told no "
@@ -35,14 +59,30 @@ class ConditionalMetric(Metric, ABC):
             )
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that target points have class labels.
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When target points have no class labels.
+        """
         if target.classes == 0:
             raise FlowportError(f"metric {type(self).__name__} needs target points with classes: choose other metrics")
 
 
 @final
 class ClassAccuracy(ConditionalMetric):
-    """``class_accuracy``: share of translations in which the target's ``classifier`` sees the class that was told;
-    ``_ceiling``: of real target points, their own class; ``_n`` how many translations."""
+    """Share of translations to which the target's classifier assigns the class that the flow was conditioned on.
+
+    Values: ``class_accuracy``; ``_ceiling``, the classifier's accuracy on real target points; ``_n``, the number of
+    translations.
+
+    Args:
+        classifier: Network from points to logits.
+        name: Name of the classifier; not used.
+    """
 
     told: list[Tensor]
     seen: list[Tensor]
@@ -63,21 +103,29 @@ class ClassAccuracy(ConditionalMetric):
         self.real_seen.append(read(self.classifier, outcome.target.x, features=False).argmax(1))
 
     def compute(self) -> dict[str, Tensor]:
-        told, seen, real, real_seen = map(gathered, (self.told, self.seen, self.real, self.real_seen))
-        if told is None or seen is None or real is None or real_seen is None:
+        """Accuracy, its ceiling and the number of translations, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
+        label, seen, real, real_seen = map(gathered, (self.told, self.seen, self.real, self.real_seen))
+        if label is None or seen is None or real is None or real_seen is None:
             raise FlowportError("the class accuracy has seen no translation")
         return {
-            "class_accuracy": agreement(told, seen),
+            "class_accuracy": agreement(label, seen),
             "class_accuracy_ceiling": agreement(real, real_seen),
-            "class_accuracy_n": torch.tensor(len(told)),
+            "class_accuracy_n": torch.tensor(len(label)),
         }
 
 
 @final
 class ClassDiversity(ConditionalMetric):
-    """``class_diversity``: mean distance of two translations of one class over that of two real target points of this
-    class, averaged over the classes; 1: as diverse as the data, 0: one point a class. ``_floor``: of further real
-    points in place of the translations. Distances are Euclidean, of the points themselves."""
+    """Mean distance between two translations of one class over that between two real target points of this class.
+
+    Values: ``class_diversity``, the mean of the ratio over the classes, 1 for the diversity of the data and 0 for one
+    point per class; ``_floor``, the same of further real target points; ``_n``, the number of translations. Distances
+    are Euclidean, between encoded points (``spread_within``).
+    """
 
     result: list[Tensor]
     told: list[Tensor]
@@ -101,14 +149,26 @@ class ClassDiversity(ConditionalMetric):
         self.target_label.append(outcome.target.label)
 
     def compute(self) -> dict[str, Tensor]:
+        """Diversity, its floor and the number of translations, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
         states = (self.target, self.target_label, self.result, self.told, self.floor, self.floor_label)
-        target, label, result, told, floor, floor_label = map(gathered, states)
-        if target is None or label is None or result is None or told is None or floor is None or floor_label is None:
+        target, label, result, condition, floor, floor_label = map(gathered, states)
+        if (
+            target is None
+            or label is None
+            or result is None
+            or condition is None
+            or floor is None
+            or floor_label is None
+        ):
             raise FlowportError("the class diversity has seen no translation")
         classes = 1 + int(label.max())
         real = spread_within(target, label, classes)
-        values = {"": (result, told), "_floor": (floor, floor_label)}
+        values = {"": (result, condition), "_floor": (floor, floor_label)}
         return {
             f"class_diversity{which}": (spread_within(x, of, classes) / real).nanmean()
             for which, (x, of) in values.items()
-        } | {"class_diversity_n": torch.tensor(len(told))}
+        } | {"class_diversity_n": torch.tensor(len(condition))}

@@ -1,4 +1,10 @@
-"""Discrepancies by pair averages: energy distance and maximum mean discrepancy."""
+"""Discrepancies between empirical laws by averages over pairs: energy distance and maximum mean discrepancy.
+
+References:
+    Székely and Rizzo 2013, "Energy statistics: a class of statistics based on distances",
+        doi:10.1016/j.jspi.2013.03.018.
+    Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723-773 (preprint: arXiv:0805.2368).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -10,17 +16,28 @@ from flowport.errors import FlowportError
 from flowport.metric.precision import distances, rows
 from flowport.metric.two_sample import TwoSample
 
-ROWS = 1024  # rows of a pair matrix held at once
+ROWS = 1024  # rows of a pair matrix in memory at once
 Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def pair_mean(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """The mean of kernel(x_i, y_j) over all i and j."""
+    """Mean of kernel(x_i, y_j) over all i and j, a scalar.
+
+    Args:
+        kernel: (n, d), (m, d) -> (n, m).
+        x: Points, (n, d).
+        y: Points, (m, d).
+    """
     return torch.stack([kernel(part, y).sum() for part in x.split(ROWS)]).sum() / (len(x) * len(y))
 
 
 def own_pair_mean(kernel: Kernel, x: Tensor) -> Tensor:
-    """The mean of kernel(x_i, x_j) over i ≠ j."""
+    """Mean of kernel(x_i, x_j) over i ≠ j, a scalar.
+
+    Args:
+        kernel: (n, d), (m, d) -> (n, m).
+        x: Points, (n, d), n at least 2.
+    """
     n = len(x)
     parts = [
         kernel(part, x).sum() - kernel(part, x[k * ROWS : k * ROWS + len(part)]).diagonal().sum()
@@ -30,25 +47,51 @@ def own_pair_mean(kernel: Kernel, x: Tensor) -> Tensor:
 
 
 def unbiased_mmd(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """MMD²_u = mean_{i≠j} k(x_i,x_j) + mean_{i≠j} k(y_i,y_j) − 2 mean k(x_i,y_j), zero on average for one law.
+    """Unbiased MMD²_u = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) − 2 mean_{ij} k(x_i, y_j), a scalar.
 
-    Source: Gretton et al. 2012, lemma 6.
+    Its expectation is 0 for two samples of one law.
+
+    Args:
+        kernel: k: (n, d), (m, d) -> (n, m).
+        x: Points, (n, d), n at least 2.
+        y: Points, (m, d), m at least 2.
+
+    References:
+        Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723-773, Lemma 6.
     """
     return own_pair_mean(kernel, x) + own_pair_mean(kernel, y) - 2 * pair_mean(kernel, x, y)
 
 
 def energy_distance(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"]) -> Tensor:
-    """D² = 2E|X − Y| − E|X − X'| − E|Y − Y'| between the two empirical laws (equal indices included), so D² ≥ 0.
+    """Energy distance D² = 2E|X − Y| − E|X − X'| − E|Y − Y'| between two empirical laws.
 
-    On the line D² = 2∫(F − G)². Unit: that of x. Returns a float64 scalar. Source: Székely & Rizzo 2013.
+    Pairs with equal indices are included, so D² ≥ 0. On the line D² = 2∫(F − G)².
+
+    Args:
+        x: Points, (n, *D).
+        y: Points, (m, *D).
+
+    Returns:
+        A float64 scalar in the unit of x.
+
+    References:
+        Székely and Rizzo 2013, "Energy statistics: a class of statistics based on distances",
+            doi:10.1016/j.jspi.2013.03.018.
     """
     x, y = rows(x), rows(y)
     return 2 * pair_mean(distances, x, y) - pair_mean(distances, x, x) - pair_mean(distances, y, y)
 
 
 def median_distance(y: Float[Tensor, "m *d"], points: int = 1024) -> Tensor:
-    """The median of |y_i − y_j| over i < j, on about ``points`` evenly strided points. Raises FlowportError if it is
-    zero."""
+    """Median of |y_i − y_j| over i < j, a float64 scalar, on about ``points`` evenly strided points.
+
+    Args:
+        y: Points, (m, *D).
+        points: Approximate number of points that are used.
+
+    Raises:
+        FlowportError: When the median is 0.
+    """
     y = rows(y)
     y = y[:: max(1, len(y) // points)]
     i, j = torch.triu_indices(len(y), len(y), offset=1, device=y.device)
@@ -65,10 +108,21 @@ def mmd(
     y: Float[Tensor, "m *d"],
     bandwidths: Sequence[float] = (0.25, 0.5, 1.0, 2.0),
 ) -> Tensor:
-    """Unbiased MMD² with k(a, b) = mean_h exp(−|a − b|²/(2 h² s²)), s the median distance within y, h in bandwidths.
+    """Unbiased squared maximum mean discrepancy with k(a, b) = mean_h exp(−|a − b|²/(2 h² s²)).
 
-    It can be negative. No unit; at most 2. Returns a float64 scalar.
-    Source: Gretton et al. 2012. The scale comes from y, the target, alone: the ruler does not depend on the model.
+    s is the median distance within y, the target, so the kernel does not depend on the model. The value can be negative
+    and is at most 2.
+
+    Args:
+        x: Points, (n, *D).
+        y: Points of the target, (m, *D).
+        bandwidths: The h over which the kernel is averaged, in units of s.
+
+    Returns:
+        A float64 scalar without a unit.
+
+    References:
+        Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723-773, Lemma 6.
     """
     x, y = rows(x), rows(y)
     scale = median_distance(y)
@@ -81,7 +135,14 @@ def mmd(
 
 
 class EnergyDistance(TwoSample):
-    """``energy`` with ``_floor``, ``_untranslated``, ``_n``: see :func:`energy_distance`."""
+    """Energy distance ``energy`` between translations and target, see :func:`energy_distance`.
+
+    Values: ``energy`` with ``_floor``, ``_untranslated`` and ``_n``, in the unit of the points.
+
+    Args:
+        points: Largest number of points of each sample.
+        seed: Seed of the subsets.
+    """
 
     def __init__(self, points: int = 4096, seed: int = 0) -> None:
         super().__init__("energy", points, seed)
@@ -91,7 +152,15 @@ class EnergyDistance(TwoSample):
 
 
 class MMD(TwoSample):
-    """``mmd`` with ``_floor``, ``_untranslated``, ``_n``: unbiased MMD², see :func:`mmd`."""
+    """Unbiased squared maximum mean discrepancy ``mmd`` between translations and target, see :func:`mmd`.
+
+    Values: ``mmd`` with ``_floor``, ``_untranslated`` and ``_n``, without a unit.
+
+    Args:
+        bandwidths: Bandwidths of the Gaussian kernels, in median distances of the target.
+        points: Largest number of points of each sample.
+        seed: Seed of the subsets.
+    """
 
     def __init__(self, bandwidths: Sequence[float] = (0.25, 0.5, 1.0, 2.0), points: int = 4096, seed: int = 0) -> None:
         super().__init__("mmd", points, seed)

@@ -1,4 +1,13 @@
-"""What a flow spends on its way: path energy, straightness, and the cost of the transport it ends with."""
+"""Costs of transport by a flow: path energy, straightness, and the squared displacement of every point.
+
+References:
+    Benamou and Brenier 2000, "A computational fluid mechanics solution to the Monge-Kantorovich mass transfer problem",
+        doi:10.1007/s002110050002.
+    Liu et al. 2022, "Flow straight and fast: learning to generate and transfer data with rectified flow",
+        arXiv:2209.03003 (straightness).
+    Tong et al. 2023, "Improving and generalizing flow-based generative models with minibatch optimal transport",
+        arXiv:2302.00482 (normalised path energy).
+"""
 
 from collections.abc import Callable
 
@@ -15,9 +24,15 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def time_weights(times: Tensor) -> Tensor:
-    """(K+1,) increasing times -> (K+1,) float64 weights w with Σ w_k f(t_k) ≈ ∫f dt: Simpson's rule for any spacing.
+    """Quadrature weights w with Σ_k w_k f(t_k) ≈ ∫ f dt by Simpson's rule for any spacing, (K+1,) float64.
 
-    Error O(h⁴) (trapezoid for K = 1). Raises FlowportError unless there are two times and they increase.
+    The error is O(h⁴); for K = 1 the rule is the trapezoid.
+
+    Args:
+        times: Increasing times, (K+1,).
+
+    Raises:
+        FlowportError: For fewer than two times, or times that do not increase.
     """
     grid = times.detach().double().cpu()
     if len(grid) < 2 or not bool((grid.diff() > 0).all()):
@@ -28,10 +43,15 @@ def time_weights(times: Tensor) -> Tensor:
 
 
 def path_energy(velocity: Velocity, times: Tensor, states: Tensor, drift: Tensor | None = None) -> Tensor:
-    """∫|v(x_t, t) − drift|² dt along each trajectory -> (n,) float64.
+    """Path energy ∫ |v(x_t, t) − drift|² dt of each trajectory, (n,) float64, in squared units of x per unit of time.
 
-    times: (K+1,) increasing; states: (K+1, n, *D); drift: (n, d), d = ∏D. The square is summed over
-    coordinates. Unit: that of x, squared, per unit time.
+    The square is summed over the coordinates.
+
+    Args:
+        velocity: (x, t) -> velocity, (n, *D).
+        times: Increasing times, (K+1,).
+        states: Trajectories, (K+1, n, *D).
+        drift: Constant velocity to subtract, (n, d) with d = ∏D; None for 0.
     """
     n = states.shape[1]
     total = rows(states[0]).new_zeros(n)
@@ -43,19 +63,34 @@ def path_energy(velocity: Velocity, times: Tensor, states: Tensor, drift: Tensor
 
 
 def straightness(velocity: Velocity, times: Tensor, states: Tensor) -> Tensor:
-    """S = ∫|(X1 − X0)/T − v(X_t, t)|² dt along each trajectory -> (n,) float64.
+    """Straightness S = ∫ |(X1 − X0)/T − v(X_t, t)|² dt of each trajectory, (n,) float64.
 
-    T is the time it spans, 1 for a whole one. For an exact trajectory S = path_energy − |X1 − X0|²/T;
-    0 iff it is straight at constant speed.
-    Source: Liu et al. 2023 (rectified flow), eq. 4.
+    T is the length of time that the trajectory covers, 1 for a whole one. S = 0 iff the trajectory is straight with
+    constant speed; for an exact trajectory S = path energy − |X1 − X0|²/T.
+
+    Args:
+        velocity: (x, t) -> velocity, (n, *D).
+        times: Increasing times, (K+1,).
+        states: Trajectories, (K+1, n, *D).
+
+    References:
+        Liu et al. 2022, "Flow straight and fast: learning to generate and transfer data with rectified flow",
+            arXiv:2209.03003.
     """
     drift = (rows(states[-1]) - rows(states[0])) / float(times[-1] - times[0])
     return path_energy(velocity, times, states, drift)
 
 
 def transport_cost(source: Tensor, result: Tensor) -> Tensor:
-    """|x0 − T(x0)|² of each pair, summed over coordinates -> (n,) float64. Raises FlowportError for different
-    shapes."""
+    """Squared displacement |x0 − T(x0)|² of each pair, summed over the coordinates, (n,) float64.
+
+    Args:
+        source: Source points x0, (n, *D).
+        result: Their translations T(x0), (n, *D).
+
+    Raises:
+        FlowportError: When the shapes differ.
+    """
     if source.shape != result.shape:
         raise FlowportError(
             f"the transport cost compares points of one shape, found source {tuple(source.shape)} and result "
@@ -65,7 +100,15 @@ def transport_cost(source: Tensor, result: Tensor) -> Tensor:
 
 
 def field_of(outcome: EvaluationResult, name: str) -> Velocity:
-    """The velocity of the evaluated field, or a FlowportError."""
+    """The velocity of the evaluated field.
+
+    Args:
+        outcome: The evaluation.
+        name: Name of the metric in the message.
+
+    Raises:
+        FlowportError: When the evaluation has no velocity.
+    """
     if outcome.velocity is None:
         raise FlowportError(
             f"{name} needs the velocity of a flow along its trajectory, which this evaluation has none of"
@@ -74,12 +117,11 @@ def field_of(outcome: EvaluationResult, name: str) -> Velocity:
 
 
 class NormalisedPathEnergy(Metric):
-    """``path_energy`` PE = E∫|v(x_t, t)|² dt, ``npe`` = |PE − W2²|/W2², ``path_energy_n``.
+    """Path energy PE = E∫|v(x_t, t)|² dt and its relative excess over optimal transport, NPE = |PE − W2²|/W2².
 
-    W2² is ``outcome.reference_cost``, the least energy that any flow between the two laws can spend; npe is 0 for the
-    dynamic optimal transport. About 100 kept times make the quadrature error negligible (:func:`time_weights`).
-    Raises FlowportError without a velocity, a reference cost above zero, or two kept times.
-    Source: Benamou & Brenier 2000; Tong et al. 2024, section 5.
+    Values: ``path_energy`` = PE, ``npe`` = NPE, ``path_energy_n``. W2² is ``outcome.reference_cost``, the least energy
+    of a flow between the two laws (Benamou and Brenier 2000), so NPE is 0 for dynamic optimal transport. With about 100
+    recorded times the error of the quadrature is negligible (:func:`time_weights`).
     """
 
     needs_reference_cost = True
@@ -92,6 +134,14 @@ class NormalisedPathEnergy(Metric):
         self.add_state("reference", default=[], dist_reduce_fx="cat")
 
     def update(self, outcome: EvaluationResult) -> None:
+        """Add the path energies of a batch.
+
+        Args:
+            outcome: An evaluation with a trajectory, a velocity and a reference cost.
+
+        Raises:
+            FlowportError: Without a velocity, a reference cost above 0 or two recorded times.
+        """
         if outcome.reference_cost is None or not outcome.reference_cost > 0:
             raise FlowportError(
                 f"the normalised path energy divides by W2² between source and target, which is "
@@ -102,22 +152,28 @@ class NormalisedPathEnergy(Metric):
         self.reference.append(torch.full_like(energy, outcome.reference_cost))
 
     def compute(self) -> dict[str, Tensor]:
+        """Path energy, normalised path energy and number of trajectories, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
         energy, reference = gathered(self.energy), gathered(self.reference)
         if energy is None or reference is None:
             raise FlowportError("the path energy has seen no trajectory")
         least = reference.mean()
-        spent = energy.mean()
+        mean = energy.mean()
         return {
-            "path_energy": spent,
-            "npe": (spent - least).abs() / least,
+            "path_energy": mean,
+            "npe": (mean - least).abs() / least,
             "path_energy_n": torch.tensor(len(energy)),
         }
 
 
 class Straightness(Metric):
-    """``straightness`` E∫|(X1 − X0) − v(X_t, t)|² dt, see :func:`straightness`, and ``straightness_n``.
+    """Mean straightness E∫|(X1 − X0)/T − v(X_t, t)|² dt of the trajectories, see :func:`straightness`.
 
-    ``straightness_relative``: over E|X1 − X0|², so that it does not grow with the number of coordinates.
+    Values: ``straightness``; ``straightness_relative``, its ratio to E|X1 − X0|², which does not grow with the number
+    of coordinates; ``straightness_n``.
     """
 
     bend: list[Tensor]
@@ -133,6 +189,11 @@ class Straightness(Metric):
         self.moved.append(transport_cost(outcome.states[0], outcome.states[-1]))
 
     def compute(self) -> dict[str, Tensor]:
+        """Straightness, relative straightness and number of trajectories, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
         bend, moved = gathered(self.bend), gathered(self.moved)
         if bend is None or moved is None:
             raise FlowportError("straightness has seen no trajectory")
@@ -144,10 +205,10 @@ class Straightness(Metric):
 
 
 class TransportCost(Metric):
-    """``transport_cost`` E|x0 − T(x0)|² over pairs, ``transport_cost_per_dimension``, ``transport_cost_n``.
+    """Mean squared displacement E|x0 − T(x0)|² of source points by the translation T.
 
-    The square is summed over coordinates. How far a translation moves its source, in encoded units (pixels as the
-    network sees them). It is at least W2².
+    Values: ``transport_cost``, summed over the coordinates, in squared units of the points;
+    ``transport_cost_per_dimension`` and ``transport_cost_n``. It is at least W2² between source and translations.
     """
 
     cost: list[Tensor]
@@ -164,6 +225,11 @@ class TransportCost(Metric):
         self.mean_cost.append(cost / outcome.result[0].numel())
 
     def compute(self) -> dict[str, Tensor]:
+        """Transport cost, transport cost per coordinate and number of translations, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
         cost, mean_cost = gathered(self.cost), gathered(self.mean_cost)
         if cost is None or mean_cost is None:
             raise FlowportError("the transport cost has seen no translation")

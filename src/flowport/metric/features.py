@@ -1,4 +1,12 @@
-"""Distances in the features of the house's own classifier. They are never called FID: that name means Inception-v3."""
+"""Fréchet and kernel distances in the features of a classifier that this package trains on the target dataset.
+
+They are not called FID and KID in the strict sense, which use the features of Inception-v3.
+
+References:
+    Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
+        arXiv:1706.08500.
+    Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv:1801.01401.
+"""
 
 from typing import Protocol, cast, runtime_checkable
 
@@ -12,24 +20,52 @@ from flowport.metric.precision import rows
 from flowport.metric.two_sample import TwoSample
 
 CHUNK = 1024
+"""Number of points of a pass through the classifier."""
 
 
 @runtime_checkable
 class FeatureClassifier(Protocol):
-    """What feature metrics need of a network: (n, *D) -> logits (n, classes), and features (n, F)."""
+    """The interface of a network in whose features points are compared: logits (n, classes) and features (n, F)."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of points, (n, classes).
 
-    def features(self, x: Tensor) -> Tensor: ...
+        Args:
+            x: Points, (n, *D).
+        """
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features of points, (n, F).
+
+        Args:
+            x: Points, (n, *D).
+        """
+        ...
 
 
 def frozen(classifier: nn.Module) -> nn.Module:
-    """The classifier in evaluation mode, without gradients."""
+    """The classifier itself, set to evaluation mode and without gradients.
+
+    Args:
+        classifier: The network, changed in place.
+    """
     return classifier.eval().requires_grad_(False)
 
 
 def read(classifier: nn.Module, x: Tensor, features: bool) -> Tensor:
-    """(n, *D) -> features (n, F) or logits (n, classes), float64: in chunks, its own dtype, no autocast."""
+    """Features (n, F) or logits (n, classes) of points, as float64.
+
+    The network runs in chunks, in its own dtype and without autocast.
+
+    Args:
+        classifier: A ``FeatureClassifier``; it is frozen in place.
+        x: Points, (n, *D).
+        features: True for features, False for logits.
+
+    Raises:
+        FlowportError: When a result is not finite.
+    """
     frozen(classifier)
     network = cast(FeatureClassifier, classifier)
     dtype = next((p.dtype for p in classifier.parameters()), torch.float32)
@@ -39,12 +75,28 @@ def read(classifier: nn.Module, x: Tensor, features: bool) -> Tensor:
 
 
 def frechet_distance(x: Float[Tensor, "n *f"], y: Float[Tensor, "m *f"]) -> Tensor:
-    """FD = |μx − μy|² + tr(Sx + Sy − 2 (Sx^½ Sy Sx^½)^½), S the unbiased covariances: squared W2 of fitted Gaussians.
+    """Fréchet distance FD = |μx − μy|² + tr(Sx + Sy − 2 (Sx^½ Sy Sx^½)^½), S the unbiased covariances.
 
-    With S = RᵀR from a QR factorisation of the centred sample, the last trace is the sum of the singular values of
-    Rx Ryᵀ: no square root of an eigenvalue near zero, so fewer points than features are as exact as many.
-    Unit: that of x, squared. Returns a float64 scalar. Raises FlowportError for fewer than 2 points on a side.
-    Source: Dowson & Landau 1982; Heusel et al. 2017. Its bias grows as F/n: read it against its floor at the same n.
+    It is the squared W2 of Gaussians with the moments of the two samples. With S = RᵀR from a QR factorisation of the
+    centred sample, tr (Sx^½ Sy Sx^½)^½ is the sum of the singular values of Rx Ryᵀ: no square root of an eigenvalue
+    near zero is taken, and fewer points than features are handled as accurately as many. The bias grows as F/n, so the
+    value is to be compared with its floor at the same n.
+
+    Args:
+        x: Features, (n, F).
+        y: Features, (m, F).
+
+    Returns:
+        A float64 scalar in squared units of x.
+
+    Raises:
+        FlowportError: For fewer than 2 points of x or y.
+
+    References:
+        Dowson and Landau 1982, "The Fréchet distance between multivariate normal distributions",
+            doi:10.1016/0047-259X(82)90077-X.
+        Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
+            arXiv:1706.08500.
     """
     x, y = rows(x), rows(y)
     if min(len(x), len(y)) < 2:
@@ -55,7 +107,12 @@ def frechet_distance(x: Float[Tensor, "n *f"], y: Float[Tensor, "m *f"]) -> Tens
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """k(x, y) = (x·y/F + 1)³ -> (n, m)."""
+    """Polynomial kernel k(x, y) = (x·y/F + 1)³, (n, m).
+
+    Args:
+        x: Features, (n, F).
+        y: Features, (m, F).
+    """
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
@@ -64,12 +121,27 @@ def kernel_distance(
 ) -> tuple[Tensor, Tensor]:
     """Kernel distance and its standard error: unbiased MMD² with the cubic kernel, averaged over random subsets.
 
-    Subsets hold r = min(subset_size, half of the smaller side) points of each side. With s the standard deviation over
-    subsets and n the smaller side, SE = s (r/(n − r) + 1/subsets)^½: the delete-d jackknife for the data and the noise
-    of the subsets themselves. (s alone, as often printed, is the error of one subset; s/√subsets forgets the data.)
-    No unit. Returns two float64 scalars. Raises FlowportError for fewer than 4 points on a side or fewer than 2
-    subsets.
-    Source: Bińkowski et al. 2018; Shao & Wu 1989.
+    A subset has r = min(subset_size, n/2) points of each sample, n the size of the smaller one. With s the standard
+    deviation over subsets, SE = s (r/(n − r) + 1/subsets)^½: the delete-d jackknife error of the data, with d = n − r,
+    and the error of a finite number of subsets. (s is the error of one subset, and s/√subsets leaves out the error of
+    the data.)
+
+    Args:
+        x: Features, (n, F).
+        y: Features, (m, F).
+        subsets: Number of random subsets, at least 2.
+        subset_size: Largest number of points of a subset.
+        generator: Randomness of the subsets.
+
+    Returns:
+        Distance and standard error, float64 scalars without a unit.
+
+    Raises:
+        FlowportError: For fewer than 4 points of x or y, or fewer than 2 subsets.
+
+    References:
+        Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv:1801.01401.
+        Shao and Wu 1989, "A general theory for jackknife variance estimation", doi:10.1214/aos/1176347263.
     """
     x, y = rows(x), rows(y)
     n = min(len(x), len(y))
@@ -85,11 +157,18 @@ def kernel_distance(
 
 
 class FrechetDistance(TwoSample):
-    """``fd_<name>`` with ``_floor``, ``_untranslated``, ``_retrieved``, ``_n``: Fréchet distance in the features of
-    ``classifier``.
+    """Fréchet distance ``fd_<name>`` between translations and target in the features of a classifier.
 
-    ``_ratio``, ``_ratio_floor``, ``_ratio_retrieved`` and ``_ratio_untranslated`` (which is 1) are the same over
-    ``_untranslated``. Left out, with ``_untranslated``, where source and target have different shapes.
+    Values: ``fd_<name>`` with ``_floor``, ``_untranslated``, ``_retrieved`` and ``_n``, and the same divided by
+    ``_untranslated`` as ``_ratio``, ``_ratio_floor``, ``_ratio_untranslated`` (which is 1) and ``_ratio_retrieved``.
+    Where source and target points have different shapes, ``_untranslated`` and the ratios are absent. See
+    :func:`frechet_distance`.
+
+    Args:
+        classifier: A ``FeatureClassifier`` of target points.
+        name: Name of the classifier in the names of the values.
+        points: Largest number of points of each sample.
+        seed: Seed of the subsets.
     """
 
     needs_retrieval = True
@@ -114,10 +193,19 @@ class FrechetDistance(TwoSample):
 
 
 class KernelDistance(TwoSample):
-    """``kid_<name>``, ``_se``, with ``_floor``, ``_se_floor``, ``_untranslated``, ``_se_untranslated``, ``_n`` and
-    the same of what is ``_retrieved``.
+    """Kernel distance ``kid_<name>`` between translations and target in the features of a classifier.
 
-    Unbiased, so unlike the Fréchet distance it may be compared across numbers of points. See :func:`kernel_distance`.
+    Values: ``kid_<name>`` and its standard error ``kid_<name>_se``, both with ``_floor``, ``_untranslated`` and
+    ``_retrieved``, and ``kid_<name>_n``. It is unbiased, so values with different numbers of points are comparable. See
+    :func:`kernel_distance`.
+
+    Args:
+        classifier: A ``FeatureClassifier`` of target points.
+        name: Name of the classifier in the names of the values.
+        subsets: Number of random subsets.
+        subset_size: Largest number of points of a subset.
+        points: Largest number of points of each sample.
+        seed: Seed of the subsets.
     """
 
     needs_retrieval = True

@@ -1,4 +1,4 @@
-"""Points as metrics see them: rows of float64, whatever the autocast and the network's dtype were."""
+"""Numerics of metrics: points as rows of float64, Euclidean distances and random subsets."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,13 @@ from flowport.errors import FlowportError
 
 
 def rows(x: Tensor) -> Tensor:
-    """(n, *D) of any floating dtype -> (n, d) in float64, d = ∏D, on the same device (on the CPU where it has none).
+    """Points as rows of float64, (n, d) with d = ∏D, on the same device (on the CPU where that has no float64).
 
-    Raises FlowportError for NaN or infinite points: a distance to them means nothing.
+    Args:
+        x: Points of any floating-point dtype, (n, *D).
+
+    Raises:
+        FlowportError: For points that are NaN or infinite.
     """
     x = x.detach()
     flat = (x.cpu() if x.device.type == "mps" else x).reshape(x.shape[0], -1).double()
@@ -23,10 +27,14 @@ def rows(x: Tensor) -> Tensor:
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
-    """(n, d), (m, d) -> (n, m) Euclidean distances.
+    """Euclidean distances |x_i − y_j|, (n, m).
 
-    The fast |x|² + |y|² − 2x·y cancels for near points, so few dimensions take differences; in many dimensions the
-    points are centred first and float64 leaves an error near 1e-8 of their spread.
+    Up to 64 dimensions differences are taken, because |x|² + |y|² − 2x·y cancels for near points; above, the points are
+    centred first, and float64 leaves an error near 1e-8 of their spread.
+
+    Args:
+        x: Points, (n, d).
+        y: Points, (m, d).
     """
     centre = y.mean(dim=0)
     mode = "donot_use_mm_for_euclid_dist" if x.shape[1] <= 64 else "use_mm_for_euclid_dist"
@@ -34,7 +42,13 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def thin(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """At most n rows of x: all of them in order, or n random ones without replacement."""
+    """At most n rows: all in order, or n random rows without replacement.
+
+    Args:
+        x: Rows, (m, …).
+        n: Largest number of rows.
+        generator: Randomness of the choice.
+    """
     if len(x) <= n:
         return x
     return x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]

@@ -1,4 +1,9 @@
-"""What a translation keeps: is a translated three still a three?"""
+"""Classifier metrics of translations: whether they are of the target, and whether they preserve the source's class.
+
+References:
+    Asadulaev et al. 2022, "Neural optimal transport with general cost functionals", arXiv:2205.15403 (accuracy of
+        class-preserving maps).
+"""
 
 import torch
 from jaxtyping import Int
@@ -13,21 +18,39 @@ from flowport.types import Sample
 
 
 def agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> Tensor:
-    """The share of rows where both agree -> float64 scalar in [0, 1]."""
+    """Share of rows in which two labels agree, a float64 scalar in [0, 1].
+
+    Args:
+        label: Classes, (n,).
+        predicted: Classes, (n,).
+    """
     return (label == predicted).double().mean()
 
 
 def chance(label: Int[Tensor, "n"], predicted: Int[Tensor, "m"]) -> Tensor:
-    """Σ_c P(label = c) P(predicted = c): how often both agree if neither knows of the other -> float64 scalar."""
+    """Agreement of independent labels, Σ_c P(label = c) P(predicted = c), a float64 scalar.
+
+    Args:
+        label: Classes, (n,).
+        predicted: Classes, (m,).
+    """
     classes = 1 + int(torch.cat([label, predicted]).max())
     shares = [torch.bincount(x, minlength=classes).double() / len(x) for x in (label, predicted)]
     return (shares[0] * shares[1]).sum()
 
 
 def matched_agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> Tensor:
-    """The agreement under the best one-to-one renaming of classes (Hungarian, on the counts) -> float64 scalar.
+    """Agreement under the best one-to-one renaming of classes (Hungarian algorithm on the counts), a float64 scalar.
 
-    For datasets whose class numbers mean different things. Chosen on the same points, so biased up when these are few.
+    For datasets whose class numbers mean different things. The renaming is chosen on the same points, so the value is
+    biased upwards when these are few.
+
+    Args:
+        label: Classes, (n,).
+        predicted: Classes, (n,).
+
+    References:
+        Kuhn 1955, "The Hungarian method for the assignment problem", doi:10.1002/nav.3800020109.
     """
     classes = 1 + int(torch.cat([label, predicted]).max())
     counts = torch.bincount(label * classes + predicted, minlength=classes**2).reshape(classes, classes).cpu()
@@ -36,8 +59,15 @@ def matched_agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> T
 
 
 class TargetShare(Metric):
-    """``target_share``: share of translations that the ``classifier`` gives the class it gives most real target points;
-    ``_floor``: the share of these; ``_untranslated``: of source points of the target's shape; ``_n`` translations."""
+    """Share of translations that a classifier assigns to the class to which it assigns most real target points.
+
+    Values: ``target_share``; ``_floor``, the share of real target points; ``_untranslated``, that of source points,
+    where they have the target's shape; ``_n``, the number of translations.
+
+    Args:
+        classifier: Network from points to logits.
+        name: Name of the classifier; not used.
+    """
 
     result: list[Tensor]
     real: list[Tensor]
@@ -59,6 +89,11 @@ class TargetShare(Metric):
         return read(self.classifier, x, features=False).argmax(dim=1)
 
     def compute(self) -> dict[str, Tensor]:
+        """The shares and the number of translations, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
         result, real = gathered(self.result), gathered(self.real)
         if result is None or real is None:
             raise FlowportError("the target share has seen no translation")
@@ -69,13 +104,20 @@ class TargetShare(Metric):
 
 
 class ClassPreservation(Metric):
-    """``class_preservation``: share of translations in which the target's ``classifier`` sees the source's class.
+    """Share of translations to which the target's classifier assigns the class of the source point.
 
-    ``_untranslated``  the same share for the source points themselves (where they have the target's shape);
-    ``_ceiling``       the classifier's accuracy on real, labelled target points: what a perfect translation can reach;
-    ``_chance``        Σ_c P(source label c) P(target predicted c): a perfect translation that forgets its source;
-    ``_matched``       the share under the best one-to-one renaming of classes; ``_n`` how many translations.
-    Raises FlowportError if the source carries no class labels.
+    Values:
+
+        class_preservation  the share;
+        _untranslated       the share of the source points themselves, where they have the target's shape;
+        _ceiling            the classifier's accuracy on real target points, the value of a perfect translation;
+        _chance             Σ_c P(source label c) P(target predicted c), the value of an independent coupling;
+        _matched            the share under the best one-to-one renaming of classes (``matched_agreement``);
+        _n                  the number of translations.
+
+    Args:
+        classifier: Network from points to logits.
+        name: Name of the classifier in messages.
     """
 
     label: list[Tensor]
@@ -91,6 +133,14 @@ class ClassPreservation(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, outcome: EvaluationResult) -> None:
+        """Add the predicted classes of a batch.
+
+        Args:
+            outcome: An evaluation whose source has class labels.
+
+        Raises:
+            FlowportError: When the source points have no class labels.
+        """
         label = self._classes(outcome.source)
         if label is None:
             raise FlowportError(
@@ -107,6 +157,11 @@ class ClassPreservation(Metric):
             self.target_label.append(target_label)
 
     def compute(self) -> dict[str, Tensor]:
+        """The shares and the number of translations, by name.
+
+        Raises:
+            FlowportError: Before the first update.
+        """
         label, predicted = gathered(self.label), gathered(self.predicted)
         target_predicted, target_label = gathered(self.target_predicted), gathered(self.target_label)
         if label is None or predicted is None or target_predicted is None:

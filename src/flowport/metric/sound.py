@@ -1,4 +1,13 @@
-"""Is it the right note, and does it sound like the right instrument? Distances between spectrograms and pitches."""
+"""Metrics of sound: distances between spectrograms, and errors of the pitch in spectrogram and wave.
+
+References:
+    Gray and Markel 1976, "Distance measures for speech processing", doi:10.1109/TASSP.1976.1162849 (log-spectral
+        distance).
+    Kubichek 1993, "Mel-cepstral distance measure for objective speech quality assessment",
+        doi:10.1109/PACRIM.1993.407206.
+    Boersma 1993, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a
+        sampled sound", IFA Proceedings 17:97-110 (pitch by autocorrelation).
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,22 +26,39 @@ from flowport.modality import LogMel, Modality
 from flowport.randomness import Randomness
 
 LOWEST, OCTAVES, GRID = 200.0, 2.2, 120
-"""Pitches looked for: from 200 Hz over 2.2 octaves, 120 to an octave (10 cents)."""
+"""Range of the search for a pitch: from 200 Hz over 2.2 octaves, 120 pitches per octave (10 cents)."""
 WINDOW = 2048
-"""Samples in which the pitch of a wave is looked for."""
+"""Number of samples of the window in which the pitch of a wave is estimated."""
 CEPSTRA = 12
+"""Number of cepstral coefficients of the mel-cepstral distortion, without c_0."""
 
 
 def log_spectral_distance(a: Float[Tensor, "n b f"], b: Float[Tensor, "n b f"]) -> Tensor:
-    """Mean over frames of the root mean square difference over bands -> (n,), decibels. a, b in decibels."""
+    """Log-spectral distance: mean over frames of the root mean square difference over bands, (n,) float64, dB.
+
+    Args:
+        a: Levels, (n, bands, frames), dB.
+        b: Levels, (n, bands, frames), dB.
+
+    References:
+        Gray and Markel 1976, "Distance measures for speech processing", doi:10.1109/TASSP.1976.1162849.
+    """
     return (a - b).double().square().mean(1).sqrt().mean(1)
 
 
 def mel_cepstral_distortion(a: Float[Tensor, "n b f"], b: Float[Tensor, "n b f"]) -> Tensor:
-    """(10/ln 10) √(2 Σ_{k=1}^{12} (c_k − c′_k)²), mean over frames -> (n,), decibels (Kubichek 1993).
+    """Mel-cepstral distortion (10/ln 10) √(2 Σ_{k=1}^{12} (c_k − c′_k)²), mean over frames, (n,) float64, dB.
 
-    c: the orthonormal cosine transform of the natural logarithm of the mel amplitudes; the loudness c_0 does not count.
-    a, b in decibels.
+    c is the orthonormal cosine transform of the natural logarithm of the mel amplitudes; c_0, the loudness, is left
+    out.
+
+    Args:
+        a: Levels, (n, bands, frames), dB.
+        b: Levels, (n, bands, frames), dB.
+
+    References:
+        Kubichek 1993, "Mel-cepstral distance measure for objective speech quality assessment",
+            doi:10.1109/PACRIM.1993.407206.
     """
     bands = a.shape[1]
     k = torch.arange(1, CEPSTRA + 1, dtype=torch.float64, device=a.device)[:, None]
@@ -43,7 +69,7 @@ def mel_cepstral_distortion(a: Float[Tensor, "n b f"], b: Float[Tensor, "n b f"]
 
 
 def _profile(decibels: Tensor) -> Tensor:
-    """(n, bands, frames) to (n, bands): the mean spectrum, frames weighted by energy, centred, of length 1."""
+    """The mean spectrum, frames weighted by energy, centred and of length 1: (n, bands, frames) -> (n, bands)."""
     energy = (10 ** (decibels / 10)).sum(1, keepdim=True)
     mean = (decibels * energy).sum(2) / energy.sum(2).clamp_min(1e-20)
     mean = mean - mean.mean(1, keepdim=True)
@@ -52,8 +78,7 @@ def _profile(decibels: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _templates(instrument: Instrument, options: tuple[float | None, ...]) -> Tensor:
-    """(loudnesses, pitches, bands): an instrument's steady notes as LogMel(*options) sees them; kept, for they take
-    seconds to play and every metric of a process looks for the same."""
+    """Spectra of steady notes of an instrument by LogMel(*options), (loudnesses, pitches, bands)."""
     modality = LogMel(*options)  # type: ignore[arg-type]
     pitch, sets = LOWEST * 2 ** (torch.arange(int(OCTAVES * GRID), dtype=torch.float64) / GRID), []
     for loudness in (-10.0, -6.0, -2.0):
@@ -64,9 +89,13 @@ def _templates(instrument: Instrument, options: tuple[float | None, ...]) -> Ten
 
 
 class PitchFinder:
-    """The pitch of a spectrogram: the template it correlates with best, refined by a parabola.
+    """Pitch of a spectrogram by the template of the highest correlation, refined by a parabola.
 
-    Templates are the instruments' own steady notes every 10 cents, at three loudnesses.
+    Templates are the spectra of steady notes of the instruments, every 10 cents and at three loudnesses.
+
+    Args:
+        modality: Modality of the spectrograms.
+        instruments: Instruments whose notes are the templates.
     """
 
     def __init__(self, modality: LogMel, instruments: tuple[Instrument, ...]) -> None:
@@ -74,7 +103,11 @@ class PitchFinder:
         self.templates = torch.cat([_templates(player, modality.options) for player in instruments])
 
     def octaves_above_440(self, x: Tensor) -> Tensor:
-        """Points (n, 1, bands, frames) to (n,) float64."""
+        """Pitch of spectrograms, (n,) float64, in octaves above 440 Hz.
+
+        Args:
+            x: Points, (n, 1, bands, frames).
+        """
         match = torch.einsum("nb,spb->nsp", _profile(self.modality.decibels(x)), self.templates.to(x.device)).double()
         best = match.flatten(1).argmax(1)
         which, at = best // match.shape[2], (best % match.shape[2]).clamp(1, match.shape[2] - 2)
@@ -88,9 +121,22 @@ class PitchFinder:
 def autocorrelation_pitch(
     wave: Tensor, rate: int, window: int = WINDOW, lowest: float = LOWEST, octaves: float = OCTAVES
 ) -> Tensor:
-    """(n, T) waves to (n,) octaves above 440 Hz: the first high peak of the autocorrelation of the loudest window,
-    divided by that of the window itself (Boersma 1993), interpolated eightfold. lowest: Hz, from which pitches are
-    looked for over ``octaves``."""
+    """Pitch of waves by autocorrelation, (n,), in octaves above 440 Hz.
+
+    The lag is that of the first high peak of the autocorrelation of the loudest window, divided by the autocorrelation
+    of the Hann window itself and interpolated eightfold.
+
+    Args:
+        wave: Waves, (n, T).
+        rate: Sample rate, Hz.
+        window: Length of the window, samples.
+        lowest: Lowest pitch of the search, Hz.
+        octaves: Range of the search above it, octaves.
+
+    References:
+        Boersma 1993, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a
+            sampled sound", IFA Proceedings 17:97-110.
+    """
     frames = wave.double().unfold(1, window, window // 4)
     loudest = frames.square().sum(2).argmax(1)
     hann = torch.hann_window(window, dtype=torch.float64, device=wave.device)
@@ -116,7 +162,15 @@ def autocorrelation_pitch(
 
 
 def spectrogram(modality: Modality | None, metric: str) -> LogMel:
-    """The modality, if it is sound in mel bands. Raises FlowportError for any other."""
+    """The modality, checked to be a log-mel spectrogram.
+
+    Args:
+        modality: A modality or None.
+        metric: Name of the metric in the message.
+
+    Raises:
+        FlowportError: For any other modality.
+    """
     if not isinstance(modality, LogMel):
         raise FlowportError(
             f"metric={metric} is for sound as LogMel, but the target is {type(modality).__name__}: leave it out"
@@ -125,14 +179,22 @@ def spectrogram(modality: Modality | None, metric: str) -> LogMel:
 
 
 def in_the_wave(x: Tensor, modality: LogMel) -> Tensor:
-    """Points to (n,) octaves above 440 Hz, heard in the waves that they decode to."""
+    """Pitch of the waves to which spectrograms are decoded, (n,), in octaves above 440 Hz (``autocorrelation_pitch``).
+
+    Args:
+        x: Points, (n, 1, bands, frames).
+        modality: Their modality.
+    """
     waves = torch.cat([modality.decode(part) for part in x.split(64)])
     return autocorrelation_pitch(waves, modality.rate)
 
 
 class SpectralDistance(Metric):
-    """``lsd`` and ``mcd`` to the true partner, decibels, means over clips; ``_untranslated``: of the source,
-    ``_retrieved``: of the nearest training target. check: the held-out items must correspond."""
+    """Log-spectral distance ``lsd`` and mel-cepstral distortion ``mcd`` to the true translation, means over clips, dB.
+
+    Values: ``lsd`` and ``mcd``, each with ``_untranslated``, of the source, and ``_retrieved``, of the nearest training
+    target; ``lsd_n``. Held-out source and target items must correspond.
+    """
 
     needs_retrieval = True
     distances: list[Tensor]
@@ -143,6 +205,15 @@ class SpectralDistance(Metric):
         self.add_state("distances", default=[], dist_reduce_fx="cat")
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that the target is a log-mel spectrogram and that held-out items correspond.
+
+        Args:
+            source: The source.
+            target: The target.
+
+        Raises:
+            FlowportError: When the target is another modality or the true translations are unknown.
+        """
         spectrogram(target.modality, "spectral_distance")
         if not source.split("test").corresponds(target.split("test")):
             raise FlowportError(
@@ -165,12 +236,16 @@ class SpectralDistance(Metric):
 
 
 class PitchError(Metric):
-    """``pitch_cents``: median |pitch heard − pitch of the source note|; ``pitch_cents_p90``; ``pitch_within_50``: share
-    within 50 cents. ``_floor``: of real target notes, ``_untranslated``, ``_retrieved`` as everywhere.
+    """Error |pitch of the translation − pitch of the source note|, in cents.
 
-    Heard in the spectrogram (by templates) and, as ``audible_…``, in the wave that its inversion gives (by
-    autocorrelation). Doing nothing keeps the pitch: read it beside the spectral distance and the timbre.
-    labels: octaves above 440 Hz, (n, 1).
+    Values: ``pitch_cents``, the median; ``pitch_cents_p90``, the 90 % quantile; ``pitch_within_50``, the share within
+    50 cents; each with ``_floor``, of real target notes and their own label, ``_untranslated`` and ``_retrieved``. They
+    are measured in the spectrogram (``PitchFinder``) and, as ``audible_…`` in place of ``pitch_…``, in the wave to
+    which it is decoded (``autocorrelation_pitch``). ``pitch_n`` is the number of notes. An untranslated source has no
+    error, so timbre is to be measured as well (``SpectralDistance``). Labels are octaves above 440 Hz, (n, 1).
+
+    Args:
+        instruments: Instruments whose notes are the templates of the pitch.
     """
 
     needs_retrieval = True
@@ -183,6 +258,15 @@ class PitchError(Metric):
         self.add_state("errors", default=[], dist_reduce_fx="cat")
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that labels are pitches, the target is a log-mel spectrogram and clips are long enough.
+
+        Args:
+            source: The source.
+            target: The target.
+
+        Raises:
+            FlowportError: When one of them does not hold.
+        """
         modality = spectrogram(target.modality, "pitch_error")
         if not (source.label_is_pitch and target.label_is_pitch):
             raise FlowportError("metric=pitch_error needs notes whose label is their pitch on both sides: leave it out")

@@ -1,4 +1,10 @@
-"""Is this cloud a torus? The best torus through a cloud of points, and how far the points lie from it."""
+"""Distance of point clouds to the nearest torus, by nonlinear least squares.
+
+References:
+    Lukács, Martin and Marshall 1998, "Faithful least-squares fitting of spheres, cylinders, cones and tori for reliable
+        segmentation", doi:10.1007/BFb0055697.
+    Marquardt 1963, "An algorithm for least-squares estimation of nonlinear parameters", doi:10.1137/0111030.
+"""
 
 import torch
 from torch import Tensor
@@ -8,15 +14,24 @@ from flowport.errors import FlowportError
 from flowport.metric.two_sample import TwoSample
 
 STEPS, DAMPING = 30, 1e-3
-"""Of Levenberg and Marquardt's method, and its first damping."""
+"""Number of Levenberg–Marquardt steps, and the initial damping."""
 TINY = 1e-12
 
 
 def residuals(points: Tensor, centre: Tensor, axis: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed distances f (n, N) of points (n, N, 3) from tori, and their slopes (n, N, 7).
+    """Signed distances of points from tori, f = √((ρ − R)² + z²) − r, and their derivatives.
 
-    With z along the axis, ρ from it: f = s − r, s = √((ρ − R)² + z²). centre, axis (unit): (n, 3); radii: (n, 2), R and
-    r. The slopes are by centre (3), by tilts of the axis towards ``tangents`` of it (2), by R and by r.
+    z is the coordinate of a point along the axis and ρ its distance from the axis. The derivatives are with respect to
+    the centre (3), tilts of the axis towards its ``tangents`` (2), R and r.
+
+    Args:
+        points: Clouds, (n, N, 3).
+        centre: Centres of the tori, (n, 3).
+        axis: Unit vectors of their axes, (n, 3).
+        radii: Radii R of the centre line and r of the tube, (n, 2).
+
+    Returns:
+        f (n, N) and its derivatives (n, N, 7).
     """
     radius, tube = (part[:, None] for part in radii.unbind(1))
     q = points - centre[:, None]
@@ -32,7 +47,11 @@ def residuals(points: Tensor, centre: Tensor, axis: Tensor, radii: Tensor) -> tu
 
 
 def tangents(axis: Tensor) -> Tensor:
-    """(n, 3, 2): two unit vectors at right angles to each other and to the axis (n, 3)."""
+    """Two unit vectors orthogonal to each other and to the axis, (n, 3, 2).
+
+    Args:
+        axis: Unit vectors, (n, 3).
+    """
     other = torch.zeros_like(axis).scatter_(1, axis.abs().argmin(1, keepdim=True), 1)
     first = torch.linalg.cross(axis, other)
     first = first / first.norm(dim=1, keepdim=True)
@@ -40,11 +59,14 @@ def tangents(axis: Tensor) -> Tensor:
 
 
 def torus_fit(clouds: Tensor) -> Tensor:
-    """(n,) float64: root of the mean squared distance of each cloud (n, 3, N) to its best torus. Units of the points.
+    """Root mean square distance of each cloud to its best-fitting torus, (n,) float64, in the unit of the points.
 
-    Levenberg and Marquardt's method in seven parameters from each of the three principal axes, the best of the three;
-    all clouds at once. A torus has a hole, r ≤ R: a sphere is none. Points with independent errors of deviation j have
-    about j √(1 − 7/N).
+    The fit minimises Σ f² (``residuals``) over seven parameters by the Levenberg–Marquardt method, started from each of
+    the three principal axes; the best of the three counts. The tube satisfies r ≤ R, which excludes spheres. Points of
+    a torus with independent errors of standard deviation j have a value of about j √(1 − 7/N).
+
+    Args:
+        clouds: Clouds, (n, 3, N).
     """
     n, points = len(clouds), clouds.transpose(1, 2).double()
     mean = points.mean(1)
@@ -53,7 +75,7 @@ def torus_fit(clouds: Tensor) -> Tensor:
     axis = vectors.transpose(1, 2).reshape(3 * n, 3)
     points, centre = (part.repeat_interleave(3, 0) for part in (points, mean))
     radii = torch.zeros(3 * n, 2, dtype=points.dtype, device=points.device)
-    for k in range(2):  # a tube of no width lies at the mean distance from the axis, and the tube is what is left
+    for k in range(2):  # R is the mean distance from the axis, then r the mean distance from the circle of radius R
         q = points - centre[:, None]
         z = (q @ axis[:, :, None])[:, :, 0]
         flat = (q.square().sum(2) - z**2).clamp_min(0).sqrt()
@@ -80,16 +102,29 @@ def torus_fit(clouds: Tensor) -> Tensor:
 
 
 class TorusFit(TwoSample):
-    """``torus_fit``: the median over clouds of their distance to the best torus, :func:`torus_fit`.
+    """Median over clouds of the root mean square distance to the best-fitting torus, see :func:`torus_fit`.
 
-    ``torus_fit_floor``: of real tori, about their jitter; ``torus_fit_untranslated``: of the source. Units of the
-    points. Raises FlowportError for targets that are not in space.
+    Values: ``torus_fit``; ``torus_fit_floor``, that of real tori, about their jitter; ``torus_fit_untranslated``, that
+    of the source; ``torus_fit_n``. All are in the unit of the points.
+
+    Args:
+        points: Largest number of clouds.
+        seed: Seed of the subset.
     """
 
     def __init__(self, points: int = 200, seed: int = 0) -> None:
         super().__init__("torus_fit", points, seed)
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that points of the target are clouds in space, (3, N).
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When the points of the target are not clouds in space.
+        """
         if len(target.event_shape) != 2 or target.event_shape[0] != 3:
             raise FlowportError(f"metric=torus_fit is for clouds (3, N), not points {target.event_shape}: leave it out")
 

@@ -1,4 +1,4 @@
-"""The state under every metric that compares two clouds of points: translations against real target points."""
+"""The base class of metrics that compare translations with real target points as two samples."""
 
 from abc import abstractmethod
 
@@ -12,24 +12,38 @@ from flowport.randomness import Randomness
 
 
 def gathered(state: list[Tensor] | Tensor) -> Tensor | None:
-    """A 'cat' state as one tensor; None if nothing was ever put in. (After a sync over ranks it is one already.)"""
+    """All batches of a 'cat' state as one tensor; None without a batch.
+
+    Args:
+        state: A list of tensors, or one tensor where torchmetrics has already concatenated them over the ranks.
+    """
     if isinstance(state, Tensor):
         return state
     return torch.cat(state) if state else None
 
 
 class TwoSample(Metric):
-    """Compares the translations with the target, and beside them what a perfect and an idle translation score.
+    """A distance between the law of the translations and the law of the target, with the values of three baselines.
 
-    ``distance(x, y, generator) -> {suffix: number}`` is all that a member writes. compute() returns
-      ``<name>``               distance(result, target);
-      ``<name>_floor``         distance(floor, target): real target points in place of translations, as many as these;
-      ``<name>_untranslated``  distance(source, target), where a source point has a target point's shape;
-      ``<name>_retrieved``     distance(retrieved, target), for members that need it: the nearest training targets;
-      ``<name>_n``             how many points stood on the left of each.
-    All take the same number of points, min(results, floor points, ``points``), because most distances between
-    empirical laws have a bias that falls with n. Thinning and projections are drawn from ``seed`` alone, so values do
-    not depend on batches or ranks and epochs are compared on the same draws.
+    ``compute`` returns
+
+        <name>               distance(result, target);
+        <name>_floor         distance(floor, target), the value of a perfect translation;
+        <name>_untranslated  distance(source, target), where source and target points have one shape;
+        <name>_retrieved     distance(retrieved, target), for members with ``needs_retrieval``;
+        <name>_n             the number of points in the first argument.
+
+    Most distances between empirical laws have a bias that falls with n, so all are taken with the same number of
+    points, min(results, floor points, other points, ``points``). Subsets and projections are drawn from ``seed`` alone:
+    values depend neither on batches nor on ranks, and different epochs use the same draws.
+
+    A member provides ``distance``; one that compares features also overrides ``embed``. To add a member, see
+    ``Metric``.
+
+    Args:
+        name: Prefix of the names of the values.
+        points: Largest number of points of each sample.
+        seed: Seed of subsets and projections.
     """
 
     result: list[Tensor]
@@ -46,10 +60,23 @@ class TwoSample(Metric):
 
     @abstractmethod
     def distance(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """(n, d) and (m, d) in float64 -> {"": distance, "_<more>": what belongs to it}."""
+        """The distance between two samples, scalars by suffix of the name.
+
+        Args:
+            x: First sample as ``embed`` returns it, usually (n, d) float64.
+            y: Second sample, the target, (m, d).
+            generator: Randomness of the distance, the same for every x.
+
+        Returns:
+            {"": the distance, "_<suffix>": further values}.
+        """
 
     def embed(self, x: Tensor) -> Tensor:
-        """(n, *D) -> (n, d): the space in which points are compared; their own unless a member says otherwise."""
+        """Points in the space where they are compared, (n, d) float64; the default flattens them.
+
+        Args:
+            x: Points, (n, *D).
+        """
         return rows(x)
 
     def update(self, outcome: EvaluationResult) -> None:
@@ -63,6 +90,11 @@ class TwoSample(Metric):
             self.retrieved.append(self.embed(outcome.retrieved))
 
     def compute(self) -> dict[str, Tensor]:
+        """The distances of translations and baselines to the target, float64 scalars by name.
+
+        Raises:
+            FlowportError: For fewer than 2 translations or 2 target points.
+        """
         target, result = gathered(self.target), gathered(self.result)
         if target is None or result is None or min(len(target), len(result)) < 2:
             raise FlowportError(f"the metric {self.name} needs at least 2 translations and 2 target points")

@@ -136,11 +136,11 @@ class Modality(ABC):
         """The frozen network of ``encode`` and ``decode``, whose weights are saved with the flow; None without one."""
         return None
 
-    def unknown(self) -> tuple[str, ...]:
+    def unmeasured(self) -> tuple[str, ...]:
         """Names of the options that are null, to be measured on the training data by flowport.data.normalisation."""
         return ()
 
-    def settled(self, mean: float, std: float) -> dict[str, float]:
+    def measured_values(self, mean: float, std: float) -> dict[str, float]:
         """Values of the unknown options, which normalise the training points.
 
         Args:

@@ -125,12 +125,12 @@ class LogMel(Spectrogram):
         power = self.spectrum(self.amplitudes(raw)).abs().square()[:, :, : raw.shape[1] // self.hop]
         return self.normalised(self.filters.to(raw.device) @ power * self.gain)
 
-    def unknown(self) -> tuple[str, ...]:
+    def unmeasured(self) -> tuple[str, ...]:
         return tuple(name for name, value in self._given.items() if value is None)
 
-    def settled(self, mean: float, std: float) -> dict[str, float]:
+    def measured_values(self, mean: float, std: float) -> dict[str, float]:
         found = {"mean": self.mean + self.std * mean, "std": self.std * std}
-        return {name: found[name] for name in self.unknown()}
+        return {name: found[name] for name in self.unmeasured()}
 
     def normalised(self, power: Tensor) -> Tensor:
         """The points of mel powers, (n, 1, bands, frames).

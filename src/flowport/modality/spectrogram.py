@@ -70,7 +70,7 @@ class Spectrogram(Modality):
             raise FlowportError(f"modality.{name} takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
         return raw.float() / 32768
 
-    def heard(self, length: Tensor, samples: int) -> Tensor:
+    def data_frames(self, length: Tensor, samples: int) -> Tensor:
         """Which frames contain data of padded waves, (n, frames) bool.
 
         Frame k stands for the samples k·hop, …, (k + 1)·hop − 1 and contains data where one of them does.

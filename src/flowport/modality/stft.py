@@ -85,10 +85,10 @@ class ComplexSTFT(Spectrogram):
         imaginary = torch.cat([z.real[:, -1:], z.imag[:, 1:-1]], 1)
         return torch.stack([z.real[:, :-1], imaginary], 1) / self.scale
 
-    def unknown(self) -> tuple[str, ...]:
+    def unmeasured(self) -> tuple[str, ...]:
         return ("scale",) if self._measure else ()
 
-    def settled(self, mean: float, std: float) -> dict[str, float]:
+    def measured_values(self, mean: float, std: float) -> dict[str, float]:
         return {"scale": self.scale * hypot(mean, std)} if self._measure else {}
 
     def spectrum(self, x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Network(nn.Module, ABC):
         return torch.cat([x, torch.where(missing, 0, source), indicator], 1)
 
 
-def told_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor | None:
+def checked_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tensor | None:
     """The step length d of a condition, checked against what the network was built for.
 
     Args:

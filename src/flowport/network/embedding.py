@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import FlowportError
-from flowport.network.base import told_step
+from flowport.network.base import checked_step
 from flowport.types import Condition, ConditionShape
 
 
@@ -169,7 +169,7 @@ class Embedding(nn.Module):
             t: Times, (B,).
             condition: Labels and step lengths of the rows; the source is not read.
         """
-        hidden, step = self.first(self.time(t).to(self.first.weight.dtype)), told_step(self.shape, t, condition)
+        hidden, step = self.first(self.time(t).to(self.first.weight.dtype)), checked_step(self.shape, t, condition)
         if step is not None and self.step is not None:
             hidden = hidden + self.step(self.time(step).to(self.step.weight.dtype))
         return self.activation(self.second(self.activation(self.label(hidden, condition.label))))

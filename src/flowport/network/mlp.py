@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import FlowportError
-from flowport.network.base import Network, told_step
+from flowport.network.base import Network, checked_step
 from flowport.network.embedding import label_embedding
 from flowport.types import Condition, ConditionShape, EventShape
 
@@ -75,7 +75,7 @@ class MLP(Network):
         if len(self.turns):
             turned = time * self.turns.to(x.dtype)
             time = torch.cat((time, turned.sin(), turned.cos()), 1)
-        step = told_step(self.condition, t, condition)
+        step = checked_step(self.condition, t, condition)
         if step is not None:
             time = torch.cat((time, step.to(x.dtype)[:, None]), 1)
         hidden = self.label(self.first(torch.cat((flat, time), 1)), condition.label)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import FlowportError
-from flowport.network.base import Network, image_shape, told_step
+from flowport.network.base import Network, checked_step, image_shape
 from flowport.types import Condition, ConditionShape, EventShape
 
 
@@ -101,7 +101,7 @@ class UNet(Network):
         )
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        told_step(self.condition, t, condition)
+        checked_step(self.condition, t, condition)
         return self.net(t * self.time_scale, self.with_source(x, condition), self._label(len(x), x.device, condition))
 
     def _label(self, n: int, device: torch.device, condition: Condition) -> Tensor | None:

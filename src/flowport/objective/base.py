@@ -48,7 +48,7 @@ class Objective(ABC):
     ``configs/objective/<name>.yaml`` with ``_target_``; tests of its minimiser belong in tests/objective or tests/laws.
     """
 
-    def shown(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
+    def condition_shape(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
         """What the network must accept beside x and t.
 
         Args:

@@ -48,7 +48,7 @@ class ShortcutObjective(Objective):
             )
         self.time_sampler, self.share, self.halvings = time_sampler, share, halvings
 
-    def shown(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
+    def condition_shape(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
         """What the network must accept: the condition and a step length.
 
         Args:

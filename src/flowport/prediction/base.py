@@ -119,14 +119,14 @@ class Prediction(ABC):
 
     Attributes:
         heads: Number of tensors of the event's shape in the output.
-        resolves_blind_bridge: Whether it is defined on a bridge whose field is not conditioned on its start x0.
+        defined_without_source: Whether it is defined on a bridge whose field is not conditioned on its start x0.
         needs_bridge: Whether it is defined only on paths with noise.
         needs_unknown_source: Whether it is trivial where the field is conditioned on x0.
         is_score: Whether the output is the score, which must therefore exist.
     """
 
     heads: ClassVar[int] = 1
-    resolves_blind_bridge: ClassVar[bool] = False
+    defined_without_source: ClassVar[bool] = False
     needs_bridge: ClassVar[bool] = False
     needs_unknown_source: ClassVar[bool] = False
     is_score: ClassVar[bool] = False

@@ -21,7 +21,7 @@ class VelocityPrediction(Prediction):
     Defined on every path. On a bridge it determines the noise only where the field is conditioned on its start.
     """
 
-    resolves_blind_bridge = True
+    defined_without_source = True
 
     def clamp(self, path: Path, t: Tensor) -> Tensor:
         return path.clamp(t)
@@ -46,7 +46,7 @@ class BridgePrediction(Prediction):
     """
 
     heads = 2
-    resolves_blind_bridge = True
+    defined_without_source = True
     needs_bridge = True
 
     def clamp(self, path: Path, t: Tensor) -> Tensor:

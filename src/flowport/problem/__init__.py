@@ -1,4 +1,4 @@
-"""Problems whose reward-tilted law is known, on which fine-tuning methods are measured."""
+"""Problems with an exact base flow and an exact reward-tilted law, on which fine-tuning methods are measured."""
 
 from flowport.problem.base import Problem
 from flowport.problem.bridge import BridgeProblem

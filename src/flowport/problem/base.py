@@ -1,4 +1,4 @@
-"""A problem: an exact base flow and a reward whose tilt is known at every strength."""
+"""The contract of a problem: an exact base flow and a reward whose tilted law is known at every strength."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,25 +20,46 @@ from flowport.sampling.solver import Solver
 from flowport.sampling.volatility import Volatility
 
 REACH = torch.cat([torch.linspace(0, 3, 61), torch.logspace(0.5, 3, 40)]).double()
-"""Strengths, as multiples of a given one, at which a frontier is known: dense where methods should end, and far enough
-for those that keep no law."""
+"""Strengths, as multiples of a given one, at which a frontier is evaluated: dense where methods should end, and large
+enough for methods that do not control the KL to the base."""
 
 
 class Problem(ABC):
-    """Results of the base follow ``base_law``, given their start or not; the reward r = cᵀx − ½ xᵀQx (Q = 0: linear)
-    tilts them to p e^{λr}/Z, a mixture again. The tilt has the largest E r of all laws with its KL to the base, so that
-    (KL, E r) of the tilts, as λ grows, is the exact frontier of any fine-tuning.
+    """A base flow whose results have a known law p, and a reward r = cᵀx − ½ xᵀQx with a known tilt p e^{λr}/Z.
 
-    weights, means, deviations, turns: components of the target (see ``components``). c, q: of the reward.
-    calls: of the reward that a fine-tuning may spend here. starts: of each collection of a method that learns many
-    steps from one. rounds: such steps (null: as the method would). sampler: solver, grid and volatility with which
-    tuned flows are scored; chain: the discretised process in which KL is measured.
+    p is a mixture of Gaussians, of all results or given the start, and so is its tilt. By the Gibbs variational
+    principle the tilt has the largest E r of all laws with its KL to p, so that (KL, E r) of the tilts, as λ grows, is
+    the exact frontier of fine-tuning. A member provides ``base_law``, ``tilted`` and ``scored_starts`` and sets the
+    attributes.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py`` and add
+    ``configs/problem/<name>.yaml`` with ``_target_``; tests/problem/test_law.py reads all configs.
+
+    Args:
+        weights: Weights of the components of the target, (K,), as of ``Mixture``.
+        means: Their means, K lists of at most d numbers; missing coordinates are 0.
+        deviations: Standard deviations along the axes of each component, (K, d), or (d,) for all.
+        turns: Angles that rotate these axes, (K,) or one for all, in radians (``covariances``).
+        c: Vector of the reward, at most d numbers; missing coordinates are 0.
+        q: Symmetric matrix Q of the reward, (d, d), or a multiple of the identity; 0 for a linear reward.
+        calls: Number of evaluations of the reward that a fine-tuning may use.
+        starts: Number of starts per rollout for methods that take several steps per rollout.
+        steps_per_rollout: Number of steps per rollout; None for that of the method.
+
+    Attributes:
+        groups: Number of different starts at which laws are scored; 1 where the law does not depend on the start.
+        independent: Whether start and result of the base are independent.
+        source: Law of the starts.
+        base: The exact field of the base.
+        sampler: Solver, grid and volatility with which tuned flows are sampled.
+        discretisation: Discretised SDE in which KL of path laws is measured.
+
+    Raises:
+        FlowportError: For vectors of more than d numbers, and where calls or starts are not positive.
     """
 
     groups: ClassVar[int]
-    """Starts at which laws are scored: 1 where the law does not depend on the start."""
     independent: bool = True
-    """Whether start and result of the base are."""
     source: Distribution
     base: SharedCovarianceField
     sampler: tuple[Solver, Grid, Volatility]
@@ -74,23 +95,53 @@ class Problem(ABC):
 
     @abstractmethod
     def base_law(self, start: Tensor) -> MixtureLaw:
-        """Of the base's results from starts (B, d), one for all rows where it does not depend on them."""
+        """The law of the base's results given their starts; of one row where it does not depend on them.
+
+        Args:
+            start: Starts, (B, d).
+        """
 
     @abstractmethod
     def tilted(self, strength: float) -> SharedCovarianceField:
-        """The exact field of the tilt."""
+        """The exact field of the tilt.
+
+        Args:
+            strength: Strength λ of the reward.
+        """
 
     @abstractmethod
     def scored_starts(self, n: int, generator: torch.Generator) -> Tensor:
-        """Starts (n, d) from which tuned flows are scored: ``groups`` of them, repeated where results depend on
-        them."""
+        """Starts from which tuned flows are scored, (n, d).
+
+        Where laws depend on the start they are ``groups`` different ones, each repeated in contiguous rows.
+
+        Args:
+            n: Number of starts, a multiple of ``groups``.
+            generator: Randomness of the starts.
+        """
 
     def tilt(self, strength: float, start: Tensor) -> tuple[MixtureLaw, Tensor]:
-        """The law p e^{λr}/Z from starts (B, d), and log Z, (B or 1,)."""
+        """The tilted law p e^{λr}/Z given starts, and log Z.
+
+        Args:
+            strength: Strength λ of the reward.
+            start: Starts, (B, d).
+
+        Returns:
+            The law and log Z, each of B rows, or of one row where they do not depend on the start.
+        """
         return self.base_law(start).tilted(strength * self.reward.c, strength * self.reward.q)
 
     def frontier(self, strengths: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(tilt ‖ base) = λ E r − log Z and E r under the tilt at strengths (n,), means over starts, both (n,)."""
+        """KL(tilt ‖ base) = λ E r − log Z and E r under the tilt at several strengths, means over starts.
+
+        Args:
+            strengths: Strengths λ, (n,).
+            start: Starts, (B, d).
+
+        Returns:
+            KL in nats and E r, each (n,) float64.
+        """
         found = []
         for strength in strengths.tolist():
             law, log_z = self.tilt(strength, start)
@@ -101,8 +152,12 @@ class Problem(ABC):
 
 
 def covariances(deviations: Tensor, turns: Tensor) -> Tensor:
-    """R diag(s²) Rᵀ, (K, d, d), of deviations s (K, d) and angles (K,): R turns by the angle in the plane of
-    coordinates 1 and 2, then of 2 and 3, and so on to the last."""
+    """Covariances R diag(s²) Rᵀ, (K, d, d), with R = R_12 R_23 … R_{d−1,d} and R_ij the rotation of the plane (i, j).
+
+    Args:
+        deviations: Standard deviations s, (K, d).
+        turns: Angle of all rotations of a component, (K,), in radians.
+    """
     k, d = deviations.shape
     rotation = torch.eye(d, dtype=deviations.dtype).repeat(k, 1, 1)
     for i in range(d - 1):

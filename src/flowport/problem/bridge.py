@@ -1,4 +1,4 @@
-"""Worlds that start from data: a bridge that sees its start, and one tilt for every start."""
+"""Problems whose flow starts from data: a bridge conditioned on its start, and a tilt for every start."""
 
 from collections.abc import Sequence
 from typing import final
@@ -24,12 +24,28 @@ from flowport.sampling.volatility import MemorylessVolatility
 
 @final
 class BridgeProblem(Problem):
-    """Any source to a mixture of Gaussians on a Brownian bridge that sees its start x0.
+    """Flow from any source to a mixture of Gaussians on a Brownian bridge, conditioned on its start x0.
 
-    correlation ρ: with Cov(x0, x1) = ρ L0 L1ᵀ, L Cholesky factors of a Gaussian source N(m0, S0) and a target of one
-    component N(m, S), so that x1 given x0 is N(m + ρ L1 L0⁻¹(x0 − m0), (1 − ρ²) S) and differs from start to start; 0:
-    independent, for any laws. noise: of the bridge. Judged by the SDE, at ``groups`` starts.
-    Raises FlowportError for a correlation between other laws, or of 1 and more.
+    Tuned flows are scored by the SDE. With a correlation ρ ≠ 0, Cov(x0, x1) = ρ L0 L1ᵀ with Cholesky factors L of a
+    Gaussian source N(m0, S0) and of a target of one component N(m, S). Then x1 given x0 is N(m + ρ L1 L0⁻¹(x0 − m0), (1
+    − ρ²) S), which depends on the start.
+
+    Args:
+        source: Law of the starts; Gaussian where ρ ≠ 0.
+        weights: Weights of the components of the target, (K,).
+        means: Their means, K lists of at most d numbers.
+        deviations: Standard deviations along the axes of each component, (K, d), or (d,) for all.
+        turns: Angles that rotate these axes, (K,) or one for all, in radians.
+        c: Vector of the reward, at most d numbers.
+        q: Symmetric matrix Q of the reward, (d, d), or a multiple of the identity.
+        correlation: ρ, in (−1, 1); 0 for independent ends.
+        noise: Noise of the bridge, as of ``BrownianBridge``.
+        calls: Number of evaluations of the reward that a fine-tuning may use.
+        starts: Number of starts per rollout for methods that take several steps per rollout.
+        steps_per_rollout: Number of steps per rollout; None for that of the method.
+
+    Raises:
+        FlowportError: For a correlation other than 0 between other laws, or outside (−1, 1).
     """
 
     groups = 4
@@ -56,7 +72,7 @@ class BridgeProblem(Problem):
         self.law = MixtureLaw(law.log_weights, law.means, (1 - correlation**2) * law.covariances)
         self.base = self._field(0.0)
         self.sampler = EulerMaruyama(), PowerGrid(64, 1.5), MemorylessVolatility()
-        self.discretisation = ConsistentDiscretisation(PowerGrid(256, 1.35))  # fine, since KL is scored by it
+        self.discretisation = ConsistentDiscretisation(PowerGrid(256, 1.35))  # fine, because KL is measured on it
 
     def base_law(self, start: Tensor) -> MixtureLaw:
         moved = (start.double() - self.centre) @ self.gain.mT
@@ -70,12 +86,14 @@ class BridgeProblem(Problem):
 
     def _field(self, strength: float) -> SharedCovarianceField:
         law, _ = self.tilt(strength, self.centre[None])
-        slope = law.covariances[0] @ torch.linalg.solve(self.law.covariances[0], self.gain)  # of one component, or 0
+        slope = law.covariances[0] @ torch.linalg.solve(
+            self.law.covariances[0], self.gain
+        )  # a single component, or slope 0
         return SharedCovarianceField(law, self.path, SourceConditioning(), BridgeGivenSource(), slope, self.centre)
 
 
 def _regression(source: Distribution, law: MixtureLaw, correlation: float) -> tuple[Tensor, Tensor]:
-    """Slope (d, d) and centre (d,) of E[x1 | x0] in x0."""
+    """Slope (d, d) and centre (d,) of the regression E[x1 | x0], affine in x0."""
     k, d = law.means.shape[1:]
     if correlation == 0:
         return torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)

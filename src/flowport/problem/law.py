@@ -10,9 +10,13 @@ from flowport.distribution.mixture import GaussianComponents
 
 @dataclass(frozen=True)
 class MixtureLaw:
-    """Σ_k w_k N(m_k, S_k), one law for every row or one for all (B = 1), in float64.
+    """Mixtures of Gaussians Σ_k w_k N(m_k, S_k), float64: one for every row, or a single one (B = 1).
 
-    log_weights (B, K), normalised; means (B, K, d); covariances (K, d, d)."""
+    Args:
+        log_weights: log w_k, normalised, (B, K).
+        means: m_k, (B, K, d).
+        covariances: S_k, (K, d, d), shared by the rows.
+    """
 
     log_weights: Tensor
     means: Tensor
@@ -20,16 +24,26 @@ class MixtureLaw:
 
     @classmethod
     def of(cls, components: GaussianComponents) -> "MixtureLaw":
+        """The law of given components, of one row.
+
+        Args:
+            components: The mixture.
+        """
         return cls(
             components.weights.double().log()[None], components.means.double()[None], components.covariances.double()
         )
 
     def tilted(self, c: Tensor, q: Tensor) -> tuple["MixtureLaw", Tensor]:
-        """The law p e^r / Z of r = cᵀx − ½ xᵀQx, and log Z (B,):
+        """The law p e^r/Z for r = cᵀx − ½ xᵀQx, and log Z.
 
-        S′ = (S⁻¹ + Q)⁻¹,  m′ = S′(S⁻¹m + c),  w′ ∝ w det(I + SQ)^−½ exp(½ (S⁻¹m + c)ᵀ m′ − ½ mᵀS⁻¹m).
+            S′ = (S⁻¹ + Q)⁻¹,  m′ = S′(S⁻¹m + c),  w′ ∝ w det(I + SQ)^−½ exp(½ (S⁻¹m + c)ᵀ m′ − ½ mᵀS⁻¹m).
 
-        c (d,), Q (d, d) symmetric with S⁻¹ + Q positive definite.
+        Args:
+            c: Vector of the reward, (d,).
+            q: Symmetric matrix Q of the reward, (d, d), with S⁻¹ + Q positive definite.
+
+        Returns:
+            The tilted law and log Z, (B,).
         """
         precision = torch.linalg.inv(self.covariances)
         covariances = torch.linalg.inv(precision + q)
@@ -43,36 +57,54 @@ class MixtureLaw:
 
     @property
     def weights(self) -> Tensor:
-        """(B, K)."""
+        """Weights w_k, (B, K)."""
         return self.log_weights.exp()
 
     @property
     def mean(self) -> Tensor:
-        """E x, (B, d)."""
+        """Mean E x, (B, d)."""
         return (self.weights[..., None] * self.means).sum(1)
 
     def reward(self, c: Tensor, q: Tensor) -> Tensor:
-        """E r = Σ_k w_k (cᵀm_k − ½ m_kᵀQm_k − ½ tr QS_k), (B,)."""
+        """Mean reward E r = Σ_k w_k (cᵀm_k − ½ m_kᵀQm_k − ½ tr QS_k), (B,).
+
+        Args:
+            c: Vector of the reward, (d,).
+            q: Matrix Q of the reward, (d, d).
+        """
         spread = torch.einsum("ij,kji->k", q, self.covariances)
         each = self.means @ c - 0.5 * ((self.means @ q) * self.means).sum(2) - 0.5 * spread
         return (self.weights * each).sum(1)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, d) float64: n points of the one law, or one of every row's."""
+        """Draws, (n, d) float64: n of the single law, or one of every row's.
+
+        Args:
+            n: Number of draws; the number of rows where there are several.
+            generator: Randomness of the draws.
+        """
         which = torch.multinomial(self.weights.expand(n, -1), 1, generator=generator)[:, 0]
         means = self.means.expand(n, -1, -1)[torch.arange(n), which]
         z = torch.randn(means.shape, generator=generator, dtype=means.dtype)
         return means + (torch.linalg.cholesky(self.covariances)[which] @ z[..., None])[..., 0]
 
     def posterior(self, x: Tensor) -> Tensor:
-        """P(component | x), (n, K), of points (n, d)."""
+        """Posterior probabilities P(component | x), (n, K).
+
+        Args:
+            x: Points, (n, d).
+        """
         return self._joint(x).softmax(1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density, (n,), of points (n, d)."""
+        """Log density, (n,), in nats.
+
+        Args:
+            x: Points, (n, d).
+        """
         return self._joint(x).logsumexp(1)
 
     def _joint(self, x: Tensor) -> Tensor:
-        """log density of x and each component, (n, K)."""
+        """Log joint density of x and each component, (n, K)."""
         normal = torch.distributions.MultivariateNormal(self.means, self.covariances, validate_args=False)
         return normal.log_prob(x.double()[:, None]) + self.log_weights

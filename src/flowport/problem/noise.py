@@ -1,4 +1,4 @@
-"""Worlds that start from Gaussian noise: results follow the tilt of the whole target."""
+"""Problems whose flow starts from Gaussian noise and whose tilt is that of the whole target."""
 
 from collections.abc import Sequence
 from typing import final
@@ -22,7 +22,19 @@ from flowport.sampling.volatility import ZeroVolatility
 
 @final
 class NoiseProblem(Problem):
-    """N(0, I) to a mixture of Gaussians on the linear path; measured by the ODE."""
+    """Flow from N(0, I) to a mixture of Gaussians on the linear path, scored by its ODE.
+
+    Args:
+        weights: Weights of the components of the target, (K,).
+        means: Their means, K lists of at most d numbers.
+        deviations: Standard deviations along the axes of each component, (K, d), or (d,) for all.
+        turns: Angles that rotate these axes, (K,) or one for all, in radians.
+        c: Vector of the reward, at most d numbers.
+        q: Symmetric matrix Q of the reward, (d, d), or a multiple of the identity.
+        calls: Number of evaluations of the reward that a fine-tuning may use.
+        starts: Number of starts per rollout for methods that take several steps per rollout.
+        steps_per_rollout: Number of steps per rollout; None for that of the method.
+    """
 
     groups = 1
 

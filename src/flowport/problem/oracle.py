@@ -1,9 +1,12 @@
-"""The exact field of a problem: what ``field.Analytic`` computes, without a factorisation for every time.
+"""The exact field of a mixture of Gaussians whose covariances do not depend on the start.
 
-Given x0 (or not, from noise) x_t = o + b x1 + n z with o = a x0 on a bridge, 0 from noise. A component of x1 with
-covariance U diag(λ) Uᵀ has in the basis U at all times the variances b²λ + n², so that
+The same as ``flowport.field.AnalyticField``, but without a factorisation for every time. Given x0 (or, from noise,
+without it) x_t = o + b x1 + n z, with o = a x0 on a bridge and o = 0 from noise. A component of x1 with covariance U
+diag(λ) Uᵀ has, at all times, the variances b²λ + n² in the basis U, so that
 
-    E[ẋ | x] = ȯ + Σ_k ρ_k (ḃ m_k + U_k (bḃλ_k + nṅ)/(b²λ_k + n²) y_k),   y_k = U_kᵀ (x − o − b m_k).
+    E[ẋ | x] = ȯ + Σ_k ρ_k (ḃ m_k + U_k (bḃλ_k + nṅ)/(b²λ_k + n²) y_k),   y_k = U_kᵀ (x − o − b m_k),
+
+with the posterior probabilities ρ_k of the components given x (and x0).
 """
 
 import torch
@@ -22,8 +25,16 @@ from flowport.types import Condition
 
 
 class SharedCovarianceField(Field):
-    """law: of results from a start at ``centre`` (d,), one for all rows; a bridge's means move by slope (d, d) times
-    x0 − centre. From noise there is neither."""
+    """Exact velocity field of a path between a source, or Gaussian noise, and a mixture of Gaussians.
+
+    Args:
+        law: Law of the results, of one row; of a start at ``centre`` where means depend on the start.
+        path: The path.
+        conditioning: What the field is conditioned on.
+        role: Role of the noise on this path.
+        slope: Matrix B, (d, d), by which all means move with the start, m_k + B (x0 − centre); None for 0.
+        centre: Start at which the means are those of ``law``, (d,); None for 0.
+    """
 
     def __init__(
         self,
@@ -40,6 +51,13 @@ class SharedCovarianceField(Field):
         self.known = (law.log_weights, law.means, values, basis, slope, centre)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The prediction of the exact velocity, (B, *D).
+
+        Args:
+            x: Points, (B, d).
+            t: Times, (B,).
+            condition: What the field is conditioned on, B rows.
+        """
         start = condition.source if self.conditioning.sees_source else None
         log_weights, means, values, basis, slope, centre = (v.to(x) for v in self.known)
         c, offset, drift = self.path.coefficients(t), torch.zeros_like(x), torch.zeros_like(x)

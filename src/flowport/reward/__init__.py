@@ -1,4 +1,4 @@
-"""Rewards r(x1): what a flow is fine-tuned for."""
+"""Rewards r(x1), towards which a flow is fine-tuned."""
 
 from flowport.reward.base import Reward
 from flowport.reward.classes import ClassLogProbability, ClassProbability, Legibility, SemanticConsistency

@@ -1,4 +1,4 @@
-"""What fine-tuning wants: a number for every point that a flow makes, and its gradient."""
+"""The contract of a reward: a number for every end point of a flow, and its gradient."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,48 +17,85 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 class Reward(nn.Module, ABC):
-    """r(x1, condition), in nats: fine-tuning by λ r aims at p1(x1) e^{λ r(x1)} (Domingo-Enrich et al. 2024).
+    """A reward r(x1, condition) in nats; fine-tuning with strength λ aims at the tilted law p1(x1) e^{λ r(x1)}/Z.
 
-    Members write ``forward``; r of a point may depend on that point and its condition alone, not on its batch. Callers
-    ask for ``value`` or ``value_and_gradient``, which see to precision, modes and bad results.
-    Networks that a reward holds are frozen and stay in evaluation mode. differentiable: whether ``forward`` has a
-    gradient by the points; where not, only objectives that need none can use it.
+    A member provides ``forward``. r of a point depends on this point and its condition alone, not on the batch, and is
+    finite. Callers use ``value`` and ``value_and_gradient``, which handle precision and modes and check the result.
+    Networks that are attributes of a reward are frozen and stay in evaluation mode.
+
+    To add a member: subclass this class in a new module of this folder, export it in ``__init__.py``, add
+    ``configs/reward/<name>.yaml`` with ``_target_`` (``_partial_: true`` where it takes a ``classifier``) and list it
+    in ``REWARDS_OF`` of tests/zoo.py.
+
+    Attributes:
+        differentiable: Whether ``forward`` has a gradient in the points; other rewards only work with methods that need
+            none.
+        learnt: Whether the reward is learnt in its run from the flow's own results; its weights are then saved with the
+            run.
+
+    References:
+        Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
+            models with memoryless stochastic optimal control", arXiv:2409.08861.
     """
 
     differentiable: bool = True
     learnt: ClassVar[bool] = False
-    """Whether it was learnt for its run, from points as the flow makes them: then it travels with the run's weights."""
 
     @abstractmethod
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
-        """x1: encoded points (B, *D) as the flow makes them -> (B,)."""
+        """The rewards of a batch, (B,).
+
+        Args:
+            x1: Encoded end points, (B, *D).
+            condition: What the flow is conditioned on, B rows.
+        """
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        """Asked once when a fine-tuning is built: raises FlowportError where this reward cannot be evaluated on
-        points of
-        ``target``. A member whose modality was left null takes that of the target here."""
+        """Check, when a fine-tuning is built, that the reward is defined for the target; the default accepts all.
+
+        A member whose modality is None takes that of the target here.
+
+        Args:
+            source: The source.
+            target: The target.
+
+        Raises:
+            FlowportError: When the reward cannot be evaluated on points of the target.
+        """
         return
 
     def value(self, x1: Tensor, condition: Condition) -> Tensor:
-        """r without a gradient, (B,), float32 or float64 whatever the autocast.
+        """The rewards without a gradient, (B,), float32 or float64, also under autocast.
 
-        Raises FlowportError for a result of another shape and for one that is not finite.
+        Args:
+            x1: Encoded end points, (B, *D).
+            condition: What the flow is conditioned on, B rows.
+
+        Raises:
+            FlowportError: When ``forward`` returns another shape or a value that is not finite.
         """
         with torch.inference_mode(False), torch.no_grad(), exact(x1):
-            return self._judged(own(x1), condition)
+            return self._checked(own(x1), condition)
 
     def value_and_gradient(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """r, (B,), and ∇r by the points, (B, *D), both float32 or float64; also inside no_grad and inference mode.
+        """The rewards r, (B,), and their gradients ∇r, (B, *D), float32 or float64.
 
-        Raises FlowportError as ``value`` does, for a reward without a gradient, and for a gradient that is not finite.
+        Works under autocast, ``no_grad`` and inference mode.
+
+        Args:
+            x1: Encoded end points, (B, *D).
+            condition: What the flow is conditioned on, B rows.
+
+        Raises:
+            FlowportError: As ``value``, for a reward without a gradient, and for a gradient that is not finite.
         """
         if not self.differentiable:
             raise FlowportError(
                 f"reward={self.called} has no gradient: choose an objective that needs none, or another reward"
             )
-        with torch.inference_mode(False), torch.enable_grad(), exact(x1):  # backward, too, would obey an autocast
+        with torch.inference_mode(False), torch.enable_grad(), exact(x1):  # autocast also changes backward passes
             x = own(x1).requires_grad_()
-            value = self._judged(x, condition)
+            value = self._checked(x, condition)
             gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
             raise FlowportError(
@@ -72,11 +109,15 @@ class Reward(nn.Module, ABC):
 
     @property
     def called(self) -> str:
-        """The name of the class as configs write it."""
+        """The config name of the class."""
         return member_name(type(self), "reward")
 
     def train(self, mode: bool = True) -> "Reward":
-        """Stay in evaluation mode: the networks of a reward are frozen."""
+        """Stay in evaluation mode: the networks of a reward are frozen.
+
+        Args:
+            mode: Not used.
+        """
         return super().train(False)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -84,10 +125,9 @@ class Reward(nn.Module, ABC):
             freeze(value)
         super().__setattr__(name, value)
 
-    def _judged(self, x1: Tensor, condition: Condition) -> Tensor:
-        freeze(self.to(x1.device))  # who shares a network with this reward may have trained it since
-        told = condition.each(own)
-        value = self(x1, told)
+    def _checked(self, x1: Tensor, condition: Condition) -> Tensor:
+        freeze(self.to(x1.device))  # a network that is shared may have been trained since
+        value = self(x1, condition.each(own))
         if not isinstance(value, Tensor) or value.shape != x1.shape[:1]:
             what = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise FlowportError(
@@ -106,9 +146,16 @@ class Reward(nn.Module, ABC):
 
 
 class ModalityReward(Reward, ABC, Generic[Kind]):
-    """A reward that reads points through a modality: the one given, or that of the target (null).
+    """A reward that reads points by their modality.
 
-    kind: of modality; meant: what that is called. Raises FlowportError for a target of another kind.
+    To add a member: subclass it and set the attributes; else as for ``Reward``.
+
+    Args:
+        modality: Modality of the points; None for that of the target, which ``check`` sets.
+
+    Attributes:
+        kind: Class of the modality.
+        meant: Its name in messages.
     """
 
     kind: type[Kind]
@@ -119,9 +166,23 @@ class ModalityReward(Reward, ABC, Generic[Kind]):
         self.modality = modality
 
     def fits(self, target: Distribution) -> bool:
+        """Whether the reward is defined for points of the target.
+
+        Args:
+            target: The target.
+        """
         return isinstance(target.modality, self.kind)
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check the modality of the target and take it where none was given.
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When the modality of the target is not a ``kind``.
+        """
         if not self.fits(target):
             raise FlowportError(
                 f"reward={self.called} is for {self.meant}, but the target is {type(target.modality).__name__} with "
@@ -131,7 +192,11 @@ class ModalityReward(Reward, ABC, Generic[Kind]):
 
     @property
     def known(self) -> Kind:
-        """The modality. Raises FlowportError where none was given or found."""
+        """The modality, given or taken from the target.
+
+        Raises:
+            FlowportError: When there is none.
+        """
         if self.modality is None:
             raise FlowportError(
                 f"reward={self.called} does not know its modality: give reward.modality, or ask check first"
@@ -140,38 +205,64 @@ class ModalityReward(Reward, ABC, Generic[Kind]):
 
 
 def own(v: Tensor) -> Tensor:
-    """A copy without history, usable for gradients, of at least float32."""
+    """A detached copy of at least float32 that can require a gradient.
+
+    Args:
+        v: A tensor.
+    """
     v = v.detach().clone()
     return v.float() if v.dtype in HALVES else v
 
 
 def exact(x: Tensor) -> torch.autocast:
-    """No autocast on the device of x."""
+    """A context without autocast.
+
+    Args:
+        x: Tensor on whose device autocast is switched off.
+    """
     return torch.autocast(x.device.type, enabled=False)
 
 
 def freeze(network: nn.Module) -> None:
-    """Evaluation mode, no gradients; TorchScript has no requires_grad_ of its own."""
+    """Set a network to evaluation mode and its parameters to need no gradient, also for TorchScript.
+
+    Args:
+        network: The network.
+    """
     network.eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
 
 
 def in_its_precision(network: nn.Module, x: Tensor) -> Tensor:
-    """x in the precision of the network's weights; unchanged where it has none."""
+    """Points in the dtype of a network's weights; unchanged for a network without weights.
+
+    Args:
+        network: The network.
+        x: Points, (B, *D).
+    """
     return x.to(next((p.dtype for p in network.parameters()), x.dtype))
 
 
 def tried(reward: Reward, target: Distribution, ask: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a network of the reward's says to two points of the target's shape. Raises FlowportError where it cannot."""
+    """What a network of a reward returns for two points of the target's shape, zeros.
+
+    Args:
+        reward: The reward, which is moved to the CPU and frozen.
+        target: The target.
+        ask: The network, (2, *D) -> result.
+
+    Raises:
+        FlowportError: When the network cannot take such points.
+    """
     points = torch.zeros(2, *target.event_shape)
     try:
         with torch.no_grad():
             freeze(reward.to("cpu"))
             return ask(points)
     except RuntimeError as error:
-        told = str(error).strip().splitlines()[-1]
+        message = str(error).strip().splitlines()[-1]
         raise FlowportError(
             f"reward={reward.called} has a network that cannot take points of the target, "
-            f"{tuple(target.event_shape)}: {told}"
+            f"{tuple(target.event_shape)}: {message}"
         ) from None

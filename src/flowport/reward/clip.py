@@ -1,4 +1,4 @@
-"""How well an image fits a sentence, by a CLIP model on disk (the extra ``clip``)."""
+"""Reward by the agreement of an image with a sentence, from a CLIP model on disk (the extra ``clip``)."""
 
 import json
 from pathlib import Path
@@ -16,18 +16,30 @@ from flowport.reward.image import ImageReward
 from flowport.types import Condition
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the pixels that OpenAI trained on, where the folder does not say."""
+"""Mean and standard deviation of OpenAI's training pixels by channel, the default of a folder without its own."""
 
 
 @final
 class CLIPScore(ImageReward):
-    """r = s cos(φ(image), ψ(prompt)), the logit of Radford et al. 2021: φ, ψ the model's projected embeddings, s its
-    temperature. Preference models of the same make (PickScore, Kirstain et al. 2023) are taken too.
+    """CLIP score r = s cos(φ(image), ψ(prompt)), the logit of an image and a sentence.
 
-    path: a folder as transformers' save_pretrained writes it, of a CLIPModel (weights as safetensors) with its
-    tokenizer; nothing is fetched and no code of the folder's is run. Points in [−1, 1], of 1 or 3 channels, are clamped
-    and resized to the model's square by bicubic interpolation with a gradient, then normalised as
-    preprocessor_config.json says. Raises FlowportError where transformers or a part of the folder is missing.
+    φ and ψ are the projected embeddings and s the logit scale of a CLIP model. Preference models of the same
+    architecture (PickScore) can be used, too. Images of 1 or 3 channels in [−1, 1] are clamped, resized to the model's
+    square by differentiable bicubic interpolation, and normalised as ``preprocessor_config.json`` says. Nothing is
+    downloaded, and no code from the folder is run.
+
+    Args:
+        path: Folder as ``save_pretrained`` of transformers writes it, with a CLIPModel (weights as safetensors) and its
+            tokenizer.
+        prompt: The sentence.
+
+    Raises:
+        FlowportError: When transformers is not installed, or a part of the folder is missing.
+
+    References:
+        Radford et al. 2021, "Learning transferable visual models from natural language supervision", arXiv:2103.00020.
+        Kirstain et al. 2023, "Pick-a-Pic: an open dataset of user preferences for text-to-image generation",
+            arXiv:2305.01569.
     """
 
     text: Tensor
@@ -48,9 +60,9 @@ class CLIPScore(ImageReward):
             model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True).float().eval()
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            told = str(error).strip().splitlines()[0]
+            message = str(error).strip().splitlines()[0]
             raise FlowportError(
-                f"reward.path={path} holds no CLIPModel with safetensors and tokenizer: {told}"
+                f"reward.path={path} holds no CLIPModel with safetensors and tokenizer: {message}"
             ) from None
         self.vision, self.projection = model.vision_model, model.visual_projection
         self.size = int(model.config.vision_config.image_size)
@@ -65,6 +77,15 @@ class CLIPScore(ImageReward):
         self.register_buffer("spread", torch.tensor(spread)[:, None, None], persistent=False)
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that the target has images of 1 or 3 channels in [−1, 1].
+
+        Args:
+            source: The source.
+            target: The target.
+
+        Raises:
+            FlowportError: When the target has other points.
+        """
         super().check(source, target)
         modality, channels = target.modality, target.event_shape[0]
         span = (modality.low, modality.high) if isinstance(modality, FloatImage) else (-1, 1)
@@ -83,7 +104,11 @@ class CLIPScore(ImageReward):
 
 
 def constants(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and spread of the pixels, as the folder's image processor has them."""
+    """Mean and standard deviation of pixels by channel, from the folder's image processor or else OpenAI's.
+
+    Args:
+        folder: Folder of the model.
+    """
     file = folder / "preprocessor_config.json"
-    told = json.loads(file.read_text()) if file.is_file() else {}
-    return list(told.get("image_mean", MEAN)), list(told.get("image_std", SPREAD))
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return list(config.get("image_mean", MEAN)), list(config.get("image_std", SPREAD))

@@ -1,4 +1,4 @@
-"""Rewards of clouds (B, d, N), whatever the order of their points."""
+"""Rewards of point clouds (B, d, N) that are invariant under permutations of the points."""
 
 from abc import ABC
 from typing import final
@@ -15,7 +15,16 @@ TINY = 1e-12
 
 
 class CloudReward(Reward, ABC):
-    """axis: the number of a coordinate, or None for what does not depend on the pose."""
+    """A reward of clouds (d, N), optionally along one axis.
+
+    A member provides ``forward``. To add one, see ``Reward``.
+
+    Args:
+        axis: Number of a coordinate; None for a reward that is invariant under rotations.
+
+    Raises:
+        FlowportError: For a negative axis.
+    """
 
     def __init__(self, axis: int | None = None) -> None:
         super().__init__()
@@ -24,6 +33,15 @@ class CloudReward(Reward, ABC):
         self.axis = axis
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that points of the target are clouds with this axis.
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When the target has other points, or clouds without this axis.
+        """
         shape = tuple(target.event_shape)
         if len(shape) != 2:
             raise FlowportError(
@@ -35,8 +53,14 @@ class CloudReward(Reward, ABC):
 
 @final
 class Extent(CloudReward):
-    """r = the root mean square distance of a cloud's points from their centroid, along ``axis`` where one is given.
-    Units of the points."""
+    """Root mean square distance of a cloud's points from their centroid, along an axis or in all, in the points' unit.
+
+    Args:
+        axis: Number of the coordinate; None for all of them.
+
+    Raises:
+        FlowportError: For a negative axis.
+    """
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         squares = (x1 - x1.mean(2, keepdim=True)).square()
@@ -46,13 +70,20 @@ class Extent(CloudReward):
 
 @final
 class CloudSymmetry(CloudReward):
-    """r = −mean_i min_j |x_i − y_j|², the Chamfer distance between the cloud, centred, and its mirror image y; 0 iff
-    they are the same points. Squared units of the points.
+    """Negative Chamfer distance of a centred cloud x to its mirror image y, r = −mean_i min_j |x_i − y_j|² ≤ 0.
 
-    The mirror is the centroid itself, y = −x, whatever the pose; with ``axis`` the plane across it. Mirroring twice
-    changes nothing, so both directions of the Chamfer distance are equal and one is enough. Points drawn from a
-    symmetric surface reach about the squared distance between neighbours. Holds (B, N, N) numbers.
-    relative: over the mean of |x_i|², so that nothing is won by a smaller cloud; then without a unit.
+    r = 0 iff both are the same set of points. Mirroring is an involution, so both directions of the Chamfer distance
+    are equal and one is computed. N points drawn from a symmetric surface reach about minus the squared distance of
+    neighbours. Memory (B, N, N).
+
+    Args:
+        axis: Number of the coordinate that is mirrored; None for the point reflection y = −x, which is invariant under
+            rotations.
+        relative: Whether r is divided by mean_i |x_i|², so that scaling a cloud does not change it; otherwise r is in
+            squared units of the points.
+
+    Raises:
+        FlowportError: For a negative axis.
     """
 
     def __init__(self, axis: int | None = None, relative: bool = False) -> None:
@@ -65,7 +96,7 @@ class CloudSymmetry(CloudReward):
         if self.axis is not None:
             across = torch.arange(x.shape[1], device=x.device)[:, None] == self.axis
             mirrored = torch.where(across, -x, x)
-        lengths = x.square().sum(1)  # mirroring keeps them
+        lengths = x.square().sum(1)  # equal to those of the mirror image
         squares = lengths[:, :, None] + lengths[:, None] - 2 * x.mT @ mirrored
         apart = squares.amin(2).clamp_min(0).mean(1)
         return -apart / lengths.mean(1).clamp_min(TINY) if self.relative else -apart

@@ -1,4 +1,4 @@
-"""A reward without a gradient: how small a file an image makes."""
+"""Reward by the size of an image as a file; it has no gradient."""
 
 from io import BytesIO
 from typing import final
@@ -15,11 +15,15 @@ from flowport.types import Condition
 
 @final
 class Compressibility(ModalityReward[Image]):
-    """r = −bits of the image as a PNG file / its number of values: simple images are worth more (Black et al. 2024,
-    with PNG for JPEG, for nothing is lost). Computed by the host, an image at a time.
+    """Negative bits of an image as a PNG file per value, r = −bits / (C · H · W); computed on the host, image by image.
 
-    modality: turns points into bytes; null: that of the target. Raises FlowportError for anything but images of 1 or 3
-    channels.
+    Black et al. use JPEG; PNG is lossless.
+
+    Args:
+        modality: Modality that decodes points to bytes; None for that of the target.
+
+    References:
+        Black et al. 2023, "Training diffusion models with reinforcement learning", arXiv:2305.13301.
     """
 
     differentiable = False
@@ -39,7 +43,11 @@ class Compressibility(ModalityReward[Image]):
 
 
 def size_of_png(image: Tensor) -> int:
-    """Bytes of a file that holds the image (1 or 3, H, W) uint8."""
+    """Size of an image as a PNG file, in bytes.
+
+    Args:
+        image: Image, (1 or 3, H, W) uint8.
+    """
     pixels = image.permute(1, 2, 0).numpy()
     file = BytesIO()
     Picture.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(file, "png")

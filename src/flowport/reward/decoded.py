@@ -1,4 +1,4 @@
-"""A reward of what is observed, for a flow that lives in latents."""
+"""Reward of decoded points, for a flow in latent space."""
 
 from typing import final
 
@@ -12,10 +12,13 @@ from flowport.types import Condition
 
 @final
 class DecodedReward(Reward):
-    """r(z) = r′(decode z), ∇r = (∂decode/∂z)ᵀ ∇r′: the gradient passes through the frozen decoder.
+    """Reward r(z) = r′(decode z) of latents z, with ∇r = (∂decode/∂z)ᵀ ∇r′ through the frozen decoder.
 
-    reward: r′, of points as metrics and pictures see them; modality: of the latents, whose ``observed`` decodes. The
-    source of a condition is decoded too, since both sides of a latent flow share one autoencoder.
+    The source of a condition is decoded, too, because both sides of a latent flow share one autoencoder.
+
+    Args:
+        reward: The reward r′ of decoded points.
+        modality: Modality of the latents; its ``observed`` decodes.
     """
 
     def __init__(self, reward: Reward, modality: Modality) -> None:

@@ -1,4 +1,4 @@
-"""Be near this point."""
+"""Reward by the distance to a given point."""
 
 from typing import final
 
@@ -15,10 +15,13 @@ from flowport.types import Condition
 
 @final
 class DistanceReward(Reward):
-    """r = −|x − reference|². Squared units of the points.
+    """Negative squared distance to a reference point, r = −|x − reference|², in squared units of the points.
 
-    reference: one encoded point of the target's shape, as (nested) list or as an .npy file; kept in float64. Raises
-    FlowportError for a file that is no array of finite numbers and for points of another shape.
+    Args:
+        reference: An encoded point of the target's shape, as a nested list or the path of an .npy file; float64.
+
+    Raises:
+        FlowportError: For a file that is not an array of finite numbers.
     """
 
     reference: Tensor
@@ -29,6 +32,15 @@ class DistanceReward(Reward):
         self.register_buffer("reference", numbers("reward.reference", value, torch.float64), persistent=False)
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check the shape of the reference.
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When the reference has another shape than points of the target.
+        """
         if tuple(self.reference.shape) != tuple(target.event_shape):
             raise FlowportError(
                 f"reward.reference has the shape {tuple(self.reference.shape)}, but points of the target have "
@@ -40,7 +52,14 @@ class DistanceReward(Reward):
 
 
 def read(path: str) -> Tensor:
-    """An .npy file of numbers as a tensor; files that hold Python objects are refused, for these can run code."""
+    """The numbers of an .npy file, float64; files with Python objects are refused, because these can run code.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FlowportError: When it is not an .npy file of numbers.
+    """
     try:
         return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), dtype=np.float64))
     except (OSError, ValueError, TypeError, EOFError):

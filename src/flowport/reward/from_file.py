@@ -1,4 +1,4 @@
-"""A reward of the user's, from a file that runs no Python."""
+"""Reward by a user's network in a file format that runs no Python."""
 
 import warnings
 from pathlib import Path
@@ -16,11 +16,17 @@ from flowport.types import Condition
 
 @final
 class FromFileReward(Reward):
-    """r = f(x1) -> (B,), or with a label r = log p(label | x1) for f(x1) -> logits (B, classes), nats.
+    """Reward by a TorchScript program f: r = f(x1), or with a label r = log p(label | x1) from logits f(x1), in nats.
 
-    path: a TorchScript program, torch.jit.script(network).save(path). It holds operations of torch and tensors, no
-    pickled Python, which is why neither torch.save nor torch.export files are taken: reading these may run any code.
-    Raises FlowportError for another file, and where f cannot take points of the target.
+    A TorchScript file holds operations and tensors and no pickled Python. Files of torch.save and torch.export are
+    refused, because loading them may run any code.
+
+    Args:
+        path: File of the program, as torch.jit.script(network).save(path) writes it.
+        label: The class of a program that returns logits (B, classes); None for one that returns rewards (B,).
+
+    Raises:
+        FlowportError: When the file is not a TorchScript program.
     """
 
     def __init__(self, path: str, label: int | None = None) -> None:
@@ -32,6 +38,15 @@ class FromFileReward(Reward):
         tried(self, target, lambda x: self.value(x, Condition()))
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        """Rewards f(x1), or log p(label | x1), (B,).
+
+        Args:
+            x1: Points, (B, *D).
+            condition: Not used.
+
+        Raises:
+            FlowportError: With a label, when the program does not return logits that have this class.
+        """
         found = self.network(in_its_precision(self.network, x1))
         if self.label is None:
             return found
@@ -44,7 +59,14 @@ class FromFileReward(Reward):
 
 
 def program(path: str) -> nn.Module:
-    """The TorchScript program of a file, on the CPU."""
+    """The TorchScript program of a file, on the CPU.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FlowportError: When it is not a TorchScript program.
+    """
     if not Path(path).is_file():
         raise FlowportError(
             f"reward.path={path} is not a file: give a TorchScript program (torch.jit.script, then save)"

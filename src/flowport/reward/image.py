@@ -1,4 +1,4 @@
-"""Rewards of images (B, C, H, W), in the units of the points: −1 is dark and 1 is bright."""
+"""Rewards of images (B, C, H, W), in units of the points: −1 is dark and 1 is bright."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -16,11 +16,26 @@ from flowport.types import Condition
 
 
 class ImageReward(Reward, ABC):
-    """channels: how many an image must have, None for any number."""
+    """A reward of images (C, H, W).
+
+    A member provides ``forward``. To add one, see ``Reward``.
+
+    Attributes:
+        channels: Number of channels that an image must have; None for any number.
+    """
 
     channels: int | None = None
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that points of the target are images with the required channels.
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When the target has other points.
+        """
         shape, modality = tuple(target.event_shape), target.modality
         if not isinstance(modality, (Image, FloatImage)) or len(shape) != 3:
             raise FlowportError(
@@ -34,7 +49,7 @@ class ImageReward(Reward, ABC):
 
 @final
 class Brightness(ImageReward):
-    """r = the mean over channels and pixels."""
+    """Mean of an image over channels and pixels."""
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         return x1.flatten(1).mean(1)
@@ -42,10 +57,13 @@ class Brightness(ImageReward):
 
 @final
 class Colour(ImageReward):
-    """r = −|mean over pixels − rgb|²: the image as a whole shall have this colour, whatever it shows.
+    """Closeness of the mean colour of an image to a given one, r = −|mean over pixels − rgb|² ≤ 0.
 
-    rgb: three numbers from −1, none of it, to 1. Raises FlowportError for anything else and for images of other
-    channels.
+    Args:
+        rgb: The colour, three numbers in [−1, 1].
+
+    Raises:
+        FlowportError: For anything else.
     """
 
     channels = 3
@@ -64,7 +82,7 @@ class Colour(ImageReward):
 
 @final
 class Symmetry(ImageReward):
-    """r = −the mean squared difference to the image mirrored left to right; 0 iff they are equal."""
+    """Negative mean squared difference between an image and its left-right mirror image; 0 iff they are equal."""
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         return -(x1 - x1.flip(3)).square().flatten(1).mean(1)
@@ -72,8 +90,10 @@ class Symmetry(ImageReward):
 
 @final
 class Smoothness(ImageReward):
-    """r = −(Σ (x_{i+1,j} − x_{i,j})² + Σ (x_{i,j+1} − x_{i,j})²) / numbers of the image: the squared
-    differences of neighbours; 0 iff the image is flat."""
+    """Negative squared differences of neighbouring pixels, 0 iff every channel is constant.
+
+    r = −(Σ (x_{i+1,j} − x_{i,j})² + Σ (x_{i,j+1} − x_{i,j})²)/(C H W), sums over channels and pixels.
+    """
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         down, right = (x1.diff(dim=dim).square().flatten(1).sum(1) for dim in (2, 3))

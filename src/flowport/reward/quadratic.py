@@ -1,4 +1,4 @@
-"""Rewards whose tilts are known in closed form: a Gaussian stays Gaussian, a mixture a mixture."""
+"""Rewards whose tilts have a closed form: they map a Gaussian to a Gaussian and a mixture of Gaussians to a mixture."""
 
 from typing import final
 
@@ -14,9 +14,13 @@ from flowport.types import Condition
 
 @final
 class LinearReward(Reward):
-    """r = cᵀx, x flattened. N(m, S) tilted by e^r is N(m + S c, S).
+    """Linear reward r = cᵀx of the flattened point; it tilts N(m, S) to N(m + S c, S).
 
-    c: (d,), kept in float64. Raises FlowportError where the points do not have d numbers.
+    Args:
+        c: The vector, (d,), float64.
+
+    Raises:
+        FlowportError: When c is not a list of numbers.
     """
 
     c: Tensor
@@ -34,10 +38,16 @@ class LinearReward(Reward):
 
 @final
 class QuadraticReward(Reward):
-    """r = cᵀx − ½ xᵀQx, x flattened. N(m, S) tilted by e^r is N(S′(S⁻¹m + c), S′), S′ = (S⁻¹ + Q)⁻¹.
+    """Quadratic reward r = cᵀx − ½ xᵀQx of the flattened point.
 
-    c: (d,); q: Q symmetric (d, d), or a number for that multiple of the identity; kept in float64. A Q with negative
-    eigenvalues needs data that fall off faster. Raises FlowportError for other sizes.
+    It tilts N(m, S) to N(S′(S⁻¹m + c), S′) with S′ = (S⁻¹ + Q)⁻¹. The tilt exists where S⁻¹ + Q is positive definite.
+
+    Args:
+        c: The vector, (d,), float64.
+        q: The symmetric matrix Q, (d, d), or a number for that multiple of the identity; float64.
+
+    Raises:
+        FlowportError: When c is not a list of numbers or Q is not a symmetric matrix of its size.
     """
 
     c: Tensor
@@ -64,7 +74,15 @@ class QuadraticReward(Reward):
 
 
 def vector(key: str, value: Numbers) -> Tensor:
-    """A list of numbers as (d,) float64."""
+    """A list of numbers as a vector, (d,) float64.
+
+    Args:
+        key: Name of the option in messages.
+        value: The numbers.
+
+    Raises:
+        FlowportError: For a single number, and for what is not numbers.
+    """
     found = numbers(f"reward.{key}", value, torch.float64)
     if found.ndim == 0:
         raise FlowportError(
@@ -74,7 +92,16 @@ def vector(key: str, value: Numbers) -> Tensor:
 
 
 def refuse_other_size(reward: Reward, size: int, target: Distribution) -> None:
-    """Raises FlowportError unless points of the target have ``size`` numbers."""
+    """Check the number of coordinates of target points.
+
+    Args:
+        reward: The reward, named in the message.
+        size: Number of coordinates that it takes.
+        target: The target.
+
+    Raises:
+        FlowportError: When points of the target have another number.
+    """
     found = torch.Size(target.event_shape).numel()
     if found != size:
         raise FlowportError(

@@ -1,4 +1,4 @@
-"""Rewards of sound, read off its spectrogram."""
+"""Rewards of sound, from its spectrogram."""
 
 from typing import final
 
@@ -11,12 +11,17 @@ from flowport.types import Condition
 
 @final
 class SpectralCentroid(ModalityReward[Spectrogram]):
-    """r = log₂(Σ f P / Σ P / 440 Hz), octaves above 440 Hz: how bright a sound is; P is the power of a spectrogram's
-    bin, f its frequency, the sums over bins and frames, so that what is loud counts.
+    """Spectral centroid r = log₂((Σ f P / Σ P) / 440 Hz), in octaves above 440 Hz: the brightness of a sound.
 
-    Mel triangles share a tone between two peaks by its frequency, so that the centroid of a pure tone is its frequency.
-    (Grey & Gordon 1978.) modality: of the points; null: that of the target. Raises FlowportError for anything but
-    sound.
+    P is the power of a bin of the spectrogram and f its frequency; the sums are over bins and frames, so that loud
+    frames have more weight. A mel filter bank of triangles distributes a tone between two peaks according to its
+    frequency, so the centroid of a pure tone is its frequency.
+
+    Args:
+        modality: Modality of the points; None for that of the target.
+
+    References:
+        Grey and Gordon 1978, "Perceptual effects of spectral modifications on musical timbres", doi:10.1121/1.381843.
     """
 
     kind, meant = Spectrogram, "sound as a spectrogram"

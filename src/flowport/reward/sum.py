@@ -1,4 +1,4 @@
-"""r = Σ w_k r_k: several wishes at once."""
+"""Weighted sums of rewards."""
 
 from collections.abc import Callable, Mapping
 from typing import final
@@ -14,10 +14,15 @@ from flowport.types import Condition
 
 @final
 class SumReward(Reward):
-    """r = Σ_k w_k r_k; the tilts by all of them multiply.
+    """Weighted sum of rewards r = Σ_k w_k r_k; e^r is the product of the single tilts.
 
-    terms: the members by name; one that is a partial is finished with ``classifier``. weights: a number for each name,
-    below zero for what shall be avoided. Raises FlowportError where the names differ.
+    Args:
+        terms: Rewards r_k by name; a partial is completed with ``classifier``.
+        weights: Weights w_k by name; negative for what is to be avoided.
+        classifier: Network from points to logits; None where no term needs it.
+
+    Raises:
+        FlowportError: When the names of terms and weights differ, or a partial lacks the classifier.
     """
 
     def __init__(
@@ -48,7 +53,16 @@ class SumReward(Reward):
 
 
 def finished(name: str, term: Reward | Callable[..., Reward], classifier: nn.Module | None) -> Reward:
-    """The term, built with the classifier where it waits for one."""
+    """A term of a sum, completed with the classifier where it is a partial.
+
+    Args:
+        name: Name of the term in the message.
+        term: A reward, or a partial that takes ``classifier``.
+        classifier: Network from points to logits, or None.
+
+    Raises:
+        FlowportError: For a partial without a classifier.
+    """
     if isinstance(term, Reward):
         return term
     if classifier is None:

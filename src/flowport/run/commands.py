@@ -95,10 +95,11 @@ def arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     import torch
     from omegaconf import OmegaConf
 
+    from flowport.cache import write_atomically
     from flowport.problem.arena import draw, duel, results
     from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
-    from flowport.run.run_folder import RunFolder, finished_runs, write
+    from flowport.run.run_folder import RunFolder, finished_runs
 
     check_values(config)
     check_kind("strength", config.strength, float)
@@ -115,7 +116,7 @@ def arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
         plain = ("strength", "seed", "ema_decay", "fresh", "steps_per_rollout", "points", "pretraining")
         here.metrics.unlink(missing_ok=True)  # of another duel in the same folder
         here.write_metrics(duel(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
-        write(here.duel, lambda path: path.write_text(text))
+        write_atomically(here.duel, lambda path: path.write_text(text))
     return here.read_metrics()
 
 

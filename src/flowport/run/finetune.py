@@ -55,7 +55,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     method = require_method(make(overrides.method))
     reward = overrides.get("reward") and parts.plain_reward(overrides.reward)
     if isinstance(reward, Reward):  # a partial waits for a classifier
-        method.serve(reward)
+        method.accept_reward(reward)
 
 
 def check_reward(overrides: DictConfig) -> None:

@@ -1,11 +1,10 @@
 """The folder of a run: the only place that names its files, reads them safely and writes them atomically."""
 
 import json
-import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
+from flowport.cache import write_atomically
 from flowport.errors import FlowportError
 from flowport.run.trust import check_config
 
@@ -155,7 +155,7 @@ class RunFolder:
         Args:
             config: The composed config, with what was measured.
         """
-        write(self.config, lambda path: OmegaConf.save(config, path))
+        write_atomically(self.config, lambda path: OmegaConf.save(config, path))
         write_json(self.stamp, built_by())
 
     def read_checkpoint(self) -> dict[str, Any]:
@@ -260,22 +260,6 @@ def _git() -> str | None:
     return done.stdout.strip()
 
 
-def write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Write a file beside its place and move it there, so that no reader sees half a file.
-
-    Args:
-        path: The file.
-        writer: Writes to the path that it is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        writer(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_json(path: Path, numbers: Mapping[str, Any]) -> None:
     """Write numbers as JSON, atomically.
 
@@ -283,7 +267,7 @@ def write_json(path: Path, numbers: Mapping[str, Any]) -> None:
         path: The file.
         numbers: Name to number.
     """
-    write(path, lambda place: place.write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n"))
+    write_atomically(path, lambda place: place.write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n"))
 
 
 def check_fits(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -18,7 +18,7 @@ from flowport.run.build import Parts, make
 from flowport.run.finetune import tune
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
-from flowport.sampling.process import KnownProcess
+from flowport.sampling.process import ClosedFormProcess
 
 
 class Stage(ABC):
@@ -65,7 +65,7 @@ class ProcessesStage(Stage):
         steps: Of each path.
     """
 
-    def __init__(self, processes: Mapping[str, KnownProcess], paths: int = 4000, steps: int = 200) -> None:
+    def __init__(self, processes: Mapping[str, ClosedFormProcess], paths: int = 4000, steps: int = 200) -> None:
         self.processes, self.paths, self.steps = processes, paths, steps
 
     def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from flowport.cache import write_atomically
 from flowport.data.pairing import write_pairs
 from flowport.distribution.base import Distribution
 from flowport.distribution.reading import read
@@ -16,7 +17,7 @@ from flowport.errors import FlowportError
 from flowport.randomness import Randomness
 from flowport.run.config_checks import check_kind
 from flowport.run.restore import record, restore
-from flowport.run.run_folder import RunFolder, write
+from flowport.run.run_folder import RunFolder
 from flowport.sampling.solver.base import Trajectory
 from flowport.sampling.translator import Translator
 from flowport.training.averaging import AveragedModule
@@ -67,7 +68,7 @@ def translate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[
     translator = run.sampler.translator(module.ema)
     trajectory = DIRECTIONS[overrides.direction](translator, points, randomness.generator("noise"), label)
     begin, end = (side.modality.observed(x) for x in (points.x, trajectory.end))
-    write(out.translated, lambda path: _save_array(path, end))
+    write_atomically(out.translated, lambda path: _save_array(path, end))
     if overrides.direction in PAIRS:
         shown = translator.field.conditioning.sampling(points, label if forward or label is not None else points.label)
         write_pairs(PAIRS[overrides.direction](points, trajectory.end, shown.label), out.pairs)

@@ -52,7 +52,9 @@ class Divergence(ABC):
             generator: The only source of randomness.
         """
 
-    def along(self, velocity: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_divergence(
+        self, velocity: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """v(x), (B, *D), and Σ_k ξ_kᵀ (∂v/∂x) ξ_k, (B,).
 
         Args:

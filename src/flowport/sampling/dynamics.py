@@ -29,7 +29,8 @@ class Process(ABC):
 
     A member provides ``drift`` and ``diffusion``. Along descending times dt is negative and dW has the variance |dt|.
 
-    To add a member: subclass this class, or ``KnownProcess`` in ``flowport.sampling.process`` where the law is known,
+    To add a member: subclass this class, or ``ClosedFormProcess`` in ``flowport.sampling.process`` where the law is
+        known,
     which has a config group.
 
     Attributes:
@@ -68,7 +69,7 @@ class Process(ABC):
             "or solver=stochastic_heun with noiseless_end=false"
         )
 
-    def held(self, before: Tensor, after: Tensor) -> Tensor:
+    def masked_update(self, before: Tensor, after: Tensor) -> Tensor:
         """The state after a step, with the coordinates that must not move reset, (B, *D).
 
         Args:
@@ -120,7 +121,7 @@ class Dynamics(Process):
     def flow(self) -> "Dynamics":
         return self
 
-    def held(self, before: Tensor, after: Tensor) -> Tensor:
+    def masked_update(self, before: Tensor, after: Tensor) -> Tensor:
         return after if self.mask is None else torch.where(self.mask, after, before)
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:

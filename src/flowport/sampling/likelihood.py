@@ -59,7 +59,7 @@ class AugmentedDynamics(Dynamics):
             t: Times (B,).
         """
         point = x[:, :-1].view(self.shape)
-        v, divergence = self.divergence.along(partial(super().velocity, t=t), point, self.directions)
+        v, divergence = self.divergence.value_and_divergence(partial(super().velocity, t=t), point, self.directions)
         return torch.cat([v.flatten(1), divergence[:, None]], 1)
 
 

@@ -20,7 +20,7 @@ from flowport.sampling.volatility import MemorylessVolatility
 from flowport.tensors import over
 
 
-class KnownProcess(Process):
+class ClosedFormProcess(Process):
     """Process in R^d whose law at every time is a known mixture of Gaussians, if it begins with ``law(begin)``.
 
     A member provides ``drift``, ``diffusion`` and ``law``. They must satisfy the Fokker-Planck equation
@@ -49,7 +49,7 @@ class KnownProcess(Process):
         """
 
 
-class AffineProcess(KnownProcess):
+class AffineProcess(ClosedFormProcess):
     """Process with the transition X_t | X_begin = x ~ N(factor · x + shift, variance · I).
 
     It maps a mixture of Gaussians to a mixture of Gaussians. A member provides ``transition`` instead of ``law``.
@@ -137,7 +137,7 @@ class OrnsteinUhlenbeckProcess(AffineProcess):
         return factor, (1 - factor) * self.mean, -(self.scale**2) * math.expm1(-2 * self.rate * t) / (2 * self.rate)
 
 
-class LangevinProcess(KnownProcess):
+class LangevinProcess(ClosedFormProcess):
     """Overdamped Langevin dynamics dX = ½ scale² ∇ log p(X) dt + scale dW, begun in its stationary law p.
 
     Args:
@@ -207,7 +207,7 @@ class NoisingProcess(AffineProcess):
         return beta / beta_begin, 0.0, alpha**2 - (beta / beta_begin * alpha_begin) ** 2
 
 
-class ReverseProcess(KnownProcess):
+class ReverseProcess(ClosedFormProcess):
     """Time reversal of a known process, with the drift b ∓ g² ∇ log p_t and the exact score.
 
     The sign is − where the reversed process itself runs forwards in time, and + where it runs backwards.
@@ -219,7 +219,7 @@ class ReverseProcess(KnownProcess):
         Anderson 1982, "Reverse-time diffusion equation models", doi:10.1016/0304-4149(82)90051-5.
     """
 
-    def __init__(self, process: KnownProcess) -> None:
+    def __init__(self, process: ClosedFormProcess) -> None:
         self.process, self.begin, self.end = process, process.end, process.begin
         self.sign = -1.0 if process.begin < process.end else 1.0
 

@@ -49,7 +49,7 @@ class Translator:
             )
 
     def forward(
-        self, source: Sample, generator: torch.Generator, label: Tensor | None = None, keep: bool = False
+        self, source: Sample, generator: torch.Generator, label: Tensor | None = None, all_states: bool = False
     ) -> Trajectory:
         """Translate source points to the target, from the path's start α(0) x0 + γ(0) z.
 
@@ -57,13 +57,13 @@ class Translator:
             source: Source points x0, (n, *D).
             generator: Source of the start noise z and of the solver's noise.
             label: Requested target labels, (n,) classes or (n, k) values, for fields conditioned on them.
-            keep: Whether all K + 1 states are returned, and not only the last.
+            all_states: Whether all K + 1 states are returned, and not only the last.
         """
         condition = self.field.conditioning.sampling(source, label)
         z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
         start = self.field.path.start(source.x, z)
         start = start if source.mask is None else torch.where(source.mask, start, source.x)
-        return self._run(source.with_x(start), condition, generator, keep, backward=False)
+        return self._run(source.with_x(start), condition, generator, all_states, backward=False)
 
     def backward(
         self,
@@ -71,7 +71,7 @@ class Translator:
         generator: torch.Generator,
         label: Tensor | None = None,
         source: Sample | None = None,
-        keep: bool = False,
+        all_states: bool = False,
     ) -> Trajectory:
         """Translate target points to the source.
 
@@ -80,7 +80,7 @@ class Translator:
             generator: Source of the solver's noise.
             label: Labels of the target points, (n,) or (n, k); None for those of ``target``.
             source: The sample whose labels condition the field, for fields conditioned on source labels.
-            keep: Whether all K + 1 states are returned, and not only the last.
+            all_states: Whether all K + 1 states are returned, and not only the last.
 
         Raises:
             FlowportError: For a field conditioned on its start x0, which is unknown here.
@@ -89,7 +89,7 @@ class Translator:
             raise FlowportError("direction=backward is impossible for a flow that sees its start (conditioning=source)")
         labels = target.label if label is None else label
         condition = self.field.conditioning.sampling(source or Sample(target.x), labels)
-        return self._run(target, condition, generator, keep, backward=True)
+        return self._run(target, condition, generator, all_states, backward=True)
 
     def cycle(self, source: Sample, generator: torch.Generator, label: Tensor | None = None) -> Trajectory:
         """Translate source points to the target and back, whose end is compared with the source.
@@ -110,7 +110,7 @@ class Translator:
 
     @torch.no_grad()
     def _run(
-        self, start: Sample, condition: Condition, generator: torch.Generator, keep: bool, backward: bool
+        self, start: Sample, condition: Condition, generator: torch.Generator, all_states: bool, backward: bool
     ) -> Trajectory:
         x, times = start.x, self.grid.times(self.field.path).to(start.x)
         times = times.flip(0) if backward else times
@@ -121,7 +121,7 @@ class Translator:
             rows = slice(begin, begin + self.chunk)
             mask = None if start.mask is None else start.mask[rows]
             dynamics = Dynamics(self.field, condition[rows], self.volatility, backward, mask)
-            pieces.append(self.solver.solve(dynamics, x[rows], times, generator, keep))
+            pieces.append(self.solver.solve(dynamics, x[rows], times, generator, all_states))
         self.field.train(was_training)
         states = torch.cat([p.states for p in pieces], 1)
         return Trajectory(pieces[0].times, states, max(p.nfe for p in pieces))

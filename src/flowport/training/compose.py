@@ -72,7 +72,7 @@ def compose(
     joined = pairing(source=source, target=target)
     capabilities = capabilities_of(source, joined, coupling, path, conditioning, prediction)
     objective = objective or FlowMatching(UniformTimeSampler(), UniformWeighting())
-    shape = objective.shown(conditioning.shape(source, target), prediction)
+    shape = objective.condition_shape(conditioning.shape(source, target), prediction)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(randomness.number("initial weights"))
         made = network(event_shape=source.event_shape, condition=shape, heads=prediction.heads)

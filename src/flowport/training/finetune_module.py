@@ -91,7 +91,7 @@ class FineTuneModule(AveragedModule):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, adapter, source, target)
-        method.fits(field)
+        method.accept_adapter(field)
         ema = TiltedField(base, deepcopy(field.adapter))
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)

@@ -30,7 +30,7 @@ class Adapter(nn.Module, ABC):
 
     Attributes:
         needs_base: Whether ``velocity`` and ``tilt`` read the base's velocity; where False, ``base`` is a placeholder.
-        valued: Whether G is the gradient of ``log_value``.
+        has_log_value: Whether G is the gradient of ``log_value``.
 
     References:
         Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
@@ -38,7 +38,7 @@ class Adapter(nn.Module, ABC):
     """
 
     needs_base: ClassVar[bool] = True
-    valued: ClassVar[bool] = False
+    has_log_value: ClassVar[bool] = False
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "TiltGains") -> Tensor:

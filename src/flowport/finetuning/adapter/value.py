@@ -57,7 +57,7 @@ class ValueAdapter(Adapter):
     """
 
     needs_base = False
-    valued = True
+    has_log_value = True
 
     def __init__(
         self, base: Field, event_shape: EventShape, condition: ConditionShape, network: Callable[..., Network]

@@ -14,7 +14,7 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, starts
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, origins, starts
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -81,7 +81,7 @@ class AdjointMatching(FineTuningMethod):
         end = finite(paths.states[-1], "a rolled-out path", strength)
         value, slope = reward.value_and_gradient(end, condition)
         adjoint = lean_adjoint(self.discretisation, field.base, paths.states, condition, -strength * slope.to(end))
-        paired = adjoint[1:-1] if self.discretisation.after else adjoint[:-2]
+        paired = adjoint[1:-1] if self.discretisation.pairs_next_adjoint else adjoint[:-2]
         times, variances = (
             torch.tensor(v[: len(paired)], dtype=end.dtype, device=end.device)
             for v in (schedule.times, schedule.variances)
@@ -89,7 +89,7 @@ class AdjointMatching(FineTuningMethod):
         errors = variances[:, None] * (paths.controls + paired).square().flatten(2).sum(2)
         finite(errors, "the squared adjoint", strength)
         power = end.new_tensor(strength)
-        facts = facts_of(
+        facts = logged_scalars(
             strength * value,
             paths.energy,
             end,

@@ -113,9 +113,9 @@ class FineTuningMethod(ABC):
         """
         base.capabilities.role.require_tilt()
         base.capabilities.require_score("reward fine-tuning")
-        self.serve(reward)
+        self.accept_reward(reward)
 
-    def serve(self, reward: Reward) -> None:
+    def accept_reward(self, reward: Reward) -> None:
         """Check that this method can use a reward.
 
         Args:
@@ -130,7 +130,7 @@ class FineTuningMethod(ABC):
                 "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
             )
 
-    def fits(self, field: TiltedField) -> None:  # noqa: B027  (most methods train any adapter)
+    def accept_adapter(self, field: TiltedField) -> None:  # noqa: B027  (most methods train any adapter)
         """Check that this method can train an adapter.
 
         Args:
@@ -232,7 +232,7 @@ def scaled_reward(reward: Reward, end: Tensor, condition: Condition, strength: f
     return finite((strength * reward.value(end, condition)).to(end), "the reward times its strength", strength)
 
 
-def facts_of(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) -> dict[str, Tensor]:
+def logged_scalars(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) -> dict[str, Tensor]:
     """Scalars that every method logs: mean reward, control energy and diversity of the results.
 
     Diversity is the variance of a coordinate over the results, averaged over coordinates.

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flowport.errors import FlowportError
 from flowport.field.base import Field
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, starts
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, origins, starts
 from flowport.finetuning.renoising import control_energy, reward_surrogate
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -84,7 +84,7 @@ class DRaFT(FineTuningMethod):
             end = finite(self._integrate(field, state, condition, first, self.grid.steps), "a result", strength)
         value = strength * reward.value(end, condition)
         source = origins(start, condition)
-        facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
+        facts = logged_scalars(value, control_energy(field, source, end, condition, generator), end)
         record = {"state": state, "strength": end.new_tensor(strength)}
         return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 

@@ -21,9 +21,17 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import ControlledPaths, lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, NoiseSchedule
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
-from flowport.finetuning.path_weights import effective, normalised, reached
-from flowport.finetuning.renoising import regression_error, renoised, spaced
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    scaled_reward,
+    starts,
+)
+from flowport.finetuning.path_weights import annealed_strength, effective, normalised
+from flowport.finetuning.renoising import regression_error, renoised, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -135,12 +143,12 @@ class PathWeighted(FineTuningMethod):
         else:
             value, slope = reward.value_and_gradient(end, condition)
             value = finite(strength * value.to(end), "the reward times its strength", strength)
-        scale, temper = reached(value, paths.log_ratio, groups, self.ess)
+        scale, temper = annealed_strength(value, paths.log_ratio, groups, self.ess)
         source = origins(start, condition)
         record = {"scale": scale, "temper": temper}
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, record)
         w = weights([rollout], groups)[0]
-        facts = facts_of(
+        facts = logged_scalars(
             value, paths.energy, end, scale=scale, effective=effective(w, groups), tilted_reward=(w * value).sum()
         )
         if slope is None:
@@ -230,7 +238,7 @@ class PathWeighted(FineTuningMethod):
         condition = Condition(
             torch.cat(labels)[draw] if labels else None, sources if field.conditioning.sees_source else None
         )
-        t = spaced(self.batch, field, ends, generator)
+        t = stratified_times(self.batch, field, ends, generator)
         x = renoised(field, sources, ends, t, generator).x  # memoryless: noise and result are independent
         with torch.no_grad():
             base, guess = field.base.velocity_and_end(x, t, condition)

@@ -15,7 +15,15 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.finetuning.adjoint import roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    scaled_reward,
+    starts,
+)
 from flowport.finetuning.path_weights import centred
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -111,7 +119,7 @@ class PolicyGradient(FineTuningMethod):
             "log_prob": torch.stack(log_prob),
         }
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, record)
-        return rollout, facts_of(value, paths.energy, end)
+        return rollout, logged_scalars(value, paths.energy, end)
 
     def advantage(self, field: TiltedField, rollout: Rollout) -> Tensor:
         """Advantage A of every path, (n,).

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flowport.errors import FlowportError
 from flowport.field.base import Field
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, starts
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, starts
 from flowport.finetuning.renoising import (
     control_energy,
     flow_matching_target,
@@ -15,7 +15,7 @@ from flowport.finetuning.renoising import (
     renoised,
     reward_surrogate,
     simulate,
-    spaced,
+    stratified_times,
 )
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -93,14 +93,14 @@ class ReFL(FineTuningMethod):
             FlowportError: Where no step of the grid is at or after ``late``, or results are not finite.
         """
         start, condition = starts(field, pair, generator)
-        states = simulate(field, start, condition, self.grid, generator, keep=True)
+        states = simulate(field, start, condition, self.grid, generator, all_states=True)
         end = finite(states[-1], "a result", strength)
         value = strength * reward.value(end, condition)
         times = self.grid.times(field.path)[:-1]
         late = times >= self.late - 1e-9
         if not bool(late.any()):
             raise FlowportError(f"method.late={self.late} lies after the last step of the grid: lower it, or use more")
-        facts = facts_of(value, control_energy(field, pair.source.x, end, condition, generator), end)
+        facts = logged_scalars(value, control_energy(field, pair.source.x, end, condition, generator), end)
         record = {
             "times": times[late].to(end),
             "states": states[:-1][late.to(end.device)],
@@ -116,7 +116,7 @@ class ReFL(FineTuningMethod):
         step = torch.randint(len(times), (n,), generator=generator, device=times.device)
         x = states[step, torch.arange(n, device=times.device)]
         late_reward = reward_surrogate(self._reward, field.endpoints(x, times[step], condition)[1], condition)
-        t = spaced(n, field, target, generator)
+        t = stratified_times(n, field, target, generator)
         t = t[torch.randperm(n, generator=generator, device=t.device)]
         sample = renoised(field, rollout.start, target, t, generator)
         flow_matching = regression_error(field, sample.x, t, condition, flow_matching_target(field, sample, condition))

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from flowport.errors import FlowportError
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    scaled_reward,
+    starts,
+)
 from flowport.finetuning.path_weights import best_of_divergence, effective, normalised
 from flowport.finetuning.renoising import (
     control_energy,
@@ -14,7 +22,7 @@ from flowport.finetuning.renoising import (
     regression_error,
     renoised,
     simulate,
-    spaced,
+    stratified_times,
 )
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -94,7 +102,7 @@ class RewardWeighted(FineTuningMethod):
         value = scaled_reward(reward, end, condition, strength)
         source = origins(start, condition)
         rollout = Rollout(source, end, value, torch.zeros_like(value), condition.label)
-        facts = facts_of(value, control_energy(field, source, end, condition, generator), end)
+        facts = logged_scalars(value, control_energy(field, source, end, condition, generator), end)
         if self.best_of is not None:
             best = value.view(-1, each).argmax(1) + each * torch.arange(len(pair), device=end.device)
             rollout = Rollout.of({name: values[best] for name, values in rollout.tensors().items()})
@@ -117,7 +125,7 @@ class RewardWeighted(FineTuningMethod):
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
         draw = torch.multinomial(self.weights(field, rollout), self.batch, replacement=True, generator=generator)
-        t = spaced(self.batch, field, rollout.end, generator)
+        t = stratified_times(self.batch, field, rollout.end, generator)
         sample = renoised(field, rollout.start[draw], rollout.end[draw], t, generator)
         condition = rollout.condition(field.conditioning.sees_source)[draw]
         return Loss(regression_error(field, sample.x, t, condition, flow_matching_target(field, sample, condition)))

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from flowport.errors import FlowportError
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    scaled_reward,
+    starts,
+)
 from flowport.finetuning.path_weights import centred
-from flowport.finetuning.renoising import control_energy, regression_error, renoised, simulate, spaced
+from flowport.finetuning.renoising import control_energy, regression_error, renoised, simulate, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -83,7 +91,7 @@ class TiltMatching(FineTuningMethod):
         reached = end.new_tensor(min(self.stage + 1, self.stages) / self.stages)
         step = 1 / self.stages if self.stage < self.stages else 0.0
         push = step * centred(value, len(pair) if given else 1)
-        times, states, changes = spaced(self.noisings, field, end, generator), [], []
+        times, states, changes = stratified_times(self.noisings, field, end, generator), [], []
         for time in times:
             t = time.expand(len(end))
             sample = renoised(field, source, end, t, generator)
@@ -92,7 +100,7 @@ class TiltMatching(FineTuningMethod):
                 moved = field.shift(sample.x, t, condition)
             states.append(sample.x)
             changes.append(moved + scaled(push, sample.velocity - velocity))
-        facts = facts_of(value, control_energy(field, source, end, condition, generator), end, scale=reached)
+        facts = logged_scalars(value, control_energy(field, source, end, condition, generator), end, scale=reached)
         record = {"times": times, "states": torch.stack(states), "changes": torch.stack(changes), "scale": reached}
         return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 

@@ -7,9 +7,17 @@ from torch import Tensor
 
 from flowport.conditioning import SourceLabelConditioning, TargetLabelConditioning
 from flowport.errors import FlowportError, option
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, facts_of, finite, origins, scaled_reward, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    scaled_reward,
+    starts,
+)
 from flowport.finetuning.path_weights import effective, normalised
-from flowport.finetuning.renoising import renoised, simulate, spaced
+from flowport.finetuning.renoising import renoised, simulate, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -71,7 +79,7 @@ class ValueMatching(FineTuningMethod):
             paths,
         )
 
-    def fits(self, field: TiltedField) -> None:
+    def accept_adapter(self, field: TiltedField) -> None:
         """Check that the adapter has a log value and the normaliser E e^{λr} is defined.
 
         Args:
@@ -86,7 +94,7 @@ class ValueMatching(FineTuningMethod):
                 "method=value_matching knows one mean of e^{λr}, but a flow that is told labels has one "
                 "for each: use method=path_weighted_adjoint or path_weighted"
             )
-        if not field.adapter.valued:
+        if not field.adapter.has_log_value:
             raise FlowportError(
                 f"method=value_matching learns a number, which {option('adapter', field.adapter)} has not: use "
                 f"adapter=value"
@@ -101,7 +109,7 @@ class ValueMatching(FineTuningMethod):
         value = scaled_reward(reward, end, condition, strength)
         w = normalised(value, len(pair) if given else 1)
         source = origins(start, condition)
-        facts = facts_of(
+        facts = logged_scalars(
             value,
             torch.zeros_like(value),
             end,
@@ -117,7 +125,7 @@ class ValueMatching(FineTuningMethod):
         draw = torch.randint(len(value), (self.batch,), generator=generator, device=value.device)
         labels = [r.label for r in replay if r.label is not None]
         condition = Condition(torch.cat(labels)[draw] if labels else None, sources[draw] if given else None)
-        t = spaced(self.batch, field, ends, generator)
+        t = stratified_times(self.batch, field, ends, generator)
         sample = renoised(field, sources[draw], ends[draw], t, generator)
         phi = field.log_value(sample.x, t, condition).float()
         return Loss(phi.exp() - w[draw] * phi)

@@ -1,4 +1,4 @@
-"""Fine-tuning methods measured in problems where the true tilt is known."""
+"""Comparison of fine-tuning methods on problems whose tilted law is known."""
 
 from flowport.problem.arena.duel import duel
 from flowport.problem.arena.frontier_plot import draw, results

@@ -1,4 +1,4 @@
-"""One method in one problem at one strength: trained from the exact base, then scored against the exact tilt."""
+"""One fine-tuning method on one problem at one strength: training from the base, then scores against the exact tilt."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,11 @@ from flowport.types import Condition, Pair
 
 
 class CountingReward(Reward):
-    """A reward that counts the points it is asked about."""
+    """A reward that counts the points on which it is evaluated.
+
+    Args:
+        reward: The reward.
+    """
 
     def __init__(self, reward: Reward) -> None:
         super().__init__()
@@ -54,14 +58,34 @@ def duel(
     base: Callable[..., Network] | None = None,
     pretraining: int = 0,
 ) -> dict[str, float]:
-    """Errors of a method to the true tilt (``score``), calls of the reward, seconds and optimiser steps of training.
+    """Train a method on a problem within its budget of reward evaluations, and score the result against the exact tilt.
 
-    Every method has the problem's budget of calls. One that learns many steps from a collection of paths starts each
-    from ``problem.starts`` points and takes ``rounds`` steps (the method's own where that is None); one that takes a
-    single step starts from ``fresh``. A problem's own rounds come first, for every method: its calls are too few for
-    single steps. pretraining: steps in which the network ``base`` learns the problem's base first (``learned_base``);
-    0: the
-    exact one is tuned.
+    A method with several steps per rollout uses ``problem.starts`` starts per rollout, one with a single step ``fresh``
+    starts. ``problem.steps_per_rollout``, where given, replaces that of every method, for problems whose budget is too
+    small for single steps; else ``steps_per_rollout`` replaces that of methods with several.
+
+    Args:
+        problem: The problem.
+        method: The fine-tuning method.
+        adapter: Builds the adapter, (base, event_shape, condition) -> Adapter.
+        strength: Strength λ of the reward.
+        optimizer: Builds the optimiser, parameters -> Optimizer.
+        scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler; None for a constant rate.
+        trainer: Builds the Lightning trainer.
+        seed: Seed of training and scores.
+        ema_decay: Decay of the exponential moving average of the adapter.
+        fresh: Number of starts per rollout for methods with a single step per rollout.
+        steps_per_rollout: Steps per rollout for methods with several; None for the method's own.
+        points: Number of results that are scored.
+        base: Builds the network of a learned base; None for the exact base.
+        pretraining: Steps of the training of a learned base (``learned_base``); 0 for the exact base.
+
+    Returns:
+        ``arena/<name>`` of ``score``, ``adjoint_sees`` and the number of reward evaluations ``arena/calls``, and
+        ``train/seconds`` and ``train/steps``.
+
+    Raises:
+        FlowportError: For numbers of starts, points or steps below their minimum, and for a budget that is too small.
     """
     method = require_method(method)
     if fresh < 1 or points < 2 * problem.groups:
@@ -111,10 +135,18 @@ def duel(
 
 
 def affordable(module: FineTuneModule, pair: Pair, calls: int, generator: torch.Generator) -> int:
-    """Optimiser steps, in whole collections, that ``calls`` of the reward pay for: what one collection and one step
-    take is counted in a rehearsal that changes nothing.
+    """Number of optimiser steps, in whole rollouts, within a budget of reward evaluations.
 
-    Raises FlowportError where they do not pay for a single collection.
+    The evaluations of one rollout and of one step are counted in a trial that changes no parameter.
+
+    Args:
+        module: The training, with a ``CountingReward``.
+        pair: A batch of starts.
+        calls: The budget.
+        generator: Randomness of the trial.
+
+    Raises:
+        FlowportError: When the budget does not suffice for one rollout.
     """
     method, reward = module.method, module.reward
     assert isinstance(reward, CountingReward)
@@ -122,11 +154,11 @@ def affordable(module: FineTuneModule, pair: Pair, calls: int, generator: torch.
     rollout, _ = method.collect(module.ema, reward, module.strength, pair, generator)
     collected = reward.calls - before
     method.loss(module.field, [rollout], generator)
-    spent_in_loss = reward.calls - before - collected
-    steps = calls // (collected + spent_in_loss * method.steps_per_rollout) * method.steps_per_rollout
+    calls_in_loss = reward.calls - before - collected
+    steps = calls // (collected + calls_in_loss * method.steps_per_rollout) * method.steps_per_rollout
     if steps < 1:
         raise FlowportError(
             f"problem.calls={calls} is too small: one collection takes "
-            f"{collected + spent_in_loss * method.steps_per_rollout}"
+            f"{collected + calls_in_loss * method.steps_per_rollout}"
         )
     return steps

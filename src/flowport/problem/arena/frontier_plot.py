@@ -1,4 +1,4 @@
-"""What a sweep of duels found: reward against KL beside the exact frontier, and a table of errors."""
+"""Results of a sweep of duels: reward against KL relative to the exact frontier, and tables of errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,19 @@ from flowport.problem.base import REACH
 
 ERRORS = ("to_tilt", "velocity_error", "weight_error", "mean_error")
 STARTS = 512
-"""Starts over which a drawn frontier is averaged."""
+"""Number of starts over which a drawn frontier is averaged."""
 
 
 @dataclass(frozen=True)
 class ArenaRun:
-    """One method in one problem at one strength, over its seeds."""
+    """Scores of one method on one problem at one strength, over its seeds.
+
+    Args:
+        problem: Name of the problem.
+        method: Name of the method.
+        strength: Strength λ of the reward.
+        cells: Mean and error of every score, by name without ``arena/`` or ``train/``.
+    """
 
     problem: str
     method: str
@@ -33,7 +40,7 @@ class ArenaRun:
 
 
 def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRun]:
-    """The duels of a sweep, each method in each problem at each strength over its seeds.
+    """The duels of a sweep, each method on each problem at each strength over its seeds.
 
     Args:
         jobs: Overrides and numbers of every finished duel.
@@ -50,21 +57,37 @@ def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRu
 
 
 def placed(run: dict[str, float]) -> dict[str, float]:
-    """Where a duel ended: KL to the base, reward above the base's, KL to the tilt and reward below the frontier, of
-    the law of its results where their density is known (``score.of_results``), else of its paths, whose KL is no
-    smaller."""
+    """The position of a duel's result: KL to the base, gain in reward, KL to the tilt, and reward below the frontier.
+
+    It is that of the law of the results where their density is known (``score.of_results``), else that of the path law,
+    whose KL is at least as large.
+
+    Args:
+        run: Numbers of the duel.
+
+    Returns:
+        ``place``, ``gain``, ``to_tilt`` and ``below``.
+    """
     law = "law_" if "arena/law_kl" in run else ""
     kl, reward, to_tilt, best = (run[f"arena/{law}{n}"] for n in ("kl", "reward", "kl_to_tilt", "frontier_reward"))
     return {"place": kl, "gain": reward - run["arena/base_reward"], "to_tilt": to_tilt, "below": best - reward}
 
 
 def confidence(cell: MeanAndError) -> float:
-    """Half the 95 % confidence interval of a mean (Student's t: few seeds know little of their own spread)."""
+    """Half the width of the 95 % confidence interval of a mean, by Student's t; 0 for a single value.
+
+    Args:
+        cell: The mean.
+    """
     return cell.error * float(student.ppf(0.975, cell.n - 1)) if cell.n > 1 else 0.0
 
 
 def names(entries: list[ArenaRun]) -> tuple[list[str], list[str]]:
-    """(problems, methods), each once, in order; the method that is nearest to the tilt in most problems first."""
+    """Names of problems and of methods, the method that is nearest to the tilt on most problems first.
+
+    Args:
+        entries: Results of the duels.
+    """
     problems = sorted({e.problem for e in entries})
 
     def rank(method: str) -> float:
@@ -82,23 +105,43 @@ def names(entries: list[ArenaRun]) -> tuple[list[str], list[str]]:
 
 
 def control(problem: Problem, strength: float, points: int = 8192) -> float:
-    """KL to the tilt that the score finds for the exactly tilted field, nats: what is left by the finitely many steps
-    of the problem's sampler or, on a bridge, of its chain, where it may be below 0."""
+    """KL to the tilt that ``score`` finds for the exactly tilted field, in nats: the error of the discretisation.
+
+    On a bridge the discretisation is that of the SDE, and the value may be below 0.
+
+    Args:
+        problem: The problem.
+        strength: Strength λ of the reward.
+        points: Number of results.
+    """
     found = score(exact(problem, strength), problem, strength, torch.Generator().manual_seed(0), points, transported=2)
     return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
 
 
 def left(problem: Problem, strength: float) -> float:
-    """(E e^{λr})²/E e^{2λr} of the base's results, mean over starts: the effective share of them that reweighting
-    leaves."""
+    """Effective share (E e^{λr})²/E e^{2λr} of the base's results after reweighting to the tilt, mean over starts.
+
+    Args:
+        problem: The problem.
+        strength: Strength λ of the reward.
+
+    References:
+        Kong, Liu and Wong 1994, "Sequential imputations and Bayesian missing data problems",
+            doi:10.1080/01621459.1994.10476469 (effective sample size).
+    """
     start = problem.scored_starts(STARTS, torch.Generator().manual_seed(0))
     once, twice = (problem.tilt(s, start)[1] for s in (strength, 2 * strength))
     return float((2 * once - twice).exp().mean())
 
 
 def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Problem]) -> str:
-    """Markdown: KL to the tilt for every method (rows) in every problem (columns) at a strength, in nats, and that of
-    the exact field."""
+    """KL to the tilt of every method (rows) on every problem (columns) and of the exact field, in nats, as Markdown.
+
+    Args:
+        entries: Results of the duels.
+        strength: The strength of the table.
+        problems: Problems by name.
+    """
     shown, methods = names(entries)
     rows = [["KL to the tilt, nats", *shown], ["---", *["---:"] * len(shown)]]
     for method in methods:
@@ -107,15 +150,19 @@ def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Probl
     rows.append(["(the exact field, by the same score)", *(f"{control(problems[w], strength):.5f}" for w in shown)])
     first = {e.problem: e["exact_kl"].mean for e in entries if e.strength == strength}
     rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in shown)])
-    kept = (f"{left(problems[w], strength):.2g}" for w in shown)
-    rows.append(["(share of the base's samples that reweighting leaves)", *kept])
+    shares = (f"{left(problems[w], strength):.2g}" for w in shown)
+    rows.append(["(share of the base's samples that reweighting leaves)", *shares])
     sees = {e.problem: f"{e['slope'].mean:.2f}; {e['signal'].mean:.2g}" for e in entries if e.strength == strength}
     rows.append(["(the adjoint's worst slope; least signal)", *(sees.get(w, "") for w in shown)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def whole(entries: list[ArenaRun]) -> str:
-    """Markdown: every number that matters, a row for every problem, method and strength."""
+    """All scores as Markdown, one row per problem, method and strength.
+
+    Args:
+        entries: Results of the duels.
+    """
     head = [
         "problem",
         "method",
@@ -151,12 +198,12 @@ def whole(entries: list[ArenaRun]) -> str:
 
 
 def draw(entries: list[ArenaRun], problems: Mapping[str, Problem], folder: Path) -> str:
-    """Write arena.png, arena.md (one row a method) and all.md (every entry), and return the short table.
+    """Write arena.png, arena.md (one row per method) and all.md (every entry), and return the short table.
 
     Args:
-        entries: Of ``results``.
-        problems: Those of the entries by name, for their frontiers.
-        folder: Where the files go.
+        entries: Results of the duels.
+        problems: Problems of the entries by name, for their frontiers.
+        folder: Folder of the files.
     """
     strength = max(e.strength for e in entries)
     short = table(entries, strength, problems)
@@ -167,9 +214,16 @@ def draw(entries: list[ArenaRun], problems: Mapping[str, Problem], folder: Path)
 
 
 def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path) -> None:
-    """A panel a problem: mean reward, less the base's, against KL to the base. The exact frontier is a line, the tilts
-    aimed at are crosses on it; methods are dots, with their 95 % confidence intervals over seeds, open where there is
-    one seed, and diamonds on the panel's edge where they have left it."""
+    """Draw one panel per problem: gain in mean reward against KL to the base.
+
+    The exact frontier is a line and the exact tilts are crosses on it. Methods are dots with 95 % confidence intervals
+    over seeds, open for a single seed, and diamonds on the edge of the panel where they are outside.
+
+    Args:
+        entries: Results of the duels.
+        problems: Problems by name.
+        path: File of the picture.
+    """
     from matplotlib.figure import Figure
 
     shown, methods = names(entries)
@@ -182,13 +236,13 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
     for axis, name in zip(panels, shown, strict=False):
         own = [e for e in entries if e.problem == name]
         _frontier(axis, problems[name], sorted({e.strength for e in own}), max(e["exact_kl"].mean for e in own))
-        for entry in sorted(own, key=lambda e: -methods.index(e.method)):  # the nearest to the tilts on top
+        for entry in sorted(own, key=lambda e: -methods.index(e.method)):  # the methods nearest to the tilts on top
             colour = colours.get(entry.method, "grey")
             kl, reward = entry["place"], entry["gain"]
             x, y = (
                 min(max(c.mean, low), high) for c, (low, high) in ((kl, axis.get_xlim()), (reward, axis.get_ylim()))
             )
-            away = (x, y) != (kl.mean, reward.mean)  # beyond the panel: at its edge, without bars
+            away = (x, y) != (kl.mean, reward.mean)  # outside the panel: drawn on its edge, without error bars
             bars = (None, None) if away else (confidence(reward), confidence(kl))
             marker, *_ = axis.errorbar(
                 x,
@@ -202,7 +256,7 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
                 label=entry.method,
                 mfc=colour if kl.n > 1 else "white",
             )
-            marker.set_clip_on(False)  # and its bars end with the panel
+            marker.set_clip_on(False)  # error bars are still clipped at the panel
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.grid(alpha=0.25)
     for axis in panels[len(shown) :]:
@@ -220,7 +274,7 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
 
 
 def _frontier(axis: "matplotlib.axes.Axes", problem: Problem, strengths: list[float], most: float) -> None:
-    """The line, the tilts on it, and limits that keep a method that has run away from squeezing the rest."""
+    """Draw the frontier and the exact tilts, with limits of the axes that do not depend on the methods."""
     start = problem.scored_starts(STARTS, torch.Generator().manual_seed(0))
     kl, reward = problem.frontier(max(strengths) * REACH, start)
     base = float(reward[0])

@@ -1,4 +1,4 @@
-"""A base as researchers have it: learnt, and wrong by as much as a small network is."""
+"""A learned base flow of a problem, with the error of a small network."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,11 +23,19 @@ BATCH, RATE, DECAY = 1024, 2e-3, 0.998
 def learned_base(
     problem: Problem, network: Callable[..., Network], trainer: Callable[..., lightning.Trainer], steps: int, seed: int
 ) -> Field:
-    """The moving average of a network that flow matching taught the problem's base in ``steps`` steps.
+    """The moving average of a network that is trained by flow matching on the problem's base.
 
-    On a bridge it predicts the target, whose regression has no singular end. Raises FlowportError for a problem whose
-    ends are
-    correlated, of which there is no independent draw.
+    On a bridge the network predicts the target, since the velocity is singular at the end.
+
+    Args:
+        problem: The problem.
+        network: Builds the network.
+        trainer: Builds the Lightning trainer.
+        steps: Number of optimiser steps.
+        seed: Seed of the training.
+
+    Raises:
+        FlowportError: For a problem with correlated ends, from which independent pairs cannot be drawn.
     """
     path = problem.base.path
     if not problem.independent:

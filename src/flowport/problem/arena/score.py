@@ -1,4 +1,4 @@
-"""How far a tuned flow is from the true tilt: every number here is 0 (or its floor) for the exactly tilted field."""
+"""Scores of a tuned flow against the exact tilt; each is 0, or equal to its floor, for the exactly tilted field."""
 
 import numpy as np
 import torch
@@ -22,18 +22,36 @@ from flowport.types import Condition, Sample
 
 
 class KnownAdapter(Adapter):
-    """Δv of a field that is known already."""
+    """The change Δv of velocity that turns a base into a given field.
+
+    Args:
+        field: The field.
+    """
 
     def __init__(self, field: Field) -> None:
         super().__init__()
         self.field = field
 
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: TiltGains) -> Tensor:
+        """Change of the velocity Δv = v_field − v_base, (B, *D).
+
+        Args:
+            x: Points, (B, *D).
+            t: Times, (B,).
+            condition: What the field is conditioned on, B rows.
+            base: The base's velocity at (x, t), (B, *D).
+            gains: Not used.
+        """
         return self.field.velocity(x, t, condition) - base
 
 
 def exact(problem: Problem, strength: float) -> TiltedField:
-    """The exactly tilted field as a tuned one: what a perfect method would return."""
+    """The exactly tilted field in the form of a tuned one, the result of a perfect method.
+
+    Args:
+        problem: The problem.
+        strength: Strength λ of the reward.
+    """
     return TiltedField(problem.base, KnownAdapter(problem.tilted(strength)))
 
 
@@ -47,20 +65,46 @@ def score(
     transported: int = 2048,
     dense: int = 2048,
 ) -> dict[str, float]:
-    """Errors of a tuned field to the tilt p e^{λr}, and its place beside the exact frontier:
+    """Errors of a tuned field to the tilt p e^{λr}/Z, and its position relative to the exact frontier.
 
-    velocity_error: E|u − u*|² / E|u* − u_base|² over points of the tilted paths and times. weight_error: largest error
-    of a component's share of the problem's sampler's results, mean over starts. mean_error: of the mean per start, rms
-    over starts, in shifts of the tilt, less the noise of so few points. w2, w2_floor: distances to points of the tilt,
-    of results and of other points of the tilt. sampled_reward: E r of the results. Of a chain from other starts:
-    kl: E S, S = log dP/dP_base of a path of the chain: the KL of its path law to the base (the control's energy), so at
-    least that of its results; reward: E r of the same results, so that both lie on or below the frontier (Gibbs), up
-    to O(h); kl_to_tilt: E[S − λr] + log Z = KL(paths ‖ tilted paths), without noise at the tilt, where S = λr − log Z.
-    energy: E Σ h s²|G|²/2, which is E S with other noise. frontier_reward: the largest E r with this kl.
-    exact_kl, exact_reward: of the tilt from the same starts; base_reward: of the base. In problems of noise also of the
-    chain: chain_weight_error, chain_w2, and own_weight_error: of the sampler's shares to those of the chain's paths
-    weighted by e^{λr − S}, which is the tilt of whatever base was tuned; own_effective: the size of those weights; and
-    of the law of the sampler's results itself what ``of_results`` says.
+    Results of the problem's sampler, from ``points`` starts of ``scored_starts``:
+
+        velocity_error   E|u − u*|² / E|u* − u_base|² on paths of the tilt (``velocity_error``);
+        weight_error     largest error of the share of a component, mean over groups of starts;
+        mean_error       error of the mean of a group, rms over groups, relative to the shift of the mean by the tilt,
+                         less the expected error of finitely many points;
+        w2, w2_floor     W2 to points of the tilt, of the results and of other points of the tilt;
+        sampled_reward   E r.
+
+    Paths of the discretised SDE, with S = log dP/dP_base of a path:
+
+        kl               E S, the KL of the path law to the base, at least that of the law of the results;
+        energy           E Σ h s²|G|²/2, the control energy, an estimate of the same number;
+        reward           E r of the same results; (kl, reward) is on or below the frontier, up to O(h);
+        frontier_reward  largest E r of a law with this kl;
+        kl_to_tilt       E[S − λr] + log Z = KL(paths ‖ tilted paths), without noise at the tilt, where S = λr − log Z;
+        exact_kl, exact_reward, base_reward    of the tilt and of the base, from the same starts.
+
+    Where the law does not depend on the start, also ``chain_weight_error`` and ``chain_w2`` of the results of these
+    paths; ``own_weight_error`` of the sampler's shares to those of the paths weighted by e^{λr − S}, which represent
+    the tilt of whatever base was tuned; ``own_effective``, the effective sample size of these weights, a share; and
+    ``of_results``.
+
+    Args:
+        field: The tuned field.
+        problem: The problem.
+        strength: Strength λ of the reward.
+        generator: Randomness of the scores.
+        points: Number of results, a multiple of the problem's ``groups``.
+        transported: Approximate number of points for W2.
+        dense: Number of results whose density is computed.
+
+    Returns:
+        The scores by name.
+
+    References:
+        Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
+            models with memoryless stochastic optimal control", arXiv:2409.08861 (path law and control energy).
     """
     start = problem.scored_starts(points, generator)
     condition = field.conditioning.sampling(Sample(start), None)
@@ -77,12 +121,12 @@ def score(
     noise = spread.var(1).sum() / spread.shape[1]
     found["mean_error"] = float(((miss - noise).clamp_min(0) / shift).sqrt())
     one, two = law.draw(points, generator), law.draw(points, generator)
-    some = torch.arange(0, points, max(1, points // transported))
-    found["w2"] = float(wasserstein_2(result[some].double(), one[some]))
-    found["w2_floor"] = float(wasserstein_2(two[some], one[some]))
-    chain = start if problem.groups == 1 else problem.source.sample(points, generator).x
-    paths = walked(field, problem, chain, generator)
-    found |= {"sampled_reward": _reward(problem, result)} | _beside(paths, problem, strength, chain)
+    subset = torch.arange(0, points, max(1, points // transported))
+    found["w2"] = float(wasserstein_2(result[subset].double(), one[subset]))
+    found["w2_floor"] = float(wasserstein_2(two[subset], one[subset]))
+    origin = start if problem.groups == 1 else problem.source.sample(points, generator).x
+    paths = walked(field, problem, origin, generator)
+    found |= {"sampled_reward": _reward(problem, result)} | _beside(paths, problem, strength, origin)
     if problem.groups > 1:
         return found
     end = paths.states[-1]
@@ -93,7 +137,7 @@ def score(
         | of_results(field, problem, strength, result[:dense], generator)
         | {
             "chain_weight_error": float((seen.mean(0) - law.weights[0]).abs().max()),
-            "chain_w2": float(wasserstein_2(end[some].double(), one[some])),
+            "chain_w2": float(wasserstein_2(end[subset].double(), one[subset])),
             "own_weight_error": float((w @ seen - law.posterior(result).mean(0)).abs().max()),
             "own_effective": float(effective(w, 1)),
         }
@@ -103,10 +147,24 @@ def score(
 def of_results(
     field: Field, problem: Problem, strength: float, result: Tensor, generator: torch.Generator
 ) -> dict[str, float]:
-    """The true place of results (n, d) of the sampler's ODE, whose density q is known by the change of variables:
+    """The position of the law q of the sampler's results relative to the frontier, from the exact density of q.
 
-    law_kl: E log q/p_base; law_reward: E r of the same points; law_frontier_reward: the largest E r with this KL, above
-    which no law lies; law_kl_to_tilt: E log q/p_tilt, without noise where q is the tilt.
+    The density is computed by the change of variables along the ODE.
+
+        law_kl               E log q/p_base, in nats;
+        law_reward           E r of the same results;
+        law_frontier_reward  the largest E r of a law with this KL;
+        law_kl_to_tilt       E log q/p_tilt, in nats, without noise where q is the tilt.
+
+    Args:
+        field: The tuned field.
+        problem: A problem whose law does not depend on the start.
+        strength: Strength λ of the reward.
+        result: Results of the problem's sampler by its ODE, (n, d).
+        generator: Randomness of the likelihood.
+
+    Returns:
+        The four numbers by name.
     """
     solver, grid, _ = problem.sampler
     counted = Likelihood(field, problem.source, solver, grid, ExactDivergence(), chunk=1024)
@@ -124,7 +182,14 @@ def of_results(
 
 
 def walked(field: TiltedField, problem: Problem, start: Tensor, generator: torch.Generator) -> ControlledPaths:
-    """Paths of the problem's chain from starts (n, d)."""
+    """Paths of the problem's discretised SDE under a tuned field.
+
+    Args:
+        field: The tuned field.
+        problem: The problem.
+        start: Starts, (n, d).
+        generator: Randomness of the paths.
+    """
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
     return roll_out(
         problem.discretisation, field.base, begin, field.conditioning.sampling(Sample(start), None), generator, field
@@ -132,7 +197,7 @@ def walked(field: TiltedField, problem: Problem, start: Tensor, generator: torch
 
 
 def _beside(paths: ControlledPaths, problem: Problem, strength: float, start: Tensor) -> dict[str, float]:
-    """The place of the chain's paths beside the frontier."""
+    """The position of the paths of the discretised SDE relative to the frontier."""
     kl, reward = float(paths.log_ratio.double().mean()), _reward(problem, paths.states[-1])
     line, best = problem.frontier(strength * REACH, start), problem.frontier(torch.tensor([strength]), start)
     return {
@@ -154,11 +219,28 @@ def adjoint_sees(
     n: int = 2048,
     discretisation: ConsistentDiscretisation | None = None,
 ) -> dict[str, float]:
-    """What the lean adjoint shows of the answer G under the exactly tilted chain, at the times 0.2 … 0.8: slope, the
-    value of E[−a·G]/E|G|² that is farthest from 1, and signal, the least E|G|²/E|a + G|². Adjoint matching can be
-    asked for the tilt where slope is within 0.1 of 1 and signal at least 0.3
-    (``flowport.finetuning.certificate.adjoint_snr`` estimates
-    both without knowing the answer)."""
+    """How well the lean adjoint a shows the control G of the exactly tilted paths, at times 0.2 … 0.8.
+
+        slope   the value of E[−a·G]/E|G|² that is farthest from 1;
+        signal  the smallest E|G|²/E|a + G|².
+
+    Adjoint matching is expected to reach the tilt where slope is within 0.1 of 1 and signal at least 0.3.
+    ``flowport.finetuning.certificate.adjoint_snr`` estimates both without the exact control.
+
+    Args:
+        problem: The problem.
+        strength: Strength λ of the reward.
+        generator: Randomness of the paths.
+        n: Number of paths.
+        discretisation: Discretisation of the SDE; None: 40 uniform steps.
+
+    Returns:
+        slope and signal, by name.
+
+    References:
+        Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
+            models with memoryless stochastic optimal control", arXiv:2409.08861.
+    """
     discretisation, field = discretisation or ConsistentDiscretisation(UniformGrid(40)), exact(problem, strength)
     start = problem.source.sample(n, generator).x
     condition = field.conditioning.sampling(Sample(start), None)
@@ -175,7 +257,15 @@ def adjoint_sees(
 
 
 def sampled(field: Field, problem: Problem, start: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
-    """Results of the problem's sampler from starts (n, d)."""
+    """Results of the problem's sampler, (n, d).
+
+    Args:
+        field: The field.
+        problem: The problem.
+        start: Starts, (n, d).
+        condition: What the field is conditioned on, n rows.
+        generator: Randomness of the sampler.
+    """
     solver, grid, volatility = problem.sampler
     begin = field.path.start(start, torch.randn(start.shape, generator=generator))
     return solver.solve(Dynamics(field, condition, volatility), begin, grid.times(field.path), generator).end
@@ -184,7 +274,15 @@ def sampled(field: Field, problem: Problem, start: Tensor, condition: Condition,
 def velocity_error(
     field: Field, problem: Problem, strength: float, generator: torch.Generator, n: int = 16384
 ) -> float:
-    """E|u − u*|² / E|u* − u_base|² over n points of the tilted path law, at n times spread evenly over [0, 1]."""
+    """Relative error E|u − u*|² / E|u* − u_base|² of the velocity over the law of the tilted paths.
+
+    Args:
+        field: The tuned field.
+        problem: The problem.
+        strength: Strength λ of the reward.
+        generator: Randomness of the points.
+        n: Number of points, at n times evenly spaced in [0, 1].
+    """
     source = problem.source.sample(n, generator).x
     end = problem.tilt(strength, source)[0].draw(n, generator).float()
     t = (torch.arange(n) + 0.5) / n
@@ -198,7 +296,7 @@ def velocity_error(
 
 
 def _groups(rows: Tensor, groups: int) -> Tensor:
-    """Means of rows (n, k) over each of equal parts, (groups, k)."""
+    """Means over equal, contiguous groups of rows: (n, k) -> (groups, k)."""
     return rows.unflatten(0, (groups, -1)).mean(1)
 
 

@@ -46,11 +46,11 @@ class Dopri5(Solver):
         raise FlowportError("solver=dopri5 chooses its own steps: set its tolerances instead of nfe")
 
     def integrate(
-        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, keep: bool
+        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, all_states: bool
     ) -> tuple[Tensor, Tensor]:
         def drift(t: Tensor, y: Tensor) -> Tensor:
             return dynamics.drift(y, dynamics.times(t, y))
 
-        reported = times if keep else times[[0, -1]]
+        reported = times if all_states else times[[0, -1]]
         states = odeint(drift, x, reported.to(x), rtol=self.relative, atol=self.absolute, method="dopri5")
-        return (times, states) if keep else (times[-1:], states[-1:])
+        return (times, states) if all_states else (times[-1:], states[-1:])

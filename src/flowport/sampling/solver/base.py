@@ -78,7 +78,7 @@ class Solver(ABC):
         """
 
     def solve(
-        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, keep: bool = False
+        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, all_states: bool = False
     ) -> Trajectory:
         """Integrate the dynamics from x along the times.
 
@@ -87,7 +87,7 @@ class Solver(ABC):
             x: States at the first time, (B, *D).
             times: Times (K+1,), ascending or descending.
             generator: The only source of randomness.
-            keep: Whether all K + 1 states are returned, and not only the last.
+            all_states: Whether all K + 1 states are returned, and not only the last.
 
         Raises:
             FlowportError: Where the dynamics are stochastic and the solver is not.
@@ -98,12 +98,12 @@ class Solver(ABC):
                 "volatility=zero, or solver=euler_maruyama or stochastic_heun"
             )
         before = dynamics.evaluations
-        reported, states = self.integrate(dynamics, x, times, generator, keep)
+        reported, states = self.integrate(dynamics, x, times, generator, all_states)
         return Trajectory(reported, states, dynamics.evaluations - before)
 
     @abstractmethod
     def integrate(
-        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, keep: bool
+        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, all_states: bool
     ) -> tuple[Tensor, Tensor]:
         """The integration itself, without the checks of ``solve``.
 
@@ -112,10 +112,10 @@ class Solver(ABC):
             x: States at the first time, (B, *D).
             times: Times (K+1,), ascending or descending.
             generator: The only source of randomness.
-            keep: Whether all K + 1 states are returned, and not only the last.
+            all_states: Whether all K + 1 states are returned, and not only the last.
 
         Returns:
-            Times (K+1,) and states (K+1, B, *D), or (1,) and (1, B, *D) without ``keep``.
+            Times (K+1,) and states (K+1, B, *D), or (1,) and (1, B, *D) without ``all_states``.
         """
 
 
@@ -134,7 +134,7 @@ class FixedStep(Solver):
         return max(1, nfe // self.calls)
 
     def integrate(
-        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, keep: bool
+        self, dynamics: Process, x: Tensor, times: Tensor, generator: torch.Generator, all_states: bool
     ) -> tuple[Tensor, Tensor]:
         states, grid, memory = [x], times.tolist(), None
         for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
@@ -142,10 +142,10 @@ class FixedStep(Solver):
             if self.stochastic:
                 noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             after, memory = self.advance(dynamics, x, t, s, noise, k == len(grid) - 2, memory)
-            x = dynamics.held(x, after)
-            if keep:
+            x = dynamics.masked_update(x, after)
+            if all_states:
                 states.append(x)
-        return (times, torch.stack(states)) if keep else (times[-1:], x[None])
+        return (times, torch.stack(states)) if all_states else (times[-1:], x[None])
 
     def advance(
         self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool, memory: Any
@@ -180,7 +180,7 @@ class FixedStep(Solver):
         """
 
 
-def forwards(solver: str, t: float, s: float) -> None:
+def require_forward(solver: str, t: float, s: float) -> None:
     """Check that a step leads towards the target.
 
     Args:

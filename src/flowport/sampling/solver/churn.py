@@ -9,7 +9,7 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.path.base import Path
 from flowport.sampling.dynamics import Process
-from flowport.sampling.solver.base import FixedStep, forwards
+from flowport.sampling.solver.base import FixedStep, require_forward
 from flowport.sampling.solver.exponential import weights
 from flowport.sampling.solver.runge_kutta import Heun
 
@@ -64,7 +64,7 @@ class Churn(FixedStep):
             raise FlowportError("solver=churn needs a source that is the path's only noise: use solver=ancestral")
 
     def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
-        forwards("churn", t, s)
+        require_forward("churn", t, s)
         assert noise is not None
         flow = dynamics.flow()
         self.accept(flow.field)

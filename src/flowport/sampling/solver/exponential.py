@@ -13,7 +13,7 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.path.base import Path
 from flowport.sampling.dynamics import Process
-from flowport.sampling.solver.base import FixedStep, forwards
+from flowport.sampling.solver.base import FixedStep, require_forward
 from flowport.tensors import over
 
 TINY = 1e-9
@@ -87,7 +87,7 @@ class DPMSolver(FixedStep):
     def advance(
         self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool, memory: Any
     ) -> tuple[Tensor, Any]:
-        forwards("dpm_solver", t, s)
+        require_forward("dpm_solver", t, s)
         flow = dynamics.flow()
         self.accept(flow.field)
         (a, b), (c, d) = weights(flow.field.path, t), weights(flow.field.path, s)
@@ -130,7 +130,7 @@ class MeanEnd(FixedStep):
     ) -> tuple[Tensor, Any]:
         if not last:
             return self.solver.advance(dynamics, x, t, s, noise, last, memory)
-        forwards("mean_end", t, s)
+        require_forward("mean_end", t, s)
         return dynamics.flow().endpoints(x, dynamics.times(t, x))[1], None
 
 

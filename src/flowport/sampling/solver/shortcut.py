@@ -4,7 +4,7 @@ from torch import Tensor
 
 from flowport.field.base import Field
 from flowport.sampling.dynamics import Process
-from flowport.sampling.solver.base import FixedStep, forwards
+from flowport.sampling.solver.base import FixedStep, require_forward
 
 
 class ShortcutSolver(FixedStep):
@@ -23,5 +23,5 @@ class ShortcutSolver(FixedStep):
         field.require_step("solver=shortcut")
 
     def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
-        forwards("shortcut", t, s)
+        require_forward("shortcut", t, s)
         return x + (s - t) * dynamics.flow().average_velocity(x, dynamics.times(t, x), s - t)

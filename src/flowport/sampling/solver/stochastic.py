@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowport.sampling.dynamics import Process
-from flowport.sampling.solver.base import FixedStep, forwards
+from flowport.sampling.solver.base import FixedStep, require_forward
 from flowport.tensors import over
 
 
@@ -84,7 +84,7 @@ class Ancestral(FixedStep):
     needs_score = True
 
     def step(self, dynamics: Process, x: Tensor, t: float, s: float, noise: Tensor | None, last: bool) -> Tensor:
-        forwards("ancestral", t, s)
+        require_forward("ancestral", t, s)
         assert noise is not None
         flow = dynamics.flow()
         field, role = flow.field, flow.field.capabilities.role
