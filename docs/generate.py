@@ -132,8 +132,8 @@ def page() -> str:
                 lines.append(f"| `{name}` | {cell(said)} |")
                 continue
             shown, line = target(config(group, name), known)
-            told = (said if shared.count(shown) > 1 else "") or line or said
-            lines.append(f"| `{name}` | {f'`{shown}`' if shown else ''} | {cell(told)} |")
+            line_of = (said if shared.count(shown) > 1 else "") or line or said
+            lines.append(f"| `{name}` | {f'`{shown}`' if shown else ''} | {cell(line_of)} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowport.cache import TrainingSettings, optimised
+from flowport.cache import TrainingSettings, trained
 from flowport.data.space import LatentSpace
 from flowport.distribution import Gaussian, Stored
 from flowport.evaluation.classifier_training import RECIPE, content_hash
@@ -30,7 +30,7 @@ def test_without_a_gradient_weights_shrink_by_the_rates_of_one_cycle():
         modes.append(model.training)
         return 0 * model(torch.ones(1, 3, dtype=torch.float64)).sum()
 
-    assert optimised(model, recipe, "nothing", loss) is model and not model.training
+    assert trained(model, recipe, "nothing", loss) is model and not model.training
     top = 0.3 * 21 - 1
     rates = [
         rate(k / top, 0.2 / 25, 0.2) if k <= top else rate((k - top) / (20 - top), 0.2, 0.2 / 25e4) for k in range(21)

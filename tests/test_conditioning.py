@@ -1,4 +1,4 @@
-"""What the network is told, after re-pairing, and what it is not."""
+"""What the network is conditioned on after re-pairing, and what is dropped."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_dropout_is_per_sample_and_at_its_rate(kind):
 
 
 @pytest.mark.parametrize(("kind", "which"), [(TargetLabelConditioning, "target"), (SourceLabelConditioning, "source")])
-def test_pairs_that_came_without_labels_are_refused_not_untold(kind, which):
+def test_pairs_that_came_without_labels_are_refused_not_dropped(kind, which):
     bare = Pair(Sample(PAIR.source.x), Sample(PAIR.target.x))
     with pytest.raises(FlowportError, match=f"these {which} points came without"):
         kind().training(bare, generator())

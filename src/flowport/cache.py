@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-Kept = TypeVar("Kept", bound=nn.Module)
+Net = TypeVar("Net", bound=nn.Module)
 Facts = dict[str, float]
 
 
@@ -58,7 +58,7 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowport"
 
 
-def optimised(model: Kept, recipe: TrainingSettings, title: str, loss: Callable[[], Tensor]) -> Kept:
+def trained(model: Net, recipe: TrainingSettings, title: str, loss: Callable[[], Tensor]) -> Net:
     """The model, trained in place by AdamW with a one-cycle learning rate, in evaluation mode.
 
     Args:
@@ -78,7 +78,7 @@ def optimised(model: Kept, recipe: TrainingSettings, title: str, loss: Callable[
     return model.eval()
 
 
-def load_or_train(untrained: Kept, path: Path, train: Callable[[], tuple[Kept, Facts]]) -> tuple[Kept, Facts]:
+def load_or_train(untrained: Net, path: Path, train: Callable[[], tuple[Net, Facts]]) -> tuple[Net, Facts]:
     """The network that is stored at a path, or a newly trained one, which is stored there.
 
     A file lock makes concurrent calls safe: one process trains, the other processes load its result. A damaged file

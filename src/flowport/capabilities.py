@@ -184,7 +184,7 @@ class NoNoise(NoiseRole):
         )
 
 
-class BlindBridge(NoiseRole):
+class UnconditionedBridge(NoiseRole):
     """Bridge with a field not given x0: γ > 0, and the score is −E[z | x_t = x]/γ, which needs a second head."""
 
     name = "bridge, field blind to its start"
@@ -241,7 +241,7 @@ class BlindBridge(NoiseRole):
         )
 
 
-class BridgeGivenSource(NoiseRole):
+class ConditionedBridge(NoiseRole):
     """Bridge with a field given x0: γ > 0, and the score of p_t(· | x0) is −E[z | x_t = x, x0]/γ."""
 
     name = "bridge, field conditioned on its start"
@@ -299,19 +299,20 @@ class Capabilities:
     role: NoiseRole
     score: bool
 
-    def require_score(self, who: str) -> None:
+    def require_score(self, purpose: str) -> None:
         """Checks that the field has a score.
 
         Args:
-            who: Name of the caller in the message, for instance ``"guidance"``.
+            purpose: Name of the caller in the message, for instance ``"guidance"``.
 
         Raises:
             FlowportError: When the field has no score.
         """
         if not self.score:
             raise FlowportError(
-                f"{who} needs a score, which this flow does not have (its path's noise: {self.role.name}): use an ODE "
-                "solver with volatility=zero, prediction=bridge on a bridge path, or a bridge with conditioning=source"
+                f"{purpose} needs a score, which this flow does not have (its path's noise: {self.role.name}): use an "
+                "ODE solver with volatility=zero, prediction=bridge on a bridge path, or a bridge with "
+                "conditioning=source"
             )
 
 
@@ -348,7 +349,7 @@ def capabilities_of(
     independent = pairing.independent and coupling.independent
     role: NoiseRole
     if path.bridge:
-        role = BridgeGivenSource() if conditioning.sees_source else BlindBridge()
+        role = ConditionedBridge() if conditioning.sees_source else UnconditionedBridge()
     elif source.standard_gaussian and independent and not conditioning.sees_source:
         role = SourceIsNoise()
     else:

@@ -202,8 +202,8 @@ def decoding(kind: str) -> dict[str, Cell]:
         files.mkdir()
         write_files(kind, files)
         call = [sys.executable, "-m", "tests.benchmarks.bench_data", "decode", kind, str(files)]
-        told = [subprocess.run(call, check=True, capture_output=True, text=True).stdout.split() for _ in range(2)]
-    (before, most, size, took), (_, _, _, again) = ([float(v) for v in words] for words in told)
+        outputs = [subprocess.run(call, check=True, capture_output=True, text=True).stdout.split() for _ in range(2)]
+    (before, most, size, took), (_, _, _, again) = ([float(v) for v in words] for words in outputs)
     return {
         "files": f"{SIZES[kind]:,} {kind}",
         "data MB": size,

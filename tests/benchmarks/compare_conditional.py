@@ -1,7 +1,8 @@
 """Optimal transport under a condition, after C2OT (Cheng & Schwing, ICCV 2025): ``python -m
 tests.benchmarks.compare_conditional [--steps 3000 --pool 2 --points 10000]``.
 
-Eight Gaussians to moons, the network told which moon (discrete) or the abscissa (continuous). Plain OT makes the start
+Eight Gaussians to moons, the network conditioned on which moon (discrete) or the abscissa (continuous). Plain OT makes
+the start
 depend on the label; a translation, whose label is independent of its start, then begins where it was never trained.
 A study from flowport's parts, without Hydra: 2 labels × 3 couplings × 3 seeds, each by one Euler step and by dopri5.
 """
@@ -120,9 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
-    told = vars(parser.parse_args(arguments))
-    seeds, processes = range(told.pop("seeds")), told.pop("processes")
-    study = Study(**told)
+    options = vars(parser.parse_args(arguments))
+    seeds, processes = range(options.pop("seeds")), options.pop("processes")
+    study = Study(**options)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         cells = list(product(LABELS, COUPLINGS, seeds))
         waiting = {cell: pool.submit(kept, study, *cell) for cell in cells}

@@ -94,10 +94,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="multirun folder of sweep=two_dimensions")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--sigma", type=float, default=0.0)
-    told = parser.parse_args(arguments)
-    found = jobs(told.folder)
-    with ProcessPoolExecutor(told.processes, get_context("spawn")) as pool:
-        waiting = {key: pool.submit(kept, job, key, told.sigma) for key, job in found.items()}
+    options = parser.parse_args(arguments)
+    found = jobs(options.folder)
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        waiting = {key: pool.submit(kept, job, key, options.sigma) for key, job in found.items()}
         their = {key: future.result() for key, future in waiting.items()}
     costs = {name: references(next(job for key, job in found.items() if key[0] == name)) for name, _, _ in found}
     rows: list[dict[str, Cell]] = []

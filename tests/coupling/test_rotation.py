@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from flowport.cost.earth_mover import optimal_matching
 from flowport.coupling import AlignedCoupling
 from flowport.coupling.rotation import kabsch, principal, turned
 from flowport.data.datamodule import PairStream

@@ -99,8 +99,10 @@ def test_a_trained_autoencoder_rebuilds_and_standardises_and_is_kept(tmp_path: P
     assert facts["autoencoder/unexplained"] == pytest.approx(facts["autoencoder/error"] / float(x.var()), rel=1e-4)
     z = codec.encode(torch.cat([Image().encode(s.raw[s.splits["train"]], None) for s in sides]))
     assert z.mean((0, 2, 3)).abs().max() < 0.2 and (z.std((0, 2, 3)) - 1).abs().max() < 0.2
-    again, told = trained_autoencoder(sides, 2, 8, QUICK, tmp_path)
-    assert told == facts and all(torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True))
+    again, again_facts = trained_autoencoder(sides, 2, 8, QUICK, tmp_path)
+    assert again_facts == facts and all(
+        torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True)
+    )
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 

@@ -109,10 +109,10 @@ def bad(value):
 def test_arrays_that_are_refused(tmp_path, array, words):
     path = str(tmp_path / "mine.npy")
     np.save(path, array, allow_pickle=True)
-    with pytest.raises(FlowportError, match=words) as told:
+    with pytest.raises(FlowportError, match=words) as raised:
         TensorFile(path)
-    assert "mine.npy" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "mine.npy" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_files_that_are_refused(tmp_path):

@@ -73,8 +73,8 @@ def test_measuring_twice_is_not_measuring_a_sum(trained: Path) -> None:
     outcome = run.evaluation.outcome(module.ema, module.source, module.target, module.randomness)
     numbers = [run.evaluation.measure(outcome) for _ in range(2)]
     assert numbers[0] == numbers[1]
-    told = json.loads((trained / "metrics.json").read_text())
-    assert {f"test/{k}": v for k, v in numbers[0].items()}.items() <= told.items()
+    reported = json.loads((trained / "metrics.json").read_text())
+    assert {f"test/{k}": v for k, v in numbers[0].items()}.items() <= reported.items()
 
 
 def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
@@ -126,7 +126,7 @@ class Kept(Plane):
 
 
 def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_path: Path) -> None:
-    outcome, modality = outcome_of(n=60, told=None), Kept()
+    outcome, modality = outcome_of(n=60, condition_label=None), Kept()
     gallery(outcome, modality, tmp_path / "g.png")
     shown = torch.tensor([0, 7, 15, 22, 30, 37, 45, 52])
     assert list(modality.rows) == ["source", "t = 0.25", "t = 0.50", "t = 0.75", "translation", "real target"]
@@ -141,7 +141,7 @@ def test_the_gallery_shows_points_from_all_over_the_set_and_where_they_went(tmp_
 def test_columns_of_the_gallery_follow_the_classes_that_the_flow_was_told(tmp_path: Path) -> None:
     outcome, modality = outcome_of(n=60), Kept()
     gallery(outcome, modality, tmp_path / "g.png")
-    assert outcome.told is not None and outcome.told[:4].tolist() == [0, 1, 2, 0]
+    assert outcome.condition_label is not None and outcome.condition_label[:4].tolist() == [0, 1, 2, 0]
     order = [*range(0, 60, 3), *range(1, 60, 3), *range(2, 60, 3)]
     shown = [order[k] for k in (0, 7, 15, 22, 30, 37, 45, 52)]
     assert torch.equal(modality.rows["translation"], outcome.result[shown])

@@ -5,7 +5,7 @@ import torch
 
 from flowport.distribution import EightGaussians, Gaussian
 from flowport.errors import FlowportError
-from flowport.evaluation.weighting_plot import draw, measured, stated
+from flowport.evaluation.weighting_plot import draw
 from flowport.objective import FlowMatching, ShortcutObjective
 from flowport.objective.time_sampler import CosmapTimeSampler, UniformTimeSampler
 from flowport.objective.weighting import CosineWeighting, FlowMatchingWeighting, UniformWeighting
@@ -24,7 +24,7 @@ def curve(path, prediction, times, weighting):
         prediction=prediction,
         objective=FlowMatching(times, weighting),
     )
-    return measured(flow.objective, flow.field)
+    return computed_curve(flow.objective, flow.field)
 
 
 def test_an_objective_without_a_weight_is_refused():
@@ -34,7 +34,7 @@ def test_an_objective_without_a_weight_is_refused():
         objective=ShortcutObjective(UniformTimeSampler()),
     )
     with pytest.raises(FlowportError, match="ShortcutObjective is no integral of a weight"):
-        measured(flow.objective, flow.field)
+        computed_curve(flow.objective, flow.field)
 
 
 def test_curves_of_runs_are_those_of_their_parts(tmp_path):
@@ -45,7 +45,7 @@ def test_curves_of_runs_are_those_of_their_parts(tmp_path):
     close(w, 1 / (2 * torch.pi * torch.cosh(snr / 2)) / share, rtol=1e-6, atol=0)
     snr, w = curve(TrigonometricPath(), SourcePrediction(), UniformTimeSampler(), CosineWeighting())
     close(w, CosineWeighting().of(snr))
-    curves = {"this run": (snr, w), **stated({"cosine": CosineWeighting(), "uniform": UniformWeighting()})}
+    curves = {"this run": (snr, w), **defined_curves({"cosine": CosineWeighting(), "uniform": UniformWeighting()})}
     assert list(curves) == ["this run", "cosine"]
     draw(curves, tmp_path / "w.png")
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, BridgeGivenSource, Capabilities, SourceIsNoise
+from flowport.capabilities import Capabilities, ConditionedBridge, SourceIsNoise, UnconditionedBridge
 from flowport.conditioning import Conditioning, SourceConditioning, TargetLabelConditioning, Unconditional
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField, Field, JointMixture, LearnedField
@@ -40,22 +40,22 @@ class Labelled(Field):
 
 
 class Seeing(Field):
-    """The exact field given x0, and the blind one in the rows that are not told x0."""
+    """The exact field given x0, and the blind one in the rows without x0."""
 
     def __init__(self, pairing: JointMixture, composition: Composition) -> None:
-        role = BridgeGivenSource()
+        role = ConditionedBridge()
         capabilities = Capabilities(role, True)
         super().__init__(composition.path, composition.prediction, SourceConditioning(0.1), capabilities)
         self.given, self.blind = composition.field(pairing), blind(pairing, composition)
 
     def forward(self, x, t, condition):
         lost = condition.source.isnan().any(1)
-        told = self.given.output(x, t, Condition(source=condition.source.nan_to_num(0.0)))
-        return torch.where(lost[:, None], self.blind.output(x, t, Condition()), told)
+        conditioned = self.given.output(x, t, Condition(source=condition.source.nan_to_num(0.0)))
+        return torch.where(lost[:, None], self.blind.output(x, t, Condition()), conditioned)
 
 
 def blind(pairing: JointMixture, composition: Composition) -> AnalyticField:
-    capabilities = Capabilities(BlindBridge(), composition.prediction.heads > 1)
+    capabilities = Capabilities(UnconditionedBridge(), composition.prediction.heads > 1)
     return AnalyticField(pairing, composition.path, composition.prediction, Unconditional(), capabilities)
 
 
@@ -78,15 +78,15 @@ BLIND = [(name, c) for name, c in COMPOSITIONS if not c.sees_source]
 
 @pytest.mark.parametrize("composition", **compositions(BLIND))
 def test_velocity_and_end_points_are_those_of_the_formula(composition):
-    base, (x, t, told) = labelled(composition), points()
+    base, (x, t, conditioned) = labelled(composition), points()
     guided = ClassifierFreeGuidance(base, 2.5)
-    u, c = (base.velocity(x, t, condition) for condition in (NOTHING, told))
-    torch.testing.assert_close(guided.velocity(x, t, told), u + 2.5 * (c - u), rtol=1e-9, atol=1e-9)
+    u, c = (base.velocity(x, t, condition) for condition in (NOTHING, conditioned))
+    torch.testing.assert_close(guided.velocity(x, t, conditioned), u + 2.5 * (c - u), rtol=1e-9, atol=1e-9)
     assert float((c - u).abs().max()) > 0.1
     if composition.path.bridge and composition.prediction.heads == 1:
         return  # one velocity head of a blind bridge has no end points
-    ends = (base.endpoints(x, t, condition) for condition in (NOTHING, told))
-    for u, c, found in zip(*ends, guided.endpoints(x, t, told), strict=True):
+    ends = (base.endpoints(x, t, condition) for condition in (NOTHING, conditioned))
+    for u, c, found in zip(*ends, guided.endpoints(x, t, conditioned), strict=True):
         assert (u is None) == (found is None)
         if found is not None:
             torch.testing.assert_close(found, u + 2.5 * (c - u), rtol=1e-9, atol=1e-9)
@@ -94,10 +94,10 @@ def test_velocity_and_end_points_are_those_of_the_formula(composition):
 
 @pytest.mark.parametrize("composition", **compositions([(name, c) for name, c in SCORED if not c.sees_source]))
 def test_the_score_is_guided_by_the_same_linear_relation_as_the_velocity(composition):
-    base, (x, t, told) = labelled(composition), points()
+    base, (x, t, conditioned) = labelled(composition), points()
     guided = ClassifierFreeGuidance(base, 3.0, (0.2, 0.8), 1.0)
-    u, c = (base.score(x, t, condition) for condition in (NOTHING, told))
-    v, s = guided.velocity_and_score(x, t, told)
+    u, c = (base.score(x, t, condition) for condition in (NOTHING, conditioned))
+    v, s = guided.velocity_and_score(x, t, conditioned)
     torch.testing.assert_close(s, u + guided.weight(t)[:, None] * (c - u), rtol=1e-9, atol=1e-9)
     if isinstance(composition.role, SourceIsNoise):
         coefficients = composition.path.coefficients(t)
@@ -110,16 +110,16 @@ GIVEN = [(name, c) for name, c in COMPOSITIONS if c.sees_source]
 
 @pytest.mark.parametrize("composition", **compositions(GIVEN))
 def test_guidance_by_the_start_itself(composition):
-    """The network is not told x0, the algebra of the path still knows it: v and score stay one linear relation."""
+    """The network does not see x0, the algebra of the path still knows it: v and score stay one linear relation."""
     pairing, (x, t, _) = COUPLED["mixture"], points()
-    base, told = Seeing(pairing, composition), Condition(source=x.flip(0))
+    base, conditioned = Seeing(pairing, composition), Condition(source=x.flip(0))
     guided = ClassifierFreeGuidance(base, 2.5)
-    c, s = base.given.velocity_and_score(x, t, told)
+    c, s = base.given.velocity_and_score(x, t, conditioned)
     output = blind(pairing, composition).output(x, t, Condition())
-    flow_state = composition.prediction.flow_state(output, x, composition.path.coefficients(t), told.source)
-    v, score = guided.velocity_and_score(x, t, told)
+    flow_state = composition.prediction.flow_state(output, x, composition.path.coefficients(t), conditioned.source)
+    v, score = guided.velocity_and_score(x, t, conditioned)
     torch.testing.assert_close(v, flow_state.velocity + 2.5 * (c - flow_state.velocity), rtol=1e-9, atol=1e-9)
-    u = -base.capabilities.role.noise(flow_state, composition.path.coefficients(t), told.source)
+    u = -base.capabilities.role.noise(flow_state, composition.path.coefficients(t), conditioned.source)
     u = u / composition.path.coefficients(t).over(x).gamma
     torch.testing.assert_close(score, u + 2.5 * (s - u), rtol=1e-8, atol=1e-8)
     assert bool(score.isfinite().all())
@@ -127,9 +127,9 @@ def test_guidance_by_the_start_itself(composition):
 
 def test_scale_one_is_the_conditional_field_and_zero_the_unconditional_one_to_the_bit():
     composition = BLIND[0][1]
-    base, (x, t, told) = labelled(composition), points()
-    assert torch.equal(ClassifierFreeGuidance(base, 1.0).velocity(x, t, told), base.velocity(x, t, told))
-    assert torch.equal(ClassifierFreeGuidance(base, 0.0).velocity(x, t, told), base.velocity(x, t, NOTHING))
+    base, (x, t, conditioned) = labelled(composition), points()
+    assert torch.equal(ClassifierFreeGuidance(base, 1.0).velocity(x, t, conditioned), base.velocity(x, t, conditioned))
+    assert torch.equal(ClassifierFreeGuidance(base, 0.0).velocity(x, t, conditioned), base.velocity(x, t, NOTHING))
 
 
 @pytest.mark.parametrize(("network", "shape"), [(MLP, (2,)), (PatchUNet, (1, 8, 8))], ids=["mlp", "patch_unet"])
@@ -160,27 +160,27 @@ def test_a_learned_flow_at_scale_one_samples_the_bits_of_the_conditional_model(n
 
 def test_the_scale_acts_in_its_interval_and_grows_in_it():
     composition = BLIND[0][1]
-    base, (x, t, told) = labelled(composition), points()
+    base, (x, t, conditioned) = labelled(composition), points()
     guided = ClassifierFreeGuidance(base, 3.0, (0.25, 0.75), 2.0)
     w = guided.weight(torch.tensor([0.0, 0.2499, 0.25, 0.5, 0.75, 0.7501, 1.0], dtype=F64))
     assert w.tolist() == pytest.approx([1, 1, 1, 1 + 2 * 0.25, 3, 1, 1], abs=1e-12)
     assert ClassifierFreeGuidance(base, 3.0).weight(t).eq(3).all(), "one scale throughout"
     assert ClassifierFreeGuidance(base, 3.0, (0.25, 0.75)).weight(torch.tensor([0.25, 0.3])).eq(3).all()
-    u, c = (base.velocity(x, t, condition) for condition in (NOTHING, told))
-    change = (guided.velocity(x, t, told) - c).abs().amax(1) > 1e-12
+    u, c = (base.velocity(x, t, condition) for condition in (NOTHING, conditioned))
+    change = (guided.velocity(x, t, conditioned) - c).abs().amax(1) > 1e-12
     assert torch.equal(change, (t > 0.25) & (t <= 0.75) & ((c - u).abs().amax(1) > 1e-12))
 
 
 def test_one_batched_call_of_the_base_for_every_evaluation():
     base = labelled(BLIND[0][1])
-    x, _, told = points()
+    x, _, conditioned = points()
     for scale, interval, rows in (
         (3.0, (0, 1), [80] * 8),
         (1.0, (0, 1), [40] * 8),
         (3.0, (0.6, 1), [40] * 5 + [80] * 3),
     ):
         base.asked.clear()
-        dynamics = Dynamics(ClassifierFreeGuidance(base, scale, interval), told, ZeroVolatility())
+        dynamics = Dynamics(ClassifierFreeGuidance(base, scale, interval), conditioned, ZeroVolatility())
         trajectory = Heun().solve(dynamics, x, UniformGrid(4).times(base.path).to(x), torch.Generator())
         assert trajectory.nfe == 8 and base.asked == rows
 
@@ -231,7 +231,7 @@ def test_what_cannot_be_guided_is_refused():
     for conditioning in (Unconditional(), TargetLabelConditioning()):
         base = labelled(composition)
         base.conditioning = conditioning
-        with pytest.raises(FlowportError, match="needs a flow that was also trained untold"):
+        with pytest.raises(FlowportError, match="needs a flow that was also trained without its condition"):
             ClassifierFreeGuidance(base, 2.0)
     wrong = [
         ((-1.0,), "guidance.scale=-1.0"),

@@ -9,7 +9,7 @@ from tests.laws.oracles import SCORED, compositions, points, tensor
 
 
 class Told(torch.nn.Module):
-    """A network that answers with the oracle and remembers what it was told."""
+    """A network that answers with the oracle and records its arguments."""
 
     def __init__(self, oracle):
         super().__init__()
@@ -29,7 +29,7 @@ def test_learned_field_is_its_network_read_by_its_prediction(c):
     t, condition = tensor(0.0, 0.3, 0.8, 1.0), c.condition(x0)
     for name in ("velocity", "score"):
         torch.testing.assert_close(getattr(field, name)(x, t, condition), getattr(oracle, name)(x, t, condition))
-    assert all(told is condition for _, told in network.heard)
+    assert all(given is condition for _, given in network.heard)
     velocity_times, score_times = (heard for heard, _ in network.heard)
     assert torch.equal(velocity_times, c.prediction.clamp(c.path, t))
     assert torch.equal(score_times, c.path.clamp(t).clamp(1e-3, 1 - 1e-3))

@@ -31,8 +31,8 @@ PULL = ["guidance=reward", "reward=linear", "reward.c=[0,1]", "guidance.strength
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("told") / "run"
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled_run") / "run"
     runs.run(folder, *TOLD)
     return folder
 
@@ -42,41 +42,41 @@ def numbers(folder: Path) -> dict[str, Any]:
     return {k: v for k, v in measured.items() if k.startswith("test/")}
 
 
-def moved(told: Path, out: Path, capfd: Any, *words: str) -> np.ndarray:
-    said = runs.here(capfd, "translate.py", f"run={told}", "label=1", *words, f"hydra.run.dir={out}")
+def moved(labelled_run: Path, out: Path, capfd: Any, *words: str) -> np.ndarray:
+    said = runs.here(capfd, "translate.py", f"run={labelled_run}", "label=1", *words, f"hydra.run.dir={out}")
     assert said.code == 0, said.err
     return np.load(out / "translated.npy")
 
 
 def test_scale_one_measures_the_numbers_of_the_run_and_another_scale_does_not(
-    told: Path, tmp_path: Path, capfd: Any
+    labelled_run: Path, tmp_path: Path, capfd: Any
 ) -> None:
     for scale in (1, 4):
         said = runs.here(
             capfd,
             "evaluate.py",
-            f"run={told}",
+            f"run={labelled_run}",
             "guidance=classifier_free",
             f"guidance.scale={scale}",
             f"hydra.run.dir={tmp_path}/{scale}",
         )
         assert said.code == 0, said.err
-    assert numbers(tmp_path / "1") == numbers(told)
-    assert numbers(tmp_path / "4")["test/w2"] != numbers(told)["test/w2"]
+    assert numbers(tmp_path / "1") == numbers(labelled_run)
+    assert numbers(tmp_path / "4")["test/w2"] != numbers(labelled_run)["test/w2"]
 
 
-def test_translate_is_guided_by_classes_and_by_a_reward(told: Path, tmp_path: Path, capfd: Any) -> None:
-    plain = moved(told, tmp_path / "none", capfd)
-    one = moved(told, tmp_path / "one", capfd, "guidance=classifier_free", "guidance.scale=1")
-    three = moved(told, tmp_path / "three", capfd, "guidance=classifier_free", "guidance.scale=3")
-    late = moved(told, tmp_path / "late", capfd, "guidance=classifier_free", "guidance.interval=[0.95,1]")
+def test_translate_is_guided_by_classes_and_by_a_reward(labelled_run: Path, tmp_path: Path, capfd: Any) -> None:
+    plain = moved(labelled_run, tmp_path / "none", capfd)
+    one = moved(labelled_run, tmp_path / "one", capfd, "guidance=classifier_free", "guidance.scale=1")
+    three = moved(labelled_run, tmp_path / "three", capfd, "guidance=classifier_free", "guidance.scale=3")
+    late = moved(labelled_run, tmp_path / "late", capfd, "guidance=classifier_free", "guidance.interval=[0.95,1]")
     assert np.array_equal(plain, one)
     assert 0 < np.abs(late - plain).max() < np.abs(three - plain).max()
 
 
-def test_a_reward_pulls_as_its_field_does(told: Path, tmp_path: Path, capfd: Any) -> None:
-    pulled = moved(told, tmp_path, capfd, *PULL)
-    run = restore(RunFolder(told))
+def test_a_reward_pulls_as_its_field_does(labelled_run: Path, tmp_path: Path, capfd: Any) -> None:
+    pulled = moved(labelled_run, tmp_path, capfd, *PULL)
+    run = restore(RunFolder(labelled_run))
     module, randomness = run.module, run.module.randomness.under("translate")
     run.sampler.guidance = partial(RewardGuidance, reward=LinearReward([0, 1]), strength=2.0, floor=0.05)
     points = module.source.split("test").every(64, randomness)
@@ -85,16 +85,16 @@ def test_a_reward_pulls_as_its_field_does(told: Path, tmp_path: Path, capfd: Any
     assert np.array_equal(pulled, end.numpy())
 
 
-def test_training_and_its_resume_know_nothing_of_guidance(told: Path, tmp_path: Path) -> None:
+def test_training_and_its_resume_know_nothing_of_guidance(labelled_run: Path, tmp_path: Path) -> None:
     words = [*TOLD, "guidance=classifier_free", "guidance.scale=4", "trainer.val_check_interval=5"]
     killed(tmp_path, 12, *words)
     train(runs.prepared(tmp_path, *words), RunFolder(tmp_path), resume=True)
-    assert runs.equal(runs.weights(tmp_path), runs.weights(told))
-    assert numbers(tmp_path)["test/w2"] != numbers(told)["test/w2"]
+    assert runs.equal(runs.weights(tmp_path), runs.weights(labelled_run))
+    assert numbers(tmp_path)["test/w2"] != numbers(labelled_run)["test/w2"]
 
 
-def test_a_run_from_before_guidance_is_restored_as_it_was(told: Path) -> None:
-    config = OmegaConf.load(told / ".hydra" / "config.yaml")
+def test_a_run_from_before_guidance_is_restored_as_it_was(labelled_run: Path) -> None:
+    config = OmegaConf.load(labelled_run / ".hydra" / "config.yaml")
     del config["guidance"]
     assert isinstance(build(config).sampler.guidance, Unguided)
 
@@ -109,8 +109,10 @@ def test_a_run_from_before_guidance_is_restored_as_it_was(told: Path) -> None:
         (["guidance=everything"], "guidance=everything does not exist: choose classifier_free, reward, unguided"),
     ],
 )
-def test_slips(told: Path, tmp_path: Path, capfd: Any, words: list[str], sentence: str) -> None:
-    assert sentence in runs.here(capfd, "evaluate.py", f"run={told}", *words, f"hydra.run.dir={tmp_path}").sentence
+def test_slips(labelled_run: Path, tmp_path: Path, capfd: Any, words: list[str], sentence: str) -> None:
+    assert (
+        sentence in runs.here(capfd, "evaluate.py", f"run={labelled_run}", *words, f"hydra.run.dir={tmp_path}").sentence
+    )
 
 
 def test_a_run_that_never_dropped_its_label_cannot_be_guided(trained: Path, tmp_path: Path, capfd: Any) -> None:

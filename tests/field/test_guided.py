@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, Capabilities, NoNoise
+from flowport.capabilities import Capabilities, NoNoise, UnconditionedBridge
 from flowport.conditioning import Unconditional
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField
@@ -43,9 +43,9 @@ def test_guidance_is_the_tilt_per_start_on_a_bridge():
     rest = 0.49 - 0.21**2 / 0.25
     base, tilt = (given_start(line([(1, 2, m, 0.25, 0.49, 0.21)]), BrownianBridge(0.8)) for m in (1, 1 + rest * 0.9))
     x, t = points(d=1)
-    told = Condition(source=points(d=1)[0].flip(0))
+    conditioned = Condition(source=points(d=1)[0].flip(0))
     guided = RewardGuidance(base, LinearReward([0.9]))
-    torch.testing.assert_close(guided.velocity(x, t, told), tilt.velocity(x, t, told), rtol=0, atol=1e-9)
+    torch.testing.assert_close(guided.velocity(x, t, conditioned), tilt.velocity(x, t, conditioned), rtol=0, atol=1e-9)
 
 
 def test_guidance_of_a_mixture_is_biased():
@@ -76,7 +76,7 @@ def test_samplers_reach_the_tilt_also_in_inference_mode(solver, volatility):
 
 def test_guidance_is_refused_without_a_score_or_a_gradient():
     pairing = mixture([1.0], M, S)
-    for role in (NoNoise(), BlindBridge()):
+    for role in (NoNoise(), UnconditionedBridge()):
         base = AnalyticField(pairing, LinearPath(), VelocityPrediction(), Unconditional(), Capabilities(role, False))
         with pytest.raises(FlowportError):
             RewardGuidance(base, LinearReward(C))

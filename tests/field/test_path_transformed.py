@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, NoNoise, SourceIsNoise
+from flowport.capabilities import NoNoise, SourceIsNoise, UnconditionedBridge
 from flowport.errors import FlowportError
 from flowport.field import PathTransformedField
 from flowport.path import (
@@ -87,6 +87,6 @@ def test_bridges_and_paths_that_turn_back_are_refused():
     with pytest.raises(FlowportError, match="γ > 0"):
         PathTransformedField(oracle(LinearPath()), SmoothBridge())
     with pytest.raises(FlowportError, match="γ > 0"):
-        PathTransformedField(oracle(SmoothBridge(), BlindBridge()), LinearPath())
+        PathTransformedField(oracle(SmoothBridge(), UnconditionedBridge()), LinearPath())
     with pytest.raises(FlowportError, match="β/α increases"):
         PathTransformedField(oracle(LinearPath()), FunctionsPath(lambda t: 1 - t / 2, lambda t: torch.sin(3 * t)))

@@ -62,7 +62,7 @@ def points(seed=0):
     return torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def told(field):
+def condition_for(field):
     return Condition(label=torch.tensor([0, 4, 2])) if field.classes else Condition()
 
 
@@ -73,7 +73,7 @@ def test_end_points_and_score_are_those_of_direct_calls_at_the_discrete_steps(mo
     scheduler.set_timesteps(1000)
     own.save_pretrained(tmp_path / name), scheduler.save_pretrained(tmp_path / "scheduler")
     field = load(tmp_path)
-    x, condition = points(), told(field)
+    x, condition = points(), condition_for(field)
     labels = {"class_labels": condition.label} if field.classes else {}
     with torch.no_grad():
         raw = own(x, STEPS, **labels).sample[:, :1]
@@ -94,7 +94,7 @@ def test_end_points_and_score_are_those_of_direct_calls_at_the_discrete_steps(mo
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_of_our_samplers_serves_and_any_path(model, kind):
     field = PretrainedField(model[1], diffusers.DDPMScheduler(prediction_type=kind))
-    start, label = Sample(points()), told(field).label
+    start, label = Sample(points()), condition_for(field).label
     ends = []
     for solver, volatility in ((Heun(), ZeroVolatility()), (EulerMaruyama(), MemorylessVolatility())):
         for flow in (field, PathTransformedField(field, LinearPath())):
@@ -111,7 +111,7 @@ def test_one_step_of_ddim_is_theirs(model):
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(50)
     field, x = PretrainedField(model[1], scheduler), points()
-    condition = told(field)
+    condition = condition_for(field)
     labels = {"class_labels": condition.label} if field.classes else {}
     with torch.no_grad():
         raw = model[1](x, torch.full((3,), 800), **labels).sample[:, :1]

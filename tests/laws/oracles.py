@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from flowport.capabilities import BlindBridge, BridgeGivenSource, Capabilities, NoiseRole, NoNoise, SourceIsNoise
+from flowport.capabilities import (
+    Capabilities,
+    ConditionedBridge,
+    NoiseRole,
+    NoNoise,
+    SourceIsNoise,
+    UnconditionedBridge,
+)
 from flowport.conditioning import SourceConditioning, Unconditional
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField
@@ -61,7 +68,7 @@ class Composition:
 
     @property
     def sees_source(self) -> bool:
-        return isinstance(self.role, BridgeGivenSource)
+        return isinstance(self.role, ConditionedBridge)
 
     def joint(self, kind: str) -> JointMixture:
         return (FROM_NOISE if isinstance(self.role, SourceIsNoise) else COUPLED)[kind]
@@ -83,7 +90,7 @@ class Composition:
 def _permitted() -> list[tuple[str, Composition]]:
     found = []
     for path_name, make in PATHS:
-        roles = (BlindBridge(), BridgeGivenSource()) if make().bridge else (SourceIsNoise(), NoNoise())
+        roles = (UnconditionedBridge(), ConditionedBridge()) if make().bridge else (SourceIsNoise(), NoNoise())
         for role in roles:
             for name, prediction in PREDICTIONS:
                 try:

@@ -38,7 +38,7 @@ def test_what_is_collected_regresses_on_the_optimal_control_of_its_scheme(name, 
             assert abs(float((rest * feature).mean())) <= 4 * float(error) + 1e-9, k
 
 
-def told(early, clip=None, strength=2.0):
+def loss_terms(early, clip=None, strength=2.0):
     """The terms of a loss whose step k costs k + 1 on every one of 200 paths without a control."""
     n, k = 200, STEPS - 1
     adjoints = (torch.arange(k, dtype=F64) + 1).sqrt()[:, None, None].expand(k, n, 1)
@@ -66,18 +66,20 @@ def told(early, clip=None, strength=2.0):
 
 def test_the_steps_near_the_data_are_always_learnt_from_and_the_others_drawn():
     """TRAPS 9: keeping the steps near the noise instead is a published mistake."""
-    steps = (told(early=3).view(200, -1) - 1).round().long()
+    steps = (loss_terms(early=3).view(200, -1) - 1).round().long()
     assert steps.shape[1] == 3 + len(LATE)
     late = steps.sort(1).values[:, 3:]
     assert torch.equal(late, torch.tensor(LATE).expand_as(late))
     drawn = steps.sort(1).values[:, :3]
     assert bool((drawn < min(LATE)).all()) and bool((drawn.diff(dim=1) > 0).all()), "early ones, none of them twice"
     assert len(drawn.unique()) == min(LATE), "and all of them in turn"
-    assert (told(early=None).view(200, -1) - 1).round().long().sort(1).values[0].tolist() == list(range(STEPS - 1))
+    assert (loss_terms(early=None).view(200, -1) - 1).round().long().sort(1).values[0].tolist() == list(
+        range(STEPS - 1)
+    )
 
 
 def test_a_term_counts_at_most_clip_times_the_square_of_the_strength():
-    terms, plain = told(early=None, clip=1.6, strength=2.0), told(early=None)
+    terms, plain = loss_terms(early=None, clip=1.6, strength=2.0), loss_terms(early=None)
     assert torch.allclose(terms, plain.clamp_max(6.4).to(terms))
 
 

@@ -119,8 +119,8 @@ def test_a_classifier_that_only_knows_its_rows_by_heart_promises_little():
 
 def test_distance_to_the_tilt_of_all_results_by_hand():
     """Base results 0 and 1 weigh 1/4 and 3/4 in the tilt by x log 3."""
-    told = distance(torch.tensor([[0.0], [1.0]]), torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
-    assert told == pytest.approx(
+    numbers = distance(torch.tensor([[0.0], [1.0]]), torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
+    assert numbers == pytest.approx(
         {
             "reward": math.log(3),
             "base_reward": math.log(3) / 2,

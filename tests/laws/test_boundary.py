@@ -162,10 +162,10 @@ def test_learnt_fields_of_either_precision_are_finite_at_both_ends(c, dtype):
     )
     x, x0 = (v.float() for v in points(4))
     for end in ENDS:
-        t, told = torch.full((4,), end), c.condition(x0)
-        found = [field.velocity(x, t, told)]
+        t, conditioned = torch.full((4,), end), c.condition(x0)
+        found = [field.velocity(x, t, conditioned)]
         if field.capabilities.score:
-            found += [*field.velocity_and_score(x, t, told), *field.velocity_and_end(x, t, told)]
+            found += [*field.velocity_and_score(x, t, conditioned), *field.velocity_and_end(x, t, conditioned)]
         for value in found:
             assert value.dtype == torch.float32 and bool(value.isfinite().all())
 

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise, capabilities_of
+from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise, UnconditionedBridge, capabilities_of
 from flowport.conditioning import SourceConditioning, TargetLabelConditioning, Unconditional
 from flowport.coupling import (
     ClassConditionalCoupling,
@@ -64,14 +64,14 @@ ROWS = [
     (MOONS, ExactCoupling(), TrigonometricPath(), BLIND, SourcePrediction(), NoNoise, False),
     (Gaussian(covariance=2.0), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
     (Gaussian(mean=0.1), IndependentCoupling(), LinearPath(), BLIND, VelocityPrediction(), NoNoise, False),
-    (MOONS, ExactCoupling(), BrownianBridge(), BLIND, VelocityPrediction(), BlindBridge, False),
-    (NOISE, IndependentCoupling(), SmoothBridge(), BLIND, VelocityPrediction(), BlindBridge, False),
-    (MOONS, ExactCoupling(), SmoothBridge(), BLIND, BridgePrediction(), BlindBridge, True),
-    (MOONS, ExactCoupling(), LinearPath(noise=0.2), BLIND, BridgePrediction(), BlindBridge, True),
-    (MOONS, ExactCoupling(), BrownianBridge(), SEES, VelocityPrediction(), BridgeGivenSource, True),
-    (MOONS, IndependentCoupling(), SmoothBridge(), SEES, TargetPrediction(), BridgeGivenSource, True),
-    (NOISE, SinkhornCoupling(), LinearPath(noise=0.2), SEES, ScorePrediction(), BridgeGivenSource, True),
-    (MOONS, ExactCoupling(), SmoothBridge(), SEES, BridgePrediction(), BridgeGivenSource, True),
+    (MOONS, ExactCoupling(), BrownianBridge(), BLIND, VelocityPrediction(), UnconditionedBridge, False),
+    (NOISE, IndependentCoupling(), SmoothBridge(), BLIND, VelocityPrediction(), UnconditionedBridge, False),
+    (MOONS, ExactCoupling(), SmoothBridge(), BLIND, BridgePrediction(), UnconditionedBridge, True),
+    (MOONS, ExactCoupling(), LinearPath(noise=0.2), BLIND, BridgePrediction(), UnconditionedBridge, True),
+    (MOONS, ExactCoupling(), BrownianBridge(), SEES, VelocityPrediction(), ConditionedBridge, True),
+    (MOONS, IndependentCoupling(), SmoothBridge(), SEES, TargetPrediction(), ConditionedBridge, True),
+    (NOISE, SinkhornCoupling(), LinearPath(noise=0.2), SEES, ScorePrediction(), ConditionedBridge, True),
+    (MOONS, ExactCoupling(), SmoothBridge(), SEES, BridgePrediction(), ConditionedBridge, True),
 ]
 
 
@@ -152,20 +152,20 @@ def test_paired_data_have_no_free_noise_even_from_a_gaussian():
 
 def test_reward_tilts_and_their_refusals():
     SourceIsNoise().require_tilt()
-    BridgeGivenSource().require_tilt()
-    assert "marginal" in SourceIsNoise.tilt and "per start" in BridgeGivenSource.tilt
-    assert not NoNoise.tilt and not BlindBridge.tilt
+    ConditionedBridge().require_tilt()
+    assert "marginal" in SourceIsNoise.tilt and "per start" in ConditionedBridge.tilt
+    assert not NoNoise.tilt and not UnconditionedBridge.tilt
     with pytest.raises(FlowportError, match="reward fine-tuning needs a score"):
         NoNoise().require_tilt()
     with pytest.raises(FlowportError, match="train the bridge with conditioning=source"):
-        BlindBridge().require_tilt()
+        UnconditionedBridge().require_tilt()
 
 
 @pytest.mark.parametrize("make", **named(PATHS))
 def test_amplitude_is_the_weight_of_the_noise_and_its_slope(make):
     path, t = make(), torch.tensor([0.2, 0.7], dtype=torch.float64)
     c = path.coefficients(t)
-    roles = (BlindBridge(), BridgeGivenSource()) if path.bridge else (SourceIsNoise(),)
+    roles = (UnconditionedBridge(), ConditionedBridge()) if path.bridge else (SourceIsNoise(),)
     for role in roles:
         n, dn = role.amplitude(c)
         assert torch.equal(n, path.gamma(t) if path.bridge else path.alpha(t))

@@ -16,7 +16,16 @@ from flowport.prediction import (
     VelocityPrediction,
 )
 from flowport.tensors import over
-from tests.laws.oracles import COMPOSITIONS, SCORED, BlindBridge, Composition, compositions, points, tensor, truth
+from tests.laws.oracles import (
+    COMPOSITIONS,
+    SCORED,
+    Composition,
+    UnconditionedBridge,
+    compositions,
+    points,
+    tensor,
+    truth,
+)
 from tests.zoo import PREDICTIONS, named
 
 TIMES = [0.05, 0.4, 0.92]
@@ -105,7 +114,7 @@ ROLES = {(name.rsplit("-", 1)[0]): c for name, c in COMPOSITIONS}
 def test_any_prediction_becomes_any_other_or_is_refused(c, own):
     """From what a perfect network of one prediction returns to what one of another would, on every path."""
     x, x0 = points(6)
-    joint, told, start = c.joint("mixture"), c.condition(x0), x0 if c.sees_source else None
+    joint, conditioned, start = c.joint("mixture"), c.condition(x0), x0 if c.sees_source else None
     if refused(c, own()):
         return
     given = Composition(c.path, c.role, own()).field(joint)
@@ -114,16 +123,16 @@ def test_any_prediction_becomes_any_other_or_is_refused(c, own):
         if refused(c, other):
             continue
         k = c.path.coefficients(time)
-        flow_state = own().flow_state(given(x, time, told), x, k, start)
+        flow_state = own().flow_state(given(x, time, conditioned), x, k, start)
         if (
-            isinstance(c.role, BlindBridge)
+            isinstance(c.role, UnconditionedBridge)
             and isinstance(other, BridgePrediction)
             and not isinstance(own(), BridgePrediction)
         ):
             with pytest.raises(FlowportError, match="second head"):
                 other.output(flow_state, k, start)
             continue
-        wanted = Composition(c.path, c.role, other).field(joint)(x, time, told)
+        wanted = Composition(c.path, c.role, other).field(joint)(x, time, conditioned)
         scale = 1 + float(wanted.abs().max())
         close(other.output(flow_state, k, start) / scale, wanted / scale, rtol=0, atol=1e-9)
 
@@ -165,7 +174,7 @@ def test_output_of_the_oracle_is_what_the_network_regresses_on(c):
 
 
 def test_points_of_any_event_shape_have_the_field_of_their_flat_twin():
-    name, c = next(item for item in COMPOSITIONS if item[0] == "smooth_bridge-BlindBridge-bridge")
+    name, c = next(item for item in COMPOSITIONS if item[0] == "smooth_bridge-UnconditionedBridge-bridge")
     x, _ = points(5)
     field: AnalyticField = c.field(c.joint("mixture"))
     time = tensor(0.4).expand(5)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise, UnconditionedBridge
 from flowport.conditioning import SourceLabelConditioning, TargetLabelConditioning
 from flowport.distribution import Gaussian, Mixture, Moons
 from flowport.errors import FlowportError
@@ -55,7 +55,7 @@ def found(c: Composition, kind: str, solver=CLASSIC, steps=12, divergence: Diver
 SERVED = [
     (name, c)
     for name, c in VELOCITIES
-    if isinstance(c.role, BlindBridge if c.path.bridge else SourceIsNoise) and bool(c.path.gamma(ZERO) == 0)
+    if isinstance(c.role, UnconditionedBridge if c.path.bridge else SourceIsNoise) and bool(c.path.gamma(ZERO) == 0)
 ]
 OTHERS = [(name, c) for name, c in COMPOSITIONS if name.startswith("polynomial-SourceIsNoise")]
 
@@ -201,8 +201,8 @@ def _field(path=None, role=None, conditioning=None):
     ("field", "source", "solver", "says"),
     [
         (_field(), Moons(), RK4(), "a source with a density, which Moons does not have"),
-        (_field(LinearPath(noise=0.4), BlindBridge()), Gaussian(), RK4(), "path=linear blurs with noise"),
-        (_field(SmoothBridge(), BridgeGivenSource()), Gaussian(), RK4(), "sees its start"),
+        (_field(LinearPath(noise=0.4), UnconditionedBridge()), Gaussian(), RK4(), "path=linear blurs with noise"),
+        (_field(SmoothBridge(), ConditionedBridge()), Gaussian(), RK4(), "sees its start"),
         (_field(conditioning=SourceLabelConditioning()), Gaussian(), RK4(), "start's label"),
         (_field(), Gaussian(), EulerMaruyama(), "solver=euler_maruyama cannot integrate"),
         (_field(), Gaussian(), Ancestral(), "solver=ancestral cannot integrate"),

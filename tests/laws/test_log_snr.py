@@ -176,10 +176,10 @@ def test_equal_weights_give_equal_losses_by_quadrature():
 def test_score_matching_weighs_the_score_by_the_variance_of_the_noise(c):
     x, x0 = points(len(T))
     one, other = (c.field(c.joint(kind)) for kind in ("gaussian", "mixture"))
-    told, k = c.condition(x0), c.path.coefficients(T)
-    gap = one.score(x, T, told) - other.score(x, T, told)
+    conditioned, k = c.condition(x0), c.path.coefficients(T)
+    gap = one.score(x, T, conditioned) - other.score(x, T, conditioned)
     n = over(k.alpha if k.gamma is None else k.gamma, x)
-    error = (one(x, T, told) - other(x, T, told)).square().sum(1) / c.prediction.heads
+    error = (one(x, T, conditioned) - other(x, T, conditioned)).square().sum(1) / c.prediction.heads
     close(ScoreMatchingWeighting()(T, one, ONE) * error, (n * gap).square().sum(1), rtol=1e-6, atol=1e-9)
 
 

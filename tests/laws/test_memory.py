@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise
 from flowport.errors import FlowportError
 from flowport.path import BrownianBridge, LinearPath, PolynomialPath, SmoothBridge, TrigonometricPath
 from flowport.prediction import TargetPrediction, VelocityPrediction
@@ -56,14 +56,14 @@ def test_memoryless_volatility_of_the_straight_path():
 @pytest.mark.parametrize("noise", [0.3, 1.0])
 def test_memoryless_volatility_of_a_brownian_bridge_is_its_noise(noise):
     g = MemorylessVolatility()(
-        torch.linspace(0, 1, 21, dtype=torch.float64), BrownianBridge(noise), BridgeGivenSource()
+        torch.linspace(0, 1, 21, dtype=torch.float64), BrownianBridge(noise), ConditionedBridge()
     )
     close(g, torch.full_like(g, noise))
 
 
 @pytest.mark.parametrize("prediction", [VelocityPrediction(), TargetPrediction()])
 def test_memoryless_drift_of_a_brownian_bridge_is_the_pull_to_its_target(prediction):
-    c = Composition(BrownianBridge(0.7), BridgeGivenSource(), prediction)
+    c = Composition(BrownianBridge(0.7), ConditionedBridge(), prediction)
     x, x0 = points(len(T))
     dynamics = Dynamics(c.field(c.joint("mixture")), c.condition(x0), MemorylessVolatility())
     pull = (dynamics.endpoints(x, T)[1] - x) / (1 - T)[:, None]
@@ -73,7 +73,7 @@ def test_memoryless_drift_of_a_brownian_bridge_is_the_pull_to_its_target(predict
 def test_memoryless_drift_of_any_bridge_given_its_start():
     """THEORY 4.2: b = 2v − ℓ, ℓ = α̇ x0 + (β̇/β)(x − α x0)."""
     path = SmoothBridge(0.9)
-    c = Composition(path, BridgeGivenSource(), VelocityPrediction())
+    c = Composition(path, ConditionedBridge(), VelocityPrediction())
     x, x0 = points(len(T))
     k = path.coefficients(T).over(x)
     dynamics = Dynamics(c.field(c.joint("mixture")), c.condition(x0), MemorylessVolatility())
@@ -83,7 +83,7 @@ def test_memoryless_drift_of_any_bridge_given_its_start():
 
 def test_bridge_given_its_start_reaches_the_conditional_target():
     """X_1 given x0 has the mean m1 + Cᵀ S0⁻¹ (x0 − m0) and covariance S1 − Cᵀ S0⁻¹ C, from a start without spread."""
-    c = Composition(BrownianBridge(0.8), BridgeGivenSource(), VelocityPrediction())
+    c = Composition(BrownianBridge(0.8), ConditionedBridge(), VelocityPrediction())
     joint, x0 = c.joint("gaussian"), tensor(0.8, -0.3)
     zero = torch.zeros(2, 2, dtype=torch.float64)
     times = UniformGrid(150).times(c.path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowport.capabilities import BlindBridge, BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise, UnconditionedBridge
 from flowport.field.analytic import JointMixture
 from flowport.path import BrownianBridge, FunctionsPath, LinearPath, SmoothBridge, TrigonometricPath
 from flowport.prediction import BridgePrediction, VelocityPrediction
@@ -49,7 +49,7 @@ def _any(role):
 
 @pytest.mark.parametrize("path", [BrownianBridge(0.6), SmoothBridge(1.5), LinearPath(0.5)])
 def test_velocity_and_noise_of_a_bridge_are_posterior_means_on_a_grid(path):
-    field = Composition(path, BlindBridge(), BridgePrediction()).field(BENT)
+    field = Composition(path, UnconditionedBridge(), BridgePrediction()).field(BENT)
     coarse = AXIS[::3]
     x0, x1 = coarse[:, None], coarse[None]
     prior = density(BENT, x0, x1)
@@ -60,14 +60,14 @@ def test_velocity_and_noise_of_a_bridge_are_posterior_means_on_a_grid(path):
         weight = prior * torch.exp(-0.5 * z * z)
         mass = weight.sum((1, 2))
         v = ((c.dalpha * x0 + c.dbeta * x1 + c.dgamma * z) * weight).sum((1, 2)) / mass
-        out = field(X[:, None], time, Composition(path, BlindBridge(), BridgePrediction()).condition(X))
+        out = field(X[:, None], time, Composition(path, UnconditionedBridge(), BridgePrediction()).condition(X))
         close(out[:, 0], v, rtol=1e-6, atol=1e-6)
         close(out[:, 1], (z * weight).sum((1, 2)) / mass, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", [BrownianBridge(0.6), SmoothBridge(1.5), LinearPath(0.5)])
 def test_field_that_sees_its_start_is_the_posterior_mean_given_it(path):
-    c = Composition(path, BridgeGivenSource(), BridgePrediction())
+    c = Composition(path, ConditionedBridge(), BridgePrediction())
     field, start = c.field(BENT), tensor(-1.2, 0.0, 0.7).repeat(3)
     x1 = AXIS[None]
     for t in (0.3, 0.6):
@@ -85,7 +85,7 @@ def test_field_that_sees_its_start_is_the_posterior_mean_given_it(path):
     [
         (LinearPath(), NoNoise(), BENT),
         (TrigonometricPath(), SourceIsNoise(), FREE),
-        (BrownianBridge(), BlindBridge(), BENT),
+        (BrownianBridge(), UnconditionedBridge(), BENT),
     ],
 )
 def test_continuity_equation(path, role, joint):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField
 from flowport.path import BrownianBridge, LinearPath, TrigonometricPath
@@ -101,7 +101,7 @@ def test_adaptive_error_follows_its_tolerance():
 
 @pytest.mark.parametrize("volatility", [ConstantVolatility(0.8), SineVolatility(), MemorylessVolatility()])
 @pytest.mark.parametrize("solver", [EulerMaruyama(noiseless_end=False), StochasticHeun(noiseless_end=False)])
-@pytest.mark.parametrize("name", ["trigonometric-SourceIsNoise-velocity", "linear_noise-BlindBridge-bridge"])
+@pytest.mark.parametrize("name", ["trigonometric-SourceIsNoise-velocity", "linear_noise-UnconditionedBridge-bridge"])
 def test_sde_solvers_have_their_weak_order(name, solver, volatility):
     c = dict(SCORED)[name]
     pairing, errors = c.joint("gaussian"), []
@@ -180,7 +180,7 @@ def test_ancestral_of_a_brownian_bridge_to_a_point_is_the_pinned_bridge():
     """Each step from t to s has mean x + (s − t)/(1 − t) (x1 − x) and variance noise² (s − t)(1 − s)/(1 − t)."""
     path, x0, x1 = BrownianBridge(0.6), tensor(-0.4), 1.3
     pairing = line([(1, 0.2, x1, 0.5, 1e-14, 0)])
-    field = Composition(path, BridgeGivenSource(), VelocityPrediction()).field(pairing)
+    field = Composition(path, ConditionedBridge(), VelocityPrediction()).field(pairing)
     dynamics = Dynamics(field, Condition(source=x0.expand(3, 1)), ZeroVolatility())
     x = tensor(-0.7, 0.3, 0.9)[:, None]
     for t, s in ((0.05, 0.1), (0.3, 0.35), (0.5, 0.9), (0.9, 0.99)):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowport.capabilities import BridgeGivenSource, NoNoise, SourceIsNoise
+from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField, Field
 from flowport.path import LinearPath, SmoothBridge, TrigonometricPath, VarianceExplodingPath
@@ -78,7 +78,7 @@ def test_chunks_do_not_change_an_ode():
 def test_conditions_follow_their_rows_through_chunks():
     """A field that sees its start must see the start of each row, whatever the chunk."""
     x0, _ = points(7)
-    c = Composition(SmoothBridge(), BridgeGivenSource(), VelocityPrediction())
+    c = Composition(SmoothBridge(), ConditionedBridge(), VelocityPrediction())
     field = c.field(COUPLED["gaussian"])
     ends = [
         Translator(field, EulerMaruyama(), UniformGrid(1), ConstantVolatility(), chunk=chunk)
@@ -94,7 +94,7 @@ def test_translator_starts_from_the_declared_start_law():
     translator = Translator(c.field(c.joint("gaussian")), Euler(), UniformGrid(3), ZeroVolatility())
     x0, _ = points(4)
     torch.testing.assert_close(translator.forward(Sample(x0), generator(), all_states=True).states[0], 20 * x0)
-    noisy = Composition(LinearPath(noise=0.5), BridgeGivenSource(), VelocityPrediction())
+    noisy = Composition(LinearPath(noise=0.5), ConditionedBridge(), VelocityPrediction())
     start = Translator(noisy.field(COUPLED["gaussian"]), Euler(), UniformGrid(3), ZeroVolatility())
     found = start.forward(Sample(x0), generator(), all_states=True).states[0]
     z = torch.randn(x0.shape, generator=generator(), dtype=x0.dtype)
@@ -112,7 +112,7 @@ def test_translator_restores_the_mode_of_its_field_and_keeps_no_graph():
 
 
 def test_a_field_that_sees_its_start_cannot_run_backwards():
-    c = Composition(SmoothBridge(), BridgeGivenSource(), VelocityPrediction())
+    c = Composition(SmoothBridge(), ConditionedBridge(), VelocityPrediction())
     with pytest.raises(FlowportError, match="gives one translation for each start, the mean"):
         Translator(c.field(COUPLED["gaussian"]), Heun(), UniformGrid(3), ZeroVolatility())
     translator = Translator(c.field(COUPLED["gaussian"]), Ancestral(), UniformGrid(3), ZeroVolatility())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from flowport.capabilities import BlindBridge, NoNoise, SourceIsNoise
+from flowport.capabilities import NoNoise, SourceIsNoise, UnconditionedBridge
 from flowport.errors import FlowportError
 from flowport.field import LearnedField
 from flowport.path import (
@@ -226,8 +226,8 @@ def test_every_sampler_reaches_the_same_moments(solver, volatility, path):
 
 def test_what_a_solver_cannot_serve_is_refused_by_name():
     x = Sample(points(3)[0])
-    blind = Composition(SmoothBridge(), BlindBridge(), VelocityPrediction()).field(COUPLED["gaussian"])
-    heads = Composition(SmoothBridge(), BlindBridge(), BridgePrediction()).field(COUPLED["gaussian"])
+    blind = Composition(SmoothBridge(), UnconditionedBridge(), VelocityPrediction()).field(COUPLED["gaussian"])
+    heads = Composition(SmoothBridge(), UnconditionedBridge(), BridgePrediction()).field(COUPLED["gaussian"])
     plain = Composition(LinearPath(), NoNoise(), VelocityPrediction()).field(COUPLED["gaussian"])
     for solver, field, says in (
         (DDIM(), blind, "solver=ddim needs a score"),

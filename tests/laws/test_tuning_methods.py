@@ -35,8 +35,8 @@ class Shifted(Reward):
         self.seen = seen
 
     def forward(self, x1, condition):
-        told = 0 if condition.source is None else 3 * condition.source[:, 0].square()
-        return C * x1[:, 0] + self.seen * (5 + told)
+        term = 0 if condition.source is None else 3 * condition.source[:, 0].square()
+        return C * x1[:, 0] + self.seen * (5 + term)
 
 
 @problems

@@ -101,17 +101,17 @@ def test_the_certificate_of_the_exact_tilt():
     """Reward, KL and the tilt's own mean reward are those of N(m + s²c, s²); nothing is left to gain."""
     base, exact, _ = problem(False)
     x0 = torch.randn(3000, 1, dtype=F64, generator=torch.Generator().manual_seed(9))
-    told = certificate(
+    numbers = certificate(
         TiltedField(base, Near(exact)),
         LinearReward([C]),
         1.0,
         Pair(Sample(x0), Sample(x0)),
         torch.Generator().manual_seed(1),
     )
-    assert told["base_reward"] == pytest.approx(1, abs=0.06)
-    assert told["reward"] == pytest.approx(1 + S2, abs=0.08) == told["tilted_reward"]
-    assert told["energy"] == pytest.approx(C**2 * S2 / 2, abs=0.03)
-    assert told["effective"] > 0.98 and told["reached"] == 1 and told["gap"] < 0.05
+    assert numbers["base_reward"] == pytest.approx(1, abs=0.06)
+    assert numbers["reward"] == pytest.approx(1 + S2, abs=0.08) == numbers["tilted_reward"]
+    assert numbers["energy"] == pytest.approx(C**2 * S2 / 2, abs=0.03)
+    assert numbers["effective"] > 0.98 and numbers["reached"] == 1 and numbers["gap"] < 0.05
     none = certificate(
         TiltedField(base, Near(from_noise(line([(1, 0, 1, 1, S2, 0)])))),
         LinearReward([C]),
@@ -197,7 +197,7 @@ def test_the_certificate_of_a_bridge_weighs_the_paths_of_every_start_by_themselv
     x0 = m0 + s0**0.5 * torch.randn(640, 1, dtype=F64, generator=generator)
     gained = C * (S2 - cross**2 / s0)
     base, exact = (given_start(line([(1, m0, m, s0, S2, cross)]), BrownianBridge(0.8)) for m in (1, 1 + gained))
-    told = certificate(
+    numbers = certificate(
         TiltedField(base, Near(exact)),
         LinearReward([C]),
         1.0,
@@ -205,5 +205,5 @@ def test_the_certificate_of_a_bridge_weighs_the_paths_of_every_start_by_themselv
         generator,
         ConsistentDiscretisation(PowerGrid(40, 1.5)),
     )
-    assert told["effective"] > 0.97 and told["gap"] < 0.1
-    assert told["energy"] == pytest.approx(C * gained / 2, abs=0.03)
+    assert numbers["effective"] > 0.97 and numbers["gap"] < 0.1
+    assert numbers["energy"] == pytest.approx(C * gained / 2, abs=0.03)

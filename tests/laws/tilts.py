@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowport.capabilities import BridgeGivenSource, Capabilities, SourceIsNoise
+from flowport.capabilities import Capabilities, ConditionedBridge, SourceIsNoise
 from flowport.conditioning import SourceConditioning, Unconditional
 from flowport.field import AnalyticField
 from flowport.field.analytic import JointMixture
@@ -29,7 +29,7 @@ def from_noise(joint: JointMixture, path: Path | None = None) -> AnalyticField:
 def given_start(joint: JointMixture, path: Path) -> AnalyticField:
     """The oracle of a bridge that sees its start."""
     return AnalyticField(
-        joint, path, VelocityPrediction(), SourceConditioning(), Capabilities(BridgeGivenSource(), True)
+        joint, path, VelocityPrediction(), SourceConditioning(), Capabilities(ConditionedBridge(), True)
     )
 
 

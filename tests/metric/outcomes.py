@@ -28,7 +28,7 @@ def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **ch
         "states": states,
         "velocity": lambda x, t: (1 + t)[:, None].to(x.dtype) * x,
         "reference_cost": 2.0,
-        "told": label,
+        "condition_label": label,
     }
     return EvaluationResult(**(given | changes))  # type: ignore[arg-type]
 
@@ -43,7 +43,7 @@ def part(outcome: EvaluationResult, where: slice) -> EvaluationResult:
         states=outcome.states[:, where],
         velocity=outcome.velocity,
         reference_cost=outcome.reference_cost,
-        told=None if outcome.told is None else outcome.told[where],
+        condition_label=None if outcome.condition_label is None else outcome.condition_label[where],
     )
 
 

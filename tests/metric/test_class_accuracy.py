@@ -1,4 +1,4 @@
-"""Does a flow do what it is told, and in how many ways: numbers that can be counted by hand."""
+"""Whether translations have the requested class, and how diverse they are: numbers counted by hand."""
 
 import math
 
@@ -20,19 +20,19 @@ def found(metric, **changes):
 
 def test_accuracy_counts_what_was_told_and_not_what_the_source_was():
     seen = torch.tensor([0.0, 1.0, 2.0, 1.0, 0.0])
-    points, told = torch.stack([seen, 9 * torch.ones(5)], 1).double(), torch.tensor([0, 1, 1, 1, 2])
+    points, requested = torch.stack([seen, 9 * torch.ones(5)], 1).double(), torch.tensor([0, 1, 1, 1, 2])
     target = Sample(torch.tensor([[0.0, 0], [1, 0], [2, 0], [2, 0]]).double(), torch.tensor([0, 1, 2, 0]))
-    values = found(ClassAccuracy(Thirds()), result=points, told=told, target=target)
+    values = found(ClassAccuracy(Thirds()), result=points, condition_label=requested, target=target)
     assert values["class_accuracy"] == 3 / 5 and values["class_accuracy_ceiling"] == 3 / 4
 
 
 def test_diversity_is_the_ratio_of_mean_distances_within_a_class():
     corners = torch.tensor([[0.0, 0], [3, 0], [0, 4]])  # distances 3, 4, 5: mean 4
     target = Sample(torch.cat([corners, corners + 100]).double(), torch.tensor([0, 0, 0, 1, 1, 1]))
-    told = torch.tensor([0, 0, 0, 1, 1, 1])
+    requested = torch.tensor([0, 0, 0, 1, 1, 1])
     result = torch.cat([corners / 2, torch.zeros(3, 2)]).double()  # half as wide, and collapsed
     floor = Sample(target.x * 3, target.label)
-    values = found(ClassDiversity(), result=result, told=told, target=target, floor=floor)
+    values = found(ClassDiversity(), result=result, condition_label=requested, target=target, floor=floor)
     assert float(values["class_diversity"]) == pytest.approx((0.5 + 0) / 2, abs=1e-9)
     assert float(values["class_diversity_floor"]) == pytest.approx(3, abs=1e-6)
 
@@ -43,7 +43,7 @@ def test_a_class_with_one_translation_has_no_diversity_and_is_left_out():
     values = found(
         ClassDiversity(),
         result=torch.cat([corners, corners[:1]]),
-        told=torch.tensor([0, 0, 0, 1]),
+        condition_label=torch.tensor([0, 0, 0, 1]),
         target=target,
         floor=target,
     )

@@ -214,9 +214,9 @@ def test_class_preservation_needs_classes(label: Tensor | None):
 @pytest.mark.parametrize("make", [FrechetDistance, KernelDistance])
 def test_what_was_retrieved_is_measured_as_translations_are(make):
     found = outcome_of()
-    told = fed(lambda: make(classifier=Thirds(), name="a"), outcome_of(retrieved=found.result)).compute()
-    name = next(key.removesuffix("_retrieved") for key in told if key.endswith("a_retrieved"))
-    assert told[f"{name}_retrieved"] == told[name] != told[f"{name}_floor"]
+    reported = fed(lambda: make(classifier=Thirds(), name="a"), outcome_of(retrieved=found.result)).compute()
+    name = next(key.removesuffix("_retrieved") for key in reported if key.endswith("a_retrieved"))
+    assert reported[f"{name}_retrieved"] == reported[name] != reported[f"{name}_floor"]
     unasked = fed(lambda: make(classifier=Thirds(), name="a"), outcome_of()).compute()
     assert make.needs_retrieval and not any("retrieved" in key for key in unasked)
     assert not any("retrieved" in k for k in fed(Wasserstein, outcome_of(retrieved=found.result)).compute())

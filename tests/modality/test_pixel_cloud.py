@@ -168,6 +168,6 @@ def test_a_data_set_with_an_empty_image_is_refused_when_it_is_built(monkeypatch)
     raw[17] = 0
     monkeypatch.setattr("flowport.distribution.mnist._load", lambda: (raw, torch.arange(40) % 10))
     monkeypatch.setattr("flowport.distribution.mnist._fitted", lambda *size: raw)
-    monkeypatch.setattr("flowport.distribution.parts.divide", lambda *_: {"train": torch.arange(40)})
+    monkeypatch.setattr("flowport.distribution.parts.stratified_split", lambda *_: {"train": torch.arange(40)})
     with pytest.raises(FlowportError, match="mnist has no ink in image 17"):
         MNIST(modality=PixelCloud())

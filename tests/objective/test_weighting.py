@@ -7,14 +7,14 @@ from flowport.errors import FlowportError
 from flowport.objective.weighting import DDPMWeighting, EDMWeighting, SignalToNoiseWeighting, UniformWeighting
 from flowport.path import BrownianBridge, LinearPath, TrigonometricPath
 from flowport.prediction import VelocityPrediction
-from tests.laws.oracles import BlindBridge, Composition, SourceIsNoise
+from tests.laws.oracles import Composition, SourceIsNoise, UnconditionedBridge
 
 T = torch.linspace(0, 1, 21, dtype=torch.float64)
 
 
 def weigh(weighting, t, path):
     """The weights of uniform times on the path."""
-    c = Composition(path, BlindBridge() if path.bridge else SourceIsNoise(), VelocityPrediction())
+    c = Composition(path, UnconditionedBridge() if path.bridge else SourceIsNoise(), VelocityPrediction())
     return weighting(t, c.field(c.joint("gaussian")), torch.ones_like(t))
 
 

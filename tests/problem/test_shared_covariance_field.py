@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowport.capabilities import BridgeGivenSource, Capabilities, SourceIsNoise
+from flowport.capabilities import Capabilities, ConditionedBridge, SourceIsNoise
 from flowport.conditioning import SourceConditioning, Unconditional
 from flowport.distribution import Gaussian, Moons
 from flowport.field import AnalyticField
@@ -62,7 +62,7 @@ def test_a_correlated_bridge() -> None:
     cross = 0.6 * torch.linalg.cholesky(s0) @ torch.linalg.cholesky(s1).mT
     joint = JointMixture.gaussian(problem.source.mean, s0, problem.target.components.means[0], s1, cross)
     known = AnalyticField(
-        joint, problem.path, VelocityPrediction(), SourceConditioning(), Capabilities(BridgeGivenSource(), True)
+        joint, problem.path, VelocityPrediction(), SourceConditioning(), Capabilities(ConditionedBridge(), True)
     )
     x, t = points()
     condition = Condition(source=problem.source.sample(64, torch.Generator().manual_seed(1)).x)
@@ -88,7 +88,7 @@ def test_a_tilted_bridge_is_the_bridge_to_the_tilt() -> None:
         one, torch.zeros(1, 2, dtype=F64), torch.eye(2, dtype=F64)[None], law.weights[0], law.means[0], law.covariances
     )
     known = AnalyticField(
-        joint, other.path, VelocityPrediction(), SourceConditioning(), Capabilities(BridgeGivenSource(), True)
+        joint, other.path, VelocityPrediction(), SourceConditioning(), Capabilities(ConditionedBridge(), True)
     )
     assert torch.allclose(known.velocity(x, t, condition), problem.tilted(0.7).velocity(x, t, condition), atol=1e-9)
     assert math.isclose(float(known.path.gamma(torch.tensor(0.5))), 0.5)

@@ -17,7 +17,7 @@ STEP = 1e-5
 
 
 def case(make, shape, n=6, seed=0):
-    """A reward, points inside the range in which it is smooth, and what the flow was told."""
+    """A reward, points inside the range in which it is smooth, and the condition."""
     generator = torch.Generator().manual_seed(seed)
     x = 0.4 * torch.randn(n, *shape, generator=generator, dtype=torch.float64)
     if shape[0] == 2 and len(shape) == 3:  # a spectrum above the floor

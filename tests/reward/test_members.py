@@ -109,14 +109,14 @@ class Logits(nn.Module):
 
 def test_probabilities_of_classes_in_closed_form():
     p = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]], **DOUBLE)
-    x, told = p.log() + 3, Condition(torch.tensor([1, 2]), (p.flip(1)).log())
+    x, conditioned = p.log() + 3, Condition(torch.tensor([1, 2]), (p.flip(1)).log())
     close(ClassLogProbability(Logits(), 0).value(x, NOTHING), [math.log(0.7), math.log(0.25)])
-    close(ClassLogProbability(Logits()).value(x, told), [math.log(0.2), math.log(0.5)])
-    close(ClassProbability(Logits(), scale=4.0).value(x, told), [0.8, 2.0])
+    close(ClassLogProbability(Logits()).value(x, conditioned), [math.log(0.2), math.log(0.5)])
+    close(ClassProbability(Logits(), scale=4.0).value(x, conditioned), [0.8, 2.0])
     close(Legibility(Logits()).value(x, NOTHING), [math.log(0.7), math.log(0.5)])
     roots = p.sqrt() / p.sqrt().sum(1, keepdim=True)
     close(Legibility(Logits(), temperature=2).value(x, NOTHING), roots.amax(1).log())
-    close(SemanticConsistency(Logits()).value(x, told), (p.flip(1) * p.log()).sum(1))
+    close(SemanticConsistency(Logits()).value(x, conditioned), (p.flip(1) * p.log()).sum(1))
     gradient = ClassLogProbability(Logits(), 0).value_and_gradient(x, NOTHING)[1]
     close(gradient, torch.tensor([1.0, 0, 0]) - p)
 
@@ -124,11 +124,11 @@ def test_probabilities_of_classes_in_closed_form():
 def test_classes_that_cannot_be_read_are_refused():
     x = torch.zeros(2, 3)
     for label in (None, torch.zeros(2, 1)):
-        with pytest.raises(FlowportError, match=r"it is told none: give reward\.label"):
+        with pytest.raises(FlowportError, match=r"it has none: give reward\.label"):
             ClassLogProbability(Logits()).value(x, Condition(label))
     with pytest.raises(FlowportError, match="asked for class -1, but its classifier knows the classes 0 … 2"):
         ClassLogProbability(Logits()).value(x, Condition(torch.tensor([0, -1])))
-    with pytest.raises(FlowportError, match="told its source: use conditioning=source"):
+    with pytest.raises(FlowportError, match="conditioned on its source: use conditioning=source"):
         SemanticConsistency(Logits()).value(x, NOTHING)
     for temperature in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(FlowportError, match=r"reward\.temperature must be a number above 0"):
@@ -253,9 +253,9 @@ def test_decoded_is_the_reward_of_what_is_decoded_by_the_chain_rule():
     inner, slope = reward.value_and_gradient((2 * z).tanh(), NOTHING)
     close(value, inner)
     close(gradient, 2 * (1 - (2 * z).tanh() ** 2) * slope)
-    told = Condition(source=normal(5, 3, 4, 4, seed=1))
-    consistent, seen = SemanticConsistency(zoo.judge(3, 4, 4)), Condition(source=(2 * told.source).tanh())
-    close(DecodedReward(consistent, latent).value(z, told), consistent.value((2 * z).tanh(), seen))
+    conditioned = Condition(source=normal(5, 3, 4, 4, seed=1))
+    consistent, seen = SemanticConsistency(zoo.judge(3, 4, 4)), Condition(source=(2 * conditioned.source).tanh())
+    close(DecodedReward(consistent, latent).value(z, conditioned), consistent.value((2 * z).tanh(), seen))
     blind = DecodedReward(Compressibility(Image()), latent)
     assert not blind.differentiable
     close(blind.value(z, NOTHING), Compressibility(Image()).value((2 * z).tanh(), NOTHING))

@@ -87,7 +87,7 @@ def test_a_resumed_round_equals_an_unbroken_one(folder: Path, tmp_path: Path) ->
     numbers = resume(RunFolder(tmp_path), ["trainer.max_steps=4"])
     assert equal(weights(tmp_path), weights(folder)) and digests(folder) == before
     whole = measured(json.loads((folder / "metrics.json").read_text()))
-    assert measured(numbers) == whole, "what was measured before training is told again"
+    assert measured(numbers) == whole, "what was measured before training is reported again"
 
 
 def test_rounds_go_on_upon_each_other_without_a_reward(base: Path, folder: Path, tmp_path: Path) -> None:

@@ -92,13 +92,13 @@ def test_rounds_are_runs_like_any_other(base: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored.target.x, np.load(tmp_path / "t" / "translated.npy"))
 
 
-@pytest.mark.parametrize("told", [None, torch.tensor([3, 3])])
-def test_a_label_that_was_told_is_the_targets_whichever_way_points_were_carried(told: torch.Tensor | None) -> None:
+@pytest.mark.parametrize("conditioned", [None, torch.tensor([3, 3])])
+def test_a_pair_keeps_the_label_of_its_target_in_both_directions(conditioned: torch.Tensor | None) -> None:
     points, ends = Sample(torch.zeros(2, 1), torch.tensor([1, 2]), None, torch.tensor([7, 8])), torch.ones(2, 1)
-    there, back = (PAIRS[way](points, ends, told) for way in ("forward", "backward"))
-    assert there.source is points and there.target.x is ends and there.target.label is told
+    there, back = (PAIRS[way](points, ends, conditioned) for way in ("forward", "backward"))
+    assert there.source is points and there.target.x is ends and there.target.label is conditioned
     assert back.source.x is ends and back.source.label is None and back.source.id is points.id
-    assert back.target.x is points.x and back.target.label is (points.label if told is None else told)
+    assert back.target.x is points.x and back.target.label is (points.label if conditioned is None else conditioned)
 
 
 def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: Path, tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: P
         reflow(base, wished("solver=euler", "grid=uniform", "grid.steps=2", f"steps={steps}"), tmp_path / name)
     numbers = resume(RunFolder(tmp_path / "broken"), ["trainer.max_steps=5"])
     assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
-    told = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    test = {k: v for k, v in measured(told).items() if k.startswith("test/")}
+    whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    test = {k: v for k, v in measured(whole).items() if k.startswith("test/")}
     assert {k: numbers[k] for k in test} == test
     ema = {k: v for k, v in weights(base).items() if k.startswith("ema.")}
     near = weights(tmp_path / "whole")

@@ -14,7 +14,7 @@ from flowport.evaluation.evaluator import reference_cost
 from tests import runs
 
 
-def told(folder: Path) -> dict[str, Any]:
+def metrics_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -29,10 +29,10 @@ def test_evaluate_again_gives_the_numbers_of_training_and_reads_only(
     before = runs.fingerprint(trained)
     said = runs.here(capfd, "evaluate.py", f"run={trained}", f"hydra.run.dir={tmp_path}")
     assert said.code == 0, said.err
-    numbers = told(tmp_path)
+    numbers = metrics_of(tmp_path)
     assert numbers["base"] == str(trained)
     assert numbers["base/checkpoint"] == digest
-    first = {k: v for k, v in runs.measured(told(trained)).items() if k.startswith("test/")}
+    first = {k: v for k, v in runs.measured(metrics_of(trained)).items() if k.startswith("test/")}
     assert {k: numbers[k] for k in first} == first
     assert runs.fingerprint(trained) == before
     assert not (tmp_path / "checkpoints").exists()
@@ -55,7 +55,7 @@ def test_evaluate_with_wishes(trained: Path, tmp_path: Path, capfd: Any, monkeyp
         f"hydra.run.dir={tmp_path}",
     )
     assert said.code == 0, said.err
-    names = {k.removeprefix("test/") for k in told(tmp_path) if k.startswith("test/")}
+    names = {k.removeprefix("test/") for k in metrics_of(tmp_path) if k.startswith("test/")}
     assert "w2" not in names
     assert "npe" in names
 
@@ -79,7 +79,7 @@ def test_translate_forward_backward_and_cycle(trained: Path, digest: str, tmp_pa
         assert said.code == 0, said.err
         moved[direction] = np.load(out / "translated.npy")
         assert moved[direction].shape == (7, 2)
-        numbers = told(out)
+        numbers = metrics_of(out)
         assert (numbers["base"], numbers["base/checkpoint"], numbers["points"]) == (str(trained), digest, 7)
         with Image.open(out / "gallery.png") as picture:
             picture.load()

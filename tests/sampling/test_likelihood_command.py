@@ -93,7 +93,7 @@ def test_what_has_no_levels_is_measured_as_it_is() -> None:
         Image(size=(4, 4)).dequantised(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), NOISE)
 
 
-def told(folder: Path) -> dict[str, Any]:
+def metrics_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -112,7 +112,7 @@ def test_the_command_gives_one_number_by_two_solvers(tmp_path: Path, capfd: Any)
             f"hydra.run.dir={out}",
         )
         assert said.code == 0, said.err
-        found[words] = told(out)
+        found[words] = metrics_of(out)
     one, other = found.values()
     assert one["test/nll"] == pytest.approx(other["test/nll"], abs=0.01)
     assert one["test/nll_floor"] == other["test/nll_floor"] < one["test/nll"]

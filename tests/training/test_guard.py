@@ -37,7 +37,7 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(value: fl
 
 
 def test_the_first_bad_step_is_the_one_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss that is bad at step 5 and good again is still told, as step 5, and the checkpoint is of step 3."""
+    """A loss that is bad at step 5 and good again is still reported, as step 5, and the checkpoint is of step 3."""
     plain = FlowModule.training_step
 
     def sometimes(self: Any, pair: Any, batch_idx: int) -> torch.Tensor:

@@ -73,7 +73,17 @@ def member(family: str, word: Any) -> Any:
 
 
 class PlainNetwork(Network):
-    """A user's own module f(x, t) as a network; x (B, *D), t (B,)."""
+    """A user's own module f(x, t) as a network.
+
+    Args:
+        event_shape: D, the shape of one point.
+        condition: What the network must accept beside x and t: nothing.
+        heads: Outputs per coordinate.
+        module: f(x, t) of x (B, *D) and t (B,).
+
+    Raises:
+        FlowportError: For a flow that is conditioned on something.
+    """
 
     def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int, module: nn.Module) -> None:
         super().__init__(event_shape, condition, heads)
@@ -82,24 +92,30 @@ class PlainNetwork(Network):
         self.module = module
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The module's own output at (x, t), (B, heads·C, *rest)."""
         return self.module(x, t)
 
 
 class FunctionReward(Reward):
-    """A user's function r(x1) -> (B,) as a reward, in nats."""
+    """A user's function as a reward.
+
+    Args:
+        function: r(x1) -> (B,), in nats.
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
-        """r(x1), (B,)."""
         return self.function(x1)
 
 
 class FunctionProcess(Process):
-    """The ODE dX = v(X, t) dt of a plain function v(x, t), x (B, *D), t (B,)."""
+    """The ODE dX = v(X, t) dt of a plain function.
+
+    Args:
+        velocity: v(x, t) of x (B, *D) and t (B,).
+    """
 
     stochastic = False
 
@@ -107,12 +123,10 @@ class FunctionProcess(Process):
         self.function = velocity
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """v(x, t), (B, *D)."""
         self.evaluations += 1
         return self.function(x, t)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """0: an ODE."""
         return torch.zeros_like(t)
 
 

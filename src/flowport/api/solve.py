@@ -37,8 +37,14 @@ def solve(
 
 @dataclass(frozen=True)
 class Coupled:
-    """Indices of a coupling: source row i[k] with target row j[k]; cost: mean |x0 − x1|² of the pairs; facts of the
-    plan, for instance its entropy."""
+    """A coupling of two batches.
+
+    Args:
+        i: Source row of every pair, (k,).
+        j: Target row of every pair, (k,).
+        cost: Mean |x0 − x1|² of the pairs.
+        facts: Of the plan, for instance its entropy.
+    """
 
     i: Tensor
     j: Tensor

@@ -153,7 +153,7 @@ class PairStream:
         )
 
 
-class _Batches(IterableDataset):
+class _Batches(IterableDataset[Pair]):
     """Endless batches from a first step on, each repeated; some of them are prepared ahead in a background thread."""
 
     def __init__(self, stream: PairStream, first: Callable[[], int], ahead: int, repeat: int = 1) -> None:

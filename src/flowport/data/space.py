@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowport.cache import Facts, TrainingSettings, home, load_or_train, optimised
+from flowport.cache import Facts, TrainingSettings, home, load_or_train, trained
 from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.gaussian import Gaussian
 from flowport.errors import FlowportError
@@ -163,7 +163,7 @@ def _train(model: Autoencoder, sides: list[Stored], recipe: TrainingSettings) ->
         return (reconstruction - batch).square().mean()
 
     names = " and ".join(dict.fromkeys(side.name for side in sides))
-    model = optimised(model, recipe, f"training the autoencoder of {names}", loss)
+    model = trained(model, recipe, f"training the autoencoder of {names}", loss)
     held_out = torch.cat([_encoded(side.split("test")) for side in sides])
     with torch.no_grad():
         error = torch.cat([(model.decode(model.encode(p)) - p).square().mean((1, 2, 3)) for p in held_out.split(256)])

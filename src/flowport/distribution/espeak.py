@@ -16,7 +16,7 @@ RATE, PITCH = 1, 3
 """Constants of eSpeak's interface (speak_lib.h)."""
 
 
-def main(library: str, data: str, out: str) -> dict:
+def main(library: str, data: str, out: str) -> dict[str, object]:
     """Synthesises the words of the job on standard input.
 
     Args:

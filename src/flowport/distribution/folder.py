@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class FolderContents:
 
 
 def collect(
-    path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArray], options: str, skip_bad_files: bool
+    path: str, suffixes: tuple[str, ...], decode: Callable[[Path], NDArray[Any]], options: str, skip_bad_files: bool
 ) -> FolderContents:
     """All files below a folder that have one of the suffixes, decoded, in the order of their names.
 
@@ -115,7 +116,7 @@ def _classes(names: list[str], file: Tensor) -> tuple[Tensor | None, tuple[str, 
     return torch.tensor([kinds.index(parent) for parent in parents])[file], tuple(kinds)
 
 
-def _progress(steps: Iterable, title: str, total: int) -> Iterable:
+def _progress(steps: Iterable[Any], title: str, total: int) -> Iterable[Any]:
     console = Console(stderr=True)
     return track(steps, title, total, console=console, transient=True, disable=not console.is_terminal)
 
@@ -133,17 +134,17 @@ def _digest(folder: Path, files: list[Path], options: str) -> str:
 
 
 def _decoded(
-    folder: Path, files: list[Path], decode: Callable[[Path], NDArray], skip_bad_files: bool
+    folder: Path, files: list[Path], decode: Callable[[Path], NDArray[Any]], skip_bad_files: bool
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
     """The items, the number of items of every readable file, and the fault of every unreadable file by its name."""
 
-    def one(file: Path) -> NDArray | str:
+    def one(file: Path) -> NDArray[Any] | str:
         try:
             return decode(file)
         except Exception as error:  # decoders of damaged files raise exceptions of any type
             return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
-    good: list[NDArray] = []
+    good: list[NDArray[Any]] = []
     bad: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:
         for file, found in zip(

@@ -41,7 +41,7 @@ def _loader() -> Any:
         ) from None
 
 
-def _synthesised(voice: str, words: Job) -> NDArray:
+def _synthesised(voice: str, words: Job) -> NDArray[Any]:
     """Waves (N, SAMPLES) int16, made by one new process so that equal jobs give equal bits."""
     loader = _loader()
     with tempfile.TemporaryDirectory() as place:

@@ -19,7 +19,7 @@ from flowport.errors import FlowportError
 from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 
 
-def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_bad_files: bool) -> dict[str, Any]:
+def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray[Any]], skip_bad_files: bool) -> dict[str, Any]:
     """Arguments of ``Stored`` for a folder: one tensor, split by file and labelled by sub-folder."""
     found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
     return {
@@ -32,12 +32,12 @@ def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray], skip_b
     }
 
 
-def _picture(path: Path, size: int, channels: int) -> NDArray:
+def _picture(path: Path, size: int, channels: int) -> NDArray[Any]:
     with Picture.open(path) as opened:
         return fitted_picture(opened, size, channels)
 
 
-def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray:
+def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray[Any]:
     """The central square of an image in its EXIF orientation, resized, (1, channels, size, size) bytes.
 
     Args:
@@ -92,7 +92,7 @@ PADDING = -32768
 """Value that fills a clip behind the end of its recording in the cache; decoded samples are at least −32767."""
 
 
-def _clips(path: Path, rate: int, stored: int) -> NDArray:
+def _clips(path: Path, rate: int, stored: int) -> NDArray[Any]:
     wave, own = soundfile.read(path, dtype="float32", always_2d=True)
     if wave.shape[1] > 2:
         raise ValueError(f"it has {wave.shape[1]} channels; 1 or 2 are understood")
@@ -179,7 +179,7 @@ class AudioFolder(Stored):
         return other
 
 
-def _points(path: Path, stored: int) -> NDArray:
+def _points(path: Path, stored: int) -> NDArray[Any]:
     if path.suffix.lower() in (".npy", ".npz"):
         held = np.load(path, allow_pickle=False)
         points = held if isinstance(held, np.ndarray) else held[held.files[0]]
@@ -197,7 +197,7 @@ def _points(path: Path, stored: int) -> NDArray:
     return (points / spread if spread > 0 else points)[None]
 
 
-def _surface(path: Path, stored: int) -> NDArray:
+def _surface(path: Path, stored: int) -> NDArray[Any]:
     try:
         import trimesh
     except ModuleNotFoundError:

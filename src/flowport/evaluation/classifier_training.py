@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from flowport.cache import Facts, TrainingSettings, load_or_train, optimised
+from flowport.cache import Facts, TrainingSettings, load_or_train, trained
 from flowport.distribution.base import Distribution, Stored
 from flowport.errors import FlowportError
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
@@ -169,7 +169,7 @@ def _train(train: Stored, test: Stored, recipe: TrainingSettings) -> tuple[Class
         rows, order = order[: recipe.batch], order[recipe.batch :]
         return cross_entropy(model(_augmented(points[rows], recipe.noise, generator)), labels[rows])
 
-    model = optimised(model, recipe, f"training the classifier of {train.name}", loss)
+    model = trained(model, recipe, f"training the classifier of {train.name}", loss)
     return model, {"accuracy": _accuracy(model, _encoded(test), _labels(test))}
 
 

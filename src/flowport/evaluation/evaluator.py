@@ -85,7 +85,7 @@ class Evaluator:
             modality=target.modality.surface(),
             partner=real.x if source.split(part).corresponds(target.split(part)) else None,
             nfe=trajectory.nfe,
-            told=condition.label,
+            condition_label=condition.label,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
 
@@ -154,8 +154,8 @@ def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor
     """
     last, n = len(outcome.states) - 1, len(outcome.result)
     shown = torch.arange(min(n, modality.shown)) * n // min(n, modality.shown)  # evenly spaced: sets may be sorted
-    if outcome.told is not None and outcome.told.ndim == 1:
-        shown = outcome.told.argsort(stable=True).cpu()[shown]
+    if outcome.condition_label is not None and outcome.condition_label.ndim == 1:
+        shown = outcome.condition_label.argsort(stable=True).cpu()[shown]
     rows = {"source": outcome.source.x[shown]}
     for share in (0.25, 0.5, 0.75):
         k = round(share * last)

@@ -20,7 +20,7 @@ Curve = tuple[Tensor, Tensor]
 """λ (n,), ascending, and w(λ) (n,)."""
 
 
-def stated(weightings: Mapping[str, Weighting]) -> dict[str, Curve]:
+def defined_curves(weightings: Mapping[str, Weighting]) -> dict[str, Curve]:
     """The curves of those weightings that are defined by a w(λ).
 
     Args:
@@ -30,7 +30,7 @@ def stated(weightings: Mapping[str, Weighting]) -> dict[str, Curve]:
     return {name: (snr, w.of(snr)) for name, w in weightings.items() if isinstance(w, LogSNRWeighting)}
 
 
-def measured(objective: Objective, field: Field) -> Curve:
+def computed_curve(objective: Objective, field: Field) -> Curve:
     """The curve w(λ) of an objective by its path, prediction, times and weighting, for any weighting.
 
     Args:

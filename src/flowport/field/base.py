@@ -108,18 +108,18 @@ class Field(nn.Module, ABC):
         self.require_step("a mean velocity")
         return self.velocity(x, t, replace(condition, step=step))
 
-    def require_step(self, who: str) -> None:
+    def require_step(self, purpose: str) -> None:
         """Check that the field has mean velocities over steps.
 
         Args:
-            who: What needs them, the first words of the error message.
+            purpose: What needs them, the first words of the error message.
 
         Raises:
             FlowportError: When the field has velocities only.
         """
         if not self.sees_step:
             raise FlowportError(
-                f"{who} needs a flow that learnt what its velocity is on the mean over a step (objective=shortcut; "
+                f"{purpose} needs a flow that learnt what its velocity is on the mean over a step (objective=shortcut; "
                 "guidance, another path and tuning lose it): use another ODE solver, for instance solver=euler"
             )
 

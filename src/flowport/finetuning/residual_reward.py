@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from flowport.cache import TrainingSettings, optimised
+from flowport.cache import TrainingSettings, trained
 from flowport.distribution.base import Distribution
 from flowport.network.base import Network
 from flowport.reward.base import Reward, freeze
@@ -91,7 +91,7 @@ class ResidualReward(Reward):
             return loss(train[index])
 
         with torch.enable_grad():
-            optimised(self.network.requires_grad_(True), self.recipe, "residual reward", step)
+            trained(self.network.requires_grad_(True), self.recipe, "residual reward", step)
             freeze(self)
             line = torch.tensor([1.0, 0.0], device=x.device, requires_grad=True)
             search = torch.optim.LBFGS([line], max_iter=50, line_search_fn="strong_wolfe")

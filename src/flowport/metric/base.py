@@ -32,7 +32,7 @@ class EvaluationResult:
         retrieved: Training target nearest to every source point, (n, *D), a baseline without learning; None where no
             metric needs it or the training targets cannot be searched.
         nfe: Number of evaluations of the field per translation.
-        told: Label that each translation is conditioned on, (n,) or (n, k); None without a label.
+        condition_label: Label that each translation is conditioned on, (n,) or (n, k); None without a label.
     """
 
     source: Sample
@@ -47,7 +47,7 @@ class EvaluationResult:
     partner: Tensor | None = None
     retrieved: Tensor | None = None
     nfe: int = 0
-    told: Tensor | None = None
+    condition_label: Tensor | None = None
 
 
 class Metric(TorchMetric):
@@ -76,11 +76,11 @@ class Metric(TorchMetric):
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # only one process evaluates
 
-    def check_condition(self, told: ConditionShape) -> None:
+    def check_condition(self, shape: ConditionShape) -> None:
         """Check, when a run is built, the condition of the flow; the default accepts all.
 
         Args:
-            told: The kinds of condition that the network takes.
+            shape: The kinds of condition that the network takes.
 
         Raises:
             FlowportError: When the flow lacks the condition that this metric needs.

@@ -40,22 +40,22 @@ def spread_within(x: Float[Tensor, "n *d"], label: Int[Tensor, "n"], classes: in
 class ConditionalMetric(Metric, ABC):
     """A metric of translations and of the classes on which the flow was conditioned.
 
-    A member reads ``outcome.told``. To add a member, see ``Metric``.
+    A member reads ``outcome.condition_label``. To add a member, see ``Metric``.
     """
 
-    def check_condition(self, told: ConditionShape) -> None:
+    def check_condition(self, shape: ConditionShape) -> None:
         """Check that the flow is conditioned on a class.
 
         Args:
-            told: The kinds of condition that the network takes.
+            shape: The kinds of condition that the network takes.
 
         Raises:
             FlowportError: When the flow is not conditioned on a class.
         """
-        if told.classes == 0:
+        if shape.classes == 0:
             raise FlowportError(
-                f"metric {type(self).__name__} asks whether a flow does what it is told, but this one is told no "
-                "class: use conditioning=target_label, or other metrics"
+                f"metric {type(self).__name__} measures whether results have the class that the flow is "
+                "conditioned on, but this flow has none: use conditioning=target_label, or other metrics"
             )
 
     def check(self, source: Distribution, target: Distribution) -> None:
@@ -84,7 +84,7 @@ class ClassAccuracy(ConditionalMetric):
         name: Name of the classifier; not used.
     """
 
-    told: list[Tensor]
+    condition_label: list[Tensor]
     seen: list[Tensor]
     real: list[Tensor]
     real_seen: list[Tensor]
@@ -92,12 +92,12 @@ class ClassAccuracy(ConditionalMetric):
     def __init__(self, classifier: nn.Module, name: str = "classifier") -> None:
         super().__init__()
         self.classifier = frozen(classifier)
-        for state in ("told", "seen", "real", "real_seen"):
+        for state in ("condition_label", "seen", "real", "real_seen"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, outcome: EvaluationResult) -> None:
-        assert outcome.told is not None and outcome.target.label is not None
-        self.told.append(outcome.told)
+        assert outcome.condition_label is not None and outcome.target.label is not None
+        self.condition_label.append(outcome.condition_label)
         self.real.append(outcome.target.label)
         self.seen.append(read(self.classifier, outcome.result, features=False).argmax(1))
         self.real_seen.append(read(self.classifier, outcome.target.x, features=False).argmax(1))
@@ -108,7 +108,7 @@ class ClassAccuracy(ConditionalMetric):
         Raises:
             FlowportError: Before the first update.
         """
-        label, seen, real, real_seen = map(gathered, (self.told, self.seen, self.real, self.real_seen))
+        label, seen, real, real_seen = map(gathered, (self.condition_label, self.seen, self.real, self.real_seen))
         if label is None or seen is None or real is None or real_seen is None:
             raise FlowportError("the class accuracy has seen no translation")
         return {
@@ -128,7 +128,7 @@ class ClassDiversity(ConditionalMetric):
     """
 
     result: list[Tensor]
-    told: list[Tensor]
+    condition_label: list[Tensor]
     floor: list[Tensor]
     floor_label: list[Tensor]
     target: list[Tensor]
@@ -136,13 +136,15 @@ class ClassDiversity(ConditionalMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        for state in ("result", "told", "floor", "floor_label", "target", "target_label"):
+        for state in ("result", "condition_label", "floor", "floor_label", "target", "target_label"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, outcome: EvaluationResult) -> None:
-        assert outcome.told is not None and outcome.target.label is not None and outcome.floor.label is not None
+        assert (
+            outcome.condition_label is not None and outcome.target.label is not None and outcome.floor.label is not None
+        )
         self.result.append(outcome.result)
-        self.told.append(outcome.told)
+        self.condition_label.append(outcome.condition_label)
         self.floor.append(outcome.floor.x)
         self.floor_label.append(outcome.floor.label)
         self.target.append(outcome.target.x)
@@ -154,7 +156,7 @@ class ClassDiversity(ConditionalMetric):
         Raises:
             FlowportError: Before the first update.
         """
-        states = (self.target, self.target_label, self.result, self.told, self.floor, self.floor_label)
+        states = (self.target, self.target_label, self.result, self.condition_label, self.floor, self.floor_label)
         target, label, result, condition, floor, floor_label = map(gathered, states)
         if (
             target is None

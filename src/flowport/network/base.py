@@ -118,7 +118,7 @@ def checked_step(shape: ConditionShape, t: Tensor, condition: Condition) -> Tens
     if not shape.step:
         if condition.step is not None:
             raise FlowportError(
-                "this network was built without the length of a step but is told one: use objective=shortcut"
+                "this network was built without the length of a step but is given one: use objective=shortcut"
             )
         return None
     return torch.zeros_like(t) if condition.step is None else condition.step

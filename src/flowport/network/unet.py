@@ -71,7 +71,7 @@ class UNet(Network):
             raise FlowportError("torchcfm's UNet takes class labels only, not continuous ones: use network=patch_unet")
         if condition.step:
             raise FlowportError(
-                "torchcfm's UNet cannot be told the length of a step: use network=patch_unet or network=dit"
+                "torchcfm's UNet does not take the length of a step: use network=patch_unet or network=dit"
             )
         if min(width, *multipliers, residual_blocks, attention_heads) < 1:
             raise FlowportError(

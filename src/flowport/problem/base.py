@@ -19,7 +19,7 @@ from flowport.sampling.grid import Grid
 from flowport.sampling.solver import Solver
 from flowport.sampling.volatility import Volatility
 
-REACH = torch.cat([torch.linspace(0, 3, 61), torch.logspace(0.5, 3, 40)]).double()
+STRENGTH_MULTIPLES = torch.cat([torch.linspace(0, 3, 61), torch.logspace(0.5, 3, 40)]).double()
 """Strengths, as multiples of a given one, at which a frontier is evaluated: dense where methods should end, and large
 enough for methods that do not control the KL to the base."""
 

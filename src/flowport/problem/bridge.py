@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowport.capabilities import BridgeGivenSource
+from flowport.capabilities import ConditionedBridge
 from flowport.conditioning import SourceConditioning
 from flowport.distribution import Gaussian
 from flowport.distribution.base import Distribution
@@ -86,10 +86,8 @@ class BridgeProblem(Problem):
 
     def _field(self, strength: float) -> SharedCovarianceField:
         law, _ = self.tilt(strength, self.centre[None])
-        slope = law.covariances[0] @ torch.linalg.solve(
-            self.law.covariances[0], self.gain
-        )  # a single component, or slope 0
-        return SharedCovarianceField(law, self.path, SourceConditioning(), BridgeGivenSource(), slope, self.centre)
+        slope = law.covariances[0] @ torch.linalg.solve(self.law.covariances[0], self.gain)  # one component, or gain 0
+        return SharedCovarianceField(law, self.path, SourceConditioning(), ConditionedBridge(), slope, self.centre)
 
 
 def _regression(source: Distribution, law: MixtureLaw, correlation: float) -> tuple[Tensor, Tensor]:

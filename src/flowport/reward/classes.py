@@ -66,7 +66,8 @@ class ClassReward(ClassifierReward, ABC):
         """
         if self.label is None and not source.classes and not target.classes:
             raise FlowportError(
-                f"reward={self.called} reads the class that the flow is told, but neither side has class labels: "
+                f"reward={self.called} reads the class that the flow is conditioned on, but neither side has class "
+                "labels: "
                 "give reward.label"
             )
         classes = tried(self, target, self.log_probabilities).shape[1]
@@ -87,7 +88,8 @@ class ClassReward(ClassifierReward, ABC):
         wanted = condition.label if self.label is None else torch.full((len(x1),), self.label, device=x1.device)
         if wanted is None or wanted.ndim != 1 or wanted.is_floating_point():
             raise FlowportError(
-                f"reward={self.called} reads the class that the flow is told, but it is told none: give reward.label "
+                f"reward={self.called} reads the class that the flow is conditioned on, but it has none: give "
+                "reward.label "
                 "or use conditioning=source_label or target_label"
             )
         unknown = wanted[(wanted < 0) | (wanted >= found.shape[1])]
@@ -204,6 +206,8 @@ class SemanticConsistency(ClassifierReward):
             FlowportError: For a condition without the source.
         """
         if condition.source is None:
-            raise FlowportError(f"reward={self.called} needs a flow that is told its source: use conditioning=source")
+            raise FlowportError(
+                f"reward={self.called} needs a flow that is conditioned on its source: use conditioning=source"
+            )
         seen = self.log_probabilities(condition.source).exp()
         return (seen * self.log_probabilities(x1)).sum(1)

@@ -32,7 +32,7 @@ class FromFileReward(Reward):
     def __init__(self, path: str, label: int | None = None) -> None:
         super().__init__()
         self.path, self.label = path, label
-        self.network = program(path)
+        self.network = load_program(path)
 
     def check(self, source: Distribution, target: Distribution) -> None:
         tried(self, target, lambda x: self.value(x, Condition()))
@@ -58,7 +58,7 @@ class FromFileReward(Reward):
         return log_softmax(found, 1)[:, self.label]
 
 
-def program(path: str) -> nn.Module:
+def load_program(path: str) -> nn.Module:
     """The TorchScript program of a file, on the CPU.
 
     Args:

@@ -30,7 +30,7 @@ class LinearReward(Reward):
         self.register_buffer("c", vector("c", c), persistent=False)
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        refuse_other_size(self, len(self.c), target)
+        require_size(self, len(self.c), target)
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         return x1.flatten(1) @ self.c.to(x1.dtype)
@@ -66,7 +66,7 @@ class QuadraticReward(Reward):
         self.register_buffer("q", square, persistent=False)
 
     def check(self, source: Distribution, target: Distribution) -> None:
-        refuse_other_size(self, len(self.c), target)
+        require_size(self, len(self.c), target)
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         x = x1.flatten(1)
@@ -91,7 +91,7 @@ def vector(key: str, value: Numbers) -> Tensor:
     return found.flatten()
 
 
-def refuse_other_size(reward: Reward, size: int, target: Distribution) -> None:
+def require_size(reward: Reward, size: int, target: Distribution) -> None:
     """Check the number of coordinates of target points.
 
     Args:

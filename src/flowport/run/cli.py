@@ -1,4 +1,4 @@
-"""The command line: Hydra around a task, and every mistake of the user's told in one sentence without a traceback.
+"""The command line: Hydra around a task, and every mistake of the user's as one sentence without a traceback.
 
 Light to import, so that --help answers at once: a launcher imports torch only when its task runs.
 """
@@ -35,10 +35,17 @@ Task = Callable[[DictConfig, Path], Mapping[str, Any] | None]
 
 
 def launch(task: Task, configs: Path, name: str) -> None:
-    """Run ``task`` as a Hydra application with the primary config ``name`` of the folder ``configs``: its numbers are
-    printed as a table, and a sweeper is given the one that ``config.optimise`` names.
+    """Run a task as a Hydra application; its numbers are printed as a table, and a sweeper is given one of them.
 
     Exits with status 2 and one sentence on stderr for bad input; bugs keep their traceback.
+
+    Args:
+        task: What is run.
+        configs: The folder of configs.
+        name: Its primary config; ``config.optimise`` names the number that a sweeper minimises.
+
+    Raises:
+        FlowportError: For options and config names that do not exist; printed before it leaves this function.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed as Hydra likes
     with report_errors():
@@ -57,13 +64,17 @@ def launch(task: Task, configs: Path, name: str) -> None:
 
 
 def composed(name: str, words: list[str]) -> DictConfig:
-    """The primary config ``name`` as its launcher would compose it, asked from within another launcher's task."""
+    """Another command's config, composed from within a command's task.
+
+    Args:
+        name: Its primary config.
+        words: Overrides.
+    """
     return compose(name, words)
 
 
 def _wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
-    """The number that a sweeper minimises, None where none is asked for. Raises FlowportError for a name that is
-    none."""
+    """The number that a sweeper minimises, None where none is requested."""
     if name is not None and name not in numbers:
         raise FlowportError(f"optimise={name} is not measured in this run: choose one of {', '.join(sorted(numbers))}")
     return None if name is None else numbers[name]
@@ -78,14 +89,18 @@ class report_errors:
             sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        sentence = told(error)
+        sentence = sentence_of(error)
         if sentence is not None:
             sys.stderr.write(f"flowport: {sentence}\n")
             raise SystemExit(2) from None
 
 
-def told(error: BaseException | None) -> str | None:
-    """The sentence for a user's mistake, None for anything else (a bug, or no error)."""
+def sentence_of(error: BaseException | None) -> str | None:
+    """The sentence for a user's mistake, None for anything else (a bug, or no error).
+
+    Args:
+        error: What was raised.
+    """
     cause = error
     while cause is not None:  # Hydra wraps what a constructor raised
         if isinstance(cause, FlowportError):
@@ -142,7 +157,7 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
             print(table(numbers, title=str(folder)))
             return _wanted(numbers, config.get("optimise"))
         except Exception as error:
-            sentence = told(error)
+            sentence = sentence_of(error)
             if sentence is None:
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on

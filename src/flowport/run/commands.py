@@ -36,7 +36,7 @@ def configs() -> Path:
     return checkout if (checkout / "train.yaml").is_file() else Path(__file__).parents[1] / "configs"
 
 
-def train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+def _train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Train one run in its folder."""
     from hydra.utils import instantiate
 
@@ -45,7 +45,7 @@ def train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     return instantiate(config.stage).run(config, RunFolder(folder))
 
 
-def finetune(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+def _finetune(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Fine-tune a trained run, or the experiment ``config.base`` trained first."""
     from flowport.run.base_run import base_of
     from flowport.run.boost import boosted, check_overrides
@@ -57,32 +57,32 @@ def finetune(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     return boosted(base_of(config), config, RunFolder(folder), parts)
 
 
-def reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+def _reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Train a trained run again on its own pairs."""
     from flowport.run.base_run import base_of
-    from flowport.run.reflow import reflow as train_on_own_pairs
+    from flowport.run.reflow import reflow
     from flowport.run.run_folder import RunFolder
 
-    return train_on_own_pairs(base_of(config), config, RunFolder(folder))
+    return reflow(base_of(config), config, RunFolder(folder))
 
 
-def evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+def _evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Measure a trained run again, into a new folder."""
-    from flowport.run.evaluate import evaluate as measure
+    from flowport.run.evaluate import evaluate
     from flowport.run.run_folder import RunFolder
 
-    return measure(RunFolder(Path(config.run)), config, RunFolder(folder))
+    return evaluate(RunFolder(Path(config.run)), config, RunFolder(folder))
 
 
-def translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+def _translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Write translated.npy, metrics.json and gallery.png into a new folder."""
     from flowport.run.run_folder import RunFolder
-    from flowport.run.translate import translate as translate_points
+    from flowport.run.translate import translate
 
-    return translate_points(RunFolder(Path(config.run)), config, RunFolder(folder))
+    return translate(RunFolder(Path(config.run)), config, RunFolder(folder))
 
 
-def likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Write test/nll and test/bits_per_dim of a run into a new folder."""
     from flowport.run.log_likelihood import log_likelihood
     from flowport.run.run_folder import RunFolder
@@ -90,7 +90,7 @@ def likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     return log_likelihood(RunFolder(Path(config.run)), config, RunFolder(folder))
 
 
-def arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
+def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     """Run one method in one problem, unless the same config finished in this folder, or draw a sweep's results."""
     import torch
     from omegaconf import OmegaConf
@@ -121,27 +121,27 @@ def arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
 
 
 TASKS: dict[str, Task] = {
-    "train": train,
-    "finetune": finetune,
-    "reflow": reflow,
-    "evaluate": evaluate,
-    "translate": translate,
-    "likelihood": likelihood,
-    "arena": arena,
+    "train": _train,
+    "finetune": _finetune,
+    "reflow": _reflow,
+    "evaluate": _evaluate,
+    "translate": _translate,
+    "likelihood": _likelihood,
+    "arena": _arena,
 }
 """The commands that Hydra composes from ``configs/<command>.yaml``."""
 
 
-def resume(folder: Path, overrides: list[str]) -> None:
+def _resume(folder: Path, overrides: list[str]) -> None:
     """Continue a run in place."""
     from flowport.evaluation.tables import table
     from flowport.run.run_folder import RunFolder
-    from flowport.run.stage import resume as resume_run
+    from flowport.run.stage import resume
 
-    print(table(resume_run(RunFolder(folder), overrides), title=str(folder)))
+    print(table(resume(RunFolder(folder), overrides), title=str(folder)))
 
 
-def tabulate(arguments: list[str]) -> None:
+def _tabulate(arguments: list[str]) -> None:
     """Read the finished runs of a sweep, print and write the table."""
     parser = argparse.ArgumentParser("flowport tabulate", description="A sweep as one table.")
     parser.add_argument("folder", type=Path, help="the folder that a multirun wrote")
@@ -159,7 +159,7 @@ def tabulate(arguments: list[str]) -> None:
         print(sheet.markdown())
 
 
-def plot_weighting(arguments: list[str]) -> None:
+def _plot_weighting(arguments: list[str]) -> None:
     """Draw a run's loss weight over the log-SNR beside every configs/weighting that states a w(λ)."""
     parser = argparse.ArgumentParser("flowport plot_weighting", description="Loss weights over the log-SNR.")
     parser.add_argument("overrides", nargs="*", help="a run as train takes it; default: linear path, uniform times")
@@ -176,8 +176,8 @@ def plot_weighting(arguments: list[str]) -> None:
             names = sorted(path.stem for path in (configs() / "weighting").glob("*.yaml"))
             members = {name: compose(f"weighting/{name}").weighting for name in names}
         flow = flow_of(run, Parts())[0]
-        curves = {"this run": weighting_plot.measured(flow.objective, flow.field)}
-        curves |= weighting_plot.stated({name: make(node) for name, node in members.items()})
+        curves = {"this run": weighting_plot.computed_curve(flow.objective, flow.field)}
+        curves |= weighting_plot.defined_curves({name: make(node) for name, node in members.items()})
         given.out.parent.mkdir(parents=True, exist_ok=True)
         weighting_plot.draw(curves, given.out)
         print(given.out)
@@ -191,12 +191,12 @@ def command(name: str) -> None:
     """
     arguments = sys.argv[1:]
     if name in ("tabulate", "plot_weighting"):
-        (tabulate if name == "tabulate" else plot_weighting)(arguments)
+        (_tabulate if name == "tabulate" else _plot_weighting)(arguments)
         return
     runs = [word for word in arguments if word.startswith("run=")]
     if name == "train" and runs and runs[-1] != "run=null":
         with report_errors():
-            resume(Path(runs[-1].removeprefix("run=")), [word for word in arguments if word not in runs])
+            _resume(Path(runs[-1].removeprefix("run=")), [word for word in arguments if word not in runs])
         return
     launch(TASKS[name], configs(), name)
 

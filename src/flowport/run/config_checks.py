@@ -1,4 +1,4 @@
-"""Values of a config against the signatures of what they build, so that a slip is told before anything is built."""
+"""Checks of a config's values against the signatures of what they build, before anything is built."""
 
 import inspect
 import types
@@ -18,13 +18,20 @@ KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("a word", (str,)),
     types.NoneType: ("null", (types.NoneType,)),
 }
-"""Hint -> how people call it, and the types of YAML that serve it."""
+"""Type hint -> its name in messages, and the types of YAML that match it."""
 
 
 def check_values(config: DictConfig, key: str = "") -> None:
-    """Raise FlowportError where a node with a ``_target_`` holds an option that its class does not take, or a value
-    of a
-    kind that the class's type hint does not allow. What has no plain hint is left to the class itself."""
+    """Check the nodes that have a ``_target_``; what has no plain type hint is left to the class itself.
+
+    Args:
+        config: A composed config, which is not changed.
+        key: Its place, for messages.
+
+    Raises:
+        FlowportError: For an option that a class does not take, and for a value of a kind that its type hint does not
+            allow.
+    """
     for name in config:
         if not OmegaConf.is_missing(config, name) and isinstance(config[name], ListConfig):
             for number, part in enumerate(config[name]):
@@ -49,7 +56,17 @@ def _check_node(node: DictConfig, key: str) -> None:
 
 
 def check_kind(key: str, value: Any, hint: Any, least: float | None = None) -> None:
-    """Raise FlowportError unless a plain value serves a type hint and, where it is a number, is at least ``least``."""
+    """Check a plain value.
+
+    Args:
+        key: Its key, for messages.
+        value: The value.
+        hint: A type hint of plain types.
+        least: The least number that is allowed, or None.
+
+    Raises:
+        FlowportError: For a value of another kind, and for a number below ``least``.
+    """
     if not _fits(value, hint):
         raise FlowportError(f"{key}={value} is of the wrong kind: {key} must be {_called(hint)}")
     if least is not None and value is not None and not value >= least:

@@ -9,7 +9,15 @@ import torch
 from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.problem import NoiseProblem
-from flowport.problem.arena.frontier_plot import confidence, control, draw, left, names, placed, results
+from flowport.problem.arena.frontier_plot import (
+    confidence,
+    draw,
+    effective_share,
+    exact_field_error,
+    names,
+    position,
+    results,
+)
 from flowport.run.run_folder import finished_runs
 from tests.problem.test_law import problem
 
@@ -40,8 +48,8 @@ def folder(tmp_path: Path) -> Path:
                 "slope": 0.97,
                 "signal": 2.0,
             }
-            told = {f"arena/{name}": value for name, value in found.items()} | {"train/seconds": 3.0}
-            (job / "metrics.json").write_text(json.dumps(told))
+            reported = {f"arena/{name}": value for name, value in found.items()} | {"train/seconds": 3.0}
+            (job / "metrics.json").write_text(json.dumps(reported))
     return tmp_path
 
 
@@ -60,9 +68,9 @@ def test_seeds_are_joined_and_the_nearest_method_comes_first(folder: Path) -> No
 def test_the_law_of_results_is_shown_where_it_is_known() -> None:
     paths = {"kl": 0.5, "reward": 1.0, "frontier_reward": 1.3, "kl_to_tilt": 0.2, "base_reward": 0.4}
     law = {"law_kl": 0.3, "law_reward": 1.1, "law_frontier_reward": 1.2, "law_kl_to_tilt": 0.1}
-    told = [{f"arena/{name}": value for name, value in some.items()} for some in (paths, paths | law)]
-    assert placed(told[0]) == pytest.approx({"place": 0.5, "gain": 0.6, "to_tilt": 0.2, "below": 0.3})
-    assert placed(told[1]) == pytest.approx({"place": 0.3, "gain": 0.7, "to_tilt": 0.1, "below": 0.1})
+    reported = [{f"arena/{name}": value for name, value in some.items()} for some in (paths, paths | law)]
+    assert position(reported[0]) == pytest.approx({"place": 0.5, "gain": 0.6, "to_tilt": 0.2, "below": 0.3})
+    assert position(reported[1]) == pytest.approx({"place": 0.3, "gain": 0.7, "to_tilt": 0.1, "below": 0.1})
 
 
 def test_three_seeds_know_little_of_their_spread() -> None:
@@ -85,20 +93,20 @@ def test_the_files(folder: Path) -> None:
 
 
 def test_the_exact_field_is_at_the_tilt() -> None:
-    assert abs(control(WORLD, 0.7, points=512)) < 1e-3
+    assert abs(exact_field_error(WORLD, 0.7, points=512)) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["bridge_moons", "bridge_gaussian_16"])
 def test_the_chain_of_a_bridge_reads_the_exact_tilt_as_itself(name: str) -> None:
     """64 coarser steps read 0.003 and −0.02 nats here, which hid what methods missed."""
-    assert abs(control(problem(name), 1.0, points=2048)) < 2e-3
+    assert abs(exact_field_error(problem(name), 1.0, points=2048)) < 2e-3
 
 
 def test_what_a_reward_leaves_of_a_gaussian() -> None:
     """(E e^{λr})²/E e^{2λr} = e^{−λ² cᵀSc} of r = cᵀx and N(m, S)."""
     spread = WORLD.base_law(torch.zeros(1, 2)).covariances[0]
     c = WORLD.reward.c
-    assert left(WORLD, 0.7) == pytest.approx(float(torch.exp(-(0.7**2) * c @ spread @ c)), rel=1e-5)
+    assert effective_share(WORLD, 0.7) == pytest.approx(float(torch.exp(-(0.7**2) * c @ spread @ c)), rel=1e-5)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

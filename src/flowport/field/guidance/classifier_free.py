@@ -48,7 +48,8 @@ class ClassifierFreeGuidance(Field):
     ) -> None:
         if base.conditioning.dropout == 0:
             raise FlowportError(
-                "guidance=classifier_free needs a flow that was also trained untold, but this one has no "
+                "guidance=classifier_free needs a flow that was also trained without its condition, but this one has "
+                "no "
                 "conditioning.dropout: train with conditioning=target_label (or source_label, source) and "
                 "conditioning.dropout=0.1"
             )

@@ -91,7 +91,7 @@ class ValueMatching(FineTuningMethod):
         """
         if isinstance(field.conditioning, TargetLabelConditioning | SourceLabelConditioning):
             raise FlowportError(
-                "method=value_matching knows one mean of e^{λr}, but a flow that is told labels has one "
+                "method=value_matching learns one mean of e^{λr}, but a flow conditioned on labels has one "
                 "for each: use method=path_weighted_adjoint or path_weighted"
             )
         if not field.adapter.has_log_value:

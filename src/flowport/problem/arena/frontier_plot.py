@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.problem import Problem
 from flowport.problem.arena.score import exact, score
-from flowport.problem.base import REACH
+from flowport.problem.base import STRENGTH_MULTIPLES
 
 ERRORS = ("to_tilt", "velocity_error", "weight_error", "mean_error")
 STARTS = 512
@@ -49,14 +49,16 @@ def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRu
     for overrides, numbers in jobs:
         settings = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"} | overrides
         key = settings["problem"], settings["method"], float(settings["strength"])
-        found.setdefault(key, []).append(numbers | {f"arena/{name}": value for name, value in placed(numbers).items()})
+        found.setdefault(key, []).append(
+            numbers | {f"arena/{name}": value for name, value in position(numbers).items()}
+        )
     return [
         ArenaRun(*key, {name.partition("/")[2]: MeanAndError.of([run[name] for run in runs]) for name in runs[0]})
         for key, runs in sorted(found.items())
     ]
 
 
-def placed(run: dict[str, float]) -> dict[str, float]:
+def position(run: dict[str, float]) -> dict[str, float]:
     """The position of a duel's result: KL to the base, gain in reward, KL to the tilt, and reward below the frontier.
 
     It is that of the law of the results where their density is known (``score.of_results``), else that of the path law,
@@ -104,7 +106,7 @@ def names(entries: list[ArenaRun]) -> tuple[list[str], list[str]]:
     return problems, sorted({e.method for e in entries}, key=lambda m: (rank(m), m))
 
 
-def control(problem: Problem, strength: float, points: int = 8192) -> float:
+def exact_field_error(problem: Problem, strength: float, points: int = 8192) -> float:
     """KL to the tilt that ``score`` finds for the exactly tilted field, in nats: the error of the discretisation.
 
     On a bridge the discretisation is that of the SDE, and the value may be below 0.
@@ -115,10 +117,10 @@ def control(problem: Problem, strength: float, points: int = 8192) -> float:
         points: Number of results.
     """
     found = score(exact(problem, strength), problem, strength, torch.Generator().manual_seed(0), points, transported=2)
-    return placed({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
+    return position({f"arena/{name}": value for name, value in found.items()})["to_tilt"]
 
 
-def left(problem: Problem, strength: float) -> float:
+def effective_share(problem: Problem, strength: float) -> float:
     """Effective share (E e^{λr})²/E e^{2λr} of the base's results after reweighting to the tilt, mean over starts.
 
     Args:
@@ -147,17 +149,19 @@ def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Probl
     for method in methods:
         own = {e.problem: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
         rows.append([method, *(str(own[w]) if w in own else "" for w in shown)])
-    rows.append(["(the exact field, by the same score)", *(f"{control(problems[w], strength):.5f}" for w in shown)])
+    rows.append(
+        ["(the exact field, by the same score)", *(f"{exact_field_error(problems[w], strength):.5f}" for w in shown)]
+    )
     first = {e.problem: e["exact_kl"].mean for e in entries if e.strength == strength}
     rows.append(["(KL of the tilt to the base)", *(f"{first[w]:.2f}" if w in first else "" for w in shown)])
-    shares = (f"{left(problems[w], strength):.2g}" for w in shown)
+    shares = (f"{effective_share(problems[w], strength):.2g}" for w in shown)
     rows.append(["(share of the base's samples that reweighting leaves)", *shares])
     sees = {e.problem: f"{e['slope'].mean:.2f}; {e['signal'].mean:.2g}" for e in entries if e.strength == strength}
     rows.append(["(the adjoint's worst slope; least signal)", *(sees.get(w, "") for w in shown)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def whole(entries: list[ArenaRun]) -> str:
+def full_table(entries: list[ArenaRun]) -> str:
     """All scores as Markdown, one row per problem, method and strength.
 
     Args:
@@ -208,7 +212,7 @@ def draw(entries: list[ArenaRun], problems: Mapping[str, Problem], folder: Path)
     strength = max(e.strength for e in entries)
     short = table(entries, strength, problems)
     (folder / "arena.md").write_text(short)
-    (folder / "all.md").write_text(whole(entries))
+    (folder / "all.md").write_text(full_table(entries))
     picture(entries, problems, folder / "arena.png")
     return short
 
@@ -276,7 +280,7 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
 def _frontier(axis: "matplotlib.axes.Axes", problem: Problem, strengths: list[float], most: float) -> None:
     """Draw the frontier and the exact tilts, with limits of the axes that do not depend on the methods."""
     start = problem.scored_starts(STARTS, torch.Generator().manual_seed(0))
-    kl, reward = problem.frontier(max(strengths) * REACH, start)
+    kl, reward = problem.frontier(max(strengths) * STRENGTH_MULTIPLES, start)
     base = float(reward[0])
     seen, reward = kl <= 1.8 * most, reward - base
     axis.plot(kl[seen], reward[seen], color="black", lw=1.2, label="exact frontier")

@@ -13,7 +13,7 @@ from flowport.finetuning.path_weights import effective, normalised
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.metric.transport import wasserstein_2
 from flowport.problem import Problem
-from flowport.problem.base import REACH
+from flowport.problem.base import STRENGTH_MULTIPLES
 from flowport.sampling.divergence import ExactDivergence
 from flowport.sampling.dynamics import Dynamics
 from flowport.sampling.grid import UniformGrid
@@ -172,7 +172,7 @@ def of_results(
     origin = result[:1]
     base, tilt = problem.base_law(origin), problem.tilt(strength, origin)[0]
     kl = float((log_q - base.log_prob(result)).mean())
-    line = problem.frontier(strength * REACH, origin)
+    line = problem.frontier(strength * STRENGTH_MULTIPLES, origin)
     return {
         "law_kl": kl,
         "law_reward": _reward(problem, result),
@@ -199,7 +199,10 @@ def walked(field: TiltedField, problem: Problem, start: Tensor, generator: torch
 def _beside(paths: ControlledPaths, problem: Problem, strength: float, start: Tensor) -> dict[str, float]:
     """The position of the paths of the discretised SDE relative to the frontier."""
     kl, reward = float(paths.log_ratio.double().mean()), _reward(problem, paths.states[-1])
-    line, best = problem.frontier(strength * REACH, start), problem.frontier(torch.tensor([strength]), start)
+    line, best = (
+        problem.frontier(strength * STRENGTH_MULTIPLES, start),
+        problem.frontier(torch.tensor([strength]), start),
+    )
     return {
         "kl": kl,
         "energy": float(paths.energy.mean()),
