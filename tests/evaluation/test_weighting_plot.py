@@ -5,7 +5,7 @@ import torch
 
 from flowport.distribution import EightGaussians, Gaussian
 from flowport.errors import FlowportError
-from flowport.evaluation.weighting_plot import computed_curve, draw
+from flowport.evaluation.weighting_plot import computed_curve, defined_curves, draw
 from flowport.objective import FlowMatching, ShortcutObjective
 from flowport.objective.time_sampler import CosmapTimeSampler, UniformTimeSampler
 from flowport.objective.weighting import CosineWeighting, FlowMatchingWeighting, UniformWeighting
