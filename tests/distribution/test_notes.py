@@ -1,5 +1,7 @@
 """Synthetic notes: the same score is the same notes, and harmonics have the amplitudes that were written."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
@@ -186,3 +188,19 @@ def test_the_judge_knows_the_instruments():
 def test_too_few_notes_are_refused():
     with pytest.raises(FlowportError, match="at least 10"):
         Notes(Flute(), train=3)
+
+
+@dataclass(frozen=True)
+class Muted(Instrument):
+    """A flute whose envelope is multiplied by a share."""
+
+    share: float = 1.0
+
+    def voice(self, score: NoteSequence, seconds: torch.Tensor, generator: torch.Generator) -> Voice:
+        voice = Flute().voice(score, seconds, generator)
+        return replace(voice, envelope=self.share * voice.envelope)
+
+
+def test_the_options_of_an_instrument_are_heard():
+    loud, quiet = (Notes(Muted(share), train=10).raw.float().square().mean().sqrt() for share in (1.0, 0.25))
+    assert 0.2 < float(quiet / loud) < 0.4

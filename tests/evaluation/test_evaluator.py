@@ -10,9 +10,9 @@ import torch
 from scipy.io import wavfile
 
 from flowport.coupling import IndependentCoupling
-from flowport.distribution import Brass, Flute, Notes, TensorFile
+from flowport.distribution import Brass, EightGaussians, Flute, Gaussian, Moons, Notes, TensorFile
 from flowport.evaluation.evaluator import Evaluator, gallery, record, reference_cost
-from flowport.metric import SpectralDistance
+from flowport.metric import NormalisedPathEnergy, SpectralDistance
 from flowport.modality import LogMel, Plane
 from flowport.modality.base import Sound
 from flowport.randomness import Randomness
@@ -81,6 +81,24 @@ def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
     first = build(runs.configured()).module
     other = build(runs.configured("seed=5")).module
     assert reference_cost(first.source, first.target, 256) == reference_cost(other.source, other.target, 256) > 0
+
+
+def test_a_second_pair_has_a_reference_cost_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(*pair: object) -> float:
+        asked.append(pair)
+        return float(len(asked))
+
+    monkeypatch.setattr("flowport.evaluation.evaluator.reference_cost", counted)
+    metrics = {"normalised_path_energy": NormalisedPathEnergy()}
+    evaluation = Evaluator(Sampler(Euler(), UniformGrid(1), ZeroVolatility()), metrics, items=8)
+    first, second = (Gaussian(2), Moons()), (Gaussian(2), EightGaussians())
+    costs = []
+    for source, target in (first, first, second):
+        flow, _ = compose(source, target, coupling=IndependentCoupling())
+        costs.append(evaluation.outcome(flow.ema, source, target, Randomness(0)).reference_cost)
+    assert costs == [1.0, 1.0, 2.0]
 
 
 def test_what_can_be_heard_is_written_beside_the_picture(tmp_path):

@@ -12,7 +12,7 @@ from flowport.distribution import EightGaussians, Moons
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField
 from flowport.objective import ShortcutObjective
-from flowport.objective.time_sampler import UniformTimeSampler
+from flowport.objective.time_sampler import AdaptiveTimeSampler, UniformTimeSampler
 from flowport.path import LinearPath, Path, TrigonometricPath
 from flowport.prediction import TargetPrediction, VelocityPrediction
 from flowport.sampling.dynamics import Dynamics
@@ -187,3 +187,8 @@ def test_a_flow_that_learns_long_steps_is_built_to_see_them():
     still = field.average_velocity(x, t, 0 * t, NONE)
     assert torch.equal(still, field.velocity(x, t, NONE))
     assert bool((field.average_velocity(x, t, D.float(), NONE) != still).any(1).all())
+
+
+def test_a_density_of_times_that_the_loss_would_ignore_is_refused():
+    with pytest.raises(FlowportError, match="time_sampler=adaptive needs: use another time_sampler"):
+        ShortcutObjective(AdaptiveTimeSampler())

@@ -58,7 +58,7 @@ SLIPS = {
     "trainer.accelerator=tpu": "this trainer cannot be built",
     "checkpoint_every=0": "checkpoint_every=0 is too small",
     "evaluation_items=0": "evaluation_items=0 is too small",
-    "ema_decay=1": "ema_decay=1 would never let the average move",
+    "ema_decay=1": "ema_decay=1 must be in [0, 1): at 1 the average would never move",
     "objective=adjoint_matching": "objective=adjoint_matching does not exist: choose flow_matching",
     "metric=[frechet_distance]": "Moons is not a labelled dataset: choose other metrics",
 }

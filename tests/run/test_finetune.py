@@ -158,6 +158,8 @@ def test_a_flow_that_learns_nothing_wins_nothing_from_any_start(tmp_path: Path) 
         (["strength=abc"], "strength=abc is of the wrong kind: strength must be a number"),
         (["strength=nan"], "strength=nan must be above 0, and finite"),
         (["strength=1e39", "method=path_weighted"], "the reward times its strength is not finite"),
+        (["strength=1e39", "method=draft"], "the reward times its strength is not finite"),
+        (["strength=1e39", "method=refl"], "the reward times its strength is not finite"),
     ],
 )
 def test_a_wrong_tuning_is_refused_by_name(base: Path, tmp_path: Path, words: list[str], sentence: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from flowport.coupling import IndependentCoupling
-from flowport.distribution import EightGaussians, Moons
+from flowport.distribution import EightGaussians, Gaussian, Moons
+from flowport.errors import FlowportError
 from flowport.run.build import build
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
@@ -94,3 +95,9 @@ def test_the_average_of_any_field_is_float32_and_never_in_training_mode() -> Non
     again = FlowModule(flow.source, flow.target, field, flow.objective, flow.make_optimizer, None, flow.randomness)
     assert {p.dtype for p in again.ema.parameters()} == {torch.float32} != {p.dtype for p in field.parameters()}
     assert all(not part.training for part in again.ema.modules()) and field.training
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_a_decay_at_which_the_average_never_moves_is_refused(decay: float) -> None:
+    with pytest.raises(FlowportError, match=rf"ema_decay={decay} must be in \[0, 1\)"):
+        compose(Gaussian(2), Moons(), ema_decay=decay)

@@ -78,8 +78,7 @@ def ramp(seconds: Tensor, start: Tensor, length: Tensor) -> Tensor:
 class Instrument(ABC):
     """A synthetic instrument, which turns notes into waves.
 
-    A member provides ``voice``. ``Notes`` constructs an instrument from its class and caches what it plays by the
-    class, so a member has no constructor arguments.
+    A member provides ``voice`` and is a frozen dataclass: ``Notes`` caches what equal instruments play.
 
     To add a member: subclass this class in this module, export it in ``__init__.py`` and add
     ``configs/distribution/<name>.yaml`` with ``_target_: flowport.distribution.Notes`` and the instrument in it.

@@ -18,14 +18,13 @@ HELD_OUT = {"validation": 100, "test": 400}
 
 
 @lru_cache(maxsize=8)
-def _recorded(instrument: type[Instrument], score: int, train: int) -> tuple[Tensor, Tensor]:
+def _recorded(instrument: Instrument, score: int, train: int) -> tuple[Tensor, Tensor]:
     """Waves (N, SAMPLES) int16 and octaves (N, 1) of a score's training notes and the common held-out notes."""
     scores = [NoteSequence.written(train, Randomness(score, 0, "/train"))]
     scores += [NoteSequence.written(n, Randomness(0, 0, f"/{part}")) for part, n in HELD_OUT.items()]
+    name = type(instrument).__name__
     waves = [
-        instrument().play(
-            notes[k : k + CHUNK], RATE, SAMPLES, Randomness(score, part, f"/{instrument.__name__}").generator("play", k)
-        )
+        instrument.play(notes[k : k + CHUNK], RATE, SAMPLES, Randomness(score, part, f"/{name}").generator("play", k))
         for part, notes in enumerate(scores)
         for k in range(0, len(notes), CHUNK)
     ]
@@ -50,7 +49,7 @@ class Notes(Stored):
     instrument, and are the same in every run.
 
     Args:
-        instrument: ``Flute()``, ``Brass()`` or another instrument without options, as only its class is used.
+        instrument: ``Flute()``, ``Brass()`` or another instrument; instruments are compared by their options.
         score: Seed of the training notes; two instruments with one score are paired, with different scores they share
             no training note.
         train: Number of training notes.
@@ -73,7 +72,7 @@ class Notes(Stored):
     ) -> None:
         if train < 10:
             raise FlowportError(f"notes.train is {train}; at least 10 training notes are needed")
-        raw, octaves = _recorded(type(instrument), score, train)
+        raw, octaves = _recorded(instrument, score, train)
         self.instrument, self.score = instrument, score
         name = type(instrument).__name__.lower()
         super().__init__(name, raw, octaves, modality or LogMel(), _splits(train), part)
@@ -95,7 +94,7 @@ class Notes(Stored):
         It does not depend on this distribution's instrument or score, so that one classifier is shared by all.
         """
         train = len(self.splits["train"])
-        takes = [_recorded(type(player), 0, train)[0] for player in ORCHESTRA]
+        takes = [_recorded(player, 0, train)[0] for player in ORCHESTRA]
         total = len(takes[0])
         labels = torch.arange(len(takes)).repeat_interleave(total)
         splits = {

@@ -33,7 +33,7 @@ class Evaluator:
 
     def __init__(self, sampler: Sampler, metrics: dict[str, Metric], items: int = 4096) -> None:
         self.sampler, self.metrics, self.items = sampler, metrics, items
-        self._cost: float | None = None  # reference cost of the evaluated pair of distributions
+        self._cost: tuple[Distribution, Distribution, float] | None = None  # of the pair that was evaluated last
 
     def outcome(
         self, field: Field, source: Distribution, target: Distribution, randomness: Randomness, part: str = "test"
@@ -70,8 +70,6 @@ class Evaluator:
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return translator.field.velocity(x, t.to(x).expand(len(x)), condition)
 
-        if self._cost is None and any(m.needs_reference_cost for m in self.metrics.values()):
-            self._cost = reference_cost(source, target)
         seen, real = _observed(start, source.split(part)), _observed(goal, target.split(part))
         return EvaluationResult(
             source=seen,
@@ -81,13 +79,21 @@ class Evaluator:
             times=trajectory.times,
             states=trajectory.states,
             velocity=velocity,
-            reference_cost=self._cost,
+            reference_cost=self._reference_cost(source, target),
             modality=target.modality.surface(),
             partner=real.x if source.split(part).corresponds(target.split(part)) else None,
             nfe=trajectory.nfe,
             condition_label=condition.label,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
+
+    def _reference_cost(self, source: Distribution, target: Distribution) -> float | None:
+        """W2² of source and target, computed once for a pair; None where no metric needs it."""
+        if not any(m.needs_reference_cost for m in self.metrics.values()):
+            return None
+        if self._cost is None or self._cost[0] is not source or self._cost[1] is not target:
+            self._cost = source, target, reference_cost(source, target)
+        return self._cost[2]
 
     @staticmethod
     def _retrieved(start: Sample, target: Distribution) -> Tensor | None:

@@ -110,6 +110,7 @@ def memory(
         discretisation: Steps of the SDE; None: the marginal-consistent one with 40 uniform steps.
     """
     discretisation, each = discretisation or ConsistentDiscretisation(UniformGrid(STEPS)), each or EACH
+    discretisation.accept(base)
     start, condition = starts(base, pair, generator, each)
     end = roll_out(discretisation, base, start, condition, generator).states[-1]
     value = strength * reward.value(end, condition).double().view(-1, each)
@@ -191,6 +192,7 @@ def adjoint_snr(
         at: Times at which the adjoint is examined; the nearest noisy step is used.
     """
     discretisation = discretisation or ConsistentDiscretisation(UniformGrid(20))
+    discretisation.accept(base)
     fine = ConsistentDiscretisation(copy(discretisation.grid), offset=1e-3)
     fine.grid.steps = FINER * discretisation.grid.steps
     groups = 1

@@ -44,7 +44,7 @@ class PixelCloud(Modality):
     def __init__(self, points: int = 128, size: int = 28, reach: float = 2.6) -> None:
         if points < 1 or size < 1 or not reach > 0:
             raise FlowportError(
-                f"modality.Ink needs points ≥ 1, size ≥ 1 and reach > 0, not points={points}, size={size}, "
+                f"modality.PixelCloud needs points ≥ 1, size ≥ 1 and reach > 0, not points={points}, size={size}, "
                 f"reach={reach}"
             )
         self.points, self.size, self.reach = points, size, reach
@@ -84,7 +84,8 @@ class PixelCloud(Modality):
         """Brightness of all pixels, (n, size²) int64."""
         if raw.dtype != torch.uint8 or raw.ndim != 4 or raw.shape[1] != 1:
             raise FlowportError(
-                f"modality.Ink takes uint8 images of one channel (n, 1, H, W), but got {raw.dtype} {tuple(raw.shape)}"
+                f"modality.PixelCloud takes uint8 images of one channel (n, 1, H, W), but got {raw.dtype} "
+                f"{tuple(raw.shape)}"
             )
         if raw.shape[2:] != (self.size, self.size):
             raise FlowportError(f"modality.size is {self.size}, but the images are {raw.shape[2]} x {raw.shape[3]}")

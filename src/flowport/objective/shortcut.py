@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.objective.base import Loss, Objective
-from flowport.objective.time_sampler import TimeSampler
+from flowport.objective.time_sampler import AdaptiveTimeSampler, TimeSampler
 from flowport.prediction.base import Prediction
 from flowport.prediction.velocity import VelocityPrediction
 from flowport.tensors import over
@@ -35,7 +35,7 @@ class ShortcutObjective(Objective):
         halvings: Number of step lengths; the shortest is 2^(1 − halvings).
 
     Raises:
-        FlowportError: For a share outside (0, 1) and fewer than one halving.
+        FlowportError: For a share outside (0, 1), fewer than one halving, and a time sampler that learns its density.
 
     References:
         Frans et al. 2024, "One step diffusion via shortcut models", arXiv:2410.12557.
@@ -45,6 +45,11 @@ class ShortcutObjective(Objective):
         if not 0 < share < 1 or halvings < 1:
             raise FlowportError(
                 f"objective=shortcut needs a share in (0, 1) and halvings ≥ 1, not {share} and {halvings}"
+            )
+        if isinstance(time_sampler, AdaptiveTimeSampler):
+            raise FlowportError(
+                "objective=shortcut does not divide its losses by a density of times, which time_sampler=adaptive "
+                "needs: use another time_sampler, or objective=flow_matching"
             )
         self.time_sampler, self.share, self.halvings = time_sampler, share, halvings
 

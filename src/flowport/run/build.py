@@ -341,6 +341,4 @@ def check(config: DictConfig) -> None:
             f"trainer.devices={config.trainer.devices} is not supported yet: couplings and metrics are those of one "
             "process; use trainer.devices=1 and a sweep to fill several devices"
         )
-    if config.ema_decay >= 1:
-        raise FlowportError(f"ema_decay={config.ema_decay} would never let the average move: it must be below 1")
     check_values(config)

@@ -13,6 +13,8 @@ References:
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -174,3 +176,18 @@ class Dynamics(Process):
         """
         self.evaluations += 1
         return self.field.endpoints(x, t, self.condition)
+
+
+@contextmanager
+def evaluation_mode(field: Field) -> Iterator[None]:
+    """A context in which a field is in evaluation mode; its mode is restored after it, also after an error.
+
+    Args:
+        field: The field.
+    """
+    was_training = field.training
+    field.eval()
+    try:
+        yield
+    finally:
+        field.train(was_training)

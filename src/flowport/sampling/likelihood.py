@@ -23,7 +23,7 @@ from flowport.errors import FlowportError, option
 from flowport.field.base import Field
 from flowport.field.guidance.reward_guidance import RewardGuidance
 from flowport.sampling.divergence import Divergence
-from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.dynamics import Dynamics, evaluation_mode
 from flowport.sampling.grid import Grid
 from flowport.sampling.solver.adaptive import Dopri5
 from flowport.sampling.solver.base import Solver
@@ -124,18 +124,17 @@ class Likelihood:
         """
         if target.mask is not None:
             raise FlowportError("a likelihood needs points without padding: their number is part of their law")
-        condition, was_training = self.field.conditioning.sampling(Sample(target.x), target.label), self.field.training
+        condition = self.field.conditioning.sampling(Sample(target.x), target.label)
         times, pieces, evaluations = self.grid.times(self.field.path).to(target.x).flip(0), [], 0
-        self.field.eval()
-        for begin in range(0, len(target), self.chunk):
-            rows = slice(begin, begin + self.chunk)
-            x = target.x[rows]
-            dynamics = AugmentedDynamics(self.field, condition[rows], self.divergence, x, generator)
-            state = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
-            end = self.solver.solve(dynamics, state, times, generator).end
-            pieces.append(self._start_log_prob(end[:, :-1].view(x.shape)) + end[:, -1])
-            evaluations = max(evaluations, dynamics.evaluations)
-        self.field.train(was_training)
+        with evaluation_mode(self.field):
+            for begin in range(0, len(target), self.chunk):
+                rows = slice(begin, begin + self.chunk)
+                x = target.x[rows]
+                dynamics = AugmentedDynamics(self.field, condition[rows], self.divergence, x, generator)
+                state = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
+                end = self.solver.solve(dynamics, state, times, generator).end
+                pieces.append(self._start_log_prob(end[:, :-1].view(x.shape)) + end[:, -1])
+                evaluations = max(evaluations, dynamics.evaluations)
         return torch.cat(pieces), evaluations
 
     def _start_log_prob(self, x: Tensor) -> Tensor:

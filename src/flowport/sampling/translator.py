@@ -5,7 +5,7 @@ from torch import Tensor
 
 from flowport.errors import FlowportError, option
 from flowport.field.base import Field
-from flowport.sampling.dynamics import Dynamics
+from flowport.sampling.dynamics import Dynamics, evaluation_mode
 from flowport.sampling.grid import Grid
 from flowport.sampling.solver.base import Solver, Trajectory
 from flowport.sampling.volatility import Volatility
@@ -114,14 +114,12 @@ class Translator:
     ) -> Trajectory:
         x, times = start.x, self.grid.times(self.field.path).to(start.x)
         times = times.flip(0) if backward else times
-        was_training = self.field.training
-        self.field.eval()
         pieces = []
-        for begin in range(0, len(x), self.chunk):
-            rows = slice(begin, begin + self.chunk)
-            mask = None if start.mask is None else start.mask[rows]
-            dynamics = Dynamics(self.field, condition[rows], self.volatility, backward, mask)
-            pieces.append(self.solver.solve(dynamics, x[rows], times, generator, all_states))
-        self.field.train(was_training)
+        with evaluation_mode(self.field):
+            for begin in range(0, len(x), self.chunk):
+                rows = slice(begin, begin + self.chunk)
+                mask = None if start.mask is None else start.mask[rows]
+                dynamics = Dynamics(self.field, condition[rows], self.volatility, backward, mask)
+                pieces.append(self.solver.solve(dynamics, x[rows], times, generator, all_states))
         states = torch.cat([p.states for p in pieces], 1)
         return Trajectory(pieces[0].times, states, max(p.nfe for p in pieces))

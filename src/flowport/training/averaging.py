@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.distribution.base import Distribution
+from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.randomness import Randomness
 from flowport.training.guard import GuardedModule
@@ -44,6 +45,9 @@ class AveragedModule(GuardedModule, ABC):
         batches: Number of training batches so far.
         draws: Randomness of this process.
         codec: Encoder and decoder of a target in latent space, so that checkpoints contain them; None otherwise.
+
+    Raises:
+        FlowportError: For an ``ema_decay`` outside [0, 1).
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class AveragedModule(GuardedModule, ABC):
         ema_decay: float = 0.999,
     ) -> None:
         super().__init__()
+        if not 0 <= ema_decay < 1:
+            raise FlowportError(f"ema_decay={ema_decay} must be in [0, 1): at 1 the average would never move")
         self.source, self.target = source, target
         self.field = field
         self.ema: Field = ema.requires_grad_(False).eval()

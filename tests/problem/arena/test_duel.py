@@ -22,6 +22,7 @@ from flowport.sampling.grid import UniformGrid
 from flowport.training.scheduler import CosineScheduler
 from flowport.types import Condition
 from tests import runs
+from tests.problem.test_law import problem
 
 
 def tried(method: FineTuningMethod, calls: int = 6400, own: int | None = None, **words: Any) -> dict[str, float]:
@@ -90,8 +91,22 @@ def test_too_few_calls_are_refused() -> None:
         tried(PathWeighted(UniformGrid(4), late=None), calls=100)
     with pytest.raises(FlowportError, match="fresh and points must be at least 1 and 2"):
         tried(PathWeighted(UniformGrid(4)), points=1)
-    with pytest.raises(FlowportError, match="rounds must be at least 1"):
+    with pytest.raises(FlowportError, match="steps_per_rollout=0 must be at least 1"):
         tried(PathWeighted(UniformGrid(4)), steps_per_rollout=0)
+
+
+def test_numbers_that_do_not_fit_are_refused_by_name() -> None:
+    with pytest.raises(FlowportError, match="points=1001 must be a multiple of 4, the starts of this problem"):
+        duel(
+            problem("bridge_gaussian"),
+            PathWeighted(grid=UniformGrid(4)),
+            partial(ControlAdapter, network=MLP),
+            1.0,
+            torch.optim.Adam,
+            None,
+            partial(Trainer, accelerator="cpu"),
+            points=1001,
+        )
 
 
 def test_calls_are_counted_with_and_without_gradients() -> None:

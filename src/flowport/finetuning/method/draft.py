@@ -8,7 +8,15 @@ from torch.utils.checkpoint import checkpoint
 
 from flowport.errors import FlowportError
 from flowport.field.base import Field
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, origins, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    scaled_reward,
+    starts,
+)
 from flowport.finetuning.renoising import control_energy, reward_surrogate
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -82,7 +90,7 @@ class DRaFT(FineTuningMethod):
         with torch.no_grad():
             state = self._integrate(field, start, condition, 0, first)
             end = finite(self._integrate(field, state, condition, first, self.grid.steps), "a result", strength)
-        value = strength * reward.value(end, condition)
+        value = scaled_reward(reward, end, condition, strength)
         source = origins(start, condition)
         facts = logged_scalars(value, control_energy(field, source, end, condition, generator), end)
         record = {"state": state, "strength": end.new_tensor(strength)}

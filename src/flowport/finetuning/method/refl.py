@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flowport.errors import FlowportError
 from flowport.field.base import Field
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, starts
+from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, scaled_reward, starts
 from flowport.finetuning.renoising import (
     control_energy,
     flow_matching_target,
@@ -95,7 +95,7 @@ class ReFL(FineTuningMethod):
         start, condition = starts(field, pair, generator)
         states = simulate(field, start, condition, self.grid, generator, all_states=True)
         end = finite(states[-1], "a result", strength)
-        value = strength * reward.value(end, condition)
+        value = scaled_reward(reward, end, condition, strength)
         times = self.grid.times(field.path)[:-1]
         late = times >= self.late - 1e-9
         if not bool(late.any()):

@@ -90,8 +90,10 @@ def duel(
     method = require_method(method)
     if fresh < 1 or points < 2 * problem.groups:
         raise FlowportError(f"fresh and points must be at least 1 and {2 * problem.groups}, not {fresh} and {points}")
+    if points % problem.groups:
+        raise FlowportError(f"points={points} must be a multiple of {problem.groups}, the starts of this problem")
     if steps_per_rollout is not None and steps_per_rollout < 1:
-        raise FlowportError(f"rounds must be at least 1, or null: as the method says, not {steps_per_rollout}")
+        raise FlowportError(f"steps_per_rollout={steps_per_rollout} must be at least 1, or null for that of the method")
     if problem.steps_per_rollout is not None:
         method.steps_per_rollout = problem.steps_per_rollout
     elif steps_per_rollout is not None and method.steps_per_rollout > 1:
