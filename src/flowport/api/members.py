@@ -21,7 +21,6 @@ from flowport.network import Network
 from flowport.path import Path
 from flowport.prediction import Prediction
 from flowport.reward import Reward
-from flowport.sampling.dynamics import Process
 from flowport.sampling.grid import Grid
 from flowport.sampling.solver import Solver
 from flowport.sampling.volatility import Volatility
@@ -108,26 +107,6 @@ class FunctionReward(Reward):
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         return self.function(x1)
-
-
-class FunctionProcess(Process):
-    """The ODE dX = v(X, t) dt of a plain function.
-
-    Args:
-        velocity: v(x, t) of x (B, *D) and t (B,).
-    """
-
-    stochastic = False
-
-    def __init__(self, velocity: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.function = velocity
-
-    def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        self.evaluations += 1
-        return self.function(x, t)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
 
 
 def distribution(points: Points, name: str) -> Distribution:

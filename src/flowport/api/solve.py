@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowport.api.members import FunctionProcess, member
+from flowport.api.members import member
+from flowport.sampling.dynamics import FunctionProcess
 from flowport.types import Pair, Sample
 
 

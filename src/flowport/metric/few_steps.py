@@ -15,23 +15,11 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.metric.base import EvaluationResult
 from flowport.metric.clouds import CloudDistance
-from flowport.metric.energy import Velocity, field_of
+from flowport.metric.energy import field_of
 from flowport.metric.two_sample import gathered
+from flowport.sampling.dynamics import FunctionProcess
+from flowport.sampling.solver import Euler
 from flowport.types import Sample
-
-
-@torch.no_grad()
-def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    """The solution at the last time by Euler's method, x ← x + (t' − t) v(x, t), (n, *D).
-
-    Args:
-        velocity: (x, t) -> velocity, (n, *D).
-        x: Points at the first time, (n, *D).
-        times: Times, (K+1,).
-    """
-    for t, ahead in zip(times[:-1], times[1:], strict=True):
-        x = x + (ahead - t).to(x) * velocity(x, t.to(x.device).expand(len(x)))
-    return x
 
 
 class FewSteps(CloudDistance):
@@ -81,8 +69,11 @@ class FewSteps(CloudDistance):
         Raises:
             FlowportError: Without a velocity.
         """
-        times = torch.linspace(float(outcome.times[0]), float(outcome.times[-1]), self.steps + 1, dtype=torch.float64)
-        result = euler(field_of(outcome, "few_steps"), outcome.states[0], times)
+        start = outcome.states[0]
+        times = torch.linspace(float(outcome.times[0]), float(outcome.times[-1]), self.steps + 1).to(start)
+        process = FunctionProcess(field_of(outcome, "few_steps"))
+        with torch.no_grad():
+            result = Euler().solve(process, start, times, torch.Generator(start.device)).end
         self.gap.append(chamfer_of_pairs(result, outcome.result))
         flat = Sample(outcome.source.x.flatten(1))  # of another shape: _untranslated is left to cloud_distance
         super().update(replace(outcome, result=result, source=flat))

@@ -13,7 +13,7 @@ References:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -176,6 +176,26 @@ class Dynamics(Process):
         """
         self.evaluations += 1
         return self.field.endpoints(x, t, self.condition)
+
+
+class FunctionProcess(Process):
+    """The ODE dX = v(X, t) dt of a plain function.
+
+    Args:
+        velocity: v(x, t) of x (B, *D) and t (B,).
+    """
+
+    stochastic = False
+
+    def __init__(self, velocity: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = velocity
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        self.evaluations += 1
+        return self.function(x, t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
 
 
 @contextmanager
