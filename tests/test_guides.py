@@ -25,9 +25,3 @@ def test_a_block_of_the_guide_runs(number: int, tmp_path: Path, monkeypatch: pyt
     exec(code, names)
     if "y" in names:
         assert names["y"].shape == (300, 2) and bool(names["y"].isfinite().all())
-
-
-def test_the_job_takes_a_few_lines() -> None:
-    """Fifteen or so in every library, none of them wrapped to look shorter."""
-    assert len(BLOCKS) == 5
-    assert all(len(block.strip().splitlines()) <= 20 for block in BLOCKS)
