@@ -40,7 +40,7 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
     if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
         monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path / "autoencoders")
         words += ["space.steps=2", "metric=[sliced_wasserstein]"]
-    if name == "laboratory_sde":
+    if name == "known_processes":
         words += ["stage.paths=200", "stage.steps=20"]
     if name == "voices":
         pytest.importorskip("espeakng_loader")
@@ -63,7 +63,7 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
     tested = {k: v for k, v in numbers.items() if k.startswith("test/")}
     assert tested
     assert all(v == v for v in tested.values()), "a metric is NaN"
-    if name == "laboratory_sde":
+    if name == "known_processes":
         assert (tmp_path / "gallery.png").read_bytes().startswith(b"\x89PNG")
     elif name != "classifier":
         assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_size > 0

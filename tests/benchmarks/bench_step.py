@@ -1,7 +1,7 @@
 """One training step against torchcfm, on the same tensors: ``OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_step``.
 
 Batches of 256 points in the plane, drawn beforehand, so that nobody's sampler counts; torchcfm's MLP of width 64 and
-Adam with the same flags on both sides. Every contestant runs in turn, REPEATS times; a ratio is the median of the
+Adam with the same flags on both sides. Every entrant runs in turn, REPEATS times; a ratio is the median of the
 ratios within a repeat. Processor time is what other programs on the machine disturb least; a background thread that
 couples ahead (prefetch) can show in elapsed time only, and there only while a second core is idle.
 flowport in the Trainer has its moving average and its guard, and its own datamodule unless it says "same loader"; the
@@ -122,8 +122,8 @@ def looped(step: Callable[[Pair], Tensor], optimizer: torch.optim.Optimizer, bat
     return per_step(began)
 
 
-class Contest:
-    """All contestants on the same batches; ``flags`` go to everybody's Adam."""
+class Competition:
+    """All entrants on the same batches; ``flags`` go to everybody's Adam."""
 
     def __init__(self, batches: list[Pair], flags: dict[str, Any]) -> None:
         self.batches, self.flags = batches, flags
@@ -179,9 +179,9 @@ class Contest:
 
 
 def measured(batches: list[Pair], flags: dict[str, Any], repeats: int) -> dict[str, list[Clocks]]:
-    c = Contest(batches, flags)
+    c = Competition(batches, flags)
     exact, independent = ExactOptimalTransportConditionalFlowMatcher(sigma=0.0), ConditionalFlowMatcher(sigma=0.0)
-    contestants: dict[str, Callable[[], Clocks]] = {
+    entrants: dict[str, Callable[[], Clocks]] = {
         "torchcfm exact, loop": lambda: c.torchcfm(exact),
         "flowport exact, Trainer": lambda: c.ours_trainer(ExactCoupling()),
         "flowport exact, Trainer, prefetch 2": lambda: c.ours_trainer(ExactCoupling(), prefetch=2),
@@ -193,9 +193,9 @@ def measured(batches: list[Pair], flags: dict[str, Any], repeats: int) -> dict[s
         "flowport independent, Trainer, same loader": c.ours_on_their_loader,
         "flowport independent, Trainer": lambda: c.ours_trainer(IndependentCoupling()),
     }
-    times: dict[str, list[Clocks]] = {name: [] for name in contestants}
+    times: dict[str, list[Clocks]] = {name: [] for name in entrants}
     for _ in range(repeats):
-        for name, run in contestants.items():
+        for name, run in entrants.items():
             times[name].append(run())
     return times
 

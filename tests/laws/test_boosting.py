@@ -20,14 +20,14 @@ from tests.laws.tilts import F64, Affine, Scaled
 C, RHO, M1, S1 = 1.5, 0.6, 1.0, 0.49
 S10 = (1 - RHO**2) * S1
 STARTS = Gaussian(event_shape=[1], mean=[2.0], covariance=[[0.25]])
-WORLD = BridgeProblem(STARTS, [1.0], [[M1]], [[math.sqrt(S1)]], [0.0], [C], correlation=RHO)
+PROBLEM = BridgeProblem(STARTS, [1.0], [[M1]], [[math.sqrt(S1)]], [0.0], [C], correlation=RHO)
 X = torch.linspace(-6, 9, 3001, dtype=F64)
 
 
 def results(total):
     """The law of all results where every start's law is tilted by total · x: mean and density on the grid."""
-    given = WORLD.tilt(total / C, STARTS.mean[None])[0]
-    spread = given.covariances[0] + WORLD.gain @ STARTS.covariance.double() @ WORLD.gain.mT
+    given = PROBLEM.tilt(total / C, STARTS.mean[None])[0]
+    spread = given.covariances[0] + PROBLEM.gain @ STARTS.covariance.double() @ PROBLEM.gain.mT
     law = torch.distributions.Normal(given.mean[0], spread[0].sqrt())
     return float(given.mean), law.log_prob(X).exp()
 
@@ -67,10 +67,10 @@ def test_rounds_add_up_to_the_tilt_of_all_results():
 def test_a_tilt_upon_a_tilt_shifts_every_start_alike_and_leaves_the_interaction():
     """The rounds' fields stacked as a run stacks them: E[x1 | x0] moves by S_{1|0} c at the end of all rounds, which is
     S1 c, and neither the slope in x0 nor Var(x1 | x0), so not −slope/Var, the precision's off-diagonal, change."""
-    discretisation, field = ConsistentDiscretisation(UniformGrid(12)), WORLD.base
+    discretisation, field = ConsistentDiscretisation(UniformGrid(12)), PROBLEM.base
     laws = [moments(discretisation, field)]
     for share in (1, RHO**2 / (1 - RHO**2)):  # C, then all that the rounds add to it
-        field = TiltedField(field, Scaled(WORLD.base, WORLD.tilted(1.0), share))
+        field = TiltedField(field, Scaled(PROBLEM.base, PROBLEM.tilted(1.0), share))
         laws.append(moments(discretisation, field))
     (mean, slope, variance), one, all_rounds = laws
     for law, shift in ((one, S10 * C), (all_rounds, S1 * C)):

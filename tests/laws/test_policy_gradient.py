@@ -8,7 +8,7 @@ from flowport.finetuning.method import PolicyGradient
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward import QuadraticReward
 from flowport.sampling.grid import UniformGrid
-from tests.laws.problems import WORLDS, C, at, collected, noise
+from tests.laws.problems import PROBLEMS, C, at, collected, noise
 from tests.laws.tilts import F64, Affine, Line, Table, Tabled
 
 
@@ -45,7 +45,7 @@ def test_the_policy_gradient_is_that_of_reward_less_divergence(kl, published):
 def test_at_the_tilt_no_path_has_an_advantage():
     """Given its start, λr − S is the same for all paths of the optimal chain: the tilt at kl = 1 has a gradient of
     exactly zero."""
-    base = WORLDS["bridge"][0]
+    base = PROBLEMS["bridge"][0]
     made = PolicyGradient(UniformGrid(10), group=8, clip=None, batch=None)
     affine, chain = (
         Affine.of(made.discretisation, base, 2.4),
@@ -72,7 +72,7 @@ def test_advantages_are_against_the_others_of_the_same_start():
     torch.testing.assert_close(unit.abs(), torch.full((12, 2), 2**0.5, dtype=F64))
 
 
-@pytest.mark.parametrize("problem", WORLDS)
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_on_policy_all_ratios_are_one(problem):
     field, made = at(problem, 0.7), PolicyGradient(UniformGrid(6), group=4, batch=None)
     rollout, _ = collected(made, field, problem, 30)

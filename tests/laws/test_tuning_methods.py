@@ -13,7 +13,7 @@ from flowport.reward import LinearReward, QuadraticReward, Reward
 from flowport.sampling.grid import UniformGrid
 from flowport.types import Condition
 from tests.laws.oracles import line
-from tests.laws.problems import REST, S2, WORLDS, C, at, collected, drawn, noise, problems
+from tests.laws.problems import PROBLEMS, REST, S2, C, at, collected, drawn, noise, problems
 from tests.laws.tilts import F64, Adapter, Line, Pull, Scaled, from_noise, vertex
 from tests.zoo import TUNINGS, named
 
@@ -44,7 +44,7 @@ class Shifted(Reward):
 def test_what_a_reward_says_of_the_start_alone_moves_nothing(make, problem):
     found = []
     for seen in (0.0, 1.0):
-        method, field = make(), TiltedField(WORLDS[problem][0], Line(0.3, -0.2))
+        method, field = make(), TiltedField(PROBLEMS[problem][0], Line(0.3, -0.2))
         rollout, _ = collected(method, field, problem, 12, Shifted(seen))
         loss = method.loss(field, [rollout], torch.Generator().manual_seed(2)).mean
         found.append(torch.autograd.grad(loss, field.adapter.gk)[0])

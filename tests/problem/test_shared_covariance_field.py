@@ -1,4 +1,4 @@
-"""The fast oracle of a world is the oracle of the package, at all times, tilted or not."""
+"""The fast exact field of a problem is that of the package, at all times, tilted or not."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A contest trains a method within its budget of calls, and says what came of it."""
+"""A duel trains a method within its budget of calls, and says what came of it."""
 
 import json
 from functools import partial
@@ -26,7 +26,7 @@ from tests.problem.test_law import problem
 
 
 def tried(method: FineTuningMethod, calls: int = 6400, own: int | None = None, **words: Any) -> dict[str, float]:
-    """own: rounds of the world."""
+    """own: steps per rollout of the problem."""
     problem = NoiseProblem([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4], calls=calls, starts=128, steps_per_rollout=own)
     return duel(
         problem,
@@ -48,7 +48,7 @@ def test_a_method_learns_within_its_calls() -> None:
     assert 0 < found["arena/kl"] < 2 * found["arena/exact_kl"]
 
 
-def test_a_contest_repeats_to_the_last_digit_and_follows_its_seed() -> None:
+def test_a_duel_repeats_to_the_last_digit_and_follows_its_seed() -> None:
     first, again, other = (
         tried(AdjointMatching(ConsistentDiscretisation(UniformGrid(2))), 64, points=2, seed=s) for s in (0, 0, 1)
     )
@@ -77,7 +77,7 @@ def test_a_method_of_many_rounds_has_the_same_calls_and_more_steps() -> None:
     ), "single steps stay"
 
 
-def test_a_world_s_own_rounds_come_first_for_every_method() -> None:
+def test_a_problem_s_own_steps_per_rollout_come_first_for_every_method() -> None:
     for method in (
         PathWeighted(UniformGrid(4), late=None, batch=64),
         AdjointMatching(ConsistentDiscretisation(UniformGrid(2))),
@@ -135,7 +135,7 @@ def test_the_launcher_writes_its_numbers(capfd: Any, tmp_path: Path) -> None:
     assert "arena/kl_to_tilt" in said.out
     made = (tmp_path / "metrics.json").stat().st_mtime_ns
     assert runs.here(capfd, "arena.py", *words).code == 0
-    assert (tmp_path / "metrics.json").stat().st_mtime_ns == made, "a contest that is finished is not run again"
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns == made, "a finished duel is not run again"
     assert runs.here(capfd, "arena.py", *words, "points=32").code == 0
     assert (tmp_path / "metrics.json").stat().st_mtime_ns > made, "another one is"
     slip = runs.here(capfd, "arena.py", "problem=nowhere", f"hydra.run.dir={tmp_path}")

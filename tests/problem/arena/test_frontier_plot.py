@@ -1,4 +1,4 @@
-"""The table and the picture of a sweep say what its contests found."""
+"""The table and the picture of a sweep say what its duels found."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from flowport.problem.arena.frontier_plot import (
 from flowport.run.run_folder import finished_runs
 from tests.problem.test_law import problem
 
-WORLD = NoiseProblem([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4])
+PROBLEM = NoiseProblem([1.0], [[0.5]], [1.0, 0.6], 0.3, [0.8, 0.4])
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_three_seeds_know_little_of_their_spread() -> None:
 
 
 def test_the_files(folder: Path) -> None:
-    short = draw(results(jobs(folder)), {"plain": WORLD}, folder)
+    short = draw(results(jobs(folder)), {"plain": PROBLEM}, folder)
     assert "| good | 0.0200 ± 0.0058 |" in short and "| bad | 0.500 |" in short
     assert "| (the exact field, by the same score) | " in short
     assert "| (KL of the tilt to the base) | 0.30 |" in short
@@ -93,7 +93,7 @@ def test_the_files(folder: Path) -> None:
 
 
 def test_the_exact_field_is_at_the_tilt() -> None:
-    assert abs(exact_field_error(WORLD, 0.7, points=512)) < 1e-3
+    assert abs(exact_field_error(PROBLEM, 0.7, points=512)) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["bridge_moons", "bridge_gaussian_16"])
@@ -104,9 +104,9 @@ def test_the_chain_of_a_bridge_reads_the_exact_tilt_as_itself(name: str) -> None
 
 def test_what_a_reward_leaves_of_a_gaussian() -> None:
     """(E e^{λr})²/E e^{2λr} = e^{−λ² cᵀSc} of r = cᵀx and N(m, S)."""
-    spread = WORLD.base_law(torch.zeros(1, 2)).covariances[0]
-    c = WORLD.reward.c
-    assert effective_share(WORLD, 0.7) == pytest.approx(float(torch.exp(-(0.7**2) * c @ spread @ c)), rel=1e-5)
+    spread = PROBLEM.base_law(torch.zeros(1, 2)).covariances[0]
+    c = PROBLEM.reward.c
+    assert effective_share(PROBLEM, 0.7) == pytest.approx(float(torch.exp(-(0.7**2) * c @ spread @ c)), rel=1e-5)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

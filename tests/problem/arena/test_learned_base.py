@@ -1,4 +1,4 @@
-"""A learnt base is near the exact one, and a world it cannot be drawn from is refused."""
+"""A learnt base is near the exact one, and a problem it cannot be drawn from is refused."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ TRAINER = partial(Trainer, accelerator="cpu", enable_model_summary=False)
 
 
 @pytest.mark.parametrize("made", [lambda: NoiseProblem(**LAW), lambda: BridgeProblem(Moons(), **LAW)])
-def test_a_learnt_base_has_the_law_of_the_world(made: Callable[[], Problem]) -> None:
+def test_a_learnt_base_has_the_law_of_the_problem(made: Callable[[], Problem]) -> None:
     problem, generator = made(), torch.Generator().manual_seed(0)
     field = learned_base(problem, partial(MLP, width=32), TRAINER, 300, seed=0)
     start = problem.scored_starts(2048, generator)

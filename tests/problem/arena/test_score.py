@@ -20,7 +20,7 @@ PARTS = {
     "turns": [0.4, 0.0],
     "c": [0.6, 0.3],
 }
-WORLDS = {
+PROBLEMS = {
     "noise": lambda: NoiseProblem(**PARTS, q=[[0.4, 0.1], [0.1, 0.2]]),
     "bridge": lambda: BridgeProblem(Moons(), **PARTS),
 }
@@ -29,7 +29,7 @@ POINTS = 2048
 
 def made(name: str) -> Problem:
     """With a coarse sampler and chain."""
-    problem = WORLDS[name]()
+    problem = PROBLEMS[name]()
     solver, _, volatility = problem.sampler
     problem.sampler, problem.discretisation = (
         (solver, PowerGrid(24, 1.5), volatility),
@@ -45,9 +45,9 @@ def judged(name: str, strength: float) -> dict[str, float]:
     return score(exact(problem, strength), problem, 1.0, torch.Generator().manual_seed(0), POINTS, 512)
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_the_exact_tilt_has_no_error(name: str) -> None:
-    found, n = judged(name, 1.0), POINTS / WORLDS[name]().groups
+    found, n = judged(name, 1.0), POINTS / PROBLEMS[name]().groups
     assert found["velocity_error"] < 1e-10
     assert found["weight_error"] < 3.5 * (0.25 / n) ** 0.5
     assert found["mean_error"] < 0.12
@@ -70,7 +70,7 @@ def test_the_exact_tilt_has_no_error(name: str) -> None:
 @pytest.mark.parametrize(("name", "wrong"), [("noise", -1.0), ("noise", 0.5), ("bridge", -1.0)])
 def test_a_wrong_sign_and_half_the_strength_are_seen_by_every_number(name: str, wrong: float) -> None:
     """kl_to_tilt of the tilt at a is log Z(1) − log Z(a) + (a − 1) E_a r."""
-    found, problem = judged(name, wrong), WORLDS[name]()
+    found, problem = judged(name, wrong), PROBLEMS[name]()
     start = problem.scored_starts(problem.groups, torch.Generator().manual_seed(0))
     log_z = [problem.tilt(s, start)[1].mean() for s in (1.0, wrong)]
     reward = problem.frontier(torch.tensor([wrong]), start)[1]
