@@ -19,7 +19,7 @@ from flowport.cache import write_atomically
 from flowport.errors import FlowportError
 from flowport.run.trust import check_config
 
-LAYOUT = 2
+LAYOUT = 3
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
 
 
