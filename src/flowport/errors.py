@@ -20,6 +20,15 @@ class FlowportError(ValueError):
     """
 
 
+def printable(text: str) -> str:
+    """A text without control characters, which a terminal would obey, for instance those of a file's name.
+
+    Args:
+        text: From a file that somebody else may have written.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+
+
 def member_name(member: type | str, family: str) -> str:
     """The config name of a class: its name in snake case, less the family's word.
 

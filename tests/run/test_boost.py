@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
 from flowport.reward import Reward
-from flowport.run.boost import boosted, check_overrides
+from flowport.run.boost import boosted, check_overrides, reached
 from flowport.run.build import Parts, build, make
 from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
@@ -88,6 +88,15 @@ def test_a_resumed_round_equals_an_unbroken_one(folder: Path, tmp_path: Path) ->
     assert equal(weights(tmp_path), weights(folder)) and digests(folder) == before
     whole = measured(json.loads((folder / "metrics.json").read_text()))
     assert measured(numbers) == whole, "what was measured before training is reported again"
+
+
+def test_rounds_are_measured_by_the_reward_that_was_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the residual reward that the last of them is tuned with."""
+    seen = []
+    monkeypatch.setattr("flowport.run.boost.distance", lambda base, tuned, value: seen.append(value) or {})
+    reached(restore(RunFolder(folder)))
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(seen[0](x), x @ torch.tensor([1.0, 0.5]))
 
 
 def test_rounds_go_on_upon_each_other_without_a_reward(base: Path, folder: Path, tmp_path: Path) -> None:

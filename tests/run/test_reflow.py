@@ -117,7 +117,7 @@ def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: P
 def test_a_flow_that_learns_guided_pairs_is_not_guided_again(base: Path, tmp_path: Path) -> None:
     config = RunFolder(base).read_config()
     config.guidance = {
-        "_target_": "flowport.field.guidance.classifier_free.ClassifierFreeGuidance",
+        "_target_": "flowport.field.guidance.ClassifierFreeGuidance",
         "_partial_": True,
         "scale": 3.0,
     }

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from flowport.run import stage
+from flowport.run.build import build
 from flowport.run.run_folder import RunFolder
 from flowport.training.flow_module import FlowModule
 from flowport.types import Pair
@@ -141,3 +142,11 @@ def test_a_resume_that_diverges_leaves_what_was_saved(tmp_path: Path, capfd: Any
     assert "the loss was not finite at training step 20" in said.sentence
     assert path.read_bytes() == before
     assert sorted(p.name for p in path.parent.iterdir()) == ["last.ckpt"]
+
+
+def test_the_facts_of_the_coupling_are_those_of_the_last_batch(tmp_path: Path) -> None:
+    words = ["coupling=sinkhorn", "trainer.max_steps=3", "trainer.accumulate_grad_batches=2", "data.pool=1"]
+    numbers = runs.run(tmp_path, *words)
+    stream = build(RunFolder(tmp_path).read_config()).data.train
+    found = {name.partition("/")[2]: value for name, value in numbers.items() if name.startswith("coupling/")}
+    assert found == stream.facts_of(5) != stream.facts_of(3)

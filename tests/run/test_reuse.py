@@ -115,3 +115,11 @@ def test_another_path_after_training_has_the_same_ends(trained: Path, tmp_path: 
         ends.append(np.load(tmp_path / name / "translated.npy"))
     assert np.abs(ends[0] - ends[1]).max() < 2e-2
     assert "γ = 0 on both" in runs.here(capfd, "translate.py", f"run={trained}", "path=smooth_bridge").sentence
+
+
+def test_a_budget_of_evaluations_is_kept_by_every_solver(trained: Path, tmp_path: Path, capfd: Any) -> None:
+    for solver in ("euler", "heun", "rk4"):
+        words = [f"solver={solver}", "nfe=8", "metric=[transport_cost]", "evaluation_items=8"]
+        said = runs.here(capfd, "evaluate.py", f"run={trained}", *words, f"hydra.run.dir={tmp_path}/{solver}")
+        assert said.code == 0, said.err
+        assert metrics_of(tmp_path / solver)["test/nfe"] == 8

@@ -14,6 +14,8 @@ from flowport.errors import FlowportError
 from flowport.modality import Image, Plane
 from flowport.path import LinearPath
 from flowport.prediction import VelocityPrediction
+from flowport.run.log_likelihood import log_likelihood
+from flowport.run.run_folder import RunFolder
 from flowport.sampling.divergence import ExactDivergence
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.likelihood import Likelihood
@@ -21,6 +23,7 @@ from flowport.sampling.solver import RK4
 from flowport.types import Sample
 from tests import runs
 from tests.laws.oracles import COUPLED, Composition
+from tests.run.test_finetune import composed
 
 NOISE = torch.Generator().manual_seed(0)
 IMAGES = {"centred": Image(), "dequantised": Image(dequantise=True)}
@@ -118,3 +121,15 @@ def test_the_command_gives_one_number_by_two_solvers(tmp_path: Path, capfd: Any)
     assert one["test/nll_floor"] == other["test/nll_floor"] < one["test/nll"]
     assert one["nfe"] != other["nfe"] == 160
     assert "test/bits_per_dim" not in one and one["test/nll_se"] > 0
+
+
+def test_bits_of_bytes_are_the_log_of_their_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the density of encoded points is 1, an item of D bytes has the probability of its cell, 127.5^−D."""
+    monkeypatch.setattr(Likelihood, "log_prob", lambda self, points, generator: (torch.zeros(len(points)), 7))
+    words = ["experiment=none", "distribution@source=gaussian", "source.event_shape=[1,8,8]", "network=patch_unet"]
+    words += ["distribution@target=digits", "coupling=independent", "network.width=8", "metric=[sliced_wasserstein]"]
+    runs.run(tmp_path / "run", *words, "trainer.max_steps=1", "evaluation_items=4")
+    overrides = composed("likelihood", f"run={tmp_path}/run", "threads=1")
+    found = log_likelihood(RunFolder(tmp_path / "run"), overrides, RunFolder(tmp_path / "out"))
+    assert found["test/bits_per_dim"] == pytest.approx(math.log2(127.5), rel=1e-6)
+    assert found["test/nll"] == pytest.approx(64 * math.log(127.5), rel=1e-6) and found["nfe"] == 7

@@ -208,11 +208,12 @@ class Flow:
         write_atomically(place / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
 
 
-def load(folder: str | FilePath, **objects: Any) -> Flow:
+def load(folder: str | FilePath, *, trust: bool = False, **objects: Any) -> Flow:
     """Load a flow that ``Flow.save`` wrote, or a run folder; runs no code of the folder's.
 
     Args:
         folder: The folder.
+        trust: Whether the config of a run folder may build any class and run any TorchScript program.
         **objects: Parts that its config cannot name, for instance ``network=my_module``.
 
     Raises:
@@ -220,7 +221,7 @@ def load(folder: str | FilePath, **objects: Any) -> Flow:
     """
     place = FilePath(folder)
     if (place / ".hydra").is_dir():
-        return _load_run(place)
+        return _load_run(place, trust)
     try:
         config = json.loads((place / "config.json").read_text())
         weights = load_file(place / "flow.safetensors")
@@ -240,13 +241,13 @@ def load(folder: str | FilePath, **objects: Any) -> Flow:
     return Flow(field, shape, source, None, modality, config["field"], names)
 
 
-def _load_run(folder: FilePath) -> Flow:
+def _load_run(folder: FilePath, trust: bool) -> Flow:
     """The averaged flow of a run folder, with its source and target."""
     from flowport.run.build import make
     from flowport.run.restore import restore
     from flowport.run.run_folder import RunFolder
 
-    run = restore(RunFolder(folder))
+    run = restore(RunFolder(folder, trust))
     module, fields = run.module, [run.module.ema]
     while isinstance(fields[-1], TiltedField):
         fields.append(fields[-1].base)

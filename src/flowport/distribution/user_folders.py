@@ -32,8 +32,16 @@ def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray[Any]], s
     }
 
 
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""Formats that are read whatever a file is called: others, such as EPS, would start a program."""
+LARGEST_PICTURE = 100_000_000
+"""Number of pixels of the largest picture that is decoded."""
+
+
 def _picture(path: Path, size: int, channels: int) -> NDArray[Any]:
-    with Picture.open(path) as opened:
+    with Picture.open(path, formats=FORMATS) as opened:
+        if opened.width * opened.height > LARGEST_PICTURE:
+            raise ValueError(f"it has {opened.width} x {opened.height} pixels; at most {LARGEST_PICTURE:,} are read")
         return fitted_picture(opened, size, channels)
 
 
@@ -88,6 +96,8 @@ class ImageFolder(Stored):
         super().__init__(**held, modality=modality or Image(), part=part)
 
 
+SLOWEST, FASTEST = 1000, 768_000
+"""Sample rates of recordings that are read, Hz."""
 PADDING = -32768
 """Value that fills a clip behind the end of its recording in the cache; decoded samples are at least −32767."""
 
@@ -101,6 +111,8 @@ def _clips(path: Path, rate: int, stored: int) -> NDArray[Any]:
     if not np.isfinite(wave).all():
         raise ValueError("it holds NaN or infinite values")
     mono = wave.mean(1)
+    if not SLOWEST <= own <= FASTEST:
+        raise ValueError(f"its sample rate is {own} Hz; {SLOWEST} to {FASTEST} Hz are understood")
     if own != rate:
         mono = resample_poly(mono, rate, own)
     count = max(1, len(mono) // stored)

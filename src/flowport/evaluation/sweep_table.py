@@ -2,8 +2,10 @@
 
 import csv
 import math
+import re
 import statistics
 from dataclasses import dataclass
+from html import escape
 from itertools import cycle
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, printable
 from flowport.modality import gallery
 
 SEED = "seed"
@@ -80,7 +82,7 @@ class SweepTable:
     rows: list[tuple[tuple[str, ...], dict[str, MeanAndError]]]
 
     def lines(self) -> list[list[str]]:
-        """Header and rows as text."""
+        """Header and rows as text without control characters."""
         head = [*self.settings, "runs", *(m.removeprefix("test/") for m in self.metrics)]
         body = [
             [
@@ -90,11 +92,11 @@ class SweepTable:
             ]
             for values, cells in self.rows
         ]
-        return [head, *body]
+        return [[printable(cell) for cell in line] for line in (head, *body)]
 
     def markdown(self) -> str:
-        """The table as Markdown."""
-        head, *body = self.lines()
+        """The table as Markdown, in which no cell is markup."""
+        head, *body = ([escape(cell).replace("|", "\\|").replace("`", "'") for cell in line] for line in self.lines())
         rule = ["---"] * len(self.settings) + ["---:"] * (len(head) - len(self.settings))
         return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
 
@@ -176,7 +178,7 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
         against: The metric that the others are drawn over.
     """
     with (folder / "table.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(sheet.lines())
+        csv.writer(file).writerows([_no_formula(cell) for cell in row] for row in sheet.lines())
     (folder / "table.md").write_text(sheet.markdown())
     if against is None:
         draw(sheet, folder / "table.png")
@@ -185,12 +187,18 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
     _compare(jobs, folder / "translations.png")
 
 
+def _no_formula(cell: str) -> str:
+    """A cell that a spreadsheet does not take for a formula: text that begins like one gets an apostrophe."""
+    number = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?( ± [\d.]+)?", cell)
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and not number else cell
+
+
 def _compare(jobs: list[Job], path: Path) -> None:
     """Draw the translations of the first run of every setting, one row per setting."""
     rows, varied = dict[str, torch.Tensor](), _varied([job.settings for job in jobs])
     for job in jobs:
         if job.translation.is_file():
-            strip = torch.from_numpy(np.asarray(Image.open(job.translation).convert("RGB")).copy())
+            strip = torch.from_numpy(np.asarray(Image.open(job.translation, formats=["PNG"]).convert("RGB")).copy())
             name = ", ".join(f"{key.rpartition('.')[2]} {job.settings.get(key, '')}" for key in varied)
             rows.setdefault(name, strip.permute(2, 0, 1)[None] / 255)
     if rows:

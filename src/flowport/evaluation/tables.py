@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from flowport.errors import printable
 
 
 def table(numbers: Mapping[str, Any], title: str = "") -> str:
@@ -14,14 +17,14 @@ def table(numbers: Mapping[str, Any], title: str = "") -> str:
         numbers: Values by name.
         title: Title of the table.
     """
-    sheet = Table(title=title, title_justify="left")
+    sheet = Table(title=escape(printable(title)), title_justify="left")
     for column in ("metric", "value", "floor", "untranslated", "retrieved"):
         sheet.add_column(column, justify="left" if column == "metric" else "right")
     beside = ("_floor", "_untranslated", "_retrieved")
     for name, value in numbers.items():
         if any(name.endswith(suffix) and name.removesuffix(suffix) in numbers for suffix in beside):
             continue
-        sheet.add_row(name, shown(value), *(shown(numbers.get(name + suffix)) for suffix in beside))
+        sheet.add_row(escape(printable(name)), shown(value), *(shown(numbers.get(name + suffix)) for suffix in beside))
     console = Console(width=110)
     with console.capture() as capture:
         console.print(sheet)
@@ -36,4 +39,4 @@ def shown(value: Any) -> str:
     """
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else escape(printable(str(value)))

@@ -3,7 +3,8 @@
 References:
     Székely and Rizzo 2013, "Energy statistics: a class of statistics based on distances",
         doi:10.1016/j.jspi.2013.03.018.
-    Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723-773 (preprint: arXiv:0805.2368).
+    Gretton et al. 2012, "A kernel two-sample test", JMLR 13:723-773; earlier version: 2008, "A kernel method for the
+        two-sample problem", arXiv:0805.2368.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Reward by a user's network in a file format that runs no Python."""
+"""Reward by a user's network in a TorchScript file."""
 
 import warnings
 from pathlib import Path
@@ -18,8 +18,8 @@ from flowport.types import Condition
 class FromFileReward(Reward):
     """Reward by a TorchScript program f: r = f(x1), or with a label r = log p(label | x1) from logits f(x1), in nats.
 
-    A TorchScript file holds operations and tensors and no pickled Python. Files of torch.save and torch.export are
-    refused, because loading them may run any code.
+    A TorchScript file holds no pickled Python, but its operations can read and write files: run a stranger's program
+    only if you trust him. Files of torch.save and torch.export are refused, because loading them may run any code.
 
     Args:
         path: File of the program, as torch.jit.script(network).save(path) writes it.

@@ -30,7 +30,7 @@ def base_of(config: DictConfig) -> RunFolder:
         FlowportError: Where neither is named, and where that training fails.
     """
     if config.run is not None:
-        return RunFolder(Path(config.run))
+        return RunFolder(Path(config.run), config.trust)
     if config.base is None:
         raise FlowportError(
             "nothing to start from: give run=<folder of a trained run>, or an experiment that has a base, for instance "

@@ -26,6 +26,7 @@ from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, Reward
 from flowport.run.config_checks import check_kind, check_values
 from flowport.run.run_folder import RunFolder, check_fits
+from flowport.run.trainer_options import check_trainer
 from flowport.sampling.sampler import Sampler
 from flowport.training.averaging import AveragedModule
 from flowport.training.compose import compose
@@ -41,7 +42,6 @@ OWN: dict[str, tuple[Any, float | None]] = {
     "ema_decay": (float, 0),
     "evaluation_items": (int, 1),
     "checkpoint_every": (int, 1),
-    "trainer.max_steps": (int, 1),
 }
 """The keys of a run that no class declares: type and least value."""
 
@@ -336,9 +336,5 @@ def check(config: DictConfig) -> None:
     """
     for key, (hint, least) in OWN.items():
         check_kind(key, OmegaConf.select(config, key), hint, least)
-    if config.trainer.devices != 1:
-        raise FlowportError(
-            f"trainer.devices={config.trainer.devices} is not supported yet: couplings and metrics are those of one "
-            "process; use trainer.devices=1 and a sweep to fill several devices"
-        )
+    check_trainer(config.trainer)
     check_values(config)

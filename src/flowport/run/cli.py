@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, printable
 
 logger = logging.getLogger(__name__)
 SIDES = re.compile(r"^(source|target)=(.+)$")
@@ -149,6 +149,11 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
         try:
             folder = Path(HydraConfig.get().runtime.output_dir)
             resolve_paths(config)
+            from flowport.run.run_folder import RunFolder
+            from flowport.run.trust import remember_programs
+
+            RunFolder(folder).check_links()
+            remember_programs(OmegaConf.to_container(config, resolve=False))
             numbers = task(config, folder)
             if numbers is None:
                 return None
@@ -170,7 +175,7 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
 
 
 def _one_line(message: str) -> str:
-    return re.sub(r"\s*\n\s*", "; ", message.strip())
+    return printable(re.sub(r"\s*\n\s*", "; ", message.strip()))
 
 
 def _unknown(key: str, configs: Path, name: str) -> str:

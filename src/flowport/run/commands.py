@@ -54,7 +54,7 @@ def _finetune(config: DictConfig, folder: Path) -> Mapping[str, Any]:
 
     parts = Parts()
     check_overrides(config, parts)
-    return boosted(base_of(config), config, RunFolder(folder), parts)
+    return boosted(base_of(config), config, RunFolder(folder, config.trust), parts)
 
 
 def _reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
@@ -63,7 +63,7 @@ def _reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.reflow import reflow
     from flowport.run.run_folder import RunFolder
 
-    return reflow(base_of(config), config, RunFolder(folder))
+    return reflow(base_of(config), config, RunFolder(folder, config.trust))
 
 
 def _evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ def _evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.evaluate import evaluate
     from flowport.run.run_folder import RunFolder
 
-    return evaluate(RunFolder(Path(config.run)), config, RunFolder(folder))
+    return evaluate(RunFolder(Path(config.run), config.trust), config, RunFolder(folder, config.trust))
 
 
 def _translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ def _translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.run_folder import RunFolder
     from flowport.run.translate import translate
 
-    return translate(RunFolder(Path(config.run)), config, RunFolder(folder))
+    return translate(RunFolder(Path(config.run), config.trust), config, RunFolder(folder, config.trust))
 
 
 def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.log_likelihood import log_likelihood
     from flowport.run.run_folder import RunFolder
 
-    return log_likelihood(RunFolder(Path(config.run)), config, RunFolder(folder))
+    return log_likelihood(RunFolder(Path(config.run), config.trust), config, RunFolder(folder, config.trust))
 
 
 def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
@@ -106,6 +106,7 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     check_kind("steps_per_rollout", config.steps_per_rollout, int | None, 1)
     torch.set_num_threads(config.threads)
     if config.draw is not None:
+        RunFolder(Path(config.draw)).check_links()
         runs = results([(job.overrides(), job.read_metrics()) for job in finished_runs(Path(config.draw))])
         problems = {name: make(composed("arena", [f"problem={name}"]).problem) for name in {r.problem for r in runs}}
         print(draw(runs, problems, Path(config.draw)))
@@ -132,13 +133,13 @@ TASKS: dict[str, Task] = {
 """The commands that Hydra composes from ``configs/<command>.yaml``."""
 
 
-def _resume(folder: Path, overrides: list[str]) -> None:
+def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
     """Continue a run in place."""
     from flowport.evaluation.tables import table
     from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume
 
-    print(table(resume(RunFolder(folder), overrides), title=str(folder)))
+    print(table(resume(RunFolder(folder, trust), overrides), title=str(folder)))
 
 
 def _tabulate(arguments: list[str]) -> None:
@@ -150,8 +151,9 @@ def _tabulate(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     with report_errors():
         from flowport.evaluation import sweep_table
-        from flowport.run.run_folder import finished_runs
+        from flowport.run.run_folder import RunFolder, finished_runs
 
+        RunFolder(given.folder).check_links()
         jobs = finished_runs(given.folder)
         runs = [sweep_table.Job(job.overrides(), job.read_metrics(), job.translation) for job in jobs]
         sheet = sweep_table.tabulated(runs, [*given.metrics, *([given.against] if given.against else [])])
@@ -196,7 +198,9 @@ def command(name: str) -> None:
     runs = [word for word in arguments if word.startswith("run=")]
     if name == "train" and runs and runs[-1] != "run=null":
         with report_errors():
-            _resume(Path(runs[-1].removeprefix("run=")), [word for word in arguments if word not in runs])
+            trusted = [word for word in arguments if word in ("trust=true", "trust=false")]
+            words = [word for word in arguments if word not in (*runs, *trusted)]
+            _resume(Path(runs[-1].removeprefix("run=")), words, trusted[-1:] == ["trust=true"])
         return
     launch(TASKS[name], configs(), name)
 

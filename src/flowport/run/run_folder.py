@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
@@ -21,6 +22,8 @@ from flowport.run.trust import check_config
 
 LAYOUT = 3
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
+LARGEST_CONFIG = 2**20
+"""Size of the largest config that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class RunFolder:
 
     Args:
         path: The folder; it need not exist before something is written.
+        trust: Whether its config may build any class and run any program.
     """
 
     path: Path
+    trust: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path).expanduser().absolute())
@@ -115,16 +120,32 @@ class RunFolder:
         Args:
             number: Of the round.
         """
-        return RunFolder(self.path / "rounds" / str(number))
+        return RunFolder(self.path / "rounds" / str(number), self.trust)
 
     def create(self) -> "RunFolder":
         """Make the folder where it does not exist, and return it."""
         self.path.mkdir(parents=True, exist_ok=True)
         return self
 
+    def check_links(self) -> None:
+        """Check that nothing in the folder is a symbolic link, through which a command would write elsewhere.
+
+        Raises:
+            FlowportError: Naming the first link.
+        """
+        if not self.path.is_dir():
+            return
+        folders = [self.path, *(self.path / name for name in (".hydra", "checkpoints", "tensorboard", "gallery"))]
+        for folder in folders:
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry.is_symlink():
+                    raise FlowportError(
+                        f"{entry} is a symbolic link: a run is written into real files and folders"
+                    )
+
     def overrides(self) -> dict[str, str]:
         """The overrides of a job of a sweep, key to value, as Hydra wrote them."""
-        words = OmegaConf.to_container(OmegaConf.load(self.path / ".hydra" / "overrides.yaml"))
+        words = OmegaConf.to_container(load_yaml(self.path / ".hydra" / "overrides.yaml"))
         assert isinstance(words, list)
         return dict(str(word).lstrip("+").split("=", 1) for word in words)
 
@@ -141,12 +162,14 @@ class RunFolder:
             raise FlowportError(f"run={self} has no .hydra/config.yaml: give the folder that a training run wrote")
         self._check_stamp()
         try:
-            config = OmegaConf.load(self.config)
+            config = load_yaml(self.config)
         except Exception as error:
             raise FlowportError(f"{self.config} is not a readable config: {str(error).splitlines()[0]}") from None
         if not isinstance(config, DictConfig):
             raise FlowportError(f"{self.config} is not a run's config")
-        check_config(OmegaConf.to_container(config, resolve=False), str(self.config))
+        if not self.trust:
+            check_config(OmegaConf.to_container(config, resolve=False), str(self.config))
+            check_config(OmegaConf.to_container(config, resolve=True), str(self.config))  # of interpolated paths
         return config
 
     def write_config(self, config: DictConfig) -> None:
@@ -216,6 +239,23 @@ class RunFolder:
                 f"run={self} was written by flowport {version}, whose run folders flowport {__version__} does not "
                 "read: train it again, or use that version"
             )
+
+
+def load_yaml(path: Path) -> Any:
+    """A config file, of bounded size and without aliases, by which a few lines could stand for gigabytes.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FlowportError: For a file that is too large or has aliases.
+    """
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise FlowportError(f"{path} has {path.stat().st_size} bytes: a config has at most {LARGEST_CONFIG}")
+    with path.open() as file:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file, yaml.CSafeLoader)):
+            raise FlowportError(f"{path} has YAML aliases (*name): a config is written without them")
+    return OmegaConf.load(path)
 
 
 def finished_runs(folder: Path) -> list[RunFolder]:

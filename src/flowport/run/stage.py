@@ -101,6 +101,7 @@ def resume(folder: RunFolder, overrides: list[str]) -> dict[str, Any]:
         FlowportError: For anything but a change of one value, and for a folder that holds no run.
     """
     config = folder.read_config()
+    folder.check_links()
     for word in overrides:
         _change(config, word, folder)
     folder.read_checkpoint()

@@ -1,75 +1,157 @@
-"""What a config that was found in a folder, not written here, may build: a stranger's run folder runs no code."""
+"""What a config that was found in a folder, not written here, may build: a stranger's run folder runs no program.
+
+Two things can run a program: a class whose constructor or whose import runs one, and a TorchScript file, which can read
+and write files. Restored configs may therefore name the classes of the config groups alone, and programs that this user
+has trained with before.
+"""
 
 import contextlib
 import importlib
 import os
+import re
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-import torchmetrics
 
+from flowport.cache import home
 from flowport.errors import FlowportError
+from flowport.run.trainer_options import OPTIONS
 
-PACKAGES = ("flowport.", "torch.nn.", "torch.optim.", "lightning.Trainer", "torchmetrics.")
-"""Prefixes of the class names that a restored config may hold."""
-BASES = (
-    torch.nn.Module,
-    torch.optim.Optimizer,
-    torch.optim.lr_scheduler.LRScheduler,
-    torchmetrics.Metric,
-    lightning.LightningModule,
-    lightning.LightningDataModule,
-    lightning.Callback,
-    lightning.Trainer,
+COMPOSED = frozenset(
+    {
+        "flowport.data.pairing.StoredPairing",
+        "flowport.coupling.IndependentCoupling",
+        "flowport.field.guidance.Unguided",
+        "flowport.finetuning.residual_reward.ResidualReward",
+        "flowport.run.stage.BoostingStage",
+        "flowport.run.stage.FineTuningStage",
+        "flowport.run.stage.FlowStage",
+    }
 )
-"""Base classes of what a restored config may build, beside the families of flowport."""
+"""Classes that commands write into configs, beside those of the config groups."""
+PROGRAM = "flowport.reward.FromFileReward"
+TRUST = (
+    "if you made this folder or trust whoever did, add trust=true to the command (trust=True in Python), or set "
+    "FLOWPORT_TRUST to the names of packages"
+)
 
 
-def check_config(node: Any, path: str, key: str = "") -> None:
-    """Check that a config builds only classes of flowport, torch and Lightning, and refers only to its own keys.
+@cache
+def known_classes() -> frozenset[str]:
+    """The classes that the config groups name, read from the configs of this installation."""
+    from flowport.run.commands import configs
+
+    texts = (path.read_text() for path in configs().rglob("*.yaml"))
+    found = {name for text in texts for name in re.findall(r"_target_:\s*([\w.]+)", text)}
+    return frozenset(name for name in found if name.startswith("flowport.")) | COMPOSED | {"lightning.Trainer"}
+
+
+def check_config(config: Any, path: str) -> None:
+    """Check that a config builds only known classes of plain arguments, and refers only to its own keys.
 
     Args:
-        node: The config as plain containers.
+        config: The config as plain containers.
         path: Its file, for messages.
-        key: Its place in the file.
 
     Raises:
-        FlowportError: For any other ``_target_`` and for a resolver such as ``${oc.env:HOME}``.
+        FlowportError: For any other ``_target_``, for a resolver such as ``${oc.env:HOME}``, and for a TorchScript
+            program that this user has not trained with.
     """
+    _check(config, path, "")
+
+
+def _check(node: Any, path: str, key: str) -> None:
     if isinstance(node, dict):
         if "_target_" in node:
-            _check_target(node["_target_"], path, key)
+            _check_target(node, path, key)
         for name, value in node.items():
-            check_config(value, path, f"{key}.{name}".lstrip("."))
+            _check(value, path, f"{key}.{name}".lstrip("."))
     elif isinstance(node, list):
         for number, value in enumerate(node):
-            check_config(value, path, f"{key}[{number}]")
+            _check(value, path, f"{key}[{number}]")
     elif isinstance(node, str) and "${" in node and ":" in node[node.index("${") :]:
         raise FlowportError(
             f"{path} asks for a resolver at {key} ({node}): a restored run may only refer to its own keys"
         )
 
 
-def _check_target(target: Any, path: str, key: str) -> None:
-    """Importing alone can run code (``idlelib.idle``, ``pip.__main__``), so other packages are not even imported."""
+def _check_target(node: dict[str, Any], path: str, key: str) -> None:
+    target = node["_target_"]
     if not isinstance(target, str):
         raise FlowportError(f"{path} has no class name at {key}._target_: {target!r}")
+    options = {name: value for name, value in node.items() if name != "_target_"}
+    if target in known_classes():
+        if target == "lightning.Trainer" and (odd := set(options) - set(OPTIONS) - {"_partial_", "_convert_"}):
+            raise FlowportError(f"{path} sets trainer.{min(odd)}, which a restored run may not: {TRUST}")
+        if target == PROGRAM:
+            check_program(str(options.get("path")), path)
+        return
+    own = tuple(f"{name.strip()}." for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip())
+    if target.startswith(own or ("\0",)) or (_is_torch(target) and all(map(_plain, options.values()))):
+        return
+    raise FlowportError(
+        f"{path} wants to build {target} at {key}, which is not a class of the config groups, of torch.nn or of "
+        f"torch.optim with plain numbers: {TRUST}"
+    )
+
+
+def _is_torch(target: str) -> bool:
+    """Whether a name is a class of torch.nn or torch.optim, which are imported already."""
     module, _, name = target.rpartition(".")
-    own = {f"{name.strip()}." for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip()}
-    found = None
-    if target.startswith((*PACKAGES, *own)) and "__main__" not in module:
-        with contextlib.suppress(Exception):  # whatever a module raises when it is imported
-            found = getattr(importlib.import_module(module), name)
-    if not _is_part(found):
+    if module not in ("torch.nn", "torch.optim", "torch.optim.lr_scheduler"):
+        return False
+    with contextlib.suppress(Exception):
+        found = getattr(importlib.import_module(module), name)
+        bases = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+        return isinstance(found, type) and issubclass(found, bases)
+    return False
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is a number, or a list of numbers."""
+    return (
+        all(map(_plain, value)) if isinstance(value, list) else value is None or isinstance(value, bool | int | float)
+    )
+
+
+def _mark(program: Path) -> Path:
+    return home() / "trusted_programs" / sha256(program.read_bytes()).hexdigest()
+
+
+def check_program(program: str, path: str) -> None:
+    """Check that this user has trained with a TorchScript program, which can read and write files.
+
+    Args:
+        program: The file; one that does not exist cannot run.
+        path: The config that names it, for messages.
+
+    Raises:
+        FlowportError: Where he has not.
+    """
+    if Path(program).is_file() and not _mark(Path(program)).is_file():
         raise FlowportError(
-            f"{path} wants to build {target} at {key}, which is not a class of flowport, torch.nn, torch.optim or "
-            "Lightning: a restored run may build nothing else, unless you trust its package (FLOWPORT_TRUST=package)"
+            f"{path} runs the program {program}, which can read and write files and which you have not trained with: "
+            f"{TRUST}"
         )
 
 
-def _is_part(found: object) -> bool:
-    """Whether an object is a class of one of the known bases, or of a flowport family."""
-    if not isinstance(found, type):
-        return False
-    return issubclass(found, BASES) or any(base.__module__.startswith("flowport.") for base in found.__mro__)
+def remember_programs(node: Any) -> None:
+    """Remember the TorchScript programs of a config that the user composed, so that its runs can be restored.
+
+    Args:
+        node: The config as plain containers.
+    """
+    if isinstance(node, dict):
+        program = node.get("path") if node.get("_target_") == PROGRAM else None
+        if isinstance(program, str) and Path(program).is_file():
+            mark = _mark(Path(program))
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        for value in node.values():
+            remember_programs(value)
+    elif isinstance(node, list):
+        for value in node:
+            remember_programs(value)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from flowport.errors import FlowportError
 from flowport.training.callback import AtomicCheckpointIO
+from flowport.training.callback.checkpoint import admitted
 
-OLD, NEW = {"w": torch.arange(5.0)}, {"w": torch.arange(2e5)}
+OLD, NEW = ({"state_dict": torch.arange(n)} for n in (5.0, 2e5))
 
 
 def half(held: Any, file: Any) -> None:
@@ -31,7 +33,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="no space left"):
         store.save_checkpoint(NEW, path)
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
-    assert torch.equal(store.load_checkpoint(path)["w"], OLD["w"])
+    assert torch.equal(store.load_checkpoint(path)["state_dict"], OLD["state_dict"])
 
 
 def test_a_process_killed_while_it_saves_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +52,10 @@ def test_a_process_killed_while_it_saves_leaves_the_old_file(tmp_path: Path, mon
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2, "the child died without a partial file: the test tests nothing"
-    assert torch.equal(store.load_checkpoint(path)["w"], OLD["w"])
+    assert torch.equal(store.load_checkpoint(path)["state_dict"], OLD["state_dict"])
     store.save_checkpoint(NEW, path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"], "what the killed process left is cleared away"
-    assert torch.equal(store.load_checkpoint(path)["w"], NEW["w"])
+    assert torch.equal(store.load_checkpoint(path)["state_dict"], NEW["state_dict"])
 
 
 def test_loading_runs_no_code(tmp_path: Path) -> None:
@@ -65,3 +67,20 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="Weights only load failed"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=False)
     assert not (tmp_path / "marker").exists()
+
+
+def test_nothing_but_tensors_counters_and_the_clock_is_resumed_from() -> None:
+    """Lightning deletes the file that ModelCheckpoint calls its last best one."""
+    clock, steps = {"seconds": 1.5, "steps": 3}, {"fit_loop": {"current": {"ready": 3, "is_last_batch": True}}}
+    checkpoint = {
+        "state_dict": {},
+        "global_step": 3,
+        "loops": steps,
+        "callbacks": {"TrainingClock": clock, "ModelCheckpoint{}": {"best_model_path": "../../precious"}},
+        "hyper_parameters": {"path": "/etc"},
+        "datamodule_hyper_parameters": {},
+    }
+    seen = admitted(checkpoint)
+    assert seen == {"state_dict": {}, "global_step": 3, "loops": steps, "callbacks": {"TrainingClock": clock}}
+    with pytest.raises(FlowportError, match="a counter of its training is"):
+        admitted({"loops": {"fit_loop": {"path": "../../precious"}}})

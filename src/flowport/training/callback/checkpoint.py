@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from flowport.errors import FlowportError
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoint writer and reader that never leaves an incomplete file.
@@ -31,4 +33,43 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return admitted(torch.load(path, map_location=map_location or "cpu", weights_only=True))
+
+
+KEYS = (
+    "epoch",
+    "global_step",
+    "pytorch-lightning_version",
+    "state_dict",
+    "optimizer_states",
+    "lr_schedulers",
+    "replay",
+)
+"""Entries of a checkpoint that are resumed from as they are: tensors, counters and settings of optimisers."""
+
+
+def admitted(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The part of a checkpoint that a resumed run may see: tensors, counters and the training clock.
+
+    The states of other callbacks name files (``ModelCheckpoint.best_model_path``), which Lightning would delete.
+
+    Args:
+        checkpoint: As Lightning saved it.
+
+    Raises:
+        FlowportError: For a counter that is not a number.
+    """
+    found = {key: checkpoint[key] for key in KEYS if key in checkpoint}
+    clock = checkpoint.get("callbacks", {}).get("TrainingClock")
+    found["callbacks"] = {} if clock is None else {"TrainingClock": _counters(clock)}
+    if "loops" in checkpoint:
+        found["loops"] = _counters(checkpoint["loops"])
+    return found
+
+
+def _counters(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _counters(own) for key, own in value.items()}
+    if not isinstance(value, bool | int | float):
+        raise FlowportError(f"this checkpoint is damaged: a counter of its training is {value!r:.60}")
+    return value

@@ -1,0 +1,69 @@
+"""The options of Lightning's Trainer that a run may set; flowport sets the others itself."""
+
+from typing import Any, Literal
+
+from omegaconf import DictConfig
+
+from flowport.errors import FlowportError
+from flowport.run.config_checks import check_kind
+
+OPTIONS: dict[str, tuple[Any, float | None]] = {
+    "accelerator": (str, None),
+    "accumulate_grad_batches": (int, 1),
+    "benchmark": (bool | None, None),
+    "detect_anomaly": (bool, None),
+    "deterministic": (bool | Literal["warn"] | None, None),
+    "devices": (int, 1),
+    "enable_model_summary": (bool, None),
+    "enable_progress_bar": (bool, None),
+    "gradient_clip_algorithm": (Literal["norm", "value"] | None, None),
+    "gradient_clip_val": (float | None, 0),
+    "inference_mode": (bool, None),
+    "limit_val_batches": (float | None, 0),
+    "log_every_n_steps": (int, 1),
+    "max_steps": (int, 1),
+    "num_nodes": (int, 1),
+    "num_sanity_val_steps": (int, 0),
+    "precision": (str | int, None),
+    "strategy": (str, None),
+    "val_check_interval": (float, 0),
+}
+"""Option -> type and least value."""
+
+SET_HERE = {
+    "callbacks": "add them in Python with fp.compose and a Trainer of your own",
+    "default_root_dir": "use hydra.run.dir",
+    "limit_train_batches": "use trainer.max_steps",
+    "logger": "a run logs to TensorBoard in its folder",
+    "max_epochs": "use trainer.max_steps",
+    "min_epochs": "use trainer.max_steps",
+    "plugins": "checkpoints are written atomically by flowport's own",
+}
+"""Option that flowport sets -> what to do instead."""
+
+
+def check_trainer(options: DictConfig) -> None:
+    """Check the options of a trainer, so that none of them is without effect.
+
+    Args:
+        options: The node ``trainer`` of a config.
+
+    Raises:
+        FlowportError: For an option that flowport sets itself or does not support, and for a value of the wrong kind or
+            size.
+    """
+    for name in options:
+        key = str(name)
+        if key.startswith("_"):
+            continue
+        if key in SET_HERE:
+            raise FlowportError(f"trainer.{key} would have no effect, because flowport sets it: {SET_HERE[key]}")
+        if key not in OPTIONS:
+            raise FlowportError(f"trainer.{key} is not supported: trainer takes {', '.join(OPTIONS)}")
+        check_kind(f"trainer.{key}", options[key], *OPTIONS[key])
+    for key in ("devices", "num_nodes"):
+        if options.get(key, 1) != 1:
+            raise FlowportError(
+                f"trainer.{key}={options[key]} is not supported yet: couplings and metrics are those of one process; "
+                f"use trainer.{key}=1 and a sweep to fill several devices"
+            )
