@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowport.cache import TrainingSettings, trained
+from flowport.cache import TrainingSettings, read_tensors, trained, write_atomically, write_tensors
 from flowport.data.space import LatentSpace
 from flowport.distribution import Gaussian, Stored
 from flowport.evaluation.classifier_training import RECIPE, content_hash
@@ -48,3 +48,31 @@ def test_names_of_kept_networks_stay_as_they_are(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path)
     LatentSpace(channels=2, width=4, steps=1).enter(Gaussian(event_shape=[1, 8, 8]), ramps)
     assert [p.stem for p in tmp_path.glob("*.safetensors")] == ["f0e91e3bb6b76e09"]
+
+
+def test_tensors_come_back_with_their_facts_and_a_flipped_bit_is_seen(tmp_path: Path) -> None:
+    path, tensors = (
+        tmp_path / "new" / "file.safetensors",
+        {"a": torch.arange(6.0).view(2, 3).mT, "b": torch.ones(2).int()},
+    )
+    write_tensors(path, tensors, {"error": 0.5, "name": "x"}, checksum=True)
+    found = read_tensors(path)
+    assert found is not None and found[1] == {"error": 0.5, "name": "x"}
+    assert all(torch.equal(found[0][name], value) for name, value in tensors.items())
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert read_tensors(path) is None
+    path.write_bytes(content[: len(content) // 2])
+    assert read_tensors(path) is None and read_tensors(tmp_path / "absent") is None
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("no space left on device")
+
+    write_atomically(tmp_path / "file", lambda path: path.write_text("old"))
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(tmp_path / "file", fail)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]

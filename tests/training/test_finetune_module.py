@@ -12,7 +12,7 @@ from flowport.coupling import IndependentCoupling
 from flowport.distribution import Gaussian, Mixture
 from flowport.errors import FlowportError
 from flowport.finetuning.adapter import FullAdapter, ValueAdapter
-from flowport.finetuning.method import TiltMatching, ValueMatching
+from flowport.finetuning.method import PathWeighted, TiltMatching, ValueMatching
 from flowport.network import MLP
 from flowport.path import BrownianBridge
 from flowport.randomness import Randomness
@@ -121,3 +121,9 @@ def test_tilt_matching_counts_its_stages_by_the_number_of_the_batch(tmp_path):
     assert float(tuned.replay[-1]["scale"]) == pytest.approx(1.0)
     early = trained(lambda: TiltMatching(STEPS(), stages=3, noisings=4, batch=8, steps_per_rollout=2), 4, tmp_path)
     assert float(early.replay[-1]["scale"]) == pytest.approx(2 / 3)
+
+
+def test_older_collections_of_the_replay_hold_results_and_no_paths(tmp_path):
+    tuned = trained(lambda: PathWeighted(STEPS(), batch=8, steps_per_rollout=2, replay_size=3), 5, tmp_path)
+    assert [set(rollout.record) for rollout in tuned.replay][:-1] == [set(), set()]
+    assert {"states", "adjoints", "scale"} <= set(tuned.replay[-1].record)
