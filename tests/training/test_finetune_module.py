@@ -124,6 +124,6 @@ def test_tilt_matching_counts_its_stages_by_the_number_of_the_batch(tmp_path):
 
 
 def test_older_collections_of_the_replay_hold_results_and_no_paths(tmp_path):
-    tuned = trained(lambda: PathWeighted(STEPS(), batch=8, steps_per_rollout=2, replay_size=3), 5, tmp_path)
+    tuned = trained(lambda: PathWeighted(STEPS(), late=0.5, batch=8, steps_per_rollout=2, replay_size=3), 5, tmp_path)
     assert [set(rollout.record) for rollout in tuned.replay][:-1] == [set(), set()]
     assert {"states", "adjoints", "scale"} <= set(tuned.replay[-1].record)
