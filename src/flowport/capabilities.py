@@ -10,6 +10,9 @@ independent of the rest (Stein's identity, Tweedie's formula):
 | z (γ > 0), v a field of x   | any source and coupling                          | −E[z | x]/γ, by a second head      |
 | z (γ > 0), v given x0 too   | any source and coupling                          | of p_t(· | x0): −E[z | x, x0]/γ    |
 
+Under ``conditioning=target_label`` a field that does not see x0 starts every label from p0, so x0 must be independent
+of the label: the coupling is independent, or declares ``label_aware``.
+
 Fields, samplers and fine-tuning methods query the role. A composition outside the table raises an error when a run is
 built.
 
@@ -27,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowport.conditioning import Conditioning
+from flowport.conditioning import Conditioning, TargetLabelConditioning
 from flowport.coupling.base import Coupling
 from flowport.data.pairing import Pairing
 from flowport.distribution.base import Distribution
@@ -345,6 +348,14 @@ def capabilities_of(
         raise FlowportError(
             f"{type(coupling).__name__} over a set of pairs would destroy the pairs: use coupling=independent, "
             "which leaves them as they are, or pairing=unpaired"
+        )
+    labelled = isinstance(conditioning, TargetLabelConditioning) and not conditioning.sees_source
+    if labelled and not (coupling.independent or coupling.label_aware):
+        others = ["independent", "condition_aware", *(["class_conditional"] if pairing.matched_classes else [])]
+        raise FlowportError(
+            f"{option('coupling', coupling)} makes the start depend on the target's label, but "
+            "conditioning=target_label starts every label from the same source: use coupling="
+            f"{', '.join(others[:-1])} or {others[-1]}"
         )
     independent = pairing.independent and coupling.independent
     role: NoiseRole

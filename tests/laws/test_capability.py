@@ -8,7 +8,9 @@ import torch
 from flowport.capabilities import ConditionedBridge, NoNoise, SourceIsNoise, UnconditionedBridge, capabilities_of
 from flowport.conditioning import SourceConditioning, TargetLabelConditioning, Unconditional
 from flowport.coupling import (
+    AlignedCoupling,
     ClassConditionalCoupling,
+    ConditionAwareCoupling,
     ExactCoupling,
     IndependentCoupling,
     SinkhornCoupling,
@@ -25,6 +27,7 @@ from flowport.prediction import (
     TargetPrediction,
     VelocityPrediction,
 )
+from flowport.types import Pair
 from tests.zoo import CONDITIONINGS, COUPLINGS, PATHS, PREDICTIONS, named
 
 NOISE, MOONS, BLIND, SEES = Gaussian(), Moons(), Unconditional(), SourceConditioning()
@@ -172,3 +175,40 @@ def test_amplitude_is_the_weight_of_the_noise_and_its_slope(make):
         assert torch.equal(dn, c.dgamma if path.bridge else c.dalpha)
     with pytest.raises(FlowportError, match="no score"):
         NoNoise().amplitude(c)
+
+
+@pytest.mark.parametrize("coupling", **named([c for c in COUPLINGS if c[0] != "class_conditional"]))
+@pytest.mark.parametrize("conditioning", **named(CONDITIONINGS))
+def test_the_start_may_depend_on_a_label_only_where_the_field_knows(coupling, conditioning):
+    """x0 | y = p0 under independent and condition-aware couplings; all others are refused under target_label alone."""
+    made, known = coupling(), conditioning()
+    source, target = EightGaussians(), EightGaussians()
+    refused = isinstance(known, TargetLabelConditioning) and not (made.independent or made.label_aware)
+    words = {"pairing": UnpairedPairing(source, target), "coupling": made, "conditioning": known}
+    if refused:
+        with pytest.raises(
+            FlowportError, match=r"depend on the target's label.*use coupling=independent or condition_aware$"
+        ):
+            ask(source, **words)
+    else:
+        assert ask(source, **words).score is False
+
+
+def test_the_refusal_names_what_the_composition_admits():
+    eight = EightGaussians()
+    pairing = ClassMatchedPairing(eight, eight)
+    with pytest.raises(FlowportError, match=r"use coupling=independent, condition_aware or class_conditional$"):
+        ask(eight, pairing, ExactCoupling(), conditioning=TargetLabelConditioning())
+    assert AlignedCoupling().label_aware and not AlignedCoupling(ExactCoupling()).label_aware
+
+
+def test_optimal_transport_moves_the_start_of_a_label_and_condition_aware_does_not():
+    """The mean start of one target class: p0's under C2OT, that of the nearest sources under plain transport."""
+    eight, generator = EightGaussians(), torch.Generator().manual_seed(0)
+    pair = Pair(Gaussian(2).sample(2000, generator), eight.sample(2000, generator))
+    means = {}
+    for coupling in (ExactCoupling(), ConditionAwareCoupling()):
+        plan = coupling(pair, generator)
+        start = pair.source.x[plan.i][pair.target.label[plan.j] == 0]
+        means[type(coupling)] = float(start.mean(0).norm())
+    assert means[ExactCoupling] > 1 > 0.25 > means[ConditionAwareCoupling]

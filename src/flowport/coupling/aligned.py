@@ -83,6 +83,11 @@ class AlignedCoupling(Coupling):
             raise FlowportError(f"coupling.swaps is {swaps}; it must be at least 1, or null for the exact assignment")
         self.coupling, self.swaps, self.rotate = coupling or IndependentCoupling(), swaps, rotate
 
+    @property
+    def label_aware(self) -> bool:  # type: ignore[override]
+        """Whether the coupling of the clouds is; the order of points says nothing of a label."""
+        return self.coupling.independent or self.coupling.label_aware
+
     def __call__(self, pair: Pair, generator: torch.Generator) -> Plan:
         a, b = pair.source.x, pair.target.x
         if a.ndim != 3 or a.shape[1:] != b.shape[1:]:

@@ -77,11 +77,14 @@ class Coupling(ABC):
 
     Attributes:
         independent: Whether points keep the partner that the pairing drew, so that independent draws stay independent.
+        label_aware: Whether sources stay independent of the target's label, or of it given their own class, so that a
+            flow conditioned on the target's label may start from p0.
         keeps_marginals: Whether both marginals are unchanged in expectation.
         needs_matched_classes: Whether both sides of a batch must hold equal class counts (pairing=class_matched).
     """
 
     independent: ClassVar[bool] = False
+    label_aware: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
     needs_matched_classes: ClassVar[bool] = False
 

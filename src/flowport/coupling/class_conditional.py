@@ -79,6 +79,7 @@ class ClassConditionalCoupling(Coupling):
     """
 
     needs_matched_classes = True
+    label_aware = True
 
     def __init__(self, cost: Cost | None = None) -> None:
         self.cost = SquaredEuclideanCost() if cost is None else cost

@@ -68,6 +68,8 @@ class ConditionAwareCoupling(Coupling):
             sides of a batch differ in size.
     """
 
+    label_aware = True
+
     def __init__(
         self, ratio: float = 0.2, weight: float | None = None, distance: Cost | None = None, cost: Cost | None = None
     ) -> None:

@@ -139,9 +139,7 @@ class RunFolder:
         for folder in folders:
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_symlink():
-                    raise FlowportError(
-                        f"{entry} is a symbolic link: a run is written into real files and folders"
-                    )
+                    raise FlowportError(f"{entry} is a symbolic link: a run is written into real files and folders")
 
     def overrides(self) -> dict[str, str]:
         """The overrides of a job of a sweep, key to value, as Hydra wrote them."""
