@@ -1,6 +1,7 @@
 """The error for bad input, and the names of the members of a family in configs and messages."""
 
 import re
+import signal
 
 IRREGULAR = {
     "DPMSolver": "dpm_solver",
@@ -18,6 +19,19 @@ class FlowportError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class Stopped(BaseException):
+    """A signal ended the process; not an ``Exception``, so that nothing goes on after it.
+
+    Args:
+        number: Of the signal.
+        state: What is saved, and how to go on.
+    """
+
+    def __init__(self, number: int, state: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} {state}".strip())
+        self.status = 128 + number
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,9 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from flowport.errors import FlowportError, printable
+from flowport.errors import FlowportError, Stopped, printable
 
 logger = logging.getLogger(__name__)
 SIDES = re.compile(r"^(source|target)=(.+)$")
@@ -50,6 +52,8 @@ def launch(task: Task, configs: Path, name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed as Hydra likes
     with report_errors():
         _check_words(sys.argv[1:])
+        if name != "arena":  # which runs no duel again that has finished in its folder
+            _check_folder(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()
         except MissingConfigException as error:
@@ -84,15 +88,29 @@ class report_errors:
     """Context in which a FlowportError, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
 
     def __enter__(self) -> None:
+        self.handlers: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {n: signal.signal(n, _stop) for n in (signal.SIGTERM, signal.SIGHUP)}
         if sys.argv[0].endswith(".py"):  # launch/tabulate.py must not hide the library that others import
             launchers = Path(sys.argv[0]).resolve().parent
             sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if isinstance(error, KeyboardInterrupt):
+            error = Stopped(signal.SIGINT)
+        if isinstance(error, Stopped):
+            sys.stderr.write(f"flowport: {error}\n")
+            raise SystemExit(error.status) from None
         sentence = sentence_of(error)
         if sentence is not None:
             sys.stderr.write(f"flowport: {sentence}\n")
             raise SystemExit(2) from None
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
 
 
 def sentence_of(error: BaseException | None) -> str | None:
@@ -154,7 +172,8 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
 
             RunFolder(folder).check_links()
             remember_programs(OmegaConf.to_container(config, resolve=False))
-            numbers = task(config, folder)
+            with RunFolder(folder).locked():
+                numbers = task(config, folder)
             if numbers is None:
                 return None
             from flowport.evaluation.tables import table
@@ -191,6 +210,19 @@ def _unknown(key: str, configs: Path, name: str) -> str:
     except (HydraException, OmegaConfBaseException, TypeError):
         return f"{key} is no option: --help shows all of them"
     return f"{key} is no option: {parent or 'this command'} has {options or 'none'}"
+
+
+def _check_folder(words: list[str]) -> None:
+    """Hydra writes its config into a folder before the command begins, also over that of a run."""
+    from flowport.run.run_folder import RunFolder
+
+    for word in words:
+        if word.startswith("hydra.run.dir=") and "${" not in word:
+            folder = RunFolder(Path(word.removeprefix("hydra.run.dir=").strip("'\"")))
+            if folder.stamp.is_file() and (folder.begun or folder.finished):
+                raise FlowportError(
+                    f"hydra.run.dir={folder} holds a run: give another folder, or go on by flowport train run={folder}"
+                )
 
 
 def _check_words(words: list[str]) -> None:

@@ -139,7 +139,8 @@ def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
     from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume
 
-    print(table(resume(RunFolder(folder, trust), overrides), title=str(folder)))
+    with RunFolder(folder, trust).locked() as run:
+        print(table(resume(run, overrides), title=str(folder)))
 
 
 def _tabulate(arguments: list[str]) -> None:

@@ -4,7 +4,8 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
@@ -126,6 +128,26 @@ class RunFolder:
         """Make the folder where it does not exist, and return it."""
         self.path.mkdir(parents=True, exist_ok=True)
         return self
+
+    @contextmanager
+    def locked(self) -> Iterator["RunFolder"]:
+        """A context in which no other process writes into the folder, which is made where it does not exist.
+
+        Raises:
+            FlowportError: Where another process does.
+        """
+        lock = FileLock(self.create().path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise FlowportError(
+                f"run={self} is being written by another process: wait for it, or give another folder"
+            ) from None
+        try:
+            yield self
+        finally:
+            (self.path / ".lock").unlink(missing_ok=True)
+            lock.release()
 
     def check_links(self) -> None:
         """Check that nothing in the folder is a symbolic link, through which a command would write elsewhere.

@@ -16,7 +16,14 @@ from flowport.errors import FlowportError
 from flowport.run.build import Parts, Run, build
 from flowport.run.evaluate import measure
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
-from flowport.training.callback import AtomicCheckpointIO, ProgressBar, ResumeFinished, SampleLogger, TrainingClock
+from flowport.training.callback import (
+    AtomicCheckpointIO,
+    ProgressBar,
+    ResumeFinished,
+    SampleLogger,
+    StopOnSignal,
+    TrainingClock,
+)
 
 PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")
 QUIET = (
@@ -112,10 +119,12 @@ def train(
     save = ModelCheckpoint(
         folder.checkpoints, "last", every_n_train_steps=config.checkpoint_every, enable_version_counter=False
     )
-    callbacks = [ResumeFinished(), SampleLogger(evaluation, folder.gallery), clock, save]
+    stop = StopOnSignal(folder.checkpoint)
+    callbacks = [ResumeFinished(), SampleLogger(evaluation, folder.gallery), clock, save, stop]
     trainer = build_trainer(config, folder, callbacks)
     trainer.fit(run.module, run.data, ckpt_path=folder.checkpoint if resume else None)
     trainer.save_checkpoint(folder.checkpoint)
+    stop.check()
     numbers: dict[str, Any] = {
         "train/steps": trainer.global_step,
         "train/seconds": round(clock.seconds, 2),

@@ -5,5 +5,6 @@ from flowport.training.callback.clock import TrainingClock
 from flowport.training.callback.progress import ProgressBar
 from flowport.training.callback.resume_finished import ResumeFinished
 from flowport.training.callback.sample_logger import SampleLogger
+from flowport.training.callback.stop_on_signal import StopOnSignal
 
-__all__ = ["AtomicCheckpointIO", "ProgressBar", "ResumeFinished", "SampleLogger", "TrainingClock"]
+__all__ = ["AtomicCheckpointIO", "ProgressBar", "ResumeFinished", "SampleLogger", "StopOnSignal", "TrainingClock"]

@@ -1,0 +1,62 @@
+"""Stopping a training by a signal without losing a step."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from flowport.errors import Stopped
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that stop a training; SIGUSR1 and SIGUSR2 are left to clusters."""
+
+
+class StopOnSignal(Callback):
+    """On SIGTERM, SIGINT or SIGHUP, saves the last completed optimiser step and raises ``Stopped``.
+
+    A signal that comes between optimiser steps waits for the end of the current one, so that a resumed run equals an
+    unbroken one also where gradients are accumulated.
+
+    Args:
+        checkpoint: The file to save.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.steps = checkpoint, 0
+        self.received: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.steps = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        completed, self.steps = trainer.global_step > self.steps, trainer.global_step
+        if completed and self.received is not None:
+            trainer.save_checkpoint(self.checkpoint)
+            self.check()
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    def check(self) -> None:
+        """Stop where a signal has come; to be called once the last step is saved.
+
+        Raises:
+            Stopped: Naming the signal and the step.
+        """
+        if self.received is not None:
+            folder = self.checkpoint.parent.parent
+            raise Stopped(
+                self.received, f"after step {self.steps}, which is saved: go on by flowport train run={folder}"
+            )
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
