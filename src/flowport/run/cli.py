@@ -52,7 +52,7 @@ def launch(task: Task, configs: Path, name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed as Hydra likes
     with report_errors():
         _check_words(sys.argv[1:])
-        if name != "arena":  # which runs no duel again that has finished in its folder
+        if name != "arena" and not {"--help", "-h", "--cfg", "-c"} & set(sys.argv):  # arena runs no finished duel again
             _check_folder(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()

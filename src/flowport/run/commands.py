@@ -139,7 +139,9 @@ def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
     from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume
 
-    with RunFolder(folder, trust).locked() as run:
+    run = RunFolder(folder, trust)
+    run.read_config()  # a lock would make a folder that does not exist
+    with run.locked():
         print(table(resume(run, overrides), title=str(folder)))
 
 

@@ -131,12 +131,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator["RunFolder"]:
-        """A context in which no other process writes into the folder, which is made where it does not exist.
+        """A context in which no other process writes into the folder.
 
         Raises:
             FlowportError: Where another process does.
         """
-        lock = FileLock(self.create().path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:

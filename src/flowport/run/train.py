@@ -8,7 +8,6 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
@@ -18,10 +17,10 @@ from flowport.run.evaluate import measure
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
 from flowport.training.callback import (
     AtomicCheckpointIO,
+    Checkpointing,
     ProgressBar,
     ResumeFinished,
     SampleLogger,
-    StopOnSignal,
     TrainingClock,
 )
 
@@ -32,7 +31,6 @@ QUIET = (
     ".*resuming from a checkpoint that ended before the epoch.*",  # batches are a function of the step
     ".*smaller than the logging interval.*",
     ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
 )
 """Warnings of Lightning's that mislead here."""
 
@@ -68,6 +66,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, callbacks: list[lightni
             logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder.path,
+            enable_checkpointing=False,  # a callback of flowport's saves
             # One epoch is the whole training, so that the progress bar knows its end.
             limit_train_batches=steps * batches,
             val_check_interval=between,
@@ -116,15 +115,12 @@ def train(
         folder.before.unlink(missing_ok=True)
         if before and (found := before(run)):
             write_json(folder.before, found)
-    save = ModelCheckpoint(
-        folder.checkpoints, "last", every_n_train_steps=config.checkpoint_every, enable_version_counter=False
-    )
-    stop = StopOnSignal(folder.checkpoint)
-    callbacks = [ResumeFinished(), SampleLogger(evaluation, folder.gallery), clock, save, stop]
+    saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
+    callbacks = [ResumeFinished(), SampleLogger(evaluation, folder.gallery), clock, saving]
     trainer = build_trainer(config, folder, callbacks)
     trainer.fit(run.module, run.data, ckpt_path=folder.checkpoint if resume else None)
     trainer.save_checkpoint(folder.checkpoint)
-    stop.check()
+    saving.check()
     numbers: dict[str, Any] = {
         "train/steps": trainer.global_step,
         "train/seconds": round(clock.seconds, 2),

@@ -33,6 +33,7 @@ OPTIONS: dict[str, tuple[Any, float | None]] = {
 SET_HERE = {
     "callbacks": "add them in Python with fp.compose and a Trainer of your own",
     "default_root_dir": "use hydra.run.dir",
+    "enable_checkpointing": "use checkpoint_every",
     "limit_train_batches": "use trainer.max_steps",
     "logger": "a run logs to TensorBoard in its folder",
     "max_epochs": "use trainer.max_steps",

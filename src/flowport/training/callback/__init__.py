@@ -1,10 +1,10 @@
 """Lightning callbacks and the checkpoint writer of training."""
 
 from flowport.training.callback.checkpoint import AtomicCheckpointIO
+from flowport.training.callback.checkpointing import Checkpointing
 from flowport.training.callback.clock import TrainingClock
 from flowport.training.callback.progress import ProgressBar
 from flowport.training.callback.resume_finished import ResumeFinished
 from flowport.training.callback.sample_logger import SampleLogger
-from flowport.training.callback.stop_on_signal import StopOnSignal
 
-__all__ = ["AtomicCheckpointIO", "ProgressBar", "ResumeFinished", "SampleLogger", "StopOnSignal", "TrainingClock"]
+__all__ = ["AtomicCheckpointIO", "Checkpointing", "ProgressBar", "ResumeFinished", "SampleLogger", "TrainingClock"]

@@ -1,4 +1,4 @@
-"""Stopping a training by a signal without losing a step."""
+"""When a training is saved: every so many steps, at its end, and when a signal stops it."""
 
 import signal
 import threading
@@ -13,18 +13,19 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that stop a training; SIGUSR1 and SIGUSR2 are left to clusters."""
 
 
-class StopOnSignal(Callback):
-    """On SIGTERM, SIGINT or SIGHUP, saves the last completed optimiser step and raises ``Stopped``.
+class Checkpointing(Callback):
+    """Saves every ``every`` optimiser steps, after the last one before anything is measured, and on a signal.
 
-    A signal that comes between optimiser steps waits for the end of the current one, so that a resumed run equals an
-    unbroken one also where gradients are accumulated.
+    On SIGTERM, SIGINT or SIGHUP it saves the last completed optimiser step and raises ``Stopped``. It never saves
+    between the batches of one step, so that a resumed run equals an unbroken one also where gradients are accumulated.
 
     Args:
         checkpoint: The file to save.
+        every: Number of optimiser steps between two saves.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.steps = checkpoint, 0
+    def __init__(self, checkpoint: Path, every: int) -> None:
+        self.checkpoint, self.every, self.steps = checkpoint, every, 0
         self.received: int | None = None
         self.handlers: dict[int, Any] = {}
 
@@ -37,7 +38,8 @@ class StopOnSignal(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         completed, self.steps = trainer.global_step > self.steps, trainer.global_step
-        if completed and self.received is not None:
+        last = self.steps == trainer.max_steps
+        if completed and (last or self.steps % self.every == 0 or self.received is not None):
             trainer.save_checkpoint(self.checkpoint)
             self.check()
 
