@@ -13,6 +13,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from flowport.errors import FlowportError
 from flowport.run import stage
 from flowport.run.build import build
 from flowport.run.run_folder import RunFolder
@@ -150,3 +151,27 @@ def test_the_facts_of_the_coupling_are_those_of_the_last_batch(tmp_path: Path) -
     stream = build(RunFolder(tmp_path).read_config()).data.train
     found = {name.partition("/")[2]: value for name, value in numbers.items() if name.startswith("coupling/")}
     assert found == stream.facts_of(5) != stream.facts_of(3)
+
+
+def test_the_options_of_the_optimiser_take_effect_at_a_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs.run(tmp_path, "scheduler=cosine", "optimizer=adamw", "optimizer.lr=0.01", "optimizer.weight_decay=0")
+    before = {k: v for k, v in runs.weights(tmp_path).items() if k.startswith("field.")}
+    words = ["trainer.max_steps=30", "optimizer.lr=1e-30", "optimizer.weight_decay=0.5"]
+    with caplog.at_level("INFO", logger="flowport"):
+        stage.resume(RunFolder(tmp_path), words)
+    assert "optimizer.lr is 1e-30 from here on, not 0.01" in caplog.text
+    assert "optimizer.weight_decay is 0.5 from here on, not 0" in caplog.text
+    after = {k: v for k, v in runs.weights(tmp_path).items() if k.startswith("field.")}
+    assert runs.equal(before, after), "at this rate nothing moves"
+    group = RunFolder(tmp_path).read_checkpoint()["optimizer_states"][0]["param_groups"][0]
+    assert group["initial_lr"] == 1e-30 and group["weight_decay"] == 0.5
+
+
+def test_a_metric_that_fails_is_left_out_and_the_weights_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise FlowportError("this metric needs at least 2 translations")
+
+    monkeypatch.setattr("flowport.metric.TransportCost.compute", fail)
+    numbers = runs.run(tmp_path, "metric=[wasserstein,transport_cost]")
+    assert "test/w2" in numbers and "test/transport_cost" not in numbers
+    assert RunFolder(tmp_path).read_checkpoint()["global_step"] == 20

@@ -1,5 +1,6 @@
 """An evaluation of a flow on held-out points: translation, metrics and a picture."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
+from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.transport import wasserstein_2
@@ -16,6 +18,7 @@ from flowport.randomness import Randomness
 from flowport.sampling.sampler import Sampler
 from flowport.types import Sample
 
+logger = logging.getLogger(__name__)
 SEARCHED = 10_000
 """Largest number of training targets that are searched for the nearest one."""
 SOUNDS = 4
@@ -111,11 +114,14 @@ class Evaluator:
             outcome: The evaluation.
         """
         numbers: dict[str, float] = {}
-        for metric in self.metrics.values():
-            metric.to(outcome.result.device)
-            metric.reset()
-            metric.update(outcome)
-            numbers.update({k: float(v) for k, v in metric.compute().items()})
+        for name, metric in self.metrics.items():
+            try:
+                metric.to(outcome.result.device)
+                metric.reset()
+                metric.update(outcome)
+                numbers.update({k: float(v) for k, v in metric.compute().items()})
+            except FlowportError as error:  # a training is not lost for a number
+                logger.error("metric=%s is left out: %s", name, error)
         return numbers
 
 

@@ -4,8 +4,9 @@ References:
     Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging", doi:10.1137/0330046.
 """
 
+import logging
 from abc import ABC
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,13 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.randomness import Randomness
 from flowport.training.guard import GuardedModule
+
+logger = logging.getLogger(__name__)
+
+
+def _comparable(value: Any) -> Any:
+    """Betas may be a list in a config and a tuple in a checkpoint."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 class AveragedModule(GuardedModule, ABC):
@@ -68,6 +76,7 @@ class AveragedModule(GuardedModule, ABC):
         self.field = field
         self.ema: Field = ema.requires_grad_(False).eval()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self._settings: list[dict[str, Any]] = []  # of the optimiser, by the config
         self.randomness, self.ema_decay = randomness, ema_decay
         self.codec = target.modality.codec()  # in a latent space, a part of the flow's weights
 
@@ -78,7 +87,26 @@ class AveragedModule(GuardedModule, ABC):
             for flow in (self.field, self.ema):
                 flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _apply_settings(self) -> None:
+        """Give a resumed optimiser the options of the config, where a checkpoint has restored others."""
+        if not self._settings:
+            return
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        for optimizer in self.trainer.optimizers:
+            for k, (group, wanted) in enumerate(zip(optimizer.param_groups, self._settings, strict=True)):
+                base = group.get("initial_lr", group["lr"])
+                if wanted["lr"] != base:  # the schedule's factor of this step stays
+                    group["lr"] = group["lr"] * (wanted["lr"] / base) if base else wanted["lr"]
+                    for scheduler in schedulers:
+                        group["initial_lr"] = scheduler.base_lrs[k] = wanted["lr"]
+                    logger.info("optimizer.lr is %g from here on, not %g", wanted["lr"], base)
+                for name, value in wanted.items():
+                    if name != "lr" and _comparable(group.get(name)) != _comparable(value):
+                        logger.info("optimizer.%s is %s from here on, not %s", name, value, group.get(name))
+                        group[name] = value
+
     def on_train_start(self) -> None:
+        self._apply_settings()
         self.draws = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
         self.__dict__.pop("_averaged", None)  # a move to a device since the last training made new buffers
@@ -110,6 +138,7 @@ class AveragedModule(GuardedModule, ABC):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.field.parameters() if p.requires_grad)
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
