@@ -27,7 +27,7 @@ from flowport.coupling import ConditionAwareCoupling, Coupling, ExactCoupling, I
 from flowport.data.datamodule import PairDataModule
 from flowport.distribution import EightGaussians, Moons
 from flowport.evaluation.evaluator import Evaluator
-from flowport.metric.transport import wasserstein_2
+from flowport.metric.wasserstein import wasserstein_2
 from flowport.network import MLP
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.sampler import Sampler

@@ -200,3 +200,12 @@ def test_solver_reports_its_error():
     found = solve(cost, 0.1 * float(cost.mean()), 1.0, 2000, 1e-6)
     assert found.error < 1e-6
     assert float((found.plan().sum(1) - 1 / 30).abs().sum()) < 1e-6
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_a_batch_of_equal_costs_has_a_plan_of_its_mass(value):
+    points = torch.zeros(16, 2)
+    pair = Pair(Sample(points), Sample(points + value))
+    assert float(PartialCoupling(0.9).plan(pair).sum()) == pytest.approx(0.9)
+    for coupling in (PartialCoupling(), SinkhornCoupling(), UnbalancedCoupling()):
+        assert len(coupling(pair, seeded()).i) >= 16

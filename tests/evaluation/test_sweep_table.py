@@ -98,3 +98,9 @@ def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> No
     column = page[:, -15, 0].tolist()
     assert [v for k, v in enumerate(column) if k and v != column[k - 1] and v != 255] == [40, 200], "first seeds only"
     assert column.count(40) == column.count(200) == 20
+
+
+@pytest.mark.parametrize("values", [[math.inf], [1.0, math.inf], [math.nan], [math.nan, 1.0], [0.0], [0.0, 0.0]])
+def test_every_number_has_a_text(values: list[float]) -> None:
+    text = str(sweep_table.MeanAndError.of(values))
+    assert text.startswith(("inf", "nan", "0.00"))

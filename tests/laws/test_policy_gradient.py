@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flowport.finetuning.discretisation import ConsistentDiscretisation
-from flowport.finetuning.method import PolicyGradient
+from flowport.finetuning.method import PolicyGradient, Rollout
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward import QuadraticReward
 from flowport.sampling.grid import UniformGrid
@@ -92,3 +92,14 @@ def test_clipped_ratios_never_gain_more_and_are_nothing_on_policy():
     assert bool((off[0] >= off[1]).all()) and float((off[0] > off[1] + 1e-6).double().mean()) > 0.05
     advantage = clipped.advantage(field, rollout).repeat(5)
     assert bool((off[0] >= -5 * torch.where(advantage > 0, 1.2 * advantage, 0.8 * advantage) - 1e-9).all())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, 100.1, -1e-9])
+def test_equal_rewards_give_no_advantage(value):
+    """And what rounding leaves of their mean is not divided by what it leaves of their spread."""
+    method, field, n = PolicyGradient(normalise=True, published=True), TiltedField(noise(), Line(0.0, 0.0)), 16
+    rollout = Rollout(torch.zeros(n, 2), torch.zeros(n, 2), torch.full((n,), value), torch.zeros(n))
+    assert float(method.advantage(field, rollout).abs().max()) == 0
+    small = torch.linspace(0, 1e-9, n)
+    found = method.advantage(field, Rollout(torch.zeros(n, 2), torch.zeros(n, 2), small, torch.zeros(n)))
+    assert float(found.std()) == pytest.approx(1, rel=0.2), "a small reward is a reward"

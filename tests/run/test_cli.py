@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from flowport.run.cli import report_errors
+from flowport.run.commands import in_hydra_grammar
 from tests import runs
 
 SLIPS = {
@@ -260,3 +261,24 @@ def test_the_command_keeps_the_working_directory_importable(monkeypatch: pytest.
         monkeypatch.setattr(sys, "argv", [called])
         with report_errors():
             assert (str(tmp_path) in sys.path) is kept
+
+
+def test_paths_with_hydra_s_punctuation_and_late_flags(trained: Path, tmp_path: Path, capfd: Any) -> None:
+    odd = tmp_path / "coupling=exact,seed=1 (it's)"
+    shutil.copytree(trained, odd)
+    for command in ("evaluate.py", "translate.py"):
+        words = ["evaluation_items=8", "metric=[transport_cost]"] if command == "evaluate.py" else ["points=4"]
+        said = runs.here(capfd, command, f"run={odd}", *words, f"hydra.run.dir={tmp_path}/a=b,{command}")
+        assert said.code == 0, said.err
+        assert json.loads((tmp_path / f"a=b,{command}" / "metrics.json").read_text())["base"] == str(odd)
+    assert in_hydra_grammar(["a=1", "-m", "run=x", "run=a=b"]) == ["-m", "a=1", "run=x", "run='a=b'"]
+    left = ["reward.reference=[1,2]", "target.path=${x}"]
+    assert in_hydra_grammar(left) == left
+
+
+def test_a_run_without_metrics_is_trained(tmp_path: Path, capfd: Any) -> None:
+    words = [*(w for w in runs.TINY if not w.startswith("metric")), runs.QUIET, "trainer.max_steps=1"]
+    assert "write metric=[]" in runs.here(capfd, "train.py", *words, "metric=null").sentence
+    said = runs.here(capfd, "train.py", *words, "metric=[]", f"hydra.run.dir={tmp_path}")
+    assert said.code == 0, said.err
+    assert "test/nfe" in json.loads((tmp_path / "metrics.json").read_text())

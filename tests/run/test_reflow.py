@@ -13,7 +13,7 @@ from flowport.capabilities import NoNoise, SourceIsNoise
 from flowport.data.pairing import read_pairs
 from flowport.errors import FlowportError
 from flowport.field.analytic import JointMixture
-from flowport.metric.energy import path_energy
+from flowport.metric.path_energy import path_energy
 from flowport.path import LinearPath
 from flowport.prediction import VelocityPrediction
 from flowport.run.reflow import _config, carried

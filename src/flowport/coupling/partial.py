@@ -50,6 +50,8 @@ class PartialCoupling(Coupling):
     def _solve(self, cost: Tensor) -> Tensor:
         matrix = finite(cost).double()
         n, m = matrix.shape
+        if float(matrix.max() - matrix.min()) <= torch.finfo(cost.dtype).eps * float(matrix.abs().max()):
+            return torch.full_like(matrix, self.mass / (n * m))  # all costs are equal: every plan is optimal
         # POT compares costs with a fixed tolerance, so they are scaled to mean 1
         values = (matrix / matrix.mean().clamp(min=1e-30)).cpu().numpy()
         a, b = np.full(n, 1 / n), np.full(m, 1 / m)

@@ -12,7 +12,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.metric.base import EvaluationResult, Metric
-from flowport.metric.transport import wasserstein_2
+from flowport.metric.wasserstein import wasserstein_2
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
 from flowport.sampling.sampler import Sampler

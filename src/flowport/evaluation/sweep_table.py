@@ -58,9 +58,13 @@ class MeanAndError:
             values: One number per run.
         """
         n = len(values)  # statistics sums exactly: equal numbers have no spread
-        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0, n)
+        if n < 2 or not all(map(math.isfinite, values)):
+            return cls(math.fsum(values) / n, 0.0, n)
+        return cls(statistics.fmean(values), statistics.stdev(values) / math.sqrt(n), n)
 
     def __str__(self) -> str:
+        if not math.isfinite(self.mean) or not math.isfinite(self.error):
+            return f"{self.mean}"
         digits = 3 if self.error == 0 else max(0, min(6, 1 - math.floor(math.log10(self.error))))
         if self.error == 0 and self.mean != 0:
             digits = max(0, 2 - math.floor(math.log10(abs(self.mean))))

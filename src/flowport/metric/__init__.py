@@ -4,7 +4,9 @@ from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.class_accuracy import ClassAccuracy, ClassDiversity
 from flowport.metric.clouds import CloudDistance, coverage, nearest_neighbour_accuracy
 from flowport.metric.discrepancy import MMD, EnergyDistance, energy_distance, mmd
-from flowport.metric.energy import (
+from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
+from flowport.metric.few_steps import FewSteps
+from flowport.metric.path_energy import (
     NormalisedPathEnergy,
     Straightness,
     TransportCost,
@@ -12,12 +14,10 @@ from flowport.metric.energy import (
     straightness,
     transport_cost,
 )
-from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
-from flowport.metric.few_steps import FewSteps
 from flowport.metric.preservation import ClassPreservation, TargetShare
 from flowport.metric.sound import PitchError, SpectralDistance, log_spectral_distance, mel_cepstral_distortion
 from flowport.metric.torus import TorusFit, torus_fit
-from flowport.metric.transport import SlicedWasserstein, Wasserstein, sliced_wasserstein_2, wasserstein_2
+from flowport.metric.wasserstein import SlicedWasserstein, Wasserstein, sliced_wasserstein_2, wasserstein_2
 
 __all__ = [
     "MMD",

@@ -15,7 +15,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.metric.base import EvaluationResult
 from flowport.metric.clouds import CloudDistance
-from flowport.metric.energy import field_of
+from flowport.metric.path_energy import field_of
 from flowport.metric.two_sample import gathered
 from flowport.sampling.dynamics import FunctionProcess
 from flowport.sampling.solver import Euler

@@ -192,7 +192,7 @@ class Run:
         """
         sampler, module = self.sampler, self.module
         source, target = module.source.observed(), module.target.observed()
-        nodes, metrics = make(self.config.metric), dict[str, Metric]()
+        nodes, metrics = make(self.config.get("metric") or {}), dict[str, Metric]()
         for node in nodes.values():
             if not isinstance(node, partial):  # before a classifier is trained for another metric
                 node.check(source, target)

@@ -226,9 +226,11 @@ def _check_folder(words: list[str]) -> None:
 
 
 def _check_words(words: list[str]) -> None:
-    """Two slips that Hydra takes in silence or explains poorly."""
+    """Slips that Hydra takes in silence or explains poorly."""
     for word in words:
         side, group = SIDES.match(word), GROUPS.match(word)
+        if word == "metric=null":
+            raise FlowportError("metric=null is no list of metrics: write metric=[] for a run without any")
         if side:
             raise FlowportError(f"{word} sets a key to a string: write distribution@{side[1]}={side[2]}")
         if group and group[1] == "distribution":

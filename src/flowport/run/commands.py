@@ -4,6 +4,7 @@ Nothing heavy is imported before a command's own work begins, so that ``flowport
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ from omegaconf import DictConfig
 
 from flowport import __version__
 from flowport.run.cli import Task, composed, launch, report_errors
+
+PATHS = ("run", "input", "draw", "hydra.run.dir", "hydra.sweep.dir")
+"""Overrides whose value is a path."""
 
 HELP = """usage: flowport <command> [key=value ...]
 
@@ -188,6 +192,24 @@ def _plot_weighting(arguments: list[str]) -> None:
         print(given.out)
 
 
+def in_hydra_grammar(words: list[str]) -> list[str]:
+    """Arguments with flags first, as Hydra's parser wants them, and with quotes around paths that hold its punctuation.
+
+    Args:
+        words: As the user wrote them.
+    """
+
+    def quoted(word: str) -> str:
+        key, equal, value = word.partition("=")
+        plain = re.fullmatch(r"[^=,:{}()\[\]\s'\"\\]*", value) or "${" in value or value[:1] in "'\""
+        if not equal or plain or not (key in PATHS or key.endswith((".path", ".reference"))):
+            return word
+        return word if value[:1] == "[" else f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    flags = [word for word in words if word in ("-m", "--multirun")]
+    return [*flags, *(quoted(word) for word in words if word not in flags)]
+
+
 def command(name: str) -> None:
     """Run one command with the arguments in ``sys.argv[1:]``.
 
@@ -205,6 +227,7 @@ def command(name: str) -> None:
             words = [word for word in arguments if word not in (*runs, *trusted)]
             _resume(Path(runs[-1].removeprefix("run=")), words, trusted[-1:] == ["trust=true"])
         return
+    sys.argv[1:] = in_hydra_grammar(arguments)
     launch(TASKS[name], configs(), name)
 
 

@@ -133,8 +133,12 @@ class PolicyGradient(FineTuningMethod):
         relative = centred(gained, groups)
         if not self.normalise:
             return relative
-        spread = gained.view(groups, -1).std(1, keepdim=True).clamp_min(1e-6)
-        return (relative.view(groups, -1) / spread).flatten()
+        rows = gained.view(groups, -1)
+        spread, rounding = (
+            rows.std(1, keepdim=True),
+            10 * torch.finfo(rows.dtype).eps * rows.abs().amax(1, keepdim=True),
+        )
+        return torch.where(spread > rounding, relative.view(groups, -1) / spread, 0).flatten()
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout, schedule = replay[-1], self.discretisation.noise_schedule(field.base)

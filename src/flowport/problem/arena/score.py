@@ -11,7 +11,7 @@ from flowport.finetuning.adjoint import ControlledPaths, lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.path_weights import effective, normalised
 from flowport.finetuning.tilted_field import TiltedField
-from flowport.metric.transport import wasserstein_2
+from flowport.metric.wasserstein import wasserstein_2
 from flowport.problem import Problem
 from flowport.problem.base import STRENGTH_MULTIPLES
 from flowport.sampling.divergence import ExactDivergence

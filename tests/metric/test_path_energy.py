@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flowport.errors import FlowportError
 from flowport.metric import NormalisedPathEnergy, Straightness, TransportCost, path_energy, straightness, transport_cost
-from flowport.metric.energy import time_weights
+from flowport.metric.path_energy import time_weights
 from tests.metric.outcomes import draw, outcome_of
 
 F64 = torch.float64
