@@ -82,5 +82,6 @@ def test_nothing_but_tensors_counters_and_the_clock_is_resumed_from() -> None:
     }
     seen = admitted(checkpoint)
     assert seen == {"state_dict": {}, "global_step": 3, "loops": steps, "callbacks": {"TrainingClock": clock}}
+    assert admitted({"callbacks": {"ModelCheckpoint{}": {"best_model_path": "../../precious"}}}) == {"callbacks": {}}
     with pytest.raises(FlowportError, match="a counter of its training is"):
         admitted({"loops": {"fit_loop": {"path": "../../precious"}}})
