@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 Net = TypeVar("Net", bound=nn.Module)
+STALE = 3600
+"""Age in seconds from which an unfinished file is taken for that of a killed process."""
 Facts = dict[str, float]
 
 
@@ -109,6 +113,10 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
         writer: Writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+        with suppress(OSError):
+            if time.time() - stale.stat().st_mtime > STALE:
+                stale.unlink()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         writer(partial)

@@ -209,3 +209,15 @@ def test_a_batch_of_equal_costs_has_a_plan_of_its_mass(value):
     assert float(PartialCoupling(0.9).plan(pair).sum()) == pytest.approx(0.9)
     for coupling in (PartialCoupling(), SinkhornCoupling(), UnbalancedCoupling()):
         assert len(coupling(pair, seeded()).i) >= 16
+
+
+@pytest.mark.parametrize("make", [SinkhornCoupling, UnbalancedCoupling])
+def test_a_plan_that_has_become_independent_is_said_once(make, caplog):
+    points = torch.randn(64, 2, generator=seeded())
+    near, far = (Pair(Sample(points), Sample(points.flip(0) + shift)) for shift in (0.0, 30.0))
+    coupling = make()
+    coupling(near, seeded())
+    assert "nearly independent" not in caplog.text
+    for _ in range(2):
+        coupling(far, seeded())
+    assert caplog.text.count(f"coupling={make.__name__.removesuffix('Coupling').lower()} is nearly independent") == 1

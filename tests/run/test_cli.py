@@ -1,6 +1,8 @@
 """The command line: every slip gets one sentence on stderr, status 2, no traceback, and no training."""
 
+import errno
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -282,3 +284,26 @@ def test_a_run_without_metrics_is_trained(tmp_path: Path, capfd: Any) -> None:
     said = runs.here(capfd, "train.py", *words, "metric=[]", f"hydra.run.dir={tmp_path}")
     assert said.code == 0, said.err
     assert "test/nfe" in json.loads((tmp_path / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_full_or_closed_disk_ends_in_a_sentence(tmp_path: Path, capfd: Any, number: int) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "last.ckpt"))
+
+    words = [*runs.TINY, runs.QUIET, "trainer.max_steps=1", f"hydra.run.dir={tmp_path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        sentence = runs.here(capfd, "train.py", *words).sentence
+    assert sentence.startswith(f"{tmp_path}/last.ckpt cannot be written: {os.strerror(number)}")
+
+
+def test_a_flipped_byte_of_a_checkpoint_is_seen(trained: Path, tmp_path: Path, capfd: Any) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    path = copy / "checkpoints" / "last.ckpt"
+    content = bytearray(path.read_bytes())
+    weights = runs.weights(trained)["field.network.first.weight"].numpy().tobytes()
+    content[content.index(weights) + 5] ^= 4
+    path.write_bytes(content)
+    assert "the checksum of" in runs.here(capfd, "evaluate.py", f"run={copy}", f"hydra.run.dir={tmp_path}/o").sentence
+    assert "the checksum of" in runs.here(capfd, "train.py", f"run={copy}").sentence

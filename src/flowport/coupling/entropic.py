@@ -6,6 +6,7 @@ References:
     Zhang et al. 2025, "On Fitting Flow Models with Large Sinkhorn Couplings", arXiv:2506.05526.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ import torch
 from torch import Tensor
 
 from flowport.coupling.assignment import finite
+
+logger = logging.getLogger(__name__)
+NEARLY_INDEPENDENT = 0.95
+"""Renormalised entropy of a plan from which on it is called nearly independent."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +101,30 @@ def sharpness(plan: Tensor) -> float:
     entropy = float(-torch.special.xlogy(mass, mass).sum())
     scale = (math.log(plan.shape[0]) + math.log(plan.shape[1])) / 2
     return (entropy - scale) / max(scale, 1e-12)
+
+
+class IndependenceWarning:
+    """Says once, with the number, that the plans of a coupling have become nearly independent of the cost.
+
+    Args:
+        option: The coupling's name in the warning, and what to change.
+    """
+
+    def __init__(self, option: str) -> None:
+        self.option, self.said = option, False
+
+    def __call__(self, entropy: float) -> None:
+        """Warn if the plan of a batch is nearly independent.
+
+        Args:
+            entropy: Of ``sharpness``.
+        """
+        if not self.said and entropy > NEARLY_INDEPENDENT:
+            self.said = True
+            logger.warning(
+                "%s is nearly independent: the entropy of its plan is %.3f of that of independent pairs. ε is a share "
+                "of the mean cost, which a shift between source and target or one outlier makes large: lower "
+                "coupling.epsilon, or use coupling=exact",
+                self.option,
+                entropy,
+            )

@@ -15,7 +15,7 @@ from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
 from flowport.coupling.assignment import pair_count
 from flowport.coupling.base import Coupling, Plan
-from flowport.coupling.entropic import Potentials, sharpness, solve
+from flowport.coupling.entropic import IndependenceWarning, Potentials, sharpness, solve
 from flowport.errors import FlowportError
 from flowport.types import Pair
 
@@ -48,6 +48,7 @@ class SinkhornCoupling(Coupling):
             raise FlowportError(f"coupling.epsilon={epsilon} must be positive (a share of the mean cost), as 0.05")
         self.epsilon, self.iterations, self.tolerance = epsilon, iterations, tolerance
         self.cost = SquaredEuclideanCost() if cost is None else cost
+        self._warn = IndependenceWarning("coupling=sinkhorn")
 
     def _solve(self, cost: Tensor) -> Potentials:
         with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
@@ -78,9 +79,10 @@ class SinkhornCoupling(Coupling):
         logits = potentials.logits()
         j = torch.cat([drawing.columns(logits, generator) for _ in range(repeats)])
         i = torch.arange(n, device=j.device).repeat(repeats)
+        self._warn(entropy := sharpness(plan))
         facts = {
             "cost": cost[i, j].mean().item(),
-            "plan_entropy": sharpness(plan),
+            "plan_entropy": entropy,
             "marginal_error": error,
             "iterations": float(potentials.iterations),
         }

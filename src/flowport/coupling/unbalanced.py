@@ -12,7 +12,7 @@ from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
 from flowport.coupling.assignment import pair_count
 from flowport.coupling.base import Coupling, Plan
-from flowport.coupling.entropic import sharpness, solve
+from flowport.coupling.entropic import IndependenceWarning, sharpness, solve
 from flowport.errors import FlowportError
 from flowport.types import Pair
 
@@ -57,6 +57,7 @@ class UnbalancedCoupling(Coupling):
         self.mass_penalty, self.epsilon = mass_penalty, epsilon
         self.iterations, self.tolerance = iterations, tolerance
         self.cost = SquaredEuclideanCost() if cost is None else cost
+        self._warn = IndependenceWarning("coupling=unbalanced")
 
     def _solve(self, cost: Tensor) -> tuple[Tensor, int]:
         with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
@@ -82,10 +83,11 @@ class UnbalancedCoupling(Coupling):
         cost = self.cost(pair.source, pair.target)
         plan, iterations = self._solve(cost)
         i, j = drawing.pairs(plan, pair_count(*plan.shape), generator)
+        self._warn(entropy := sharpness(plan))
         facts = {
             "cost": cost[i, j].mean().item(),
             "lost_mass": 1 - float(plan.sum()),
-            "plan_entropy": sharpness(plan),
+            "plan_entropy": entropy,
             "iterations": float(iterations),
         }
         return Plan(i, j, facts)

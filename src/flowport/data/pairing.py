@@ -311,7 +311,9 @@ def write_pairs(pair: Pair, path: Path) -> None:
         pair: Source and target points.
         path: File to write, .safetensors.
     """
-    write_tensors(path, {name: value.cpu().clone() for name, value in tensors_of(pair).items()}, {})  # unshared
+    write_tensors(
+        path, {name: value.cpu().clone() for name, value in tensors_of(pair).items()}, {}, checksum=True
+    )  # unshared
 
 
 def read_pairs(path: str | None) -> Pair:

@@ -93,7 +93,7 @@ def collect(
             f"{path} gives {len(items)} items; at least {MINIMUM_ITEMS} are needed for the 80/10/10 split"
         )
     if cached is None:
-        write_tensors(cache_file, {"items": items, "counts": counts}, bad)
+        write_tensors(cache_file, {"items": items, "counts": counts}, bad, checksum=True)
         mapped = read_tensors(cache_file)
         items = mapped[0]["items"] if mapped else items  # memory-mapped pages of the file, which can be evicted
     good = [str(f.relative_to(folder)) for f in files if str(f.relative_to(folder)) not in bad]

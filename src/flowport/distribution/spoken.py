@@ -88,7 +88,7 @@ def _recorded(voice: str, words: Job) -> Tensor:
     if stored is not None:
         return stored[0]["items"]
     waves = torch.from_numpy(_synthesised(voice, words))
-    write_tensors(cached, {"items": waves}, {"spoken": voice})
+    write_tensors(cached, {"items": waves}, {"spoken": voice}, checksum=True)
     return waves
 
 

@@ -3,6 +3,7 @@
 Light to import, so that --help answers at once: a launcher imports torch only when its task runs.
 """
 
+import errno
 import functools
 import logging
 import os
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 SIDES = re.compile(r"^(source|target)=(.+)$")
 GROUPS = re.compile(r"^(distribution|cost)=(.+)$")
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
@@ -132,7 +134,15 @@ def sentence_of(error: BaseException | None) -> str | None:
         return what + _one_line(str(error.__cause__ or error))
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _one_line(str(error))
-    return None
+    return _unwritable(error)
+
+
+def _unwritable(error: BaseException | None) -> str | None:
+    """The sentence for a full disk or a folder that may not be written."""
+    if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+        return None
+    where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
+    return f"{where}: {os.strerror(error.errno)}; what was saved before is whole"
 
 
 def resolve_paths(config: DictConfig) -> None:

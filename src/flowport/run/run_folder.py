@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -212,6 +213,9 @@ class RunFolder:
                 f"run={self} has no checkpoint (checkpoints/last.ckpt): its training saved none, start it anew"
             )
         try:
+            with zipfile.ZipFile(self.checkpoint) as archive:  # torch.load does not verify the checksums that it wrote
+                if (bad := archive.testzip()) is not None:
+                    raise ValueError(f"the checksum of {bad} is wrong")
             checkpoint = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:
             reason = re.split(r"[\n.:]", str(error).strip())[0][:100] or type(error).__name__
