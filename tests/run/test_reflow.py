@@ -67,13 +67,13 @@ def reflow(base: Path, overrides: DictConfig, out: Path) -> dict:
     return reflow_run(RunFolder(base), overrides, RunFolder(out))
 
 
-def wished(*words: str) -> DictConfig:
+def overridden(*words: str) -> DictConfig:
     return composed("reflow", "pairs=64", "threads=1", *words)
 
 
 def test_rounds_are_runs_like_any_other(base: Path, tmp_path: Path) -> None:
     before, out = fingerprint(base), tmp_path / "run"
-    numbers = reflow(base, wished("rounds=2", "steps=3"), out)
+    numbers = reflow(base, overridden("rounds=2", "steps=3"), out)
     first = out / "rounds" / "1"
     assert fingerprint(base) == before and json.loads((out / "metrics.json").read_text()) == numbers
     assert numbers["base"] == str(first) and json.loads((first / "metrics.json").read_text())["base"] == str(base)
@@ -103,7 +103,7 @@ def test_a_pair_keeps_the_label_of_its_target_in_both_directions(conditioned: to
 
 def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: Path, tmp_path: Path) -> None:
     for name, steps in (("whole", 5), ("broken", 3)):
-        reflow(base, wished("solver=euler", "grid=uniform", "grid.steps=2", f"steps={steps}"), tmp_path / name)
+        reflow(base, overridden("solver=euler", "grid=uniform", "grid.steps=2", f"steps={steps}"), tmp_path / name)
     numbers = resume(RunFolder(tmp_path / "broken"), ["trainer.max_steps=5"])
     assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
     whole = json.loads((tmp_path / "whole" / "metrics.json").read_text())
@@ -124,7 +124,9 @@ def test_a_flow_that_learns_guided_pairs_is_not_guided_again(base: Path, tmp_pat
     shutil.copytree(base, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     folder.write_config(config)
-    assert _config(folder, wished(), RunFolder(tmp_path)).guidance == {"_target_": "flowport.field.guidance.Unguided"}
+    assert _config(folder, overridden(), RunFolder(tmp_path)).guidance == {
+        "_target_": "flowport.field.guidance.Unguided"
+    }
 
 
 def test_what_cannot_be_reflowed_is_refused(base: Path, tmp_path: Path) -> None:
@@ -135,5 +137,5 @@ def test_what_cannot_be_reflowed_is_refused(base: Path, tmp_path: Path) -> None:
         (["weights=best"], "weights=best is unknown"),
     ):
         with pytest.raises(FlowportError, match=sentence):
-            reflow(base, wished(*words), tmp_path)
+            reflow(base, overridden(*words), tmp_path)
     assert not list(tmp_path.rglob("*.ckpt"))
