@@ -1,5 +1,6 @@
 """The front door from Python: fit, translate, sample, score, likelihood, fine-tune, save, load, solve, couple."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_a_tilt_by_a_linear_reward_shifts_a_gaussian(noise: fp.Flow, tmp_path: P
     tuned.save(tmp_path)
     x = torch.randn(10, 2)
     assert torch.equal(fp.load(tmp_path).translate(x), tuned.translate(x))
+
+
+@pytest.mark.parametrize("key", ["field", "modality", "class_names", "noise_source"])
+def test_a_config_that_was_edited_by_hand_is_refused(noise: fp.Flow, tmp_path: Path, key: str) -> None:
+    noise.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for value in (None, 3):
+        edited = {k: v for k, v in config.items() if k != key} | ({} if value is None else {key: value})
+        (tmp_path / "config.json").write_text(json.dumps(edited))
+        if key == "noise_source" and value == 3:
+            continue
+        with pytest.raises(FlowportError, match="describes no flow"):
+            fp.load(tmp_path)
 
 
 @pytest.mark.parametrize("adapter", ["control", "full", "low_rank", fp.ControlAdapter])

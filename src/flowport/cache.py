@@ -1,5 +1,6 @@
 """A cache of trained networks on disk, under file names that hash everything that determines their weights."""
 
+import glob
 import json
 import os
 import time
@@ -113,7 +114,7 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
         writer: Writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):  # of a process that was killed while it wrote
         with suppress(OSError):
             if time.time() - stale.stat().st_mtime > STALE:
                 stale.unlink()

@@ -1,5 +1,6 @@
 """The moving average: once per optimiser step, by its recursion, in float32."""
 
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -101,3 +102,25 @@ def test_the_average_of_any_field_is_float32_and_never_in_training_mode() -> Non
 def test_a_decay_at_which_the_average_never_moves_is_refused(decay: float) -> None:
     with pytest.raises(FlowportError, match=rf"ema_decay={decay} must be in \[0, 1\)"):
         compose(Gaussian(2), Moons(), ema_decay=decay)
+
+
+def test_a_scheduler_that_sets_rates_itself_is_left_alone_at_a_resume(tmp_path: Path) -> None:
+    """OneCycleLR writes its own rates and betas into the optimiser."""
+
+    def made(steps: int, resume: Path | None = None) -> FlowModule:
+        module, data = compose(
+            EightGaussians(),
+            Moons(),
+            optimizer=partial(torch.optim.Adam, lr=1e-3),
+            scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=20),
+        )
+        trainer = lightning.Trainer(
+            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+        trainer.fit(module, data, ckpt_path=resume)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return module
+
+    whole = made(8)
+    made(4)
+    assert runs.equal(made(8, tmp_path / "4.ckpt").state_dict(), whole.state_dict())

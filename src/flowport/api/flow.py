@@ -230,14 +230,17 @@ def load(folder: str | FilePath, *, trust: bool = False, **objects: Any) -> Flow
         raise FlowportError(f"{place} holds no flow, or a damaged one: {str(error).splitlines()[0]}") from None
     if layout != LAYOUT:
         raise FlowportError(f"{place} was written by flowport {config['flowport']}, which {__version__} does not read")
-    field = rebuilt_field(config["field"], shape, objects)
+    try:
+        field = rebuilt_field(config["field"], shape, objects)
+        modality = rebuilt("modality", config["modality"], objects.get("modality"))
+        noise, names = bool(config["noise_source"]), tuple(map(str, config["class_names"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FlowportError(f"{place}/config.json describes no flow: {error!s:.100}") from None
     try:
         field.load_state_dict(weights)
     except RuntimeError as error:
         raise FlowportError(f"{place}/flow.safetensors does not fit: {str(error).splitlines()[-1].strip()}") from None
-    modality = rebuilt("modality", config["modality"], objects.get("modality"))
-    source = Gaussian(event_shape=shape) if config["noise_source"] else None
-    field, names = field.eval().requires_grad_(False), tuple(map(str, config["class_names"]))
+    source, field = Gaussian(event_shape=shape) if noise else None, field.eval().requires_grad_(False)
     return Flow(field, shape, source, None, modality, config["field"], names)
 
 

@@ -225,7 +225,7 @@ def draw(sheet: SweepTable, path: Path) -> None:
     for axis, metric in zip(axes[0], sheet.metrics, strict=True):
         for k, (values, cells) in enumerate(sheet.rows):
             if metric in cells:
-                colour = "#8a929b" if any(v in REFERENCES for v in values) else "#3b6fb6"
+                colour = "#8a929b" if any(v.endswith(REFERENCES) for v in values) else "#3b6fb6"
                 axis.errorbar(cells[metric].mean, k, xerr=cells[metric].error, fmt="o", color=colour, capsize=3)
         axis.set_title(metric.removeprefix("test/"), fontsize=10)
         axis.grid(alpha=0.25)

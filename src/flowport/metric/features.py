@@ -18,6 +18,7 @@ from flowport.errors import FlowportError
 from flowport.metric.discrepancy import unbiased_mmd
 from flowport.metric.precision import rows
 from flowport.metric.two_sample import TwoSample
+from flowport.reward.base import freeze
 
 CHUNK = 1024
 """Number of points of a pass through the classifier."""
@@ -50,7 +51,8 @@ def frozen(classifier: nn.Module) -> nn.Module:
     Args:
         classifier: The network, changed in place.
     """
-    return classifier.eval().requires_grad_(False)
+    freeze(classifier)
+    return classifier
 
 
 def read(classifier: nn.Module, x: Tensor, features: bool) -> Tensor:

@@ -58,6 +58,16 @@ def matched_agreement(label: Int[Tensor, "n"], predicted: Int[Tensor, "n"]) -> T
     return counts[row, column].sum().double() / len(label)
 
 
+def predicted(classifier: nn.Module, x: Tensor) -> Tensor:
+    """The class that a classifier predicts for every point, (n,).
+
+    Args:
+        classifier: The network.
+        x: Points, (n, *D).
+    """
+    return read(classifier, x, features=False).argmax(dim=1)
+
+
 class TargetShare(Metric):
     """Share of translations that a classifier assigns to the class to which it assigns most real target points.
 
@@ -80,13 +90,10 @@ class TargetShare(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, outcome: EvaluationResult) -> None:
-        self.result.append(self._predict(outcome.result))
-        self.real.append(self._predict(outcome.target.x))
+        self.result.append(predicted(self.classifier, outcome.result))
+        self.real.append(predicted(self.classifier, outcome.target.x))
         if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
-            self.untranslated.append(self._predict(outcome.source.x))
-
-    def _predict(self, x: Tensor) -> Tensor:
-        return read(self.classifier, x, features=False).argmax(dim=1)
+            self.untranslated.append(predicted(self.classifier, outcome.source.x))
 
     def compute(self) -> dict[str, Tensor]:
         """The shares and the number of translations, by name.
@@ -148,10 +155,10 @@ class ClassPreservation(Metric):
                 "source has none: leave metric ClassPreservation out or use a labelled source"
             )
         self.label.append(label)
-        self.predicted.append(self._predict(outcome.result))
-        self.target_predicted.append(self._predict(outcome.target.x))
+        self.predicted.append(predicted(self.classifier, outcome.result))
+        self.target_predicted.append(predicted(self.classifier, outcome.target.x))
         if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
-            self.untranslated.append(self._predict(outcome.source.x))
+            self.untranslated.append(predicted(self.classifier, outcome.source.x))
         target_label = self._classes(outcome.target)
         if target_label is not None:
             self.target_label.append(target_label)
@@ -178,9 +185,6 @@ class ClassPreservation(Metric):
         if target_label is not None:
             values["_ceiling"] = agreement(target_label, target_predicted)
         return {f"class_preservation{which}": value for which, value in values.items()}
-
-    def _predict(self, x: Tensor) -> Tensor:
-        return read(self.classifier, x, features=False).argmax(dim=1)
 
     @staticmethod
     def _classes(sample: Sample) -> Tensor | None:

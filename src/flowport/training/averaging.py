@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
@@ -88,11 +89,15 @@ class AveragedModule(GuardedModule, ABC):
                 flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _apply_settings(self) -> None:
-        """Give a resumed optimiser the options of the config, where a checkpoint has restored others."""
-        if not self._settings:
+        """Give a resumed optimiser the options of the config, where a checkpoint has restored others.
+
+        Only under schedulers that multiply the rate: others, such as OneCycleLR, set rates and betas themselves.
+        """
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs] if self._settings else []
+        if not all(isinstance(scheduler, LambdaLR) for scheduler in schedulers):
+            logger.info("the optimiser keeps the options of the checkpoint, which its scheduler may have set")
             return
-        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        for optimizer in self.trainer.optimizers:
+        for optimizer in self.trainer.optimizers if self._settings else []:
             for k, (group, wanted) in enumerate(zip(optimizer.param_groups, self._settings, strict=True)):
                 base = group.get("initial_lr", group["lr"])
                 if wanted["lr"] != base:  # the schedule's factor of this step stays
