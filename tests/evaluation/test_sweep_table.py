@@ -104,3 +104,18 @@ def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> No
 def test_every_number_has_a_text(values: list[float]) -> None:
     text = str(sweep_table.MeanAndError.of(values))
     assert text.startswith(("inf", "nan", "0.00"))
+
+
+@pytest.mark.parametrize("cell", ["=cmd", "+cmd", "-cmd", "@cmd", "0.5", "-0.50 ± 0.01", "+1e-3", "exact"])
+def test_a_cell_that_begins_like_a_formula_is_text_and_a_number_stays_one(cell: str, tmp_path: Path) -> None:
+    sheet = sweep_table.SweepTable(["coupling"], ["test/w2"], [((cell,), {})])
+    sweep_table.write(sheet, [sweep_table.Job({"coupling": cell}, {}, tmp_path / "absent.png")], tmp_path)
+    written = (tmp_path / "table.csv").read_text().splitlines()[1].split(",")[0]
+    assert written == (f"'{cell}" if cell.endswith("cmd") else cell)
+
+
+def test_runs_that_measured_nothing_are_refused_or_shown_by_what_was_asked_for(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, [([f"seed={seed}"], {"train/seconds": 1.0}) for seed in (0, 1)])
+    with pytest.raises(FlowportError, match="name columns, for instance --metrics train/seconds"):
+        read(folder, [])
+    assert "train/seconds" in read(folder, ["train/seconds"]).markdown()

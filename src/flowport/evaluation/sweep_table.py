@@ -115,10 +115,14 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
         metrics: Names with or without ``test/``; none: every test metric.
 
     Raises:
-        FlowportError: For a metric that no run has.
+        FlowportError: For a metric that no run has, and for runs without metrics.
     """
     varied = _varied([job.settings for job in jobs])
     wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(jobs)
+    if not wanted:
+        raise FlowportError(
+            "the runs of this sweep have no metrics: name columns, for instance --metrics train/seconds"
+        )
     for name in wanted:
         if not any(name in job.numbers for job in jobs):
             known = sorted({m for job in jobs for m in job.numbers if m.startswith("test/")})
