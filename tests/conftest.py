@@ -16,6 +16,7 @@ SLOW_FILES = (
     "test_likelihood_command.py",
     "test_config.py",
     "test_syncs.py",
+    "test_readme.py",
     "test_space.py",
     "test_order.py",
     "test_samplers.py",
