@@ -7,6 +7,7 @@ import ot
 import pytest
 import torch
 
+from flowport.cost.interaction import interaction
 from flowport.coupling import PartialCoupling, SinkhornCoupling, UnbalancedCoupling, drawing
 from flowport.coupling.entropic import sharpness, solve
 from flowport.errors import FlowportError
@@ -19,7 +20,8 @@ def test_plan_equals_pots_log_domain(n, m, epsilon):
     pair = gaussians(n, m, 2)
     cost = squares(pair).numpy()
     a, b = np.full(n, 1 / n), np.full(m, 1 / m)
-    truth = ot.sinkhorn(a, b, cost, epsilon * cost.mean(), method="sinkhorn_log", numItermax=20000, stopThr=1e-13)
+    absolute = epsilon * float(interaction(squares(pair)).scale)
+    truth = ot.sinkhorn(a, b, cost, absolute, method="sinkhorn_log", numItermax=20000, stopThr=1e-13)
     plan = SinkhornCoupling(epsilon, 20000, 1e-11).plan(pair).numpy()
     np.testing.assert_allclose(plan, truth, atol=1e-10)
 
@@ -32,7 +34,7 @@ def test_gaussian_closed_form(s0, s1, variance, truth):
     z = torch.special.ndtri(levels)[:, None]
     z = z / z.square().mean().sqrt()
     pair = Pair(Sample(s0 * z), Sample(s1 * z))
-    plan = SinkhornCoupling(2 * variance / float(squares(pair).mean()), 2000, 1e-8).plan(pair)
+    plan = SinkhornCoupling(2 * variance / float(interaction(squares(pair)).scale), 2000, 1e-8).plan(pair)
     covariance = float(((s0 * z) * (plan @ (s1 * z))).sum())
     assert covariance == pytest.approx(truth, abs=2e-3)
 
@@ -91,11 +93,11 @@ def test_rectangular_sinkhorn():
 @pytest.mark.parametrize("penalty", [0.3, 2.0])
 def test_unbalanced_equals_pot(penalty):
     pair = gaussians(30, 40, 2)
-    cost = squares(pair).numpy()
-    mean = cost.mean()
+    part = interaction(squares(pair))
+    cost, scale = part.reduced().numpy(), float(part.scale)
     a, b = np.full(30, 1 / 30), np.full(40, 1 / 40)
     settings = {"numItermax": 20000, "stopThr": 1e-14}
-    truth = ot.unbalanced.sinkhorn_unbalanced(a, b, cost, 0.1 * mean, penalty * mean, **settings)
+    truth = ot.unbalanced.sinkhorn_unbalanced(a, b, cost, 0.1 * scale, penalty * scale, **settings)
     coupling = UnbalancedCoupling(penalty, 0.1, 20000, 1e-12)
     np.testing.assert_allclose(coupling.plan(pair).numpy(), truth, atol=1e-9)
     match = coupling(pair, seeded())
@@ -108,7 +110,7 @@ def test_unbalanced_drops_an_outlier_and_a_large_penalty_keeps_it():
     pair = gaussians(20, 20, 2)
     pair.target.x[7] = 30.0
     assert (UnbalancedCoupling(0.3)(pair, seeded()).j == 7).sum() == 0
-    share = 20 * UnbalancedCoupling(200.0, 0.3, 50000).plan(pair).sum(0)[7]
+    share = 20 * UnbalancedCoupling(20000.0, 3.0, 50000).plan(pair).sum(0)[7]
     assert float(share) == pytest.approx(1, abs=0.1)
 
 
@@ -214,10 +216,10 @@ def test_a_batch_of_equal_costs_has_a_plan_of_its_mass(value):
 @pytest.mark.parametrize("make", [SinkhornCoupling, UnbalancedCoupling])
 def test_a_plan_that_has_become_independent_is_said_once(make, caplog):
     points = torch.randn(64, 2, generator=seeded())
-    near, far = (Pair(Sample(points), Sample(points.flip(0) + shift)) for shift in (0.0, 30.0))
-    coupling = make()
-    coupling(near, seeded())
+    pair = Pair(Sample(points), Sample(points.flip(0) + 30.0))
+    make()(pair, seeded())
     assert "nearly independent" not in caplog.text
+    coupling = make(epsilon=10.0)
     for _ in range(2):
-        coupling(far, seeded())
+        coupling(pair, seeded())
     assert caplog.text.count(f"coupling={make.__name__.removesuffix('Coupling').lower()} is nearly independent") == 1

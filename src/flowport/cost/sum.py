@@ -1,4 +1,4 @@
-"""Weighted sums of costs, each in units of its mean."""
+"""Weighted sums of costs, each in units of its own scale."""
 
 from collections.abc import Mapping
 
@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
+from flowport.cost.interaction import interaction
 from flowport.errors import FlowportError
 from flowport.types import Sample
 
 
 class SumCost(Cost):
-    """Weighted sum of costs c = Σ_k w_k c_k / mean(c_k), the mean over all pairs of the batch.
+    """Weighted sum of costs c = Σ_k w_k c_k / s_k, s_k the scale of the interaction of c_k over all pairs of the batch.
 
-    Dimensionless. A cost that is zero for all pairs contributes zero.
+    Dimensionless. s_k is the mean cost without the shift and the outliers, see
+    :func:`flowport.cost.interaction.interaction`: a shift between source and target in one cost leaves its share in the
+    sum as it is. A cost without an interaction, such as a constant one, decides nothing and contributes zero.
 
     Args:
         costs: The costs c_k by name.
@@ -34,6 +37,6 @@ class SumCost(Cost):
     def __call__(self, source: Sample, target: Sample) -> Tensor:
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
             parts = {name: cost(source, target) for name, cost in self.costs.items()}
-            # a cost that is zero for all pairs stays zero
-            scaled = [self.weights[name] * c / c.mean().clamp(min=1e-30) for name, c in parts.items()]
+            scales = {name: interaction(c).scale.to(c) for name, c in parts.items()}
+            scaled = [self.weights[n] * torch.where(scales[n] > 0, c / scales[n], 0.0) for n, c in parts.items()]
             return torch.stack(scaled).sum(0)

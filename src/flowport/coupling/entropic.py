@@ -122,8 +122,7 @@ class IndependenceWarning:
         if not self.said and entropy > NEARLY_INDEPENDENT:
             self.said = True
             logger.warning(
-                "%s is nearly independent: the entropy of its plan is %.3f of that of independent pairs. ε is a share "
-                "of the mean cost, which a shift between source and target or one outlier makes large: lower "
+                "%s is nearly independent: the entropy of its plan is %.3f of that of independent pairs. lower "
                 "coupling.epsilon, or use coupling=exact",
                 self.option,
                 entropy,

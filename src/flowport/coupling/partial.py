@@ -27,6 +27,10 @@ class PartialCoupling(Coupling):
     The plan is solved by POT; lcm(n, m) pairs are drawn from it by systematic resampling. Points that are far from all
     others find no partner, so both marginals change by design.
 
+    ``mass`` is a share of the points whatever the cost's scale, but which points find no partner depends on the whole
+    cost: under a shift between source and target larger than their spread, those that lie farthest from the other side
+    are left out, not the outliers. Centre both sides first, or use coupling=unbalanced, where the shift does not count.
+
     Facts: cost, the mean cost of the drawn pairs; lost_mass = 1 − ΣP.
 
     Args:
@@ -52,8 +56,9 @@ class PartialCoupling(Coupling):
         n, m = matrix.shape
         if float(matrix.max() - matrix.min()) <= torch.finfo(cost.dtype).eps * float(matrix.abs().max()):
             return torch.full_like(matrix, self.mass / (n * m))  # all costs are equal: every plan is optimal
-        # POT compares costs with a fixed tolerance, so they are scaled to mean 1
-        values = (matrix / matrix.mean().clamp(min=1e-30)).cpu().numpy()
+        # POT compares costs with a fixed tolerance, so they are scaled to a median of 1, which outliers do not move
+        scale = float(matrix.median()) or float(matrix.mean())
+        values = (matrix / scale).cpu().numpy()
         a, b = np.full(n, 1 / n), np.full(m, 1 / m)
         plan = ot.partial.partial_wasserstein(a, b, values, m=self.mass, numItermax=100_000_000)
         excess = max(float((plan.sum(1) - a).max()), float((plan.sum(0) - b).max()))

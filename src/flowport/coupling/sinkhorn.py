@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
+from flowport.cost.interaction import interaction
 from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
-from flowport.coupling.assignment import pair_count
+from flowport.coupling.assignment import finite, pair_count
 from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.entropic import IndependenceWarning, Potentials, sharpness, solve
 from flowport.errors import FlowportError
@@ -24,15 +25,18 @@ class SinkhornCoupling(Coupling):
     """Entropic optimal transport: P = argmin ⟨P, C⟩ + ε KL(P | 1/n ⊗ 1/m) with P 1 = 1/n, Pᵀ 1 = 1/m.
 
     One column is drawn for each row, j ~ P_i· / ΣP_i·. Rows are used equally often; columns in expectation, up to
-    ``tolerance``. n and m points become lcm(n, m) pairs. ε = epsilon · mean(C) is relative, so that it has the same
-    meaning in every dimension. The Schrödinger bridge of a Brownian motion with volatility σ has ε = 2σ² for the cost
-    |x0 − x1|².
+    ``tolerance``. n and m points become lcm(n, m) pairs. The Schrödinger bridge of a Brownian motion with volatility σ
+    has ε = 2σ² for the cost |x0 − x1|².
+
+    ε = epsilon · s, with s the scale of the cost's interaction (:func:`flowport.cost.interaction.interaction`): for the
+    squared Euclidean cost the mean cost without the shift and the outliers, 2 tr Σ for equal covariances Σ. Terms
+    f(x0) + g(x1) of the cost change neither s nor P.
 
     Facts: cost, the mean cost of the drawn pairs; plan_entropy, (H − log n)/log n, 0 for a permutation and 1 for
     independence; marginal_error, the larger of Σ_i |row sum − 1/n| and Σ_j |column sum − 1/m|; iterations.
 
     Args:
-        epsilon: ε as a multiple of the mean cost, > 0.
+        epsilon: ε as a multiple of s, > 0.
         iterations: Largest number of Sinkhorn iterations.
         tolerance: Largest marginal error.
         cost: Cost C; squared Euclidean where None.
@@ -45,15 +49,16 @@ class SinkhornCoupling(Coupling):
         self, epsilon: float = 0.05, iterations: int = 2000, tolerance: float = 1e-3, cost: Cost | None = None
     ) -> None:
         if not epsilon > 0:
-            raise FlowportError(f"coupling.epsilon={epsilon} must be positive (a share of the mean cost), as 0.05")
+            raise FlowportError(f"coupling.epsilon={epsilon} must be positive (a share of the cost's scale), as 0.05")
         self.epsilon, self.iterations, self.tolerance = epsilon, iterations, tolerance
         self.cost = SquaredEuclideanCost() if cost is None else cost
         self._warn = IndependenceWarning("coupling=sinkhorn")
 
     def _solve(self, cost: Tensor) -> Potentials:
         with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
-            epsilon = self.epsilon * max(float(cost.mean()), 1e-30)
-            return solve(cost, epsilon, 1.0, self.iterations, self.tolerance)
+            found = interaction(finite(cost))
+            epsilon = self.epsilon * (float(found.scale) or 1.0)  # without an interaction every plan is optimal
+            return solve(found.centred.to(cost.dtype), epsilon, 1.0, self.iterations, self.tolerance)
 
     def plan(self, pair: Pair) -> Tensor:
         """The transport plan of a batch, (n, m), with the marginals 1/n and 1/m.

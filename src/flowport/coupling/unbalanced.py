@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from flowport.cost.base import Cost
+from flowport.cost.interaction import interaction
 from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
-from flowport.coupling.assignment import pair_count
+from flowport.coupling.assignment import finite, pair_count
 from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.entropic import IndependenceWarning, sharpness, solve
 from flowport.errors import FlowportError
@@ -20,20 +21,23 @@ from flowport.types import Pair
 class UnbalancedCoupling(Coupling):
     """Unbalanced entropic transport: P = argmin ⟨P, C⟩ + ε KL(P | abᵀ) + ρ KL(P1 | a) + ρ KL(Pᵀ1 | b).
 
-    a = 1/n and b = 1/m are uniform, ε = epsilon · mean(C) and ρ = mass_penalty · mean(C). Mass whose transport costs
-    more than about 2ρ is dropped, so outliers disappear and both marginals change by design. lcm(n, m) pairs are drawn
-    from P by systematic resampling. The plan equals that of ``ot.unbalanced.sinkhorn_unbalanced``; it is computed here
-    in the log domain on the device of the points.
+    a = 1/n and b = 1/m are uniform. C is the reduced cost, which terms f(x0) + g(x1) do not change: for the squared
+    Euclidean cost the squared distance of the centred points in coordinates where both covariances are equal
+    (:meth:`flowport.cost.interaction.Interaction.reduced`). So no mass is lost to a shift between source and target.
+    ε = epsilon · s and ρ = mass_penalty · s, with s the mean of C without the outliers. Mass whose transport costs more
+    than about 2ρ is dropped, so outliers disappear and both marginals change by design. lcm(n, m) pairs are drawn
+    from P by systematic resampling. The plan equals that of ``ot.unbalanced.sinkhorn_unbalanced`` for C; it is computed
+    here in the log domain on the device of the points.
 
     Facts: cost, the mean cost of the drawn pairs; lost_mass = 1 − ΣP, negative where mass is created; plan_entropy, see
     :func:`flowport.coupling.entropic.sharpness`; iterations.
 
     Args:
-        mass_penalty: ρ as a multiple of the mean cost, > 0.
-        epsilon: ε as a multiple of the mean cost, > 0.
+        mass_penalty: ρ as a multiple of s, > 0.
+        epsilon: ε as a multiple of s, > 0.
         iterations: Largest number of Sinkhorn iterations.
         tolerance: Largest last change of the potentials, see :func:`flowport.coupling.entropic.solve`.
-        cost: Cost C; squared Euclidean where None.
+        cost: Cost before the reduction; squared Euclidean where None.
 
     Raises:
         FlowportError: When ``mass_penalty`` or ``epsilon`` is not positive, or ``iterations`` do not suffice.
@@ -52,7 +56,7 @@ class UnbalancedCoupling(Coupling):
         if not (epsilon > 0 and mass_penalty > 0):
             raise FlowportError(
                 f"coupling.mass_penalty={mass_penalty} and coupling.epsilon={epsilon} must be positive (shares of the "
-                f"mean cost)"
+                f"cost's scale)"
             )
         self.mass_penalty, self.epsilon = mass_penalty, epsilon
         self.iterations, self.tolerance = iterations, tolerance
@@ -61,9 +65,10 @@ class UnbalancedCoupling(Coupling):
 
     def _solve(self, cost: Tensor) -> tuple[Tensor, int]:
         with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
-            epsilon = self.epsilon * max(float(cost.mean()), 1e-30)
+            part = interaction(finite(cost))
+            epsilon = self.epsilon * (float(part.scale) or 1.0)  # without an interaction all pairs cost nothing
             damping = self.mass_penalty / (self.mass_penalty + self.epsilon)
-            found = solve(cost, epsilon, damping, self.iterations, self.tolerance)
+            found = solve(part.reduced().to(cost.dtype), epsilon, damping, self.iterations, self.tolerance)
         if not found.error < self.tolerance:
             raise FlowportError(
                 f"unbalanced transport still moved by {found.error:.2g} after {found.iterations} iterations, more than "
