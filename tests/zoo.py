@@ -51,6 +51,8 @@ PREDICTIONS = [
     ("source", prediction.SourcePrediction),
     ("score", prediction.ScorePrediction),
     ("bridge", prediction.BridgePrediction),
+    ("v", prediction.VPrediction),
+    ("edm", partial(prediction.EDMPrediction, 0.7, 1.3)),
 ]
 
 COUPLINGS = [

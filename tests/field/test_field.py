@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flowport.field import LearnedField
+from flowport.tensors import over
 from flowport.types import Condition
 from tests.laws.oracles import SCORED, compositions, points, tensor
 
@@ -17,7 +18,8 @@ class Told(torch.nn.Module):
 
     def forward(self, x, t, condition):
         self.heard.append((t, condition))
-        return self.oracle(x, t, condition)
+        scale = self.oracle.prediction.input_scale(self.oracle.path, t)
+        return self.oracle(x if scale is None else x / over(scale, x), t, condition)
 
 
 @pytest.mark.parametrize("c", **compositions(SCORED))

@@ -9,11 +9,13 @@ from flowport.errors import FlowportError
 from flowport.field import AnalyticField
 from flowport.prediction import (
     BridgePrediction,
+    EDMPrediction,
     FlowState,
     ScorePrediction,
     SourcePrediction,
     TargetPrediction,
     VelocityPrediction,
+    VPrediction,
 )
 from flowport.tensors import over
 from tests.laws.oracles import (
@@ -163,7 +165,13 @@ def test_output_of_the_oracle_is_what_the_network_regresses_on(c):
         k = c.path.coefficients(time)
         weight = over(k.alpha if k.gamma is None else k.gamma, x)
         noise = true["x0"] if k.gamma is None else true["z"]
+        # Karras et al. 2022, table 1, of y/β = x1 + ς ε: here d = 0.7 and the noise has the deviation 1.3
+        beta, d = over(k.beta, x), 0.7
+        level = weight * 1.3 / beta
+        skip, size = d**2 / (level**2 + d**2), level * d / (level**2 + d**2).sqrt()
         expected = {
+            VPrediction: beta * noise - weight * true["x1"],
+            EDMPrediction: (true["x1"] - skip * (true["x1"] + weight / beta * noise)) / size,
             VelocityPrediction: true["velocity"],
             TargetPrediction: true["x1"],
             SourcePrediction: true["x0"],

@@ -45,7 +45,7 @@ def fit(
     steps: int = 2000,
     coupling: Any = None,
     path: Any = "linear",
-    prediction: Any = "velocity",
+    prediction: Any = None,
     conditioning: Any = "unconditional",
     network: Any = None,
     batch: int = 256,
@@ -64,7 +64,7 @@ def fit(
         coupling: By default independent from standard Gaussian noise, so that the flow has a score, and exact minibatch
             optimal transport otherwise; what was chosen is printed.
         path: Also three functions (alpha, beta, gamma or None) of t.
-        prediction: What the network predicts.
+        prediction: What the network predicts; None: velocity, or edm on a path whose points grow.
         conditioning: What the network sees beside x and t.
         network: Also a module f(x, t); by default an MLP for vectors and a U-Net for images.
         batch: Pairs per step.

@@ -14,13 +14,15 @@ from flowport.conditioning import Conditioning
 from flowport.field.base import Field
 from flowport.path.base import Path
 from flowport.prediction.base import Prediction
+from flowport.tensors import over
 from flowport.types import Condition
 
 
 class LearnedField(Field):
     """The output of a network, network(x, t, condition), read by a prediction on a path.
 
-    ``output`` casts points to the precision of the network and its result back; ``forward`` does not.
+    The network sees c_in x, with c_in the prediction's ``input_scale``. ``output`` casts points to the precision of the
+    network and its result back; ``forward`` does not.
 
     Args:
         network: A module (x, t, condition) -> (B, heads·C, *rest).
@@ -43,12 +45,16 @@ class LearnedField(Field):
         super().__init__(path, prediction, conditioning, capabilities)
         self.network, self.sees_step = network, sees_step
 
+    def _seen(self, x: Tensor, t: Tensor) -> Tensor:
+        scale = self.prediction.input_scale(self.path, t)
+        return x if scale is None else over(scale, x).to(x.dtype) * x
+
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.network(x, t, condition)
+        return self.network(self._seen(x, t), t, condition)
 
     def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        weight = next(self.network.parameters(), x)
+        weight, seen = next(self.network.parameters(), x), self._seen(x, t)
         if weight.dtype == x.dtype:
-            return self.network(x, t, condition).to(x.dtype)  # under autocast the output has half precision
+            return self.network(seen, t, condition).to(x.dtype)  # under autocast the output has half precision
         start = None if condition.source is None else condition.source.to(weight.dtype)
-        return self.network(x.to(weight.dtype), t, replace(condition, source=start)).to(x.dtype)
+        return self.network(seen.to(weight.dtype), t, replace(condition, source=start)).to(x.dtype)

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.path.base import Coefficients, Path, PathSample
 from flowport.tensors import clamped
@@ -142,6 +143,25 @@ class Prediction(ABC):
             t: Times, (B,).
         """
         return clamped(path.clamp(t), MARGIN, 1 - MARGIN)
+
+    def fitted(self, source: Distribution, target: Distribution, bridge: bool) -> "Prediction":
+        """This prediction with what it measures of the data; itself unless a member overrides it.
+
+        Args:
+            source: The source.
+            target: The target.
+            bridge: Whether the path has noise.
+        """
+        return self
+
+    def input_scale(self, path: Path, t: Tensor) -> Tensor | None:
+        """The factor c_in, (B,), by which the points that the network sees are multiplied; None stands for 1.
+
+        Args:
+            path: The path of the points.
+            t: Their times, (B,).
+        """
+        return None
 
     @abstractmethod
     def target(self, path: Path, sample: PathSample) -> Tensor:

@@ -266,7 +266,7 @@ def flow_of(config: DictConfig, parts: Parts) -> tuple[FlowModule, PairDataModul
         FlowportError: For a method of fine-tuning in the place of an objective.
     """
     source, target, facts = parts.sides(config)
-    made = {part: make(config[part]) for part in PARTS}
+    made = {part: make(config.get(part)) for part in PARTS}
     if not isinstance(made["objective"], Objective):
         raise FlowportError(
             "this objective tunes a trained flow: use flowport finetune run=<folder>, or train one by "

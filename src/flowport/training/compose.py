@@ -1,5 +1,6 @@
 """Composition of the parts of a flow into the LightningModule and the data that Lightning trains."""
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,15 +11,20 @@ from flowport.coupling import Coupling, ExactCoupling
 from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import Pairing, UnpairedPairing
 from flowport.distribution.base import Distribution
+from flowport.errors import option
 from flowport.field import LearnedField
 from flowport.network import MLP, Network
 from flowport.objective import FlowMatching, Objective
 from flowport.objective.time_sampler import UniformTimeSampler
 from flowport.objective.weighting import UniformWeighting
 from flowport.path import LinearPath, Path
-from flowport.prediction import Prediction, VelocityPrediction
+from flowport.prediction import EDMPrediction, Prediction, VelocityPrediction
 from flowport.randomness import Randomness
 from flowport.training.flow_module import FlowModule
+
+logger = logging.getLogger(__name__)
+GROWTH = 4.0
+"""Points of a path that grow to more than this multiple of unit size need their input scaled."""
 
 
 def compose(
@@ -50,7 +56,8 @@ def compose(
         pairing: (source, target) -> Pairing, the joint law from which training pairs are drawn.
         coupling: Re-pairs the points of a batch; None for exact optimal transport.
         path: The path of a pair; None for the linear path.
-        prediction: What the output of the network means; None for velocities.
+        prediction: What the output of the network means; None for velocities, or for the
+            preconditioned denoiser where the path's points grow beyond the size of its ends.
         conditioning: What the network gets beside x and t; None for nothing.
         network: (event_shape, condition, heads) -> Network.
         objective: The training objective; None for flow matching with uniform times and weights.
@@ -68,7 +75,9 @@ def compose(
     """
     randomness = Randomness(seed)
     coupling, path = coupling or ExactCoupling(), path or LinearPath()
-    prediction, conditioning = prediction or VelocityPrediction(), conditioning or Unconditional()
+    conditioning = conditioning or Unconditional()
+    prediction = (prediction or _default_prediction(path)).fitted(source, target, path.bridge)
+    _warn_of_growth(path, prediction)
     joined = pairing(source=source, target=target)
     capabilities = capabilities_of(source, joined, coupling, path, conditioning, prediction)
     objective = objective or FlowMatching(UniformTimeSampler(), UniformWeighting())
@@ -79,3 +88,25 @@ def compose(
     field = LearnedField(made, path, prediction, conditioning, capabilities, shape.step)
     module = FlowModule(source, target, field, objective, optimizer, scheduler, randomness, ema_decay)
     return module, data(pairing=joined, coupling=coupling, randomness=randomness)
+
+
+def _growth(path: Path) -> float:
+    """The largest deviation of x_t for independent ends and noise of unit variance."""
+    t = path.clamp(torch.linspace(0, 1, 65, dtype=torch.float64))
+    return float((path.alpha(t).square() + path.beta(t).square() + path.gamma(t).square()).amax().sqrt())
+
+
+def _default_prediction(path: Path) -> Prediction:
+    return EDMPrediction() if _growth(path) > GROWTH else VelocityPrediction()
+
+
+def _warn_of_growth(path: Path, prediction: Prediction) -> None:
+    growth = _growth(path)
+    if growth > GROWTH and prediction.input_scale(path, torch.tensor([path.interval[0]])) is None:
+        logger.warning(
+            "points of %s grow to %.3g times the size of the data, and %s gives them to the network as they are, which "
+            "learns badly: use prediction=edm, which scales its input and output",
+            option("path", path),
+            growth,
+            option("prediction", prediction),
+        )
