@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.types import Condition, ConditionShape, Pair, Sample
 
 
-class Conditioning(ABC):
+class Conditioning(Checked, ABC):
     """The choice of the condition c of the field v(x, t, c), from the pair in training and from the start in sampling.
 
     A member provides ``shape``, ``training`` and ``sampling``. ``training`` must be a function of the re-paired points

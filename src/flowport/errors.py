@@ -1,7 +1,13 @@
-"""The error for bad input, and the names of the members of a family in configs and messages."""
+"""The error for bad input, the ranges of constructors' arguments, and the names of members in configs and messages."""
 
+import functools
+import inspect
+import math
 import re
 import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_type_hints
 
 IRREGULAR = {
     "DPMSolver": "dpm_solver",
@@ -68,3 +74,102 @@ def option(family: str, member: object) -> str:
         member: An instance of one of its classes.
     """
     return f"{family}={member_name(type(member), family)}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of a number, as metadata of a type hint: ``Annotated[float, Range(above=0)]``.
+
+    Args:
+        least: The least value that is allowed.
+        most: The largest one.
+        above: A bound that the value must exceed.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        lowest = self.least is None or value >= self.least
+        return lowest and (self.most is None or value <= self.most) and (self.above is None or value > self.above)
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most}
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+
+
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Fraction = Annotated[float, Range(least=0, most=1)]
+Count = Annotated[int, Range(least=1)]
+Amount = Annotated[int, Range(least=0)]
+SampleSize = Annotated[int, Range(least=2)]
+"""Number of points of a sample, of which a distance between two samples needs two."""
+
+
+def check_range(name: str, value: Any, hint: Any) -> None:
+    """Check that a number, or every number of a sequence, is finite and in the range that a type hint declares.
+
+    Args:
+        name: Its name in the message.
+        value: The value; what is no number passes.
+        hint: Its type hint.
+
+    Raises:
+        FlowportError: For NaN, infinity, or a number out of range.
+    """
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            check_range(name, each, next(iter(get_args(hint)), Any))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not math.isfinite(value):
+        raise FlowportError(f"{name}={value} is not a finite number")
+    for part in (hint, *get_args(hint)):
+        for allowed in getattr(part, "__metadata__", ()):
+            if isinstance(allowed, Range) and value not in allowed:
+                raise FlowportError(f"{name}={value} is out of range: it must be {allowed}")
+
+
+def ranged_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """The type hints of a function's arguments with their ranges; none where a name in them cannot be found.
+
+    Args:
+        function: A function, or a class's ``__init__``.
+    """
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+class Checked:
+    """Base of what users construct: every number is checked by the range that its type hint declares.
+
+    The arguments of ``__init__`` must be finite and in the range of ``Annotated[…, Range(…)]``, from Python and from
+    configs alike. Conditions between several arguments stay with the class.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
+
+
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(init)
+    hints = functools.cache(lambda: ranged_hints(init))
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        try:
+            given = signature.bind(self, *args, **options).arguments
+        except TypeError:
+            given = {}  # the constructor's own message is the better one
+        for name, value in given.items():
+            if name in hints():
+                check_range(f"{type(self).__name__}.{name}", value, hints()[name])
+        init(self, *args, **options)
+
+    return checked

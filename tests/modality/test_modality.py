@@ -107,7 +107,7 @@ def test_scale_shear_and_flip():
     [
         (lambda: Image(shift=-1.0), "modality.shift is -1"),
         (lambda: Image(scale=1.0), "below 1.0"),
-        (lambda: Image(rotation=float("nan")), "modality.rotation"),
+        (lambda: Image(rotation=float("nan")), "Image.rotation=nan is not a finite number"),
         (lambda: Image(outside="black"), "border, zeros or reflection"),
         (lambda: Image().encode(torch.zeros(2, 1, 4, 4), None), "uint8"),
         (lambda: FloatImage(1.0, 1.0), "modality.high"),

@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.types import Sample
 
 
-class Cost(ABC):
+class Cost(Checked, ABC):
     """A cost c(x0, x1) ≥ 0 between points, which optimal transport couplings minimise.
 
     A member provides ``__call__``. It computes outside autocast and without gradients, and does not change the samples.

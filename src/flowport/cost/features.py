@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowport.cost.base import Cost
 from flowport.cost.squared_euclidean import squared_distances
+from flowport.errors import Count
 from flowport.types import Sample
 
 
@@ -47,7 +48,7 @@ class FeaturesCost(Cost):
         chunk: Points per forward pass.
     """
 
-    def __init__(self, network: nn.Module, chunk: int = 1024) -> None:
+    def __init__(self, network: nn.Module, chunk: Count = 1024) -> None:
         self.network, self.chunk = network.requires_grad_(False), chunk
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:

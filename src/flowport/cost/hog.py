@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, Count, FlowportError, Positive
 
 
 def normalise(ink: Tensor, size: int, reach: float) -> Tensor:
@@ -53,7 +53,7 @@ def normalise(ink: Tensor, size: int, reach: float) -> Tensor:
     return F.grid_sample(ink, grid, align_corners=True)
 
 
-class HOGFeatures(nn.Module):
+class HOGFeatures(Checked, nn.Module):
     """Histograms of oriented gradients: images (n, C, H, W) → unit vectors (n, cells² · orientations).
 
     Gradient directions modulo π, weighted by the length of the gradient, are counted in ``orientations`` bins (shared
@@ -69,7 +69,7 @@ class HOGFeatures(nn.Module):
     """
 
     def __init__(
-        self, cells: int = 5, orientations: int = 8, deskew: bool = True, size: int = 20, reach: float = 2.2
+        self, cells: Count = 5, orientations: Count = 8, deskew: bool = True, size: Count = 20, reach: Positive = 2.2
     ) -> None:
         super().__init__()
         self.cells, self.orientations, self.deskew, self.size, self.reach = cells, orientations, deskew, size, reach

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowport.cost.base import Cost
 from flowport.cost.features import features_of
 from flowport.cost.squared_euclidean import squared_distances
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError
 from flowport.types import Sample
 
 
@@ -53,7 +53,7 @@ class SpectralCost(Cost):
         within: int = 8,
         across: int = 2,
         dimensions: int = 14,
-        chunk: int = 1024,
+        chunk: Count = 1024,
     ) -> None:
         if min(within, across, dimensions) < 1:
             raise FlowportError(

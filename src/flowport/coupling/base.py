@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowport.errors import Checked
 from flowport.types import Pair
 
 
@@ -64,7 +65,7 @@ class Plan:
         return Pair(new.source, replace(new.target, x=cloud, mask=mask))
 
 
-class Coupling(ABC):
+class Coupling(Checked, ABC):
     """A joint law π(x0, x1) of source and target, drawn by matching the points of a batch.
 
     A member provides ``__call__``, draws every random number from the generator it is given and does not change the

@@ -17,7 +17,7 @@ from flowport.coupling import drawing
 from flowport.coupling.assignment import finite, pair_count
 from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.entropic import IndependenceWarning, Potentials, sharpness, solve
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError, NonNegative
 from flowport.types import Pair
 
 
@@ -46,7 +46,7 @@ class SinkhornCoupling(Coupling):
     """
 
     def __init__(
-        self, epsilon: float = 0.05, iterations: int = 2000, tolerance: float = 1e-3, cost: Cost | None = None
+        self, epsilon: float = 0.05, iterations: Count = 2000, tolerance: NonNegative = 1e-3, cost: Cost | None = None
     ) -> None:
         if not epsilon > 0:
             raise FlowportError(f"coupling.epsilon={epsilon} must be positive (a share of the cost's scale), as 0.05")

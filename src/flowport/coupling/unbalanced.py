@@ -14,7 +14,7 @@ from flowport.coupling import drawing
 from flowport.coupling.assignment import finite, pair_count
 from flowport.coupling.base import Coupling, Plan
 from flowport.coupling.entropic import IndependenceWarning, sharpness, solve
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError, Positive
 from flowport.types import Pair
 
 
@@ -49,8 +49,8 @@ class UnbalancedCoupling(Coupling):
         self,
         mass_penalty: float = 1.0,
         epsilon: float = 0.05,
-        iterations: int = 5000,
-        tolerance: float = 1e-4,
+        iterations: Count = 5000,
+        tolerance: Positive = 1e-4,
         cost: Cost | None = None,
     ) -> None:
         if not (epsilon > 0 and mass_penalty > 0):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from flowport.coupling.base import Coupling, Plan
 from flowport.data.pairing import Pairing
 from flowport.data.placement import Placement, ResidentPlacement
-from flowport.errors import FlowportError
+from flowport.errors import Checked, Count, FlowportError, Range
 from flowport.randomness import Randomness
 from flowport.tensors import to_device
 from flowport.types import Pair
@@ -183,7 +183,7 @@ class _Batches(IterableDataset[Pair]):
                     future.cancel()
 
 
-class PairDataModule(LightningDataModule):
+class PairDataModule(Checked, LightningDataModule):
     """LightningDataModule of the pairs of a pairing, re-paired by a coupling.
 
     Training draws from the train split of the pairing, validation from its validation split.
@@ -210,8 +210,8 @@ class PairDataModule(LightningDataModule):
         randomness: Randomness,
         batch: int = 256,
         pool: int | Literal["all"] = 1,
-        prefetch: int = 0,
-        validation_items: int = 1024,
+        prefetch: Annotated[int, Range(least=0, most=1024)] = 0,
+        validation_items: Count = 1024,
         placement: Placement | None = None,
         repeat: int = 1,
     ) -> None:

@@ -16,12 +16,12 @@ import torch
 from flowport.cache import read_tensors, write_tensors
 from flowport.distribution.base import Distribution, positions, refuse_non_finite
 from flowport.distribution.parts import stratified_split
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.randomness import Randomness
 from flowport.types import Pair, Sample
 
 
-class Pairing(ABC):
+class Pairing(Checked, ABC):
     """A joint law p(x0, x1) of source and target, from which the points of a batch are drawn before the coupling.
 
     A member provides ``pairs`` and ``whole`` and sets ``independent``. ``pairs`` is a pure function of its arguments,

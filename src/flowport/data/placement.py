@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 import torch
 
 from flowport.data.pairing import Pairing
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 
 GIB = 2**30
 
 
-class Placement(ABC):
+class Placement(Checked, ABC):
     """The place of stored data during training.
 
     A member provides ``place``. All placements give the same batches, bit by bit on the same device; only time and

@@ -16,7 +16,7 @@ from torch import Tensor
 from flowport.cache import Facts, TrainingSettings, home, load_or_train, trained
 from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.gaussian import Gaussian
-from flowport.errors import FlowportError
+from flowport.errors import Checked, Count, FlowportError
 from flowport.modality.latent import Codec, LatentModality
 from flowport.network.autoencoder import Autoencoder
 from flowport.randomness import Randomness
@@ -29,7 +29,7 @@ The noise makes the decoder smooth, because a sampled flow reaches latents of im
 """
 
 
-class Space(ABC):
+class Space(Checked, ABC):
     """The space of the points that the flow transports.
 
     A member provides ``enter``.
@@ -74,7 +74,7 @@ class LatentSpace(Space):
         FlowportError: When steps is below 1.
     """
 
-    def __init__(self, channels: int = 4, width: int = 32, steps: int = 1000) -> None:
+    def __init__(self, channels: Count = 4, width: Count = 32, steps: int = 1000) -> None:
         if steps < 1:
             raise FlowportError(f"space.steps is {steps}; an autoencoder needs at least 1")
         self.channels, self.width, self.recipe = channels, width, replace(RECIPE, steps=steps)

@@ -11,14 +11,14 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
 from flowport.tensors import to_device
 from flowport.types import EventShape, Sample
 
 
-class Distribution(ABC):
+class Distribution(Checked, ABC):
     """A probability distribution of points, from which training and evaluation draw.
 
     A member sets ``event_shape`` and ``modality`` and provides ``sample``, ``items``, ``every``, ``split`` and ``to``.

@@ -7,6 +7,7 @@ from math import pi
 import torch
 from torch import Tensor
 
+from flowport.errors import Checked
 from flowport.randomness import Randomness
 
 ONSET, RELEASE = 0.03, 0.05
@@ -75,7 +76,7 @@ def ramp(seconds: Tensor, start: Tensor, length: Tensor) -> Tensor:
     return 0.5 - 0.5 * (pi * ((seconds - start) / length).clamp(0, 1)).cos()
 
 
-class Instrument(ABC):
+class Instrument(Checked, ABC):
     """A synthetic instrument, which turns notes into waves.
 
     A member provides ``voice`` and is a frozen dataclass: ``Notes`` caches what equal instruments play.

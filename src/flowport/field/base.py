@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from flowport.capabilities import Capabilities
 from flowport.conditioning import Conditioning
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.path.base import Path
 from flowport.prediction.base import MARGIN, FlowState, Prediction, endpoints
 from flowport.tensors import clamped
 from flowport.types import Condition
 
 
-class Field(nn.Module, ABC):
+class Field(Checked, nn.Module, ABC):
     """A function of (x, t, condition) whose output is read by a prediction on a path.
 
     A member provides ``forward``, the output in the parametrisation of its prediction. Velocity, score and end points

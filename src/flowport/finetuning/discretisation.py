@@ -24,7 +24,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from flowport.capabilities import SourceIsNoise
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.path.linear import LinearPath
@@ -54,7 +54,7 @@ class NoiseSchedule:
         ]
 
 
-class Discretisation(ABC):
+class Discretisation(Checked, ABC):
     """Discretisation of the memoryless SDE of a base: its times, variance rates, drift and control.
 
     A member provides ``drift``, ``control`` and ``pairs_next_adjoint``. The mean step is m_k(x) = x + h_k · drift,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
 from flowport.distribution.base import Distribution
+from flowport.errors import Checked
 from flowport.modality.base import Modality
 from flowport.types import ConditionShape, Sample
 
@@ -50,7 +51,7 @@ class EvaluationResult:
     condition_label: Tensor | None = None
 
 
-class Metric(TorchMetric):
+class Metric(Checked, TorchMetric):
     """A number, or several, that measures translations against held-out data.
 
     ``update(outcome)`` takes an ``EvaluationResult``, once or in several batches; ``compute()`` returns the values by

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowport.cost import ChamferCost, Cost
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, SampleSize
 from flowport.metric.two_sample import TwoSample
 from flowport.types import Sample
 
@@ -63,7 +63,9 @@ class CloudDistance(TwoSample):
         seed: Seed of the subsets.
     """
 
-    def __init__(self, distance: Cost | None = None, name: str = "clouds", points: int = 200, seed: int = 0) -> None:
+    def __init__(
+        self, distance: Cost | None = None, name: str = "clouds", points: SampleSize = 200, seed: int = 0
+    ) -> None:
         super().__init__(name, points, seed)
         self.between = distance or ChamferCost()
 

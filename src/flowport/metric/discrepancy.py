@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Positive, SampleSize
 from flowport.metric.precision import distances, rows
 from flowport.metric.two_sample import TwoSample
 
@@ -145,7 +145,7 @@ class EnergyDistance(TwoSample):
         seed: Seed of the subsets.
     """
 
-    def __init__(self, points: int = 4096, seed: int = 0) -> None:
+    def __init__(self, points: SampleSize = 4096, seed: int = 0) -> None:
         super().__init__("energy", points, seed)
 
     def distance(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -163,7 +163,9 @@ class MMD(TwoSample):
         seed: Seed of the subsets.
     """
 
-    def __init__(self, bandwidths: Sequence[float] = (0.25, 0.5, 1.0, 2.0), points: int = 4096, seed: int = 0) -> None:
+    def __init__(
+        self, bandwidths: Sequence[Positive] = (0.25, 0.5, 1.0, 2.0), points: SampleSize = 4096, seed: int = 0
+    ) -> None:
         super().__init__("mmd", points, seed)
         self.bandwidths = tuple(bandwidths)
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, SampleSize
 from flowport.metric.discrepancy import unbiased_mmd
 from flowport.metric.precision import rows
 from flowport.metric.two_sample import TwoSample
@@ -175,7 +175,9 @@ class FrechetDistance(TwoSample):
 
     needs_retrieval = True
 
-    def __init__(self, classifier: nn.Module, name: str = "classifier", points: int = 10000, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: nn.Module, name: str = "classifier", points: SampleSize = 10000, seed: int = 0
+    ) -> None:
         super().__init__(f"fd_{name}", points, seed)
         self.classifier = frozen(classifier)
 
@@ -216,9 +218,9 @@ class KernelDistance(TwoSample):
         self,
         classifier: nn.Module,
         name: str = "classifier",
-        subsets: int = 100,
-        subset_size: int = 1000,
-        points: int = 10000,
+        subsets: SampleSize = 100,
+        subset_size: SampleSize = 1000,
+        points: SampleSize = 10000,
         seed: int = 0,
     ) -> None:
         super().__init__(f"kid_{name}", points, seed)

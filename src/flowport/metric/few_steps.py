@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowport.cost.chamfer import chamfer_of_pairs
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, SampleSize
 from flowport.metric.base import EvaluationResult
 from flowport.metric.clouds import CloudDistance
 from flowport.metric.path_energy import field_of
@@ -40,7 +40,7 @@ class FewSteps(CloudDistance):
 
     gap: list[Tensor]
 
-    def __init__(self, steps: int = 8, points: int = 200, seed: int = 0) -> None:
+    def __init__(self, steps: int = 8, points: SampleSize = 200, seed: int = 0) -> None:
         super().__init__(name="few", points=points, seed=seed)
         if steps < 1:
             raise FlowportError(f"metric.few_steps.steps is {steps}; it must be at least 1")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, SampleSize
 from flowport.metric.two_sample import TwoSample
 
 STEPS, DAMPING = 30, 1e-3
@@ -112,7 +112,7 @@ class TorusFit(TwoSample):
         seed: Seed of the subset.
     """
 
-    def __init__(self, points: int = 200, seed: int = 0) -> None:
+    def __init__(self, points: SampleSize = 200, seed: int = 0) -> None:
         super().__init__("torus_fit", points, seed)
 
     def check(self, source: Distribution, target: Distribution) -> None:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError, SampleSize
 from flowport.metric.precision import distances, rows
 from flowport.metric.two_sample import TwoSample
 
@@ -92,7 +92,7 @@ class Wasserstein(TwoSample):
         Bonneel et al. 2011, "Displacement interpolation using Lagrangian mass transport", doi:10.1145/2070781.2024192.
     """
 
-    def __init__(self, points: int = 4096, seed: int = 0) -> None:
+    def __init__(self, points: SampleSize = 4096, seed: int = 0) -> None:
         super().__init__("w2", points, seed)
 
     def distance(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class SlicedWasserstein(TwoSample):
         Bonneel et al. 2015, "Sliced and Radon Wasserstein barycenters of measures", doi:10.1007/s10851-014-0506-3.
     """
 
-    def __init__(self, projections: int = 256, points: int = 16384, seed: int = 0) -> None:
+    def __init__(self, projections: Count = 256, points: SampleSize = 16384, seed: int = 0) -> None:
         super().__init__("sliced_w2", points, seed)
         self.projections = projections
 

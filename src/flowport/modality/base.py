@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from flowport.errors import Checked
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -34,7 +36,7 @@ class Vertices:
     colours: Tensor
 
 
-class Modality(ABC):
+class Modality(Checked, ABC):
     """An encoding of raw data as points x of a vector space, with its inverse and a way to draw points.
 
     A member provides ``encode``, ``decode`` and ``render``. ``encode`` and ``decode`` are batched and run on the device

@@ -8,11 +8,13 @@ References:
         Systems 13 (multiplicative updates for the squared error).
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError, Range
 from flowport.modality.spectrogram import Spectrogram
 
 TINY = 1e-12
@@ -92,10 +94,10 @@ class LogMel(Spectrogram):
         rate: int = 8000,
         window: int = 1024,
         hop: int = 256,
-        bands: int = 64,
+        bands: Count = 64,
         low: float = 60.0,
         high: float = 4000.0,
-        floor_db: float = -70.0,
+        floor_db: Annotated[float, Range(most=0)] = -70.0,
         mean: float | None = -61.0,
         std: float | None = 15.1,
     ) -> None:

@@ -5,12 +5,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.tensors import over
 from flowport.types import Condition, ConditionShape, EventShape
 
 
-class Network(nn.Module, ABC):
+class Network(Checked, nn.Module, ABC):
     """A neural network f(x, t, condition) with ``heads`` outputs for every coordinate of a point.
 
     What the output means (velocity, end point, score, …) is defined by the prediction. A member provides ``forward``

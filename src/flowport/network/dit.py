@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError
 from flowport.network.base import Network, image_shape
 from flowport.network.block import Attention, zeroed
 from flowport.network.embedding import Embedding
@@ -86,7 +86,7 @@ class DiT(Network):
         condition: ConditionShape,
         heads: int = 1,
         *,
-        patch: Sequence[int] = (2, 2),
+        patch: Sequence[Count] = (2, 2),
         width: int = 128,
         depth: int = 4,
         attention_heads: int = 4,

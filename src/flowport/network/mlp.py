@@ -4,11 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from math import prod
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.network.base import Network, checked_step
 from flowport.network.embedding import label_embedding
 from flowport.types import Condition, ConditionShape, EventShape
@@ -52,7 +53,7 @@ class MLP(Network):
         width: int = 64,
         depth: int = 3,
         activation: Callable[[], nn.Module] = selu,
-        frequencies: int = 0,
+        frequencies: Annotated[int, Range(least=0, most=64)] = 0,
     ) -> None:
         super().__init__(event_shape, condition, heads)
         if width < 1 or depth < 1 or frequencies < 0:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError, Fraction, Positive
 from flowport.network.base import Network, checked_step, image_shape
 from flowport.types import Condition, ConditionShape, EventShape
 
@@ -59,12 +59,12 @@ class UNet(Network):
         heads: int = 1,
         *,
         width: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        residual_blocks: int = 1,
-        attention: Sequence[int] = (8,),
-        attention_heads: int = 4,
-        dropout: float = 0.0,
-        time_scale: float = 1.0,
+        multipliers: Sequence[Count] = (1, 2),
+        residual_blocks: Count = 1,
+        attention: Sequence[Count] = (8,),
+        attention_heads: Count = 4,
+        dropout: Fraction = 0.0,
+        time_scale: Positive = 1.0,
     ) -> None:
         super().__init__(event_shape, condition, heads)
         if condition.values:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowport.errors import Checked
 from flowport.field.base import Field
 from flowport.prediction.base import Prediction
 from flowport.types import ConditionShape, Pair
@@ -37,7 +38,7 @@ class Loss:
         return torch.where(mask, self.terms, 0).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
 
 
-class Objective(ABC):
+class Objective(Checked, ABC):
     """A training objective: the loss of a field on a batch of coupled pairs (x0, x1).
 
     A member provides ``loss``. In expectation over the pairs and the generator, its gradient must vanish where the

@@ -1,12 +1,13 @@
 """Shortcut models: a field that also learns its own mean velocity over long steps, without a teacher."""
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.field.base import Field
 from flowport.objective.base import Loss, Objective
 from flowport.objective.time_sampler import AdaptiveTimeSampler, TimeSampler
@@ -41,7 +42,9 @@ class ShortcutObjective(Objective):
         Frans et al. 2024, "One step diffusion via shortcut models", arXiv:2410.12557.
     """
 
-    def __init__(self, time_sampler: TimeSampler, share: float = 0.25, halvings: int = 5) -> None:
+    def __init__(
+        self, time_sampler: TimeSampler, share: float = 0.25, halvings: Annotated[int, Range(most=20)] = 5
+    ) -> None:
         if not 0 < share < 1 or halvings < 1:
             raise FlowportError(
                 f"objective=shortcut needs a share in (0, 1) and halvings ≥ 1, not {share} and {halvings}"

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.tensors import bisection
 
 
-class TimeSampler(ABC):
+class TimeSampler(Checked, ABC):
     """A law of the training times on [0, 1].
 
     A member provides ``__call__`` and ``density``. The loss is the mean under ``density``. A sampler that draws from
@@ -55,7 +55,7 @@ class TimeSampler(ABC):
         """
         return None
 
-    def learn(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027  (most samplers have nothing to learn)
+    def learn(self, t: Tensor, loss: Tensor) -> None:
         """Adapt the law of the drawn times to losses; does nothing for a fixed law.
 
         Args:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.field.base import Field
 from flowport.objective.time_sampler import TimeSampler
 from flowport.prediction.base import MARGIN, FlowState
@@ -30,7 +30,7 @@ LIMIT = MARGIN**-2
 """Largest weight: beyond it, near an end, the error of a prediction does not determine that of the noise."""
 
 
-class Weighting(ABC):
+class Weighting(Checked, ABC):
     """A weight w(t) ≥ 0 of the loss at time t.
 
     A member provides ``__call__``.

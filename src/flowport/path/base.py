@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowport.errors import Checked
 from flowport.tensors import clamped, over
 from flowport.types import Pair, Points, Time
 
@@ -73,7 +74,7 @@ class PathSample:
     z: Tensor | None
 
 
-class Path(ABC):
+class Path(Checked, ABC):
     """A probability path x_t = α(t) x0 + β(t) x1 + γ(t) z, given by its coefficients.
 
     A member provides ``alpha``, ``beta`` and, for a bridge, ``gamma``: functions of t (B,) that act on each element

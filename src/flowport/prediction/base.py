@@ -22,7 +22,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.path.base import Coefficients, Path, PathSample
 from flowport.tensors import clamped
 
@@ -108,7 +108,7 @@ def velocity_of(source: Tensor, target: Tensor, noise: Tensor | None, coefficien
     return velocity if noise is None or c.dgamma is None else velocity + c.dgamma * noise
 
 
-class Prediction(ABC):
+class Prediction(Checked, ABC):
     """The meaning of a network's output: a regression target, and its conversion to and from a flow state.
 
     A member provides ``target``, ``flow_state`` and ``output``, and declares the attributes below.

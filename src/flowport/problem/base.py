@@ -10,7 +10,7 @@ from torch import Tensor
 from flowport.distribution import Mixture
 from flowport.distribution.base import Distribution
 from flowport.distribution.parameter import Numbers, numbers, positive
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.problem.law import MixtureLaw
 from flowport.problem.oracle import SharedCovarianceField
@@ -24,7 +24,7 @@ STRENGTH_MULTIPLES = torch.cat([torch.linspace(0, 3, 61), torch.logspace(0.5, 3,
 enough for methods that do not control the KL to the base."""
 
 
-class Problem(ABC):
+class Problem(Checked, ABC):
     """A base flow whose results have a known law p, and a reward r = cᵀx − ½ xᵀQx with a known tilt p e^{λr}/Z.
 
     p is a mixture of Gaussians, of all results or given the start, and so is its tilt. By the Gibbs variational

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError, member_name
+from flowport.errors import Checked, FlowportError, member_name
 from flowport.modality.base import Modality
 from flowport.types import Condition
 
@@ -16,7 +16,7 @@ Kind = TypeVar("Kind", bound=Modality)
 HALVES = (torch.bfloat16, torch.float16)
 
 
-class Reward(nn.Module, ABC):
+class Reward(Checked, nn.Module, ABC):
     """A reward r(x1, condition) in nats; fine-tuning with strength λ aims at the tilted law p1(x1) e^{λ r(x1)}/Z.
 
     A member provides ``forward``. r of a point depends on this point and its condition alone, not on the batch, and is

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import Amount, FlowportError
 from flowport.reward.base import Reward, in_its_precision, tried
 from flowport.types import Condition
 
@@ -128,7 +128,7 @@ class ClassProbability(ClassReward):
         scale: Largest value of r.
     """
 
-    def __init__(self, classifier: nn.Module, label: int | None = None, scale: float = 1.0) -> None:
+    def __init__(self, classifier: nn.Module, label: Amount | None = None, scale: float = 1.0) -> None:
         super().__init__(classifier, label)
         self.scale = scale
 

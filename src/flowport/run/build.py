@@ -24,7 +24,7 @@ from flowport.network.classifier import Classifier
 from flowport.objective import Objective
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, Reward
-from flowport.run.config_checks import check_kind, check_values
+from flowport.run.config_checks import check_keys, check_parts, check_values
 from flowport.run.run_folder import RunFolder, check_fits
 from flowport.run.trainer_options import check_trainer
 from flowport.sampling.sampler import Sampler
@@ -35,15 +35,6 @@ from flowport.training.flow_module import FlowModule
 
 make = instantiate
 """Build one node of a config."""
-
-OWN: dict[str, tuple[Any, float | None]] = {
-    "seed": (int, 0),
-    "threads": (int | None, 1),
-    "ema_decay": (float, 0),
-    "evaluation_items": (int, 1),
-    "checkpoint_every": (int, 1),
-}
-"""The keys of a run that no class declares: type and least value."""
 
 PARTS = (
     "pairing",
@@ -334,7 +325,7 @@ def check(config: DictConfig) -> None:
     Raises:
         FlowportError: For an option that does not exist, or a value of the wrong kind or size.
     """
-    for key, (hint, least) in OWN.items():
-        check_kind(key, OmegaConf.select(config, key), hint, least)
+    check_parts(config)
+    check_keys(config)
     check_trainer(config.trainer)
     check_values(config)

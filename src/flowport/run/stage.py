@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, Count, FlowportError, SampleSize
 from flowport.evaluation import process_plot
 from flowport.randomness import Randomness
 from flowport.run.boost import boost
@@ -21,7 +21,7 @@ from flowport.run.train import train
 from flowport.sampling.process import ClosedFormProcess
 
 
-class Stage(ABC):
+class Stage(Checked, ABC):
     """What a run does in its folder.
 
     To add a member: subclass it here and add ``configs/stage/<name>.yaml`` with its ``_target_``.
@@ -65,7 +65,9 @@ class ProcessesStage(Stage):
         steps: Of each path.
     """
 
-    def __init__(self, processes: Mapping[str, ClosedFormProcess], paths: int = 4000, steps: int = 200) -> None:
+    def __init__(
+        self, processes: Mapping[str, ClosedFormProcess], paths: SampleSize = 4000, steps: Count = 200
+    ) -> None:
         self.processes, self.paths, self.steps = processes, paths, steps
 
     def run(self, config: DictConfig, folder: RunFolder, resume: bool = False) -> dict[str, Any]:

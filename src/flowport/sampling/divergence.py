@@ -19,10 +19,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 
 
-class Divergence(ABC):
+class Divergence(Checked, ABC):
     """Divergence ∇·v by vector-Jacobian products along directions ξ_k.
 
     A member provides ``directions`` with E Σ_k ξ_k ξ_kᵀ = I. They are drawn once per trajectory, so that the integrand

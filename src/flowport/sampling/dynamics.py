@@ -19,14 +19,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError, option
+from flowport.errors import Checked, FlowportError, option
 from flowport.field.base import Field
 from flowport.sampling.volatility import Volatility
 from flowport.tensors import over
 from flowport.types import Condition
 
 
-class Process(ABC):
+class Process(Checked, ABC):
     """Diffusion process dX = b(X, t) dt + g(t) dW, integrated along ascending or descending times.
 
     A member provides ``drift`` and ``diffusion``. Along descending times dt is negative and dW has the variance |dt|.

@@ -5,11 +5,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.path.base import Path
 
 
-class Grid(ABC):
+class Grid(Checked, ABC):
     """Time grid of K steps from 0 to 1.
 
     A member provides ``times``, which must increase strictly from exactly 0 to exactly 1. Backward translation and

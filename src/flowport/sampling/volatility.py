@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from flowport.capabilities import NoiseRole
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.path.base import Path
 
 
-class Volatility(ABC):
+class Volatility(Checked, ABC):
     """Volatility g(t) ≥ 0 of the SDE dX = (v + g²/2 · ∇ log p_t) dt + g dW.
 
     The marginals p_t are the same for every g; the joint law of X_0 and X_1 depends on it. A member provides

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError, option
+from flowport.errors import Checked, FlowportError, option
 from flowport.field.tilt_gains import TiltGains
 from flowport.tensors import scaled
 from flowport.types import Condition
 
 
-class Adapter(nn.Module, ABC):
+class Adapter(Checked, nn.Module, ABC):
     """Trainable change of a frozen field, as a change Δv of its velocity or as the control G ≈ ∇ log h.
 
     h_t(x) = E[e^{λr(X1)} | X_t = x] under the base's memoryless SDE, given x0 on a bridge whose field sees x0. With n

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Checked, FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -78,7 +78,7 @@ class Rollout:
         return Rollout.of({name: value.to(device) for name, value in self.tensors().items()})
 
 
-class FineTuningMethod(ABC):
+class FineTuningMethod(Checked, ABC):
     """Fine-tuning method: paths of the current flow are collected without gradients and then learnt from.
 
     Let p be the law of the base's results, r the reward and λ its strength; most methods aim at the tilt p e^{λr}/Z.
@@ -130,7 +130,7 @@ class FineTuningMethod(ABC):
                 "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
             )
 
-    def accept_adapter(self, field: TiltedField) -> None:  # noqa: B027  (most methods train any adapter)
+    def accept_adapter(self, field: TiltedField) -> None:
         """Check that this method can train an adapter.
 
         Args:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Fraction
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import ControlledPaths, lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, NoiseSchedule
@@ -102,7 +102,7 @@ class PathWeighted(FineTuningMethod):
     def __init__(
         self,
         grid: Grid | None = None,
-        late: float | None = 0.8,
+        late: Fraction | None = 0.8,
         flow: bool = True,
         ess: float = 0.5,
         batch: int = 512,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError, option
+from flowport.errors import Checked, FlowportError, option
 from flowport.field.base import Field
 from flowport.sampling.dynamics import Process
 
@@ -32,7 +32,7 @@ class Trajectory:
         return self.states[-1]
 
 
-class Solver(ABC):
+class Solver(Checked, ABC):
     """Solver of the dynamics of a flow, dX = drift dt + g dW.
 
     A member provides ``steps`` and ``integrate``; one with fixed steps subclasses ``FixedStep``, and one of an explicit
