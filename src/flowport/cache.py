@@ -146,6 +146,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     Args:
         path: The file, which is mapped into memory.
     """
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata()

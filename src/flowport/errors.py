@@ -90,13 +90,19 @@ class Range:
     most: float | None = None
     above: float | None = None
 
-    def __contains__(self, value: float) -> bool:
-        lowest = self.least is None or value >= self.least
-        return lowest and (self.most is None or value <= self.most) and (self.above is None or value > self.above)
+    def fault(self, value: float) -> str | None:
+        """What is wrong with a value and what it must be, None where it is allowed.
 
-    def __str__(self) -> str:
-        bounds = {"at least": self.least, "above": self.above, "at most": self.most}
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        Args:
+            value: The value.
+        """
+        if self.most is not None and value > self.most:
+            return f"too large: it must be at most {self.most:,}"
+        if self.least is not None and value < self.least:
+            return f"too small: it must be at least {self.least}"
+        if self.above is not None and value <= self.above:
+            return f"too small: it must be above {self.above}"
+        return None
 
 
 Positive = Annotated[float, Range(above=0)]
@@ -128,8 +134,8 @@ def check_range(name: str, value: Any, hint: Any) -> None:
         raise FlowportError(f"{name}={value} is not a finite number")
     for part in (hint, *get_args(hint)):
         for allowed in getattr(part, "__metadata__", ()):
-            if isinstance(allowed, Range) and value not in allowed:
-                raise FlowportError(f"{name}={value} is out of range: it must be {allowed}")
+            if isinstance(allowed, Range) and (fault := allowed.fault(value)):
+                raise FlowportError(f"{name}={value} is {fault.replace('it', name, 1)}")
 
 
 def ranged_hints(function: Callable[..., Any]) -> Mapping[str, Any]:

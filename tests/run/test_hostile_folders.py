@@ -111,7 +111,7 @@ def test_a_config_stands_for_no_more_than_its_own_size(copy: RunFolder) -> None:
     with pytest.raises(FlowportError, match="has YAML aliases"):
         copy.read_config()
     copy.config.write_text("a: 1\n" * LARGEST_CONFIG)
-    with pytest.raises(FlowportError, match="a config has at most"):
+    with pytest.raises(FlowportError, match="a file of a run has at most"):
         copy.read_config()
 
 

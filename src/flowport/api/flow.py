@@ -6,6 +6,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,11 +23,11 @@ from flowport.api.saving import (
 from flowport.cache import write_atomically
 from flowport.distribution import Gaussian
 from flowport.distribution.base import Distribution
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, printable
 from flowport.field import Field, LearnedField
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.modality import Modality
-from flowport.run.run_folder import LAYOUT
+from flowport.run.run_folder import LAYOUT, read_json
 from flowport.sampling.divergence import ExactDivergence
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.likelihood import Likelihood
@@ -223,13 +224,17 @@ def load(folder: str | FilePath, *, trust: bool = False, **objects: Any) -> Flow
     if (place / ".hydra").is_dir():
         return _load_run(place, trust)
     try:
-        config = json.loads((place / "config.json").read_text())
+        config = read_json(place / "config.json")
+        if not (place / "flow.safetensors").is_file():
+            raise FlowportError("flow.safetensors is no regular file")
         weights = load_file(place / "flow.safetensors")
         layout, shape = config["layout"], tuple(int(n) for n in config["event_shape"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FlowportError(f"{place} holds no flow, or a damaged one: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
+        reason = printable(str(error).splitlines()[0])
+        raise FlowportError(f"{place} holds no flow, or a damaged one: {reason}") from None
     if layout != LAYOUT:
-        raise FlowportError(f"{place} was written by flowport {config['flowport']}, which {__version__} does not read")
+        version = printable(f"{config.get('flowport')!s:.40}")
+        raise FlowportError(f"{place} was written by flowport {version}, which {__version__} does not read")
     try:
         field = rebuilt_field(config["field"], shape, objects)
         modality = rebuilt("modality", config["modality"], objects.get("modality"))

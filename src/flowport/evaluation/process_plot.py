@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowport.cache import write_atomically
 from flowport.randomness import Randomness
 from flowport.sampling.process import ClosedFormProcess
 from flowport.sampling.solver import StochasticHeun
@@ -95,4 +96,4 @@ def draw(processes: Mapping[str, ClosedFormProcess], drawn: Mapping[str, tuple[T
         right.set_title(f"law at t = {process.end:g}", fontsize=9)
     axes[-1][0].set_xlabel("t")
     figure.tight_layout()
-    figure.savefig(picture, dpi=110)
+    write_atomically(Path(picture), lambda place: figure.savefig(place, dpi=110, format="png"))

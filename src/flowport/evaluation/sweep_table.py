@@ -1,18 +1,23 @@
 """The runs of a sweep as one table: a row per setting, with mean ± standard error over seeds."""
 
 import csv
+import io
 import math
 import re
 import statistics
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
 from flowport.modality import gallery
 
@@ -34,6 +39,23 @@ class Job:
     settings: dict[str, str]
     numbers: dict[str, float]
     translation: Path
+
+    @classmethod
+    def of(cls, settings: dict[str, str], values: Mapping[str, Any], translation: Path) -> "Job":
+        """A job with those of its values that are numbers.
+
+        Args:
+            settings: Its overrides, key to value.
+            values: What its metrics.json holds.
+            translation: The picture of its translations, which need not exist.
+        """
+        numbers = {
+            name: float(value)
+            for name, value in values.items()
+            if (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max)
+            or isinstance(value, float)
+        }
+        return cls(settings, numbers, translation)
 
 
 @dataclass(frozen=True)
@@ -185,9 +207,10 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
         folder: Where the files go.
         against: The metric that the others are drawn over.
     """
-    with (folder / "table.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([_no_formula(cell) for cell in row] for row in sheet.lines())
-    (folder / "table.md").write_text(sheet.markdown())
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in sheet.lines())
+    write_atomically(folder / "table.csv", lambda place: place.write_text(text.getvalue(), newline=""))
+    write_atomically(folder / "table.md", lambda place: place.write_text(sheet.markdown()))
     if against is None:
         draw(sheet, folder / "table.png")
     else:
@@ -222,7 +245,7 @@ def draw(sheet: SweepTable, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    names = [" · ".join(values) for values, _ in sheet.rows]
+    names = [" · ".join(values).replace("$", "\\$") for values, _ in sheet.rows]  # no mathematics
     width, height = 3.2 * len(sheet.metrics) + 2.5, 0.32 * len(names) + 1.2
     figure = Figure(figsize=(width, height))
     axes = figure.subplots(1, len(sheet.metrics), sharey=True, squeeze=False)
@@ -236,7 +259,7 @@ def draw(sheet: SweepTable, path: Path) -> None:
     axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
     axes[0][0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))
 
 
 def lines(sheet: SweepTable, metric: str, against: str) -> dict[str, list[tuple[float, MeanAndError]]]:
@@ -262,10 +285,15 @@ def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
         sheet: The table.
         against: Name of the metric on the horizontal axis, without ``test/``.
         path: File of the picture.
+
+    Raises:
+        FlowportError: Where there is no other metric.
     """
     from matplotlib.figure import Figure
 
     metrics = [m for m in sheet.metrics if m != f"test/{against}"]
+    if not metrics:
+        raise FlowportError(f"--against {against} is the only metric: name another one too, as --metrics w2")
     figure = Figure(figsize=(6.4 * len(metrics), 4.6))
     axes = figure.subplots(1, len(metrics), squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
@@ -281,4 +309,4 @@ def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
         axis.grid(alpha=0.25, which="both")
     axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))

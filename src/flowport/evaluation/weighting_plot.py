@@ -7,6 +7,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from flowport.cache import write_atomically
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.objective.base import Objective
@@ -76,4 +77,4 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
     axis.grid(alpha=0.25)
     axis.legend(fontsize=9, frameon=False, ncols=2)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))

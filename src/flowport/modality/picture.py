@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from flowport.cache import write_atomically
 from flowport.errors import FlowportError
 
 DPI = 100
@@ -34,8 +35,7 @@ def finish(canvas: FigureCanvasAgg, path: str) -> Tensor:
     """
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    write_atomically(Path(path), lambda place: Image.fromarray(pixels).save(place, "png"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

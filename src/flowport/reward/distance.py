@@ -1,5 +1,6 @@
 """Reward by the distance to a given point."""
 
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -60,6 +61,8 @@ def read(path: str) -> Tensor:
     Raises:
         FlowportError: When it is not an .npy file of numbers.
     """
+    if not Path(path).is_file():
+        raise FlowportError(f"reward.reference={path} is not a file")
     try:
         return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), dtype=np.float64))
     except (OSError, ValueError, TypeError, EOFError):

@@ -49,7 +49,8 @@ def base_of(config: DictConfig) -> RunFolder:
 def _train(folder: RunFolder, words: list[str]) -> None:
     logger.info("%s the base %s", "going on with" if folder.begun else "training", folder)
     asked = [f"run={folder}"] if folder.begun else [*words, f"hydra.run.dir={folder}"]
-    done = subprocess.run([sys.executable, "-m", "flowport.run", "train", *asked], check=False)
+    # -P: a file of the working directory that is called like a library is not imported
+    done = subprocess.run([sys.executable, "-P", "-m", "flowport.run", "train", *asked], check=False)
     if done.returncode or not folder.finished:
         raise FlowportError(
             f"the base could not be trained: see above, or train it by flowport train {' '.join(words)}"

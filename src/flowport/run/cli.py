@@ -25,12 +25,19 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowport.errors import FlowportError, Stopped, printable
+from flowport.run.words import Groups, check_words
 
 logger = logging.getLogger(__name__)
-SIDES = re.compile(r"^(source|target)=(.+)$")
-GROUPS = re.compile(r"^(distribution|cost)=(.+)$")
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
+    *(errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
+)
+MEMORY = re.compile(
+    r"can't allocate memory: you tried to allocate (\d+) bytes|Storage size calculation overflowed|"
+    r"integer multiplication overflow|CUDA out of memory|Unable to allocate|invalid size|too large to"
+)
+"""What torch and numpy say of a size that no memory holds."""
 UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
@@ -53,7 +60,8 @@ def launch(task: Task, configs: Path, name: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed as Hydra likes
     with report_errors():
-        _check_words(sys.argv[1:])
+        groups = Groups(configs, name)
+        check_words(sys.argv[1:], groups)
         if name != "arena" and not {"--help", "-h", "--cfg", "-c"} & set(sys.argv):  # arena runs no finished duel again
             _check_folder(sys.argv[1:])
         try:
@@ -66,7 +74,7 @@ def launch(task: Task, configs: Path, name: str) -> None:
             unknown = UNKNOWN.search(str(error))
             if unknown is None:
                 raise
-            raise FlowportError(_unknown(unknown[1], configs, name)) from None
+            raise FlowportError(_unknown(unknown[1], groups)) from None
 
 
 def composed(name: str, words: list[str]) -> DictConfig:
@@ -125,6 +133,10 @@ def sentence_of(error: BaseException | None) -> str | None:
     while cause is not None:  # Hydra wraps what a constructor raised
         if isinstance(cause, FlowportError):
             return _one_line(str(cause))
+        if isinstance(cause, MemoryError | RuntimeError) and (
+            isinstance(cause, MemoryError) or MEMORY.search(str(cause))
+        ):
+            return _too_large(str(cause))
         cause = cause.__cause__
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} needs a value: write {error.full_key}=…"
@@ -132,9 +144,16 @@ def sentence_of(error: BaseException | None) -> str | None:
         built = UNBUILT.search(str(error))
         what = f"{built[2]} ({built[1]}) cannot be built: " if built else ""
         return what + _one_line(str(error.__cause__ or error))
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _one_line(str(error))
-    return _unwritable(error)
+    return _one_line(str(error)) if isinstance(error, (HydraException, OmegaConfBaseException)) else _unwritable(error)
+
+
+def _too_large(message: str) -> str:
+    found = MEMORY.search(message)
+    size = f"{int(found[1]) / 2**30:,.1f} GiB" if found and found[1] else "more"
+    return (
+        f"{size} of memory were asked for in one piece, which this machine does not give: lower data.batch, data.pool, "
+        "evaluation_items, network.width or the size of the data"
+    )
 
 
 def _unwritable(error: BaseException | None) -> str | None:
@@ -152,9 +171,10 @@ def resolve_paths(config: DictConfig) -> None:
         config: A composed config, in which they are replaced: ``run``, ``input`` and ``draw`` of the command, and every
             string ``path`` or ``reference`` of a part.
     """
+    start = Path(HydraConfig.get().runtime.cwd if HydraConfig.initialized() else ".").absolute()
     for key in ("run", "input", "draw"):
         if OmegaConf.select(config, key):
-            config[key] = str(Path(config[key]).expanduser().absolute())
+            config[key] = str(start / Path(config[key]).expanduser())
     parts: list[Any] = [config]
     while parts:
         part = parts.pop()
@@ -166,7 +186,7 @@ def resolve_paths(config: DictConfig) -> None:
             if isinstance(value, (DictConfig, ListConfig)):
                 parts.append(value)
             elif name in ("path", "reference") and isinstance(value, str):
-                part[name] = str(Path(value).expanduser().absolute())
+                part[name] = str(start / Path(value).expanduser())
 
 
 def _job(task: Task) -> Callable[[DictConfig], Any]:
@@ -175,7 +195,10 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
         try:
+            from flowport.run.config_checks import check_keys
+
             folder = Path(HydraConfig.get().runtime.output_dir)
+            check_keys(config)
             resolve_paths(config)
             from flowport.run.run_folder import RunFolder
             from flowport.run.trust import remember_programs
@@ -207,17 +230,21 @@ def _one_line(message: str) -> str:
     return printable(re.sub(r"\s*\n\s*", "; ", message.strip()))
 
 
-def _unknown(key: str, configs: Path, name: str) -> str:
+def _unknown(key: str, groups: Groups) -> str:
     """The sentence for an option that does not exist, with those that do beside it."""
     GlobalHydra.instance().clear()
     words = [w for w in sys.argv[1:] if "=" in w and not w.lstrip("+~").startswith((f"{key}=", "hydra", "-"))]
     parent, _, _ = key.rpartition(".")
     try:
-        with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-            config = hydra.compose(name, words)
+        with hydra.initialize_config_dir(str(groups.configs.resolve()), version_base="1.3"):
+            config = hydra.compose(groups.name, words)
         beside = OmegaConf.select(config, parent) if parent else config
         options = ", ".join(str(k) for k in beside if not str(k).startswith("_"))
     except (HydraException, OmegaConfBaseException, TypeError):
+        if groups.members(parent):
+            return f"{key} is no option yet, because {parent} stays as the run has it: choose {parent}=<name> as well"
+        if groups.members(key):
+            return f"{key} is chosen within another part here: write {key}@<part>.{key}=<name>"
         return f"{key} is no option: --help shows all of them"
     return f"{key} is no option: {parent or 'this command'} has {options or 'none'}"
 
@@ -233,20 +260,3 @@ def _check_folder(words: list[str]) -> None:
                 raise FlowportError(
                     f"hydra.run.dir={folder} holds a run: give another folder, or go on by flowport train run={folder}"
                 )
-
-
-def _check_words(words: list[str]) -> None:
-    """Slips that Hydra takes in silence or explains poorly."""
-    for word in words:
-        side, group = SIDES.match(word), GROUPS.match(word)
-        if word == "metric=null":
-            raise FlowportError("metric=null is no list of metrics: write metric=[] for a run without any")
-        if side:
-            raise FlowportError(f"{word} sets a key to a string: write distribution@{side[1]}={side[2]}")
-        if group and group[1] == "distribution":
-            raise FlowportError(
-                f"{word} does not say which side: write distribution@source={group[2]} or "
-                f"distribution@target={group[2]}"
-            )
-        if group:
-            raise FlowportError(f"{word} does not say whose cost: write cost@coupling.cost={group[2]}")

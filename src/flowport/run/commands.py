@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from flowport import __version__
+from flowport.errors import FlowportError
 from flowport.run.cli import Task, composed, launch, report_errors
 
 PATHS = ("run", "input", "draw", "hydra.run.dir", "hydra.sweep.dir")
@@ -112,6 +113,11 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     if config.draw is not None:
         RunFolder(Path(config.draw)).check_links()
         runs = results([(job.overrides(), job.read_metrics()) for job in finished_runs(Path(config.draw))])
+        known = {path.stem for path in (configs() / "problem").glob("*.yaml")}
+        if unknown := {r.problem for r in runs} - known:
+            raise FlowportError(
+                f"draw={config.draw} names the problem {min(unknown)}: choose {', '.join(sorted(known))}"
+            )
         problems = {name: make(composed("arena", [f"problem={name}"]).problem) for name in {r.problem for r in runs}}
         print(draw(runs, problems, Path(config.draw)))
         return None
@@ -161,8 +167,16 @@ def _tabulate(arguments: list[str]) -> None:
         from flowport.run.run_folder import RunFolder, finished_runs
 
         RunFolder(given.folder).check_links()
-        jobs = finished_runs(given.folder)
-        runs = [sweep_table.Job(job.overrides(), job.read_metrics(), job.translation) for job in jobs]
+        runs, unread = list[sweep_table.Job](), list[str]()
+        for job in finished_runs(given.folder):
+            try:
+                runs.append(sweep_table.Job.of(job.overrides(), job.read_metrics(), job.translation))
+            except FlowportError as error:
+                unread.append(str(error))
+        if not runs:
+            raise FlowportError(f"no job of {given.folder} can be read: {unread[0]}")
+        for reason in unread:
+            sys.stderr.write(f"flowport: left out of the table: {reason}\n")
         sheet = sweep_table.tabulated(runs, [*given.metrics, *([given.against] if given.against else [])])
         sweep_table.write(sheet, runs, given.folder, given.against)
         print(sheet.markdown())

@@ -55,8 +55,6 @@ KEYS: dict[str, Any] = {
     "run": str | None,
     "base": str | None,
     "trust": bool,
-    "weights": Literal["ema", "raw"],
-    "strength": float,
     "certified": SampleSize,
     "starts": Points,
     "adjoint_snr": bool,
@@ -64,18 +62,16 @@ KEYS: dict[str, Any] = {
     "pairs": Points,
     "steps": Count | None,
     "nfe": Count | None,
-    "direction": Literal["forward", "backward", "cycle"],
     "input": str | None,
-    "part": Literal["train", "validation", "test"],
     "points": Points,
     "fresh": Points,
     "pretraining": Amount,
     "steps_per_rollout": Count | None,
     "draw": str | None,
     "boosting.rounds": Amount,
-    "boosting.points": Points,
+    "boosting.points": Annotated[int, Range(most=MOST)],
     "boosting.steps": Count,
-    "data.batch": Points,
+    "data.batch": Annotated[int, Range(most=MOST)],
     "data.validation_items": Points,
 }
 """Keys of the commands that no class declares, and sizes that the memory bounds: type and range."""
@@ -157,7 +153,7 @@ def check_parts(config: DictConfig) -> None:
             raise FlowportError(f"{key}={value} is no part: the config of a run has a _target_ there")
         check_kind(key, value, base)
     for key, kind, name in (("trainer", DictConfig, "options"), ("metric", DictConfig, "metrics by name")):
-        if not isinstance(config.get(key), kind):
+        if not isinstance(config.get(key) or kind({}), kind):
             raise FlowportError(f"{key}={config.get(key)} must hold {name}")
 
 
@@ -222,11 +218,11 @@ def check_kind(key: str, value: Any, hint: Any, least: float | None = None) -> N
     if not _fits(value, hint):
         shown = "null" if value is None else value
         what = _called(hint)
-        raise FlowportError(f"{key}={shown} is of the wrong kind: it must be {what}{_instead(key, value, hint)}")
+        raise FlowportError(f"{key}={shown} is of the wrong kind: {key} must be {what}{_instead(key, value, hint)}")
     plain = OmegaConf.to_container(value, resolve=True) if isinstance(value, ListConfig) else value
     check_range(key, plain, hint)
     if least is not None and value is not None and not value >= least:
-        raise FlowportError(f"{key}={value} is out of range: it must be at least {least:g}")
+        raise FlowportError(f"{key}={value} is too small: {key} must be at least {least}")
 
 
 def _located(target: Any) -> Any:

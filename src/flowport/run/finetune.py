@@ -19,7 +19,7 @@ from flowport.finetuning.method.base import require_method
 from flowport.finetuning.path_weights import effective
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, make
-from flowport.run.config_checks import check_kind, check_values
+from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.training.finetune_module import FineTuneModule
@@ -47,6 +47,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
         FlowportError: For a strength, weights or an objective that no fine-tuning takes, and for a reward without the
             gradient that the method needs.
     """
+    check_keys(overrides)
     check_values(overrides)
     check_kind("strength", overrides.strength, float)
     check_kind("certified", overrides.certified, int, 2)

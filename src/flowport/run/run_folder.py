@@ -1,5 +1,6 @@
 """The folder of a run: the only place that names its files, reads them safely and writes them atomically."""
 
+import io
 import json
 import platform
 import re
@@ -17,16 +18,19 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from flowport import __version__
 from flowport.cache import write_atomically
-from flowport.errors import FlowportError
-from flowport.run.trust import check_config
+from flowport.errors import FlowportError, printable
+from flowport.run.trust import check_config, check_references
 
 LAYOUT = 3
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
-LARGEST_CONFIG = 2**20
-"""Size of the largest config that is read, in bytes."""
+LARGEST_CONFIG, LARGEST_JSON = 2**18, 2**24
+"""Sizes of the largest config and the largest file of numbers that are read, in bytes."""
+DEEPEST = 32
+"""Deepest nesting of a config."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,12 @@ class RunFolder:
             lock.release()
 
     def check_links(self) -> None:
-        """Check that nothing in the folder is a symbolic link, through which a command would write elsewhere.
+        """Check that the folder holds files and folders alone.
+
+        Through a symbolic link a command would write elsewhere; a pipe or a device would block it.
 
         Raises:
-            FlowportError: Naming the first link.
+            FlowportError: Naming the first other entry.
         """
         if not self.path.is_dir():
             return
@@ -163,15 +169,27 @@ class RunFolder:
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_symlink():
                     raise FlowportError(f"{entry} is a symbolic link: a run is written into real files and folders")
+                if not (entry.is_file() or entry.is_dir()):
+                    raise FlowportError(f"{entry} is neither a file nor a folder: remove it from the run's folder")
 
     def overrides(self) -> dict[str, str]:
-        """The overrides of a job of a sweep, key to value, as Hydra wrote them."""
-        words = OmegaConf.to_container(load_yaml(self.path / ".hydra" / "overrides.yaml"))
-        assert isinstance(words, list)
-        return dict(str(word).lstrip("+").split("=", 1) for word in words)
+        """The overrides of a job of a sweep, key to value, as Hydra wrote them; a deletion ``~key`` has no value.
+
+        Raises:
+            FlowportError: Where there are none.
+        """
+        path = self.path / ".hydra" / "overrides.yaml"
+        try:
+            words = OmegaConf.to_container(load_yaml(path))
+        except (OSError, OmegaConfBaseException, yaml.YAMLError) as error:
+            raise FlowportError(f"{path} is not readable: {printable(str(error).splitlines()[0])}") from None
+        if not isinstance(words, list):
+            raise FlowportError(f"{path} is not the list of a job's overrides")
+        pairs = (str(word).lstrip("+").partition("=") for word in words)
+        return {key: value for key, _, value in pairs}
 
     def read_config(self) -> DictConfig:
-        """The run's config.
+        """The run's config, with every reference resolved, so that what was checked stays what is built.
 
         Raises:
             FlowportError: Where there is none, where it cannot be read, where another layout wrote it, and where it
@@ -184,14 +202,21 @@ class RunFolder:
         self._check_stamp()
         try:
             config = load_yaml(self.config)
-        except Exception as error:
-            raise FlowportError(f"{self.config} is not a readable config: {str(error).splitlines()[0]}") from None
-        if not isinstance(config, DictConfig):
-            raise FlowportError(f"{self.config} is not a run's config")
+            if not isinstance(config, DictConfig):
+                raise FlowportError(f"{self.config} is not a run's config")
+            if not self.trust:
+                check_config(OmegaConf.to_container(config, resolve=False), str(self.config))
+                check_references(config, str(self.config))
+            resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        except (OSError, ValueError, RecursionError, OmegaConfBaseException, yaml.YAMLError) as error:
+            if isinstance(error, FlowportError):
+                raise
+            reason = printable((str(error) or type(error).__name__).splitlines()[0])
+            raise FlowportError(f"{self.config} is not a readable config: {reason}") from None
         if not self.trust:
-            check_config(OmegaConf.to_container(config, resolve=False), str(self.config))
-            check_config(OmegaConf.to_container(config, resolve=True), str(self.config))  # of interpolated paths
-        return config
+            check_config(OmegaConf.to_container(resolved), str(self.config))  # of interpolated paths
+        assert isinstance(resolved, DictConfig)
+        return resolved
 
     def write_config(self, config: DictConfig) -> None:
         """Write the config and the stamp of what built the run.
@@ -234,8 +259,12 @@ class RunFolder:
         return sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
 
     def read_metrics(self) -> dict[str, Any]:
-        """All numbers of a finished run."""
-        return json.loads(self.metrics.read_text())
+        """All numbers of a finished run.
+
+        Raises:
+            FlowportError: Where the file is damaged.
+        """
+        return read_json(self.metrics)
 
     def write_metrics(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers of the run, which finishes it.
@@ -246,18 +275,22 @@ class RunFolder:
         write_json(self.metrics, numbers)
 
     def read_before(self) -> dict[str, Any]:
-        """What was measured before training; empty where nothing was."""
-        return json.loads(self.before.read_text()) if self.before.is_file() else {}
+        """What was measured before training; empty where nothing was.
+
+        Raises:
+            FlowportError: Where the file is damaged.
+        """
+        return read_json(self.before) if self.before.exists() else {}
 
     def _check_stamp(self) -> None:
         """Raise FlowportError where an older or newer layout wrote the folder."""
-        try:
-            built = json.loads(self.stamp.read_text())
-            layout, version = built["layout"], str(built["flowport"])
-        except FileNotFoundError:
-            layout, version = 1, "before 0.2.0"
-        except (ValueError, KeyError, TypeError):
-            raise FlowportError(f"{self.stamp} is damaged: it must hold the versions that built the run") from None
+        built = read_json(self.stamp) if self.stamp.exists() else {"layout": 1, "flowport": "before 0.2.0"}
+        if not {"layout", "flowport"} <= set(built):
+            raise FlowportError(f"{self.stamp} is damaged: it must hold the versions that built the run")
+        layout, version = (
+            built["layout"],
+            printable(f"{built['flowport']:.40}" if isinstance(built["flowport"], str) else ""),
+        )
         if layout != LAYOUT:
             raise FlowportError(
                 f"run={self} was written by flowport {version}, whose run folders flowport {__version__} does not "
@@ -266,20 +299,56 @@ class RunFolder:
 
 
 def load_yaml(path: Path) -> Any:
-    """A config file, of bounded size and without aliases, by which a few lines could stand for gigabytes.
+    """A config file, of bounded size and depth and without aliases, by which a few lines could stand for gigabytes.
 
     Args:
         path: The file.
 
     Raises:
-        FlowportError: For a file that is too large or has aliases.
+        FlowportError: For what is no file, is too large or too deep, or has aliases.
     """
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise FlowportError(f"{path} has {path.stat().st_size} bytes: a config has at most {LARGEST_CONFIG}")
-    with path.open() as file:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file, yaml.CSafeLoader)):
+    text, depth = _text(path, LARGEST_CONFIG), 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
             raise FlowportError(f"{path} has YAML aliases (*name): a config is written without them")
-    return OmegaConf.load(path)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise FlowportError(f"{path} is nested more than {DEEPEST} levels deep: it is no config")
+    return OmegaConf.load(io.StringIO(text))
+
+
+def _text(path: Path, largest: int) -> str:
+    """The text of a file that a stranger may have made: a regular one, no link to a device, of bounded size."""
+    if path.is_symlink():
+        raise FlowportError(f"{path} is a symbolic link: a run is written into real files and folders")
+    if not path.is_file():
+        raise FlowportError(f"{path} is no regular file")
+    if path.stat().st_size > largest:
+        raise FlowportError(f"{path} has {path.stat().st_size:,} bytes: a file of a run has at most {largest:,} there")
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise FlowportError(f"{path} is no text file") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The values of a JSON file that ``write_json`` wrote.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FlowportError: For what is no regular file of a mapping.
+    """
+    try:
+        found = json.loads(_text(path, LARGEST_JSON))
+    except FlowportError:
+        raise
+    except (ValueError, RecursionError):
+        raise FlowportError(f"{path} is damaged: it is not JSON") from None
+    if not isinstance(found, dict):
+        raise FlowportError(f"{path} is damaged: it must hold values by name")
+    return found
 
 
 def finished_runs(folder: Path) -> list[RunFolder]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from flowport.cache import home
 from flowport.errors import FlowportError
@@ -32,6 +33,8 @@ COMPOSED = frozenset(
     }
 )
 """Classes that commands write into configs, beside those of the config groups."""
+REFERENCES = 32
+"""Largest number of references in a restored config."""
 PROGRAM = "flowport.reward.FromFileReward"
 TRUST = (
     "if you made this folder or trust whoever did, add trust=true to the command (trust=True in Python), or set "
@@ -63,10 +66,38 @@ def check_config(config: Any, path: str) -> None:
     _check(config, path, "")
 
 
+def check_references(config: DictConfig, path: str) -> None:
+    """Check that references (``${key}``) are few and name plain values, because chains of them can double in length.
+
+    Args:
+        config: The config, unresolved.
+        path: Its file, for messages.
+
+    Raises:
+        FlowportError: For more than ``REFERENCES``, two in one value, and one that names a node.
+    """
+    nodes: list[Any] = [config]
+    seen = 0
+    while nodes:
+        node = nodes.pop()
+        for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+            if OmegaConf.is_interpolation(node, key):
+                seen += 1
+                raw = str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[index]
+                if seen > REFERENCES or raw.count("$") > 1 or OmegaConf.is_config(OmegaConf.select(node, str(key))):
+                    raise FlowportError(
+                        f"{path} has more at {key} than a reference to one plain value ({raw:.60}): write the value"
+                    )
+            elif not OmegaConf.is_missing(node, key) and OmegaConf.is_config(node[key]) and not node[key]._is_none():
+                nodes.append(node[key])
+
+
 def _check(node: Any, path: str, key: str) -> None:
     if isinstance(node, dict):
         if "_target_" in node:
             _check_target(node, path, key)
+        if hidden := {"_args_", "_recursive_"} & set(node):
+            raise FlowportError(f"{path} has {min(hidden)} at {key or 'its top'}, which no config of flowport has")
         for name, value in node.items():
             _check(value, path, f"{key}.{name}".lstrip("."))
     elif isinstance(node, list):

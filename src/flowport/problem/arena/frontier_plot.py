@@ -9,6 +9,8 @@ import matplotlib
 import torch
 from scipy.stats import t as student
 
+from flowport.cache import write_atomically
+from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.problem import Problem
 from flowport.problem.arena.score import exact, score
@@ -48,10 +50,12 @@ def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRu
     found: dict[tuple[str, str, float], list[dict[str, float]]] = {}
     for overrides, numbers in jobs:
         settings = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"} | overrides
-        key = settings["problem"], settings["method"], float(settings["strength"])
-        found.setdefault(key, []).append(
-            numbers | {f"arena/{name}": value for name, value in position(numbers).items()}
-        )
+        try:
+            key = settings["problem"], settings["method"], float(settings["strength"])
+            placed = numbers | {f"arena/{name}": value for name, value in position(numbers).items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise FlowportError(f"a job of this sweep is no duel of the arena: {error!s:.100}") from None
+        found.setdefault(key, []).append(placed)
     return [
         ArenaRun(*key, {name.partition("/")[2]: MeanAndError.of([run[name] for run in runs]) for name in runs[0]})
         for key, runs in sorted(found.items())
@@ -274,7 +278,7 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
         axis.set_ylabel("mean reward above the base's")
     figure.supxlabel("KL to the base, nats", fontsize=10)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))
 
 
 def _frontier(axis: "matplotlib.axes.Axes", problem: Problem, strengths: list[float], most: float) -> None:

@@ -36,6 +36,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return admitted(torch.load(path, map_location=map_location or "cpu", weights_only=True))
 
 
+DEEPEST = 8
+"""Deepest nesting of the states in a checkpoint."""
 KEYS = (
     "epoch",
     "global_step",
@@ -60,16 +62,29 @@ def admitted(checkpoint: dict[str, Any]) -> dict[str, Any]:
         FlowportError: For a counter that is not a number.
     """
     found = {key: checkpoint[key] for key in KEYS if key in checkpoint}
-    clock = checkpoint.get("callbacks", {}).get("TrainingClock")
+    for key in ("optimizer_states", "lr_schedulers", "replay"):
+        _check_depth(found.get(key), key)
+    callbacks = checkpoint.get("callbacks")
+    clock = callbacks.get("TrainingClock") if isinstance(callbacks, dict) else None
     found["callbacks"] = {} if clock is None else {"TrainingClock": _counters(clock)}
     if "loops" in checkpoint:
         found["loops"] = _counters(checkpoint["loops"])
     return found
 
 
-def _counters(value: Any) -> Any:
+def _check_depth(value: Any, key: str, depth: int = 0) -> None:
+    """A dict that is shared by many others would take for ever to walk through; no state is as deep."""
+    if depth > DEEPEST:
+        raise FlowportError(f"this checkpoint is damaged: its {key} are nested more than {DEEPEST} levels deep")
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _check_depth(each, key, depth + 1)
+
+
+def _counters(value: Any, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise FlowportError(f"this checkpoint is damaged: its counters are nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
-        return {str(key): _counters(own) for key, own in value.items()}
+        return {str(key): _counters(own, depth + 1) for key, own in value.items()}
     if not isinstance(value, bool | int | float):
         raise FlowportError(f"this checkpoint is damaged: a counter of its training is {value!r:.60}")
     return value
