@@ -1,5 +1,6 @@
 """Tiny runs and command lines for tests: eight Gaussians to moons, twenty steps."""
 
+import logging
 import os
 import runpy
 import subprocess
@@ -108,6 +109,8 @@ def here(capfd: Any, script: str, *words: str) -> Said:
     code = 0
     GlobalHydra.instance().clear()
     capfd.readouterr()
+    root = logging.getLogger()  # where Hydra of an earlier call has put a handler to a stream that pytest closed
+    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
     with _process_state(), mock.patch.object(sys, "argv", [str(ROOT / "launch" / script), *words]):
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")

@@ -228,9 +228,9 @@ class PairDataModule(Checked, LightningDataModule):
         """Places the data and creates the streams of this process.
 
         Args:
-            stage: Stage of the trainer; only ``"fit"`` has an effect.
+            stage: Stage of the trainer; ``"fit"`` and ``"validate"`` have an effect.
         """
-        if self.trainer is None or stage != "fit":
+        if self.trainer is None or stage not in ("fit", "validate"):
             return
         pairing, rank, world_size = (
             self.placed(self.trainer.strategy.root_device),

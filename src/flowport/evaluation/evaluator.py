@@ -21,6 +21,8 @@ from flowport.types import Sample
 logger = logging.getLogger(__name__)
 SEARCHED = 10_000
 """Largest number of training targets that are searched for the nearest one."""
+REHEARSED = 64
+"""Largest number of points of a rehearsal of the metrics."""
 SOUNDS = 4
 """Number of clips of every row of a gallery that are written as sound."""
 
@@ -89,6 +91,62 @@ class Evaluator:
             condition_label=condition.label,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
         )
+
+    def rehearse(self, field: Field, source: Distribution, target: Distribution, randomness: Randomness) -> set[str]:
+        """Measure every metric on target points in the place of translations, before anything is trained.
+
+        At most ``REHEARSED`` points are used. A failure counts where a run has no more points than these.
+
+        Args:
+            field: The field, which is not evaluated.
+            source: The source.
+            target: The target.
+            randomness: Randomness of the draws.
+
+        Returns:
+            The names of all numbers, empty where a metric needs more points to be asked.
+
+        Raises:
+            FlowportError: For a metric that cannot be measured on the held-out points of this run.
+        """
+        draws, parts = randomness.under("rehearsal"), (source.split("test"), target.split("test"))
+        n = min(self.items, REHEARSED)
+        start, goal = (law.every(n, draws.under(str(k))) for k, law in enumerate(parts))
+        rows = min(len(start), len(goal))
+        start, goal = start[:rows], goal[:rows]
+        seen, real = _observed(start, parts[0]), _observed(goal, parts[1])
+        outcome = EvaluationResult(
+            source=seen,
+            result=real.x,
+            target=real,
+            floor=real,
+            times=torch.tensor([0.0, 1.0]),
+            states=torch.stack([start.x, goal.x]),
+            velocity=lambda x, t: torch.zeros_like(x),
+            reference_cost=1.0,
+            modality=target.modality.surface(),
+            partner=real.x if parts[0].corresponds(parts[1]) else None,
+            nfe=1,
+            condition_label=field.conditioning.sampling(start, goal.label).label,
+            retrieved=real.x,
+        )
+        names, undecided = set[str](), False
+        for name, metric in self.metrics.items():
+            try:
+                metric.reset()
+                metric.update(outcome)
+                names |= set(metric.compute())
+            except FlowportError as error:
+                if rows == REHEARSED:  # with more points it may be measured
+                    undecided = True
+                    continue
+                raise FlowportError(
+                    f"metric={name} cannot be measured on {rows} held-out points (evaluation_items, or all of the test "
+                    f"split): {error}; give more data, or leave it out of metric=[…]"
+                ) from None
+            finally:
+                metric.reset()
+        return set() if undecided else names
 
     def _reference_cost(self, source: Distribution, target: Distribution) -> float | None:
         """W2² of source and target, computed once for a pair; None where no metric needs it."""

@@ -316,6 +316,31 @@ def guidance_of(config: DictConfig, source: Distribution, target: Distribution, 
     return partial(make(node), reward=reward)
 
 
+def check_optimizer(config: DictConfig) -> None:
+    """Check the options of the optimiser and the scheduler by building both for a parameter of no network.
+
+    Args:
+        config: A config with their nodes.
+
+    Raises:
+        FlowportError: For an option that torch refuses.
+    """
+    part = "optimizer"
+    try:
+        optimizer = make(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        part = "scheduler"
+        if config.get("scheduler") is not None:
+            make(config.scheduler)(optimizer, config.trainer.max_steps)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        if isinstance(error, FlowportError):
+            raise
+        raise FlowportError(f"{part} cannot be built from its options {_options(config[part])}: {error}") from None
+
+
+def _options(node: DictConfig) -> dict[str, Any]:
+    return {str(k): v for k, v in OmegaConf.to_container(node, resolve=True).items() if not str(k).startswith("_")}  # type: ignore[union-attr]
+
+
 def check(config: DictConfig) -> None:
     """Check the options of a run.
 
@@ -329,3 +354,4 @@ def check(config: DictConfig) -> None:
     check_keys(config)
     check_trainer(config.trainer)
     check_values(config)
+    check_optimizer(config)

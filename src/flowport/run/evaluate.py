@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from flowport.errors import FlowportError
 from flowport.evaluation.evaluator import gallery
 from flowport.run.build import Run
 from flowport.run.config_checks import check_kind
@@ -32,6 +33,23 @@ def measure(run: Run, folder: RunFolder, device: torch.device) -> dict[str, floa
     return numbers
 
 
+def check_measures(run: Run) -> None:
+    """Check, before a run is trained or translated, that its metrics can be measured, ``optimise`` among them.
+
+    Args:
+        run: A run.
+
+    Raises:
+        FlowportError: Where they cannot.
+    """
+    module = run.module
+    names = run.evaluation.rehearse(module.ema, module.source, module.target, module.randomness)
+    known = {f"test/{name}" for name in names} | {"test/nfe", "test/seconds"}
+    wanted = str(run.config.get("optimise"))
+    if (names or not run.evaluation.metrics) and wanted.startswith("test/") and wanted not in known:
+        raise FlowportError(f"optimise={wanted} is not measured in this run: choose one of {', '.join(sorted(known))}")
+
+
 def evaluate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
     """Measure a trained run with other samplers or metrics; writes its numbers and gallery into ``out``.
 
@@ -45,6 +63,7 @@ def evaluate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[s
     run = restore(folder, overrides)
     if overrides.get("nfe") is not None:
         run.sampler.grid.steps = run.sampler.solver.steps(overrides.nfe)
+    check_measures(run)
     numbers = measure(run, out, device())
     numbers = {**record(folder), **numbers}
     out.write_metrics(numbers)

@@ -104,9 +104,20 @@ def resume(folder: RunFolder, overrides: list[str]) -> dict[str, Any]:
     """
     config = folder.read_config()
     folder.check_links()
+    batches = config.trainer.get("accumulate_grad_batches", 1)
     for word in overrides:
         _change(config, word, folder)
-    folder.read_checkpoint()
+    if config.trainer.get("accumulate_grad_batches", 1) != batches:
+        raise FlowportError(
+            f"trainer.accumulate_grad_batches={config.trainer.accumulate_grad_batches} is another number of batches a "
+            f"step than the {batches} of this run, by which it counts its batches: start a new run for it"
+        )
+    done = folder.read_checkpoint().get("global_step", 0)
+    if isinstance(done, int) and isinstance(config.trainer.max_steps, int) and config.trainer.max_steps < done:
+        raise FlowportError(
+            f"trainer.max_steps={config.trainer.max_steps} is less than the {done} steps that the run in {folder} has "
+            f"done: give at least {done}, or evaluate it as it is"
+        )
     stage: Stage = make(config.stage)
     return stage.run(config, folder, resume=True)
 
@@ -123,7 +134,7 @@ def _change(config: DictConfig, word: str, folder: RunFolder) -> None:
     if override.is_sweep_override():
         raise FlowportError(f"{word} is a sweep: a resumed run has one value, for instance trainer.max_steps=4000")
     known = isinstance(parent, DictConfig) and last in parent
-    if override.type is not OverrideType.CHANGE or not known:
+    if override.type is not OverrideType.CHANGE or not known or last.startswith("_"):
         raise FlowportError(f"{word} names no key of the run in {folder}: a resumed run keeps its own config")
     if isinstance(parent[last], DictConfig):
         raise FlowportError(

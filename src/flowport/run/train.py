@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from flowport.errors import FlowportError
 from flowport.run.build import Parts, Run, build
-from flowport.run.evaluate import measure
+from flowport.run.evaluate import check_measures, measure
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
 from flowport.training.callback import (
     AtomicCheckpointIO,
@@ -110,6 +110,7 @@ def train(
         check_fits(run.module, checkpoint["state_dict"], folder.checkpoint)
         check_resumable(checkpoint, folder.checkpoint)
         del checkpoint
+    check_measures(run)
     folder.write_config(config)
     if not resume:
         folder.before.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
 """The options of Lightning's Trainer that a run may set; flowport sets the others itself."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.run.config_checks import check_kind
 
 OPTIONS: dict[str, tuple[Any, float | None]] = {
@@ -21,12 +21,12 @@ OPTIONS: dict[str, tuple[Any, float | None]] = {
     "inference_mode": (bool, None),
     "limit_val_batches": (float | None, 0),
     "log_every_n_steps": (int, 1),
-    "max_steps": (int, 1),
+    "max_steps": (Annotated[int, Range(most=10**12)], 1),
     "num_nodes": (int, 1),
     "num_sanity_val_steps": (int, 0),
     "precision": (str | int, None),
     "strategy": (str, None),
-    "val_check_interval": (float, 0),
+    "val_check_interval": (Annotated[float, Range(above=0)], None),
 }
 """Option -> type and least value."""
 
