@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Stopped
 from flowport.reward import Reward
 from flowport.run.boost import boosted, check_overrides, reached
 from flowport.run.build import Parts, build, make
 from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
+from flowport.run.train import train
 from flowport.types import Condition
 from tests.run.test_finetune import composed, digests, trained
 from tests.runs import equal, measured, weights
@@ -88,6 +90,30 @@ def test_a_resumed_round_equals_an_unbroken_one(folder: Path, tmp_path: Path) ->
     assert equal(weights(tmp_path), weights(folder)) and digests(folder) == before
     whole = measured(json.loads((folder / "metrics.json").read_text()))
     assert measured(numbers) == whole, "what was measured before training is reported again"
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_stopped_rounds_go_on_by_the_same_command(
+    base: Path, folder: Path, tmp_path: Path, stopped_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes after the last checkpoint of a round and before its numbers."""
+    words, calls = composed("finetune", *WORDS, "boosting.rounds=2"), []
+    boost(base, words, tmp_path / "whole")
+
+    def stopping(config: DictConfig, here: RunFolder, *args: Any, **options: Any) -> dict:
+        calls.append(here.path.name)
+        numbers = train(config, here, *args, **options)
+        if len(calls) == stopped_at + 1:
+            here.metrics.unlink()
+            raise Stopped(15, "after step 4")
+        return numbers
+
+    monkeypatch.setattr("flowport.run.finetune.train", stopping)
+    with pytest.raises(Stopped, match=f"in round {stopped_at + 1}: go on by the same command with hydra.run.dir="):
+        boost(base, words, tmp_path / "broken")
+    boost(base, words, tmp_path / "broken")
+    assert calls == [*map(str, range(stopped_at + 1)), *map(str, range(stopped_at, 2)), "broken"]
+    assert equal(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
 
 
 def test_rounds_are_measured_by_the_reward_that_was_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.capabilities import NoNoise, SourceIsNoise
 from flowport.data.pairing import read_pairs
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Stopped
 from flowport.field.analytic import JointMixture
 from flowport.metric.path_energy import path_energy
 from flowport.path import LinearPath
@@ -21,6 +22,7 @@ from flowport.run.reflow import reflow as reflow_run
 from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
+from flowport.run.train import train
 from flowport.run.translate import PAIRS, translate
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.solver import RK4, Euler
@@ -112,6 +114,47 @@ def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: P
     ema = {k: v for k, v in weights(base).items() if k.startswith("ema.")}
     near = weights(tmp_path / "whole")
     assert max(float((near[k] - v).abs().max()) for k, v in ema.items()) < 0.02
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_stopped_rounds_go_on_by_the_same_command(base: Path, tmp_path: Path, stopped_at: int, monkeypatch) -> None:
+    base: Path, tmp_path: Path, stopped_at: int, monkeypatch: Any
+) -> None:
+    words, calls = overridden("solver=euler", "grid=uniform", "grid.steps=2", "rounds=3", "steps=4"), []
+    reflow(base, words, tmp_path / "whole")
+
+    def stopping(config: DictConfig, folder: RunFolder, *args: Any, **options: Any) -> dict:
+        calls.append(folder.path.name)
+        if len(calls) == stopped_at + 1:
+            short = config.copy()
+            short.trainer.max_steps = 2
+            train(short, folder, *args, **options)
+            folder.metrics.unlink()
+            folder.write_config(config)
+            raise Stopped(15, "after step 2")
+        return train(config, folder, *args, **options)
+
+    monkeypatch.setattr("flowport.run.reflow.train", stopping)
+    out = tmp_path / "broken"
+    with pytest.raises(Stopped, match=f"in round {stopped_at + 1}: go on by the same command with hydra.run.dir={out}"):
+        reflow(base, words, out)
+    done = {path: path.stat().st_mtime_ns for path in out.glob("rounds/*/metrics.json")}
+    assert len(done) == stopped_at
+    reflow(base, words, out)
+    assert calls[stopped_at + 1] == str(stopped_at + 1)  # no earlier round was made again
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    assert equal(weights(out), weights(tmp_path / "whole"))
+
+
+def test_another_config_makes_its_rounds_anew(base: Path, tmp_path: Path) -> None:
+    small = ("solver=euler", "grid=uniform", "grid.steps=2", "rounds=2")
+    reflow(base, overridden(*small, "steps=3"), tmp_path)
+    first = tmp_path / "rounds" / "1"
+    before = first.joinpath("metrics.json").stat().st_mtime_ns
+    reflow(base, overridden(*small, "steps=3"), tmp_path)
+    assert first.joinpath("metrics.json").stat().st_mtime_ns == before
+    reflow(base, overridden(*small, "steps=2"), tmp_path)
+    assert json.loads(first.joinpath("metrics.json").read_text())["train/steps"] == 2
 
 
 def test_a_flow_that_learns_guided_pairs_is_not_guided_again(base: Path, tmp_path: Path) -> None:

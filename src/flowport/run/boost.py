@@ -12,6 +12,7 @@ Gaussian ends of correlation ρ with λr = cᵀx1 have ϱ_k = c_kᵀx1, c_{k+1} 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from flowport.run import finetune
 from flowport.run.build import Parts, Run
 from flowport.run.config_checks import check_kind
 from flowport.run.finetune import certified, through, tune, tuned_config
-from flowport.run.run_folder import RunFolder
+from flowport.run.run_folder import RunFolder, going_on
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition, Pair
 
@@ -55,8 +56,9 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
 def boosted(base: RunFolder, overrides: DictConfig, folder: RunFolder, parts: Parts) -> dict[str, Any]:
     """Tune a run towards a reward, then ``boosting.rounds`` times towards the tilt of all results.
 
-    Without a reward: rounds upon the rounds of ``base``. Every round is a run like any other; the last is in
-    ``folder``, those before it in folder/rounds/<number>.
+    Rounds that an earlier, stopped command of the same config left in ``folder`` are not made again. Without a reward:
+    rounds upon the rounds of ``base``. Every round is a run like any other; the last is in ``folder``, those before it
+    in folder/rounds/<number>.
 
     Args:
         base: A trained run.
@@ -74,12 +76,18 @@ def boosted(base: RunFolder, overrides: DictConfig, folder: RunFolder, parts: Pa
     first = overrides.get("reward") is not None or not rounds
     numbers: dict[str, Any] = {}
     for number in range(rounds + first):
-        here = folder if number == rounds + first - 1 else folder.round(number)
-        if first and not number:
-            before = (check_reads_results,) if rounds else ()
-            numbers = tune(tuned_config(base, overrides), here, parts=parts, before=before)
+        last = number == rounds + first - 1
+        here = folder if last else folder.round(number)
+        tuning = first and not number
+        config = (tuned_config if tuning else round_config)(base, overrides)
+        resume = not last and here.holds(config)  # of this command, when it was stopped before
+        if resume and here.finished:
+            numbers = here.read_metrics()
         else:
-            numbers = boost(round_config(base, overrides), here, parts=parts)
+            before = (check_reads_results,) if tuning and rounds else ()
+            task = partial(tune, before=before) if tuning else boost
+            step = partial(task, config, here, resume and here.begun, parts=parts)
+            numbers = step() if last else going_on(number + 1, folder, step)
         base = here
     return numbers
 

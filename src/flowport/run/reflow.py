@@ -5,6 +5,7 @@ References:
     arXiv:2209.03003.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from flowport.finetuning.tilted_field import TiltedField
 from flowport.run.build import Parts, Run
 from flowport.run.config_checks import check_kind
 from flowport.run.restore import OVERRIDES, device, record, restore
-from flowport.run.run_folder import RunFolder
+from flowport.run.run_folder import RunFolder, going_on
 from flowport.run.train import train
 from flowport.run.translate import PAIRS
 from flowport.sampling.translator import Translator
@@ -48,6 +49,8 @@ def carried(translator: Translator, pair: Pair, generator: torch.Generator) -> P
 def reflow(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
     """``overrides.rounds`` rounds upon a trained run, each a run like any other, with its pairs.
 
+    Rounds that an earlier, stopped command of the same config left in ``out`` are not made again.
+
     Args:
         folder: The trained run.
         overrides: The composed config of the command.
@@ -64,7 +67,12 @@ def reflow(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str
     parts = Parts()
     for number in range(1, overrides.rounds):
         here = out.round(number)
-        _round(folder, overrides, here, parts)
+        config = _config(folder, overrides, here)
+        if here.holds(config):  # of this command, when it was stopped before
+            if not here.finished:
+                going_on(number, out, partial(train, config, here, True, parts=parts))
+        else:
+            going_on(number, out, partial(_round, folder, overrides, here, parts))
         folder = here
     return _round(folder, overrides, out, parts)
 

@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flowport import __version__
 from flowport.cache import write_atomically
-from flowport.errors import FlowportError, printable
+from flowport.errors import FlowportError, Stopped, printable
 from flowport.run.trust import check_config, check_references
 
 LAYOUT = 3
@@ -218,6 +218,20 @@ class RunFolder:
         assert isinstance(resolved, DictConfig)
         return resolved
 
+    def holds(self, config: DictConfig) -> bool:
+        """Whether the folder holds a run of a config that has a checkpoint or is finished.
+
+        Args:
+            config: The config of a run; what is null in it may have been measured there.
+        """
+        if not self.config.is_file() or not (self.begun or self.finished):
+            return False
+        try:
+            here = OmegaConf.to_container(self.read_config())
+        except FlowportError:
+            return False
+        return _covers(here, OmegaConf.to_container(config, resolve=True))
+
     def write_config(self, config: DictConfig) -> None:
         """Write the config and the stamp of what built the run.
 
@@ -296,6 +310,34 @@ class RunFolder:
                 f"run={self} was written by flowport {version}, whose run folders flowport {__version__} does not "
                 "read: train it again, or use that version"
             )
+
+
+def _covers(here: Any, wanted: Any) -> bool:
+    """Whether two configs are equal but for values that are null in the second one."""
+    if isinstance(here, dict) and isinstance(wanted, dict):
+        return all(_covers(here.get(key), wanted.get(key)) for key in here.keys() | wanted.keys())
+    if isinstance(here, list) and isinstance(wanted, list):
+        return len(here) == len(wanted) and all(map(_covers, here, wanted))
+    return wanted is None or here == wanted
+
+
+def going_on(number: int, folder: RunFolder, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run one round of a command of several; a signal in it says how to go on.
+
+    Args:
+        number: Of the round, from 1.
+        folder: The command's.
+        run: The round.
+
+    Raises:
+        Stopped: Where a signal ended it.
+    """
+    try:
+        return run()
+    except Stopped as stop:
+        raise Stopped(
+            stop.status - 128, f"in round {number}: go on by the same command with hydra.run.dir={folder}"
+        ) from None
 
 
 def load_yaml(path: Path) -> Any:
