@@ -117,7 +117,7 @@ def test_a_resumed_round_equals_an_unbroken_one_and_starts_from_its_base(base: P
 
 
 @pytest.mark.parametrize("stopped_at", [0, 1])
-def test_stopped_rounds_go_on_by_the_same_command(base: Path, tmp_path: Path, stopped_at: int, monkeypatch) -> None:
+def test_stopped_rounds_go_on_by_the_same_command(
     base: Path, tmp_path: Path, stopped_at: int, monkeypatch: Any
 ) -> None:
     words, calls = overridden("solver=euler", "grid=uniform", "grid.steps=2", "rounds=3", "steps=4"), []
