@@ -155,7 +155,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         if "checksum" in header and header["checksum"] != _checksum(tensors):
             return None
         return tensors, json.loads(header["facts"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

@@ -23,8 +23,15 @@ IRREGULAR = {
 class FlowportError(ValueError):
     """Bad input: one sentence that names the key or file, what was found and what to write instead.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Control characters, which a terminal would
+    obey and which another's file may hold, are replaced.
+
+    Args:
+        message: The sentence.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class Stopped(BaseException):
@@ -132,10 +139,12 @@ def check_range(name: str, value: Any, hint: Any) -> None:
         return
     if not math.isfinite(value):
         raise FlowportError(f"{name}={value} is not a finite number")
-    for part in (hint, *get_args(hint)):
-        for allowed in getattr(part, "__metadata__", ()):
-            if isinstance(allowed, Range) and (fault := allowed.fault(value)):
-                raise FlowportError(f"{name}={value} is {fault.replace('it', name, 1)}")
+    marks = [mark for part in (hint, *get_args(hint)) for mark in getattr(part, "__metadata__", ())]
+    if isinstance(value, int):
+        marks.append(Range(most=2**63 - 1))  # which C's whole numbers hold
+    for allowed in marks:
+        if isinstance(allowed, Range) and (fault := allowed.fault(value)):
+            raise FlowportError(f"{name}={value} is {fault.replace('it', name, 1)}")
 
 
 def ranged_hints(function: Callable[..., Any]) -> Mapping[str, Any]:

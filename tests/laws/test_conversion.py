@@ -168,7 +168,7 @@ def test_output_of_the_oracle_is_what_the_network_regresses_on(c):
         # Karras et al. 2022, table 1, of y/β = x1 + ς ε: here d = 0.7 and the noise has the deviation 1.3
         beta, d = over(k.beta, x), 0.7
         level = weight * 1.3 / beta
-        skip, size = d**2 / (level**2 + d**2), level * d / (level**2 + d**2).sqrt()
+        skip, size = d**2 / (level**2 + d**2), level / (level**2 + d**2).sqrt()  # c_out/d: F in units of the data
         expected = {
             VPrediction: beta * noise - weight * true["x1"],
             EDMPrediction: (true["x1"] - skip * (true["x1"] + weight / beta * noise)) / size,

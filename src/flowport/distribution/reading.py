@@ -24,7 +24,11 @@ def _npz(path: Path) -> dict[str, Any]:
 
 def _pt(path: Path) -> dict[str, Any]:
     held = torch.load(path, map_location="cpu", weights_only=True)
-    return held if isinstance(held, dict) else {ALONE: held}
+    arrays = held if isinstance(held, dict) else {ALONE: held}
+    for value in arrays.values():  # a few stored numbers may be expanded over gigabytes
+        if isinstance(value, Tensor) and value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError("expanded")
+    return arrays
 
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {".npy": _npy, ".npz": _npz, ".pt": _pt}

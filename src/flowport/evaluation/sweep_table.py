@@ -22,6 +22,8 @@ from flowport.errors import FlowportError, printable
 from flowport.modality import gallery
 
 SEED = "seed"
+COLUMNS = 64
+"""Largest number of settings and of metrics of a table."""
 REFERENCES = ("untranslated", "retrieved", "floor")
 """Suffixes of the names of a metric's baselines."""
 
@@ -137,13 +139,18 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
         metrics: Names with or without ``test/``; none: every test metric.
 
     Raises:
-        FlowportError: For a metric that no run has, and for runs without metrics.
+        FlowportError: For a metric that no run has, for runs without metrics, and for too many columns.
     """
     varied = _varied([job.settings for job in jobs])
     wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(jobs)
     if not wanted:
         raise FlowportError(
             "the runs of this sweep have no metrics: name columns, for instance --metrics train/seconds"
+        )
+    if max(len(varied), len(wanted)) > COLUMNS:
+        raise FlowportError(
+            f"this sweep has {len(varied)} settings that vary and {len(wanted)} metrics, more than {COLUMNS} columns: "
+            "name the metrics by --metrics"
         )
     for name in wanted:
         if not any(name in job.numbers for job in jobs):

@@ -11,7 +11,7 @@ from flowport.cache import write_atomically
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.objective.base import Objective
-from flowport.objective.flow_matching import FlowMatching, times_of
+from flowport.objective.flow_matching import FlowMatching
 from flowport.objective.weighting import LogSNRWeighting, Weighting, profile
 
 SPAN = 12.0
@@ -46,10 +46,9 @@ def computed_curve(objective: Objective, field: Field) -> Curve:
             f"{type(objective).__name__} is no integral of a weight over the log-SNR: use objective=flow_matching "
             "or score_matching"
         )
-    low, high = times_of(field.prediction, field.path)
     inside = torch.linspace(0.002, 0.998, 4001, dtype=torch.float64)  # λ is clamped nearer to the ends
-    density = objective.time_sampler.density(inside) / (high - low)
-    return profile(low + (high - low) * inside, field, density, objective.weighting)
+    t, slope = field.prediction.times(field.path, inside)
+    return profile(t, field, objective.time_sampler.density(inside) / slope, objective.weighting)
 
 
 def draw(curves: Mapping[str, Curve], path: Path) -> None:

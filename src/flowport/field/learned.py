@@ -50,10 +50,11 @@ class LearnedField(Field):
         return x if scale is None else over(scale, x).to(x.dtype) * x
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.network(self._seen(x, t), t, condition)
+        return self.network(self._seen(x, t), self.prediction.network_time(self.path, t), condition)
 
     def output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         weight, seen = next(self.network.parameters(), x), self._seen(x, t)
+        t = self.prediction.network_time(self.path, t)
         if weight.dtype == x.dtype:
             return self.network(seen, t, condition).to(x.dtype)  # under autocast the output has half precision
         start = None if condition.source is None else condition.source.to(weight.dtype)

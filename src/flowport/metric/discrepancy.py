@@ -167,6 +167,8 @@ class MMD(TwoSample):
         self, bandwidths: Sequence[Positive] = (0.25, 0.5, 1.0, 2.0), points: SampleSize = 4096, seed: int = 0
     ) -> None:
         super().__init__("mmd", points, seed)
+        if not len(bandwidths):
+            raise FlowportError("metric.mmd.bandwidths=[] has no bandwidth: write for instance [0.5,1]")
         self.bandwidths = tuple(bandwidths)
 
     def distance(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

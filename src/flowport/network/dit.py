@@ -1,12 +1,13 @@
 """Diffusion transformer on image patches with adaptive layer norm that is initialised to zero (adaLN-Zero)."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from flowport.errors import Count, FlowportError
+from flowport.errors import Count, FlowportError, Range
 from flowport.network.base import Network, image_shape
 from flowport.network.block import Attention, zeroed
 from flowport.network.embedding import Embedding
@@ -88,7 +89,7 @@ class DiT(Network):
         *,
         patch: Sequence[Count] = (2, 2),
         width: int = 128,
-        depth: int = 4,
+        depth: Annotated[int, Range(most=1000)] = 4,
         attention_heads: int = 4,
     ) -> None:
         super().__init__(event_shape, condition, heads)

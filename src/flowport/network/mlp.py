@@ -51,7 +51,7 @@ class MLP(Network):
         heads: int = 1,
         *,
         width: int = 64,
-        depth: int = 3,
+        depth: Annotated[int, Range(most=1000)] = 3,
         activation: Callable[[], nn.Module] = selu,
         frequencies: Annotated[int, Range(least=0, most=64)] = 0,
     ) -> None:

@@ -1,9 +1,11 @@
 """Permutation-equivariant transformer on point clouds."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.network.base import Network
 from flowport.network.block import Attention, zeroed
 from flowport.network.dit import DiTBlock, modulated
@@ -48,7 +50,7 @@ class SetTransformer(Network):
         heads: int = 1,
         *,
         width: int = 64,
-        depth: int = 3,
+        depth: Annotated[int, Range(most=1000)] = 3,
         attention_heads: int = 4,
         induced: int | None = None,
     ) -> None:

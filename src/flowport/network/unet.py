@@ -86,6 +86,8 @@ class UNet(Network):
         heights = [height // 2**level for level in range(len(multipliers))]
         if wrong := [a for a in attention if a not in heights]:
             raise FlowportError(f"the UNet has no level of height {wrong[0]} to attend at; it has {heights}")
+        if wrong := [width * m for m in multipliers if attention and width * m % attention_heads]:
+            raise FlowportError(f"network.attention_heads={attention_heads} does not divide the {wrong[0]} channels")
         self.time_scale = time_scale
         self.net = _unet_model()(
             image_size=height,

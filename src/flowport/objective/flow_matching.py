@@ -1,7 +1,5 @@
 """Flow matching: regression of a field on the velocity, end point, score or noise of the path of a pair."""
 
-from functools import lru_cache
-
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -10,22 +8,8 @@ from flowport.field.base import Field
 from flowport.objective.base import Loss, Objective
 from flowport.objective.time_sampler import TimeSampler
 from flowport.objective.weighting import Weighting
-from flowport.path.base import Path
-from flowport.prediction.base import Prediction
 from flowport.tensors import over
 from flowport.types import Pair
-
-
-@lru_cache(maxsize=64)
-def times_of(prediction: Prediction, path: Path) -> tuple[float, float]:
-    """The first and the last time at which the prediction is finite on the path.
-
-    Args:
-        prediction: What the output of the field means.
-        path: The path of the field.
-    """
-    low, high = prediction.clamp(path, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-    return low, high
 
 
 class FlowMatching(Objective, nn.Module):
@@ -34,7 +18,7 @@ class FlowMatching(Objective, nn.Module):
     y is the target of the field's prediction: the velocity of the pair, ẋ_t = α̇ x0 + β̇ x1 + γ̇ z, the end point x1 or
     x0, the score of the pair, or velocity and noise by two heads of equal weight. The minimiser is
     E[y | x_t, condition], for any source, target and coupling. The times of the sampler are mapped linearly from [0, 1]
-    onto those at which the prediction is finite (``prediction.clamp``), since on [0, 1] the loss of a score is
+    onto those at which the prediction is finite (``prediction.times``), since on [0, 1] the loss of a score is
     infinite. Where a pair has a mask (``Pair.mask``), the mean is over the coordinates that are data at both ends.
 
     Args:
@@ -54,17 +38,14 @@ class FlowMatching(Objective, nn.Module):
 
     def loss(self, field: Field, pair: Pair, generator: torch.Generator) -> Loss:
         x0, path = pair.source.x, field.path
-        low, high = times_of(field.prediction, path)
         drawn = self.time_sampler(len(x0), generator)
-        t = drawn.to(x0.dtype)
-        if (low, high) != (0, 1):
-            t = low + (high - low) * t
+        t, slope = field.prediction.times(path, drawn.to(x0.dtype))
         z = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype) if path.bridge else None
         sample = path.sample(pair, t, z)
         condition = field.conditioning.training(pair, generator)
         output, target = field.output(sample.x, t, condition), field.prediction.target(path, sample)
         error = mse_loss(output.float(), target.float(), reduction="none")
-        weight = self.weighting(t, field, self.time_sampler.density(drawn) / (high - low))
+        weight = self.weighting(t, field, self.time_sampler.density(drawn) / slope)
         terms = error if weight is None else over(weight.float(), error) * error
         mask = None if pair.mask is None else torch.cat([pair.mask] * field.prediction.heads, 1)
         loss, importance = Loss(terms, mask=mask), self.time_sampler.importance(drawn)

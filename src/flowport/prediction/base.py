@@ -17,8 +17,10 @@ References:
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
@@ -163,6 +165,30 @@ class Prediction(Checked, ABC):
         """
         return None
 
+    def network_time(self, path: Path, t: Tensor) -> Tensor:
+        """The time that the network sees, (B,); t itself unless a member overrides it.
+
+        Args:
+            path: The path of the points.
+            t: Their times, (B,).
+        """
+        return t
+
+    def times(self, path: Path, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The times t at which it is trained, for draws u of a law on [0, 1], and their slope dt/du.
+
+        By default [0, 1] is mapped linearly onto the times that ``clamp`` leaves.
+
+        Args:
+            path: The path.
+            u: Draws in [0, 1], (B,).
+
+        Returns:
+            t and dt/du, (B,) each.
+        """
+        low, high = _ends(self, path)
+        return (low + (high - low) * u if (low, high) != (0, 1) else u), torch.full_like(u, high - low)
+
     @abstractmethod
     def target(self, path: Path, sample: PathSample) -> Tensor:
         """The regression target of the output.
@@ -201,3 +227,10 @@ class Prediction(Checked, ABC):
         Raises:
             FlowportError: When the flow state does not determine the output.
         """
+
+
+@lru_cache(maxsize=64)
+def _ends(prediction: Prediction, path: Path) -> tuple[float, float]:
+    """The first and the last time at which a prediction is finite on a path."""
+    low, high = prediction.clamp(path, torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    return low, high

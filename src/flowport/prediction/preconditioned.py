@@ -1,4 +1,4 @@
-"""Predictions of unit size at every time: the preconditioned denoiser of EDM and v-prediction.
+"""Predictions of one size at every time: the preconditioned denoiser of EDM and v-prediction.
 
 Let n and ε be the weight and the value of the noise in x_t: α and x0, or γ and z on a bridge whose field is conditioned
 on its start, where y = x_t − α x0 stands for x_t. Both predictions are a mean of p x1 + q ε, and with y = β x1 + n ε
@@ -22,6 +22,8 @@ from flowport.errors import FlowportError
 from flowport.path.base import Coefficients, Path, PathSample
 from flowport.prediction.base import FlowState, Prediction, endpoints, velocity_of
 
+NODES = 2049
+"""Times between which the inverse of the network's time is linear."""
 SAMPLES = 4096
 """Points of a distribution from which its standard deviation is measured."""
 
@@ -89,9 +91,13 @@ class EDMPrediction(_Combination):
 
         c_skip = d²/(ς² + d²),    c_out = ς d/√(ς² + d²),    c_in = 1/√(ς² + d²),
 
-    so the network's input and its target E[(n s/d) x1 − (β d/s) ε | x_t]/√(n² s² + β² d²) have unit variance at every
-    time of every path, also where points grow to many times the data's size (``path=variance_exploding``). Means are
-    not subtracted.
+    so F has unit variance at every time of every path, also where points grow to many times the data's size
+    (``path=variance_exploding``). Here the network is given d c_in x/β, and its output is d F =
+    E[n s x1 − (β d²/s) ε | x_t]/√(n² s² + β² d²): both are in the data's units. Means are not subtracted.
+
+    The network sees the time τ = β d/(β d + n s), at which a linear path has the same noise level, and the objective's
+    law of times is one of τ: EDM's own choices of both (a quarter of log ς, and a log-normal law,
+    ``weighting=edm``) have the same purpose.
 
     Args:
         data_deviation: d > 0, the standard deviation of the target's coordinates; None: measured from the target.
@@ -127,12 +133,26 @@ class EDMPrediction(_Combination):
     def input_scale(self, path: Path, t: Tensor) -> Tensor:
         d, s = self._deviations()
         square = (path.beta(t) * d).square() + (path.alpha(t) * s).square()
-        return (square + path.gamma(t).square() if path.bridge else square).rsqrt()
+        return d * (square + path.gamma(t).square() if path.bridge else square).rsqrt()
+
+    def network_time(self, path: Path, t: Tensor) -> Tensor:
+        d, s = self._deviations()
+        signal, noise = path.beta(t) * d, path.gamma(t) if path.bridge else path.alpha(t) * s
+        return signal / (signal + noise)
+
+    def times(self, path: Path, u: Tensor) -> tuple[Tensor, Tensor]:
+        t = self.clamp(path, torch.linspace(0, 1, NODES, dtype=torch.float64, device=u.device))
+        seen = self.network_time(path, t)
+        wanted = seen[0] + (seen[-1] - seen[0]) * u.double()
+        k = torch.searchsorted(seen, wanted).clamp(1, NODES - 1)
+        slope = (t[k] - t[k - 1]) / (seen[k] - seen[k - 1]).clamp(min=torch.finfo(seen.dtype).tiny)
+        found = self.clamp(path, t[k - 1] + slope * (wanted - seen[k - 1]))
+        return found.to(u), (slope * (seen[-1] - seen[0])).to(u)
 
     def weights(self, n: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         d, s = self._deviations()
         size = ((n * s).square() + (beta * d).square()).sqrt()
-        return n * s / (d * size), -beta * d / (s * size)
+        return n * s / size, -beta * d**2 / (s * size)
 
 
 def _deviation(distribution: Distribution) -> float:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
 from flowport.run.cli import composed
+from flowport.run.config_checks import check_kind
 from flowport.run.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def base_of(config: DictConfig) -> RunFolder:
     """
     if config.run is not None:
         return RunFolder(Path(config.run), config.trust)
+    check_kind("base", config.base, str | None)
     if config.base is None:
         raise FlowportError(
             "nothing to start from: give run=<folder of a trained run>, or an experiment that has a base, for instance "

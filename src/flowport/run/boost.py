@@ -25,7 +25,7 @@ from flowport.finetuning.path_weights import effective
 from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.run import finetune
-from flowport.run.build import Parts, Run
+from flowport.run.build import Parts, Run, checked_config
 from flowport.run.config_checks import check_kind
 from flowport.run.finetune import certified, through, tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
@@ -46,6 +46,8 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     Raises:
         FlowportError: For such an option.
     """
+    if not isinstance(overrides.boosting, DictConfig):
+        raise FlowportError(f"boosting={overrides.boosting} must hold rounds, points, steps and network")
     for key, least in LEAST.items():
         check_kind(f"boosting.{key}", overrides.boosting[key], int, least)
     if not overrides.boosting.rounds:
@@ -102,7 +104,7 @@ def round_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
     Raises:
         FlowportError: For a run that is not tuned.
     """
-    known = folder.read_config()
+    known = checked_config(folder)
     if not known.get("tuning"):
         raise FlowportError(f"boosting goes on from a tuned run, which {folder} is not: say reward=<name> too")
     asked = overrides.copy()

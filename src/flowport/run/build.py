@@ -24,7 +24,7 @@ from flowport.network.classifier import Classifier
 from flowport.objective import Objective
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, Reward
-from flowport.run.config_checks import check_keys, check_parts, check_values
+from flowport.run.config_checks import check_keys, check_kind, check_parts, check_values
 from flowport.run.run_folder import RunFolder, check_fits
 from flowport.run.trainer_options import check_trainer
 from flowport.sampling.sampler import Sampler
@@ -316,6 +316,24 @@ def guidance_of(config: DictConfig, source: Distribution, target: Distribution, 
     return partial(make(node), reward=reward)
 
 
+def checked_config(folder: RunFolder) -> DictConfig:
+    """The config of a run, checked.
+
+    Args:
+        folder: The run's.
+
+    Raises:
+        FlowportError: Naming the file, for a config that was edited into one of no run.
+    """
+    config = folder.read_config()
+    try:
+        check(config)
+        check_kind("stage", config.get("stage"), dict)
+    except FlowportError as error:
+        raise FlowportError(f"{folder.config}: {error}") from None
+    return config
+
+
 def check_optimizer(config: DictConfig) -> None:
     """Check the options of the optimiser and the scheduler by building both for a parameter of no network.
 
@@ -355,3 +373,5 @@ def check(config: DictConfig) -> None:
     check_trainer(config.trainer)
     check_values(config)
     check_optimizer(config)
+    if config.get("reward") is not None and "reward" not in (config.get("guidance") or {}):
+        raise FlowportError("reward=… has no effect on this run without guidance=reward: leave it out, or add that")

@@ -149,10 +149,10 @@ def sentence_of(error: BaseException | None) -> str | None:
 
 def _too_large(message: str) -> str:
     found = MEMORY.search(message)
-    size = f"{int(found[1]) / 2**30:,.1f} GiB" if found and found[1] else "more"
+    size = f"{int(found[1]) / 2**30:,.1f} GiB" if found and found[1] else "more than its address space"
     return (
         f"{size} of memory were asked for in one piece, which this machine does not give: lower data.batch, data.pool, "
-        "evaluation_items, network.width or the size of the data"
+        "evaluation_items, network.width, network.depth, grid.steps or the size of the data"
     )
 
 

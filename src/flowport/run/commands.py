@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from flowport import __version__
 from flowport.errors import FlowportError
 from flowport.run.cli import Task, composed, launch, report_errors
+from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "draw", "hydra.run.dir", "hydra.sweep.dir")
 """Overrides whose value is a path."""
@@ -45,7 +46,10 @@ def _train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Train one run in its folder."""
     from hydra.utils import instantiate
 
+    from flowport.run.config_checks import check_values
     from flowport.run.run_folder import RunFolder
+
+    check_values(config)
 
     return instantiate(config.stage).run(config, RunFolder(folder))
 
@@ -71,12 +75,18 @@ def _reflow(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     return reflow(base_of(config), config, RunFolder(folder, config.trust))
 
 
+def _named(config: DictConfig) -> Path:
+    if config.run is None:
+        raise FlowportError("run=null names no run: write run=<the folder that a training run wrote>")
+    return Path(config.run)
+
+
 def _evaluate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     """Measure a trained run again, into a new folder."""
     from flowport.run.evaluate import evaluate
     from flowport.run.run_folder import RunFolder
 
-    return evaluate(RunFolder(Path(config.run), config.trust), config, RunFolder(folder, config.trust))
+    return evaluate(RunFolder(_named(config), config.trust), config, RunFolder(folder, config.trust))
 
 
 def _translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
@@ -84,7 +94,7 @@ def _translate(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.run_folder import RunFolder
     from flowport.run.translate import translate
 
-    return translate(RunFolder(Path(config.run), config.trust), config, RunFolder(folder, config.trust))
+    return translate(RunFolder(_named(config), config.trust), config, RunFolder(folder, config.trust))
 
 
 def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
@@ -92,7 +102,7 @@ def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.log_likelihood import log_likelihood
     from flowport.run.run_folder import RunFolder
 
-    return log_likelihood(RunFolder(Path(config.run), config.trust), config, RunFolder(folder, config.trust))
+    return log_likelihood(RunFolder(_named(config), config.trust), config, RunFolder(folder, config.trust))
 
 
 def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
@@ -105,11 +115,14 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
     from flowport.run.run_folder import RunFolder, finished_runs
+    from flowport.run.trainer_options import check_trainer
 
     check_values(config)
     check_kind("strength", config.strength, float)
     check_kind("steps_per_rollout", config.steps_per_rollout, int | None, 1)
-    torch.set_num_threads(config.threads)
+    check_trainer(config.trainer)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     if config.draw is not None:
         RunFolder(Path(config.draw)).check_links()
         runs = results([(job.overrides(), job.read_metrics()) for job in finished_runs(Path(config.draw))])
@@ -192,12 +205,14 @@ def _plot_weighting(arguments: list[str]) -> None:
         from hydra import compose, initialize_config_dir
 
         from flowport.evaluation import weighting_plot
-        from flowport.run.build import Parts, flow_of, make
+        from flowport.run.build import Parts, check, flow_of, make
 
+        check_words(given.overrides, Groups(configs(), "train"))
         with initialize_config_dir(str(configs().resolve()), version_base="1.3"):
             run = compose("train", ["experiment=none", *given.overrides])
             names = sorted(path.stem for path in (configs() / "weighting").glob("*.yaml"))
             members = {name: compose(f"weighting/{name}").weighting for name in names}
+        check(run)
         flow = flow_of(run, Parts())[0]
         curves = {"this run": weighting_plot.computed_curve(flow.objective, flow.field)}
         curves |= weighting_plot.defined_curves({name: make(node) for name, node in members.items()})

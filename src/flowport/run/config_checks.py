@@ -53,7 +53,6 @@ KEYS: dict[str, Any] = {
     "checkpoint_every": Count,
     "optimise": str | None,
     "run": str | None,
-    "base": str | None,
     "trust": bool,
     "certified": SampleSize,
     "starts": Points,
@@ -94,6 +93,8 @@ PARTS: dict[str, type] = {
 }
 """Nodes of every run: key -> base class."""
 
+PARTIAL = ("pairing", "network", "optimizer", "data")
+"""Parts that are finished with what the others determine (``_partial_: true``)."""
 FILLED = ("adapter.network", "guidance.reward")
 """Parts that may be null in a command's config, because the run fills them in."""
 
@@ -152,9 +153,31 @@ def check_parts(config: DictConfig) -> None:
         if not (isinstance(value, DictConfig) and value.get("_target_")):
             raise FlowportError(f"{key}={value} is no part: the config of a run has a _target_ there")
         check_kind(key, value, base)
-    for key, kind, name in (("trainer", DictConfig, "options"), ("metric", DictConfig, "metrics by name")):
-        if not isinstance(config.get(key) or kind({}), kind):
-            raise FlowportError(f"{key}={config.get(key)} must hold {name}")
+        if bool(value.get("_partial_")) != (key in PARTIAL):
+            raise FlowportError(f"{key}._partial_ must be {str(key in PARTIAL).lower()}")
+    _check_containers(config)
+
+
+def _check_containers(config: DictConfig) -> None:
+    """Check what holds options, metrics and the record of earlier runs."""
+    for key, kind, name in (
+        ("trainer", DictConfig, "options"),
+        ("metric", DictConfig, "metrics by name"),
+        ("tuning", ListConfig, "entries that flowport writes"),
+        ("reflow", ListConfig, "entries that flowport writes"),
+    ):
+        held = config.get(key)
+        if held is None and key != "trainer":
+            continue
+        if not isinstance(held, kind) or not (key in ("trainer",) or _holds_nodes(held)):
+            raise FlowportError(f"{key}={held} must hold {name}")
+    if config.trainer.get("_partial_") is not True:
+        raise FlowportError("trainer._partial_ must be true")
+
+
+def _holds_nodes(held: DictConfig | ListConfig) -> bool:
+    values = held.values() if isinstance(held, DictConfig) else list(held)
+    return all(isinstance(value, DictConfig) for value in values)
 
 
 def check_values(config: DictConfig, key: str = "") -> None:
@@ -195,7 +218,8 @@ def _check_node(node: DictConfig, key: str) -> None:
         if option.startswith("_"):
             raise FlowportError(f"{key}.{option} is not supported: write the options of {key} by name")
         if names and option not in names:
-            raise FlowportError(f"{key}.{option} is unknown: {key} takes {', '.join(n for n in names if n in node)}")
+            known = [n for n in names if n in node] or names
+            raise FlowportError(f"{key}.{option} is unknown: {key} takes {', '.join(known)}")
         check_kind(f"{key}.{option}", node[name], hints.get(option, Any))
 
 

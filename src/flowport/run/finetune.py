@@ -18,7 +18,7 @@ from flowport.finetuning.certificate import adjoint_snr, certificate, memory
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.path_weights import effective
 from flowport.reward import Reward
-from flowport.run.build import Parts, Run, make
+from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
@@ -83,7 +83,7 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
         FlowportError: For a folder without a trained flow.
     """
     check_reward(overrides)
-    config = folder.read_config()
+    config = checked_config(folder)
     if not folder.begun:
         folder.read_checkpoint()  # which says what is missing
     adapter = OmegaConf.create(OmegaConf.to_container(overrides.adapter, resolve=True))

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from flowport.distribution.base import Density, Stored
 from flowport.run.build import make
+from flowport.run.config_checks import check_values
 from flowport.run.restore import device, record, restore
 from flowport.run.run_folder import RunFolder
 from flowport.sampling.likelihood import Likelihood
@@ -27,6 +28,7 @@ def log_likelihood(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> 
         overrides: See ``restore``; ``divergence``: how the divergence of the field is computed.
         out: Where the numbers go.
     """
+    check_values(overrides)
     place, run = device(), restore(folder, overrides)
     module, randomness = run.module.to(place), run.module.randomness.under("likelihood")
     model = Likelihood(

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from flowport.data.pairing import write_pairs
 from flowport.errors import FlowportError
 from flowport.finetuning.tilted_field import TiltedField
-from flowport.run.build import Parts, Run
+from flowport.run.build import Parts, Run, checked_config
 from flowport.run.config_checks import check_kind
 from flowport.run.restore import OVERRIDES, device, record, restore
 from flowport.run.run_folder import RunFolder, going_on
@@ -98,7 +98,7 @@ def _round(folder: RunFolder, overrides: DictConfig, out: RunFolder, parts: Part
 
 def _config(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> DictConfig:
     """The config of the run in ``folder``, but upon the pairs in ``out``."""
-    config = folder.read_config()
+    config = checked_config(folder)
     for key in OVERRIDES:
         if overrides.get(key) is not None:
             config[key] = overrides[key]

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
 from flowport.field import PathTransformedField
-from flowport.run.build import Parts, Run, build, make
+from flowport.run.build import Parts, Run, build, checked_config, make
 from flowport.run.config_checks import check_values
 from flowport.run.run_folder import RunFolder, check_fits
 
@@ -31,7 +31,7 @@ def restore(folder: RunFolder, overrides: DictConfig | None = None, parts: Parts
     overrides = OmegaConf.create({"weights": "ema"}) if overrides is None else overrides
     if overrides.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
-    config = folder.read_config()
+    config = checked_config(folder)
     for key in OVERRIDES:
         if overrides.get(key) is not None:
             config[key] = overrides[key]

@@ -141,7 +141,10 @@ class RunFolder:
         Raises:
             FlowportError: Where another process does.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        place = self.path / ".lock"
+        if place.is_symlink() or (place.exists() and not place.is_file()):
+            raise FlowportError(f"{place} is no regular file: remove it")
+        lock = FileLock(place, timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -151,7 +154,7 @@ class RunFolder:
         try:
             yield self
         finally:
-            (self.path / ".lock").unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             lock.release()
 
     def check_links(self) -> None:
@@ -460,6 +463,8 @@ def check_fits(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
     for name, value in own.items():
         if name not in state:
             raise FlowportError(f"{path} does not fit this run: it has no weight called {name}")
+        if not _is_plain(state[name]):
+            raise FlowportError(f"{path} does not fit this run: {name} is no plain tensor of numbers")
         if state[name].shape != value.shape:
             raise FlowportError(
                 f"{path} does not fit this run: {name} is {tuple(state[name].shape)} there and "
@@ -470,12 +475,18 @@ def check_fits(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
         raise FlowportError(f"{path} does not fit this run: its weight {more} has no place here")
 
 
-def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
+def _is_plain(value: torch.Tensor) -> bool:
+    odd = value.is_nested or value.is_sparse or value.is_quantized or value.device.type != "cpu"
+    return not odd and value.layout == torch.strided
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Check that a checkpoint holds the state of its training.
 
     Args:
         checkpoint: What Lightning saved.
         path: Its file, for messages.
+        optimizer: An optimiser of the run's parameters, which gets the state.
 
     Raises:
         FlowportError: Naming what is missing.
@@ -483,3 +494,16 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
     lost = [key for key in ("loops", "optimizer_states", "lr_schedulers", "global_step") if key not in checkpoint]
     if lost:
         raise FlowportError(f"{path} holds weights but no training to resume: it lacks {', '.join(lost)}")
+    try:
+        loop = checkpoint["loops"]["fit_loop"]
+        counted = loop["epoch_loop.batch_progress"]["total"]["ready"], loop["epoch_progress"]["total"]["ready"]
+        (state,) = checkpoint["optimizer_states"]
+        optimizer.load_state_dict(state)
+        fits = all(isinstance(count, int) for count in (*counted, checkpoint["global_step"]))
+        for parameter, moments in optimizer.state.items():
+            for value in moments.values():
+                fits &= not isinstance(value, torch.Tensor) or value.numel() in (1, parameter.numel())
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise FlowportError(f"{path} does not hold the training of this run: {error!s:.100}") from None
+    if not fits:
+        raise FlowportError(f"{path} does not hold the training of this run: its optimiser is that of another network")

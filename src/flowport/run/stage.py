@@ -14,7 +14,7 @@ from flowport.errors import Checked, Count, FlowportError, SampleSize
 from flowport.evaluation import process_plot
 from flowport.randomness import Randomness
 from flowport.run.boost import boost
-from flowport.run.build import Parts, make
+from flowport.run.build import Parts, checked_config, make
 from flowport.run.finetune import tune
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
@@ -102,7 +102,7 @@ def resume(folder: RunFolder, overrides: list[str]) -> dict[str, Any]:
     Raises:
         FlowportError: For anything but a change of one value, and for a folder that holds no run.
     """
-    config = folder.read_config()
+    config = checked_config(folder)
     folder.check_links()
     batches = config.trainer.get("accumulate_grad_batches", 1)
     for word in overrides:

@@ -108,7 +108,8 @@ def train(
     if resume:
         checkpoint = folder.read_checkpoint()
         check_fits(run.module, checkpoint["state_dict"], folder.checkpoint)
-        check_resumable(checkpoint, folder.checkpoint)
+        trained = (p for p in run.module.field.parameters() if p.requires_grad)
+        check_resumable(checkpoint, folder.checkpoint, run.module.make_optimizer(trained))
         del checkpoint
     check_measures(run)
     folder.write_config(config)

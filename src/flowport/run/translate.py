@@ -98,6 +98,8 @@ def _points(path: str | None, side: Distribution, items: int, randomness: Random
         raise FlowportError(
             f"input={path} holds points of shape {tuple(x.shape[1:])}, but this run takes {seen.event_shape}"
         )
+    if not len(x):
+        raise FlowportError(f"input={path} holds no points")
     if not bool(x.isfinite().all()):
         raise FlowportError(f"input={path} holds NaN or infinite values; every point must be finite")
     return Sample(side.modality.embedded(x), labels)[:items]

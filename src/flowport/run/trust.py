@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import re
+from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -66,6 +67,14 @@ def check_config(config: Any, path: str) -> None:
     _check(config, path, "")
 
 
+def _texts(node: Any) -> Iterator[str]:
+    """Every string in plain containers."""
+    if isinstance(node, str):
+        yield node
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _texts(value)
+
+
 def check_references(config: DictConfig, path: str) -> None:
     """Check that references (``${key}``) are few and name plain values, because chains of them can double in length.
 
@@ -76,15 +85,15 @@ def check_references(config: DictConfig, path: str) -> None:
     Raises:
         FlowportError: For more than ``REFERENCES``, two in one value, and one that names a node.
     """
+    if sum(text.count("${") for text in _texts(OmegaConf.to_container(config, resolve=False))) > REFERENCES:
+        raise FlowportError(f"{path} has more than {REFERENCES} references: write the values")
     nodes: list[Any] = [config]
-    seen = 0
     while nodes:
         node = nodes.pop()
         for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
             if OmegaConf.is_interpolation(node, key):
-                seen += 1
-                raw = str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[index]
-                if seen > REFERENCES or raw.count("$") > 1 or OmegaConf.is_config(OmegaConf.select(node, str(key))):
+                raw = str(node._get_node(key)._value())
+                if raw.count("$") > 1 or OmegaConf.is_config(OmegaConf.select(node, str(key))):
                     raise FlowportError(
                         f"{path} has more at {key} than a reference to one plain value ({raw:.60}): write the value"
                     )

@@ -85,10 +85,13 @@ def _no_pair(word: Word) -> str | None:
 def _no_member(word: Word) -> str | None:
     if word.text == "metric=null":
         return "metric=null is no list of metrics: write metric=[] for a run without any"
-    if not word.members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
+    if word.plain == "metric" and re.search(r"\[.*(\[|\bnull\b)", word.value):
+        return f"{word.text} is no list of metrics: write for instance metric=[wasserstein,mmd]"
+    members = word.groups.members(word.plain)
+    if not members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
         return None
     leave = "" if word.groups.name == "train" else ", or leave the word out"
-    return f"{word.text} names no member of {word.plain}: choose {', '.join(word.members)}{leave}"
+    return f"{word.text} names no member of {word.plain}: choose {', '.join(members)}{leave}"
 
 
 def _no_change(word: Word) -> str | None:
@@ -107,6 +110,16 @@ def _no_change(word: Word) -> str | None:
     return None
 
 
+def _no_default(word: Word) -> str | None:
+    """Options of a part that the command leaves as the run has it."""
+    top, dot, _ = word.plain.partition(".")
+    if not dot or top.startswith("hydra") or word.text.startswith("+"):
+        return None
+    if word.groups.name != "train" and top not in word.groups.keys and word.groups.members(top):
+        return f"{word.text} is no option of {word.groups.name}, which keeps the run's own {top}"
+    return None
+
+
 def _no_side(word: Word) -> str | None:
     name = word.value
     written = {
@@ -121,7 +134,7 @@ def _no_side(word: Word) -> str | None:
     return written.get(word.text.partition("=")[0]) if name else None
 
 
-RULES: tuple[Callable[[Word], str | None], ...] = (_no_pair, _no_side, _no_member, _no_change)
+RULES: tuple[Callable[[Word], str | None], ...] = (_no_pair, _no_side, _no_member, _no_change, _no_default)
 
 
 def check_words(words: list[str], groups: Groups) -> None:

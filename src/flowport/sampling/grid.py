@@ -1,11 +1,12 @@
 """Time grids, the discretisations 0 = t_0 < … < t_K = 1 on which solvers integrate a flow."""
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from flowport.errors import Checked, FlowportError
+from flowport.errors import Checked, FlowportError, Range
 from flowport.path.base import Path
 
 
@@ -25,7 +26,7 @@ class Grid(Checked, ABC):
         FlowportError: For fewer than 1 step.
     """
 
-    def __init__(self, steps: int = 50) -> None:
+    def __init__(self, steps: Annotated[int, Range(most=10**6)] = 50) -> None:
         if steps < 1:
             raise FlowportError(f"a time grid needs at least 1 step, not {steps}")
         self.steps = steps
@@ -68,7 +69,7 @@ class PowerGrid(Grid):
         Equation 5.
     """
 
-    def __init__(self, steps: int = 50, power: float = 1.5) -> None:
+    def __init__(self, steps: Annotated[int, Range(most=10**6)] = 50, power: float = 1.5) -> None:
         super().__init__(steps)
         if power <= 0:
             raise FlowportError(f"grid=power needs power > 0, not {power}")
@@ -96,7 +97,7 @@ class LogSNRGrid(Grid):
         arXiv:2206.00927.
     """
 
-    def __init__(self, steps: int = 50, margin: float = 1e-2) -> None:
+    def __init__(self, steps: Annotated[int, Range(most=10**6)] = 50, margin: float = 1e-2) -> None:
         super().__init__(steps)
         if not 0 < margin < 0.5:
             raise FlowportError(f"grid=log_snr needs a margin in (0, 0.5), not {margin}")

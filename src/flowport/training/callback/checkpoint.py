@@ -1,5 +1,6 @@
 """Atomic checkpoints, which load as tensors only."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,6 @@ def _counters(value: Any, depth: int = 0) -> Any:
         raise FlowportError(f"this checkpoint is damaged: its counters are nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
         return {str(key): _counters(own, depth + 1) for key, own in value.items()}
-    if not isinstance(value, bool | int | float):
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
         raise FlowportError(f"this checkpoint is damaged: a counter of its training is {value!r:.60}")
     return value
