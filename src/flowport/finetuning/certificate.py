@@ -22,7 +22,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
 from flowport.finetuning.method.base import starts
-from flowport.finetuning.path_weights import annealed_strength, effective, normalised
+from flowport.finetuning.path_weights import annealed_strength, effective, largest_gap, normalised
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
@@ -71,8 +71,7 @@ def certificate(
     base = roll_out(discretisation, field.base, start, condition, generator).states[-1]
     w = normalised(value - paths.log_ratio.double(), groups)
     mean = w @ end
-    spread = (w @ (end - mean).square()).sqrt().clamp_min(1e-12)
-    gap = ((end.mean(0) - mean) / spread).abs().max()
+    gap = largest_gap(end.mean(0) - mean, (w @ (end - mean).square()).sqrt())
     numbers = {
         "reward": value.mean(),
         "base_reward": strength * reward.value(base, condition).mean(),

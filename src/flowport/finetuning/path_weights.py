@@ -16,6 +16,9 @@ from torch import Tensor
 LEVELS = 200
 """Number of intervals of the grid 0, 1/200, …, 1 on which the annealed strength a and the temper are searched."""
 
+STILL = 1e-5
+"""Share of the largest spread of a coordinate below which another is taken for constant."""
+
 
 def normalised(logits: Tensor, groups: int) -> Tensor:
     """Softmax within each group of paths, divided by the number of groups: the weights sum to 1, (…, n).
@@ -74,6 +77,20 @@ def centred(values: Tensor, groups: int) -> Tensor:
     """
     v = values.view(groups, -1)
     return ((v - v.mean(1, keepdim=True)) * (v.shape[1] / (v.shape[1] - 1))).flatten()
+
+
+def largest_gap(difference: Tensor, spread: Tensor) -> Tensor:
+    """The largest |difference|/spread of a coordinate, (); coordinates that do not vary are left out.
+
+    A coordinate does not vary where its spread is below ``STILL`` times the largest one, for instance a background
+    pixel, whose rounding divided by rounding would be reported otherwise.
+
+    Args:
+        difference: Differences of means, (d,).
+        spread: Standard deviations, (d,).
+    """
+    moves = spread > STILL * spread.amax()
+    return torch.where(moves, difference.abs() / torch.where(moves, spread, 1.0), 0.0).amax()
 
 
 def best_of_divergence(n: int) -> float:

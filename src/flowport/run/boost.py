@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flowport.errors import FlowportError
 from flowport.field.base import Field
-from flowport.finetuning.path_weights import effective
+from flowport.finetuning.path_weights import effective, largest_gap
 from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.run import finetune
@@ -234,8 +234,7 @@ def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> 
     """
     reward, x = value(base).double(), base.flatten(1).double()
     w = reward.softmax(0)
-    spread = (w @ (x - w @ x).square()).sqrt().clamp_min(1e-12)
-    gap = ((tuned.flatten(1).double().mean(0) - w @ x) / spread).abs().max()
+    gap = largest_gap(tuned.flatten(1).double().mean(0) - w @ x, (w @ (x - w @ x).square()).sqrt())
     numbers = {
         "reward": value(tuned).mean(),
         "base_reward": reward.mean(),

@@ -191,7 +191,7 @@ class PathWeighted(FineTuningMethod):
                     end - field.base.endpoints(states[k], at, condition)[1],
                 )
                 flow, late_ = ((w * rows((y - controls[k]).square())).sum() for y in (guess, -scale * adjoint[k]))
-                share[k] = late_ / (late_ + flow).clamp_min(1e-30)
+                share[k] = torch.where(late_ > 0, late_ / (late_ + flow), 0.0)
         return {"times": times, "states": states, "adjoints": adjoint, "share": share}
 
     def _late_steps(self, schedule: NoiseSchedule) -> list[int]:
