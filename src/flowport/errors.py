@@ -44,7 +44,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int, state: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} {state}".strip())
-        self.status = 128 + number
+        self.status, self.state = 128 + number, state
 
 
 def printable(text: str) -> str:

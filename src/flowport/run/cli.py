@@ -11,7 +11,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from flowport.run.words import Groups, check_words
 
 logger = logging.getLogger(__name__)
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals that stop a command; SIGUSR1 and SIGUSR2 stay free for clusters."""
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
     *(errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
@@ -100,18 +103,23 @@ class report_errors:
     def __enter__(self) -> None:
         self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {n: signal.signal(n, _stop) for n in (signal.SIGTERM, signal.SIGHUP)}
+            stopping = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+            self.handlers = {n: signal.signal(n, _stop) for n in stopping}
         if sys.argv[0].endswith(".py"):  # launch/tabulate.py must not hide the library that others import
             launchers = Path(sys.argv[0]).resolve().parent
             sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
         if isinstance(error, KeyboardInterrupt):
             error = Stopped(signal.SIGINT)
         if isinstance(error, Stopped):
+            for number in self.handlers:  # a second signal does not cut off the sentence
+                signal.signal(number, signal.SIG_IGN)
             sys.stderr.write(f"flowport: {error}\n")
+            sys.stderr.flush()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if isinstance(error, Stopped):
             raise SystemExit(error.status) from None
         sentence = sentence_of(error)
         if sentence is not None:
@@ -121,6 +129,31 @@ class report_errors:
 
 def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
+
+
+@contextmanager
+def said_how_to_go_on(folder: Path) -> Iterator[None]:
+    """A context in which a signal that comes outside of training says what is saved and how to go on.
+
+    Args:
+        folder: The run's.
+
+    Raises:
+        Stopped: With the sentence.
+    """
+    from flowport.run.run_folder import RunFolder
+
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT)
+        run = RunFolder(folder)
+        state = "before anything was saved: give the same command again"
+        if run.begun:
+            state = f"with its last checkpoint saved: go on by flowport train run={run}"
+        if run.finished:
+            state = f"after its numbers were saved: the run in {run} is finished"
+        raise Stopped(number, getattr(stop, "state", "") or state) from None
 
 
 def sentence_of(error: BaseException | None) -> str | None:
@@ -205,7 +238,7 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
 
             RunFolder(folder).check_links()
             remember_programs(OmegaConf.to_container(config, resolve=False))
-            with RunFolder(folder).locked():
+            with said_how_to_go_on(folder), RunFolder(folder).locked():
                 numbers = task(config, folder)
             if numbers is None:
                 return None

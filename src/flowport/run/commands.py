@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from flowport import __version__
 from flowport.errors import FlowportError
-from flowport.run.cli import Task, composed, launch, report_errors
+from flowport.run.cli import Task, composed, launch, report_errors, said_how_to_go_on
 from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "draw", "hydra.run.dir", "hydra.sweep.dir")
@@ -164,7 +164,7 @@ def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
 
     run = RunFolder(folder, trust)
     run.read_config()  # a lock would make a folder that does not exist
-    with run.locked():
+    with said_how_to_go_on(folder), run.locked():
         print(table(resume(run, overrides), title=str(folder)))
 
 

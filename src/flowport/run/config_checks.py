@@ -4,9 +4,9 @@ import inspect
 import os
 import types
 from collections.abc import Callable, Mapping, Sequence
-from pydoc import ErrorDuringImport, locate
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 from torch.optim import Optimizer
@@ -251,8 +251,8 @@ def check_kind(key: str, value: Any, hint: Any, least: float | None = None) -> N
 
 def _located(target: Any) -> Any:
     try:
-        return locate(str(target))
-    except ErrorDuringImport:
+        return get_object(str(target))  # pydoc.locate would take a signal for a failed import
+    except Exception:
         return None
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import platform
 import re
+import signal
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -151,6 +152,9 @@ class RunFolder:
             raise FlowportError(
                 f"run={self} is being written by another process: wait for it, or give another folder"
             ) from None
+        for partial in self.path.glob(".*"):  # of a process that was killed while it wrote
+            if re.fullmatch(r"\..+\.\d+", partial.name) and partial.is_file():
+                partial.unlink(missing_ok=True)
         try:
             yield self
         finally:
@@ -337,9 +341,10 @@ def going_on(number: int, folder: RunFolder, run: Callable[[], dict[str, Any]]) 
     """
     try:
         return run()
-    except Stopped as stop:
+    except (Stopped, KeyboardInterrupt) as stop:
         raise Stopped(
-            stop.status - 128, f"in round {number}: go on by the same command with hydra.run.dir={folder}"
+            stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT),
+            f"in round {number}: go on by the same command with hydra.run.dir={folder}",
         ) from None
 
 

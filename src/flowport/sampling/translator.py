@@ -1,8 +1,11 @@
 """Translation between source and target with a trained field: forward, backward and cycle."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from flowport.capabilities import NoNoise
 from flowport.errors import FlowportError, option
 from flowport.field.base import Field
 from flowport.sampling.dynamics import Dynamics, evaluation_mode
@@ -10,6 +13,9 @@ from flowport.sampling.grid import Grid
 from flowport.sampling.solver.base import Solver, Trajectory
 from flowport.sampling.volatility import Volatility
 from flowport.types import Condition, Sample
+
+GAP = 0.02
+"""Share β(0)/α(0) of the target in a path's start from which on a coupled flow estimates it."""
 
 
 class Translator:
@@ -53,6 +59,9 @@ class Translator:
     ) -> Trajectory:
         """Translate source points to the target, from the path's start α(0) x0 + γ(0) z.
 
+        Where the path's start holds a share of the target too (``start_gap`` above ``GAP``) and x1 depends on x0 by the
+        coupling, β(0) x̂1 is added, with x̂1 the field's estimate of x1 there: one more evaluation.
+
         Args:
             source: Source points x0, (n, *D).
             generator: Source of the start noise z and of the solver's noise.
@@ -62,8 +71,23 @@ class Translator:
         condition = self.field.conditioning.sampling(source, label)
         z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
         start = self.field.path.start(source.x, z)
+        corrected = self.field.path.start_gap > GAP and isinstance(self.field.capabilities.role, NoNoise)
+        if corrected:
+            start = self._with_target(start, condition)
         start = start if source.mask is None else torch.where(source.mask, start, source.x)
-        return self._run(source.with_x(start), condition, generator, all_states, backward=False)
+        found = self._run(source.with_x(start), condition, generator, all_states, backward=False)
+        return replace(found, nfe=found.nfe + corrected)
+
+    @torch.no_grad()
+    def _with_target(self, start: Tensor, condition: Condition) -> Tensor:
+        """The start with the share β(0) of the target that the field expects there."""
+        zero = torch.zeros(1, dtype=start.dtype, device=start.device)
+        beta, ends = self.field.path.beta(zero), []
+        with evaluation_mode(self.field):
+            for begin in range(0, len(start), self.chunk):
+                rows = slice(begin, begin + self.chunk)
+                ends.append(self.field.endpoints(start[rows], zero.expand(len(start[rows])), condition[rows])[1])
+        return start + beta * torch.cat(ends)
 
     def backward(
         self,

@@ -32,7 +32,8 @@ class Checkpointing(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.steps = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+            taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
+            self.handlers = {number: signal.signal(number, self._note) for number in taken}
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
