@@ -20,6 +20,20 @@ from flowport.run.commands import in_hydra_grammar
 from tests import runs
 
 SLIPS = {
+    "path=null": "path=null names no member of path: choose brownian_bridge",
+    "solver=10": "solver=10 names no member of solver: choose ancestral",
+    "metric=[null]": "metric=[null] is no list of metrics: write for instance metric=[wasserstein,mmd]",
+    "+metric=mmd": "+metric=mmd chooses a second metric: write metric=[wasserstein,mmd]",
+    "+nothing=1": "+nothing=1 sets nothing, which train does not read",
+    "~network": "~network takes a part away which every run needs",
+    "weighting=min_snr": "write weighting@objective.weighting=min_snr",
+    "network.width": "network.width is not key=value",
+    "optimizer.lr=-1": "optimizer cannot be built from its options",
+    "optimise=test/w3": "optimise=test/w3 is not measured in this run: choose one of",
+    "evaluation_items=1": "metric=wasserstein cannot be measured on 1 held-out points",
+    "reward=brightness": "has no effect on this run without guidance=reward",
+    "network.width=100000000": "GiB of memory were asked for in one piece",
+    "scheduler.warmup=-5": "scheduler.warmup=-5 is too small",
     "foo=1": "foo is no option: this command has source, target",
     "path=nonsense": "path=nonsense does not exist: choose brownian_bridge, linear",
     "path.nois=1": "path.nois is no option: path has noise",

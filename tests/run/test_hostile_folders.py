@@ -1,6 +1,7 @@
 """A folder of somebody else's runs nothing, writes nowhere else, deletes nothing and ends no command in a hang."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,124 @@ def test_a_recording_of_an_impossible_rate_is_a_bad_file(tmp_path: Path, rate: i
     wavfile.write(tmp_path / "k.wav", rate, np.zeros(8192, np.int16))
     with pytest.raises(FlowportError, match="its sample rate is"):
         AudioFolder(str(tmp_path))
+
+
+def test_a_config_has_no_positional_arguments_and_few_references(copy: RunFolder, tmp_path: Path) -> None:
+    torch.jit.script(Program()).save(str(tmp_path / "program.pt"))
+    reward = {"_target_": "flowport.reward.FromFileReward", "_args_": [str(tmp_path / "program.pt")]}
+    changed(copy, reward=reward)
+    with pytest.raises(FlowportError, match="has _args_ at reward"):
+        copy.read_config()
+    changed(copy, reward=None, **{f"x{k}": f"${{x{k - 1}}}${{x{k - 1}}}" if k else "y" for k in range(30)})
+    with pytest.raises(FlowportError, match="references"):
+        copy.read_config()
+
+
+@pytest.mark.parametrize("two", ["${x}${x}", "${node}"])
+def test_a_reference_names_one_plain_value(copy: RunFolder, two: str) -> None:
+    changed(copy, x="abc", node={"a": 1}, y=two)
+    with pytest.raises(FlowportError, match="than a reference to one plain value"):
+        copy.read_config()
+
+
+def test_what_was_checked_is_what_is_built(copy: RunFolder, tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    """A path that depends on a key which a command changes does not change with it."""
+    monkeypatch.setenv("FLOWPORT_HOME", str(tmp_path / "home"))
+    torch.jit.script(Program()).save(str(tmp_path / "33.pt"))
+    reward = {"_target_": "flowport.reward.FromFileReward", "path": f"{tmp_path}/${{evaluation_items}}.pt"}
+    changed(copy, reward=reward, guidance={"_target_": "flowport.field.guidance.RewardGuidance", "_partial_": True})
+    said = runs.here(capfd, "evaluate.py", f"run={copy}", "evaluation_items=33", f"hydra.run.dir={tmp_path}/out")
+    assert said.code == 2 and "33.pt" not in said.err
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", "built_by.json", ".lock", "metrics.json"])
+def test_a_pipe_in_the_folder_blocks_nothing(copy: RunFolder, tmp_path: Path, capfd: Any, name: str) -> None:
+    (copy.path / name).unlink(missing_ok=True)
+    os.mkfifo(copy.path / name)
+    said = runs.here(capfd, "train.py", f"run={copy}")
+    assert said.code == 2 and "Traceback" not in said.err
+    assert any(text in said.sentence for text in ("regular file", "neither a file nor a folder", "no .hydra"))
+
+
+@pytest.mark.parametrize("name", ["gallery.png", "translation.png"])
+def test_a_hard_link_in_the_folder_changes_no_other_file(
+    copy: RunFolder, tmp_path: Path, capfd: Any, name: str
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (copy.path / name).unlink(missing_ok=True)
+    os.link(other, copy.path / name)
+    assert runs.here(capfd, "train.py", f"run={copy}").code == 0
+    assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 3000, "{" * 40 + "}" * 40, "\x00\x01", "- a\n\t- b"])
+def test_a_deep_or_broken_config_is_refused_at_once(copy: RunFolder, text: str) -> None:
+    copy.config.write_text(text)
+    with pytest.raises(FlowportError, match=r"config\.yaml"):
+        copy.read_config()
+    copy.stamp.write_text(text)
+    with pytest.raises(FlowportError, match=r"built_by\.json"):
+        copy.read_config()
+
+
+def test_a_checkpoint_of_shared_dicts_is_refused_at_once(copy: RunFolder, capfd: Any) -> None:
+    deep: Any = {}
+    for _ in range(64):
+        deep = {"a": deep, "b": deep}
+    checkpoint = torch.load(copy.checkpoint, weights_only=True)
+    for key in ("loops", "optimizer_states", "lr_schedulers"):
+        held = [deep] if key != "loops" else deep
+        torch.save({**checkpoint, key: held}, copy.checkpoint)
+        said = runs.here(capfd, "train.py", f"run={copy}", "trainer.max_steps=30")
+        assert said.code == 2 and "Traceback" not in said.err, said.err[-2000:]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.to_sparse(),
+        lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+        lambda w: w.to("meta"),
+        lambda w: torch.zeros(3),
+    ],
+    ids=["sparse", "quantised", "meta", "shape"],
+)
+def test_odd_weights_are_refused_by_name(copy: RunFolder, capfd: Any, tmp_path: Path, change: Any) -> None:
+    checkpoint = torch.load(copy.checkpoint, weights_only=True)
+    name = next(key for key, value in checkpoint["state_dict"].items() if value.ndim == 2)
+    checkpoint["state_dict"][name] = change(checkpoint["state_dict"][name])
+    torch.save(checkpoint, copy.checkpoint)
+    said = runs.here(capfd, "evaluate.py", f"run={copy}", f"hydra.run.dir={tmp_path}/out")
+    assert said.code == 2 and "does not fit this run" in said.sentence
+
+
+def test_a_sweep_with_damaged_jobs_has_a_table_of_the_others(tmp_path: Path, capfd: Any) -> None:
+    good = {"test/w2": 0.5}
+    damaged = [
+        "{",
+        "[1]",
+        '"a"',
+        "null",
+        "[" * 50_000,
+        json.dumps({"test/w2": "word"}),
+        json.dumps({"test/w2": 10**400}),
+    ]
+    for k, text in enumerate([json.dumps(good), *damaged]):
+        job = tmp_path / str(k)
+        (job / ".hydra").mkdir(parents=True)
+        (job / "metrics.json").write_text(text)
+        (job / ".hydra" / "overrides.yaml").write_text(f"- seed={k}\n- ~reward\n- coupling=exact\n")
+    (tmp_path / "1" / ".hydra" / "overrides.yaml").unlink()
+    said = runs.here(capfd, "tabulate.py", str(tmp_path))
+    assert said.code == 0 and "| exact |" in said.out
+    assert said.err.count("left out of the table") == 5
+
+
+def test_the_arena_draws_problems_of_its_own_alone(tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0" / ".hydra" / "overrides.yaml").write_text("- problem=../../evil\n")
+    keys = ("kl", "reward", "kl_to_tilt", "frontier_reward", "base_reward")
+    (tmp_path / "0" / "metrics.json").write_text(json.dumps({f"arena/{key}": 1.0 for key in keys}))
+    said = runs.here(capfd, "arena.py", f"draw={tmp_path}", f"hydra.run.dir={tmp_path}/out")
+    assert said.code == 2 and "problem ../../evil, which does not exist" in said.sentence

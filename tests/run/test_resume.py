@@ -175,3 +175,13 @@ def test_a_metric_that_fails_is_left_out_and_the_weights_stay(tmp_path: Path, mo
     numbers = runs.run(tmp_path, "metric=[wasserstein,transport_cost]")
     assert "test/w2" in numbers and "test/transport_cost" not in numbers
     assert RunFolder(tmp_path).read_checkpoint()["global_step"] == 20
+
+
+def test_fewer_steps_and_another_accumulation_are_refused_at_a_resume(tmp_path: Path, capfd: Any) -> None:
+    runs.run(tmp_path)
+    before = runs.fingerprint(tmp_path)
+    said = runs.here(capfd, "train.py", f"run={tmp_path}", "trainer.max_steps=1")
+    assert "trainer.max_steps=1 is less than the 20 steps" in said.sentence
+    said = runs.here(capfd, "train.py", f"run={tmp_path}", "trainer.accumulate_grad_batches=2")
+    assert "trainer.accumulate_grad_batches=2 is another number of batches a step" in said.sentence
+    assert runs.fingerprint(tmp_path) == before

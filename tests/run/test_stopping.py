@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from flowport.run.run_folder import RunFolder
 from tests import runs
 
 pytestmark = pytest.mark.slow
@@ -80,3 +82,40 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
     both = [started(tmp_path, *words, f"seed={seed}") for seed in (0, 1)]
     assert [process.wait() for process in both] == [0, 0]
     assert len(list(tmp_path.glob("outputs/train/*/*/metrics.json"))) == 2
+
+
+def test_a_run_under_nohup_goes_on(tmp_path: Path) -> None:
+    words = [*LONG, "trainer.max_steps=150", f"hydra.run.dir={tmp_path}/run"]
+    code = "import signal, runpy, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); sys.argv = sys.argv[1:]; "
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + "runpy.run_module('flowport.run')", "flowport", "train", *words],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    while not events(tmp_path / "run") and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and (tmp_path / "run" / "metrics.json").is_file(), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_training_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path, *LONG, f"hydra.run.dir={tmp_path}/run")
+    while not (tmp_path / "run" / ".lock").exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert f"stopped by {number.name}" in said and "Traceback" not in said
+    assert "give the same command again" in said or "go on by flowport train run=" in said
+
+
+def test_partial_files_of_a_killed_process_go_with_the_next_one(trained: Path, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(trained, tmp_path / "run"))
+    (folder.path / ".metrics.json.12345").write_text("{")
+    with folder.locked():
+        pass
+    assert not (folder.path / ".metrics.json.12345").exists() and (folder.path / ".hydra").is_dir()
