@@ -270,4 +270,4 @@ def test_the_arena_draws_problems_of_its_own_alone(tmp_path: Path, capfd: Any) -
     keys = ("kl", "reward", "kl_to_tilt", "frontier_reward", "base_reward")
     (tmp_path / "0" / "metrics.json").write_text(json.dumps({f"arena/{key}": 1.0 for key in keys}))
     said = runs.here(capfd, "arena.py", f"draw={tmp_path}", f"hydra.run.dir={tmp_path}/out")
-    assert said.code == 2 and "problem ../../evil, which does not exist" in said.sentence
+    assert said.code == 2 and "names the problem ../../evil: choose" in said.sentence

@@ -88,7 +88,14 @@ def test_a_run_under_nohup_goes_on(tmp_path: Path) -> None:
     words = [*LONG, "trainer.max_steps=150", f"hydra.run.dir={tmp_path}/run"]
     code = "import signal, runpy, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); sys.argv = sys.argv[1:]; "
     process = subprocess.Popen(
-        [sys.executable, "-c", code + "runpy.run_module('flowport.run')", "flowport", "train", *words],
+        [
+            sys.executable,
+            "-c",
+            code + "runpy.run_module('flowport.run', run_name='__main__')",
+            "flowport",
+            "train",
+            *words,
+        ],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,

@@ -180,7 +180,7 @@ class RunFolder:
                     raise FlowportError(f"{entry} is neither a file nor a folder: remove it from the run's folder")
 
     def overrides(self) -> dict[str, str]:
-        """The overrides of a job of a sweep, key to value, as Hydra wrote them; a deletion ``~key`` has no value.
+        """The overrides of a job of a sweep, key to value, as Hydra wrote them; without deletions ``~key``.
 
         Raises:
             FlowportError: Where there are none.
@@ -192,7 +192,7 @@ class RunFolder:
             raise FlowportError(f"{path} is not readable: {printable(str(error).splitlines()[0])}") from None
         if not isinstance(words, list):
             raise FlowportError(f"{path} is not the list of a job's overrides")
-        pairs = (str(word).lstrip("+").partition("=") for word in words)
+        pairs = (str(word).lstrip("+").partition("=") for word in words if not str(word).startswith("~"))
         return {key: value for key, _, value in pairs}
 
     def read_config(self) -> DictConfig:
@@ -342,10 +342,9 @@ def going_on(number: int, folder: RunFolder, run: Callable[[], dict[str, Any]]) 
     try:
         return run()
     except (Stopped, KeyboardInterrupt) as stop:
-        raise Stopped(
-            stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT),
-            f"in round {number}: go on by the same command with hydra.run.dir={folder}",
-        ) from None
+        received = stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT)
+        state = f"in round {number}: go on by the same command with hydra.run.dir={folder}"
+        raise Stopped(received, state) from None
 
 
 def load_yaml(path: Path) -> Any:
