@@ -32,7 +32,7 @@ SLIPS = {
     "optimise=test/w3": "optimise=test/w3 is not measured in this run: choose one of",
     "evaluation_items=1": "metric=wasserstein cannot be measured on 1 held-out points",
     "reward=brightness": "has no effect on this run without guidance=reward",
-    "network.width=100000000": "GiB of memory were asked for in one piece",
+    "network.width=1000000": "GiB of memory were asked for in one piece",
     "scheduler.warmup=-5": "scheduler.warmup=-5 is too small",
     "foo=1": "foo is no option: this command has source, target",
     "path=nonsense": "path=nonsense does not exist: choose brownian_bridge, linear",

@@ -241,7 +241,7 @@ def load(folder: str | FilePath, *, trust: bool = False, **objects: Any) -> Flow
         field = rebuilt_field(config["field"], shape, objects)
         modality = rebuilt("modality", config["modality"], objects.get("modality"))
         noise, names = bool(config["noise_source"]), tuple(map(str, config["class_names"]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, MemoryError, OverflowError, RuntimeError) as error:
         raise FlowportError(f"{place}/config.json describes no flow: {error!s:.100}") from None
     try:
         field.load_state_dict(weights)

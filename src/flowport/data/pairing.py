@@ -327,8 +327,8 @@ def read_pairs(path: str | None) -> Pair:
     """
     place = Path(path or "")
     held = read_tensors(place)
-    lengths = set() if held is None else {len(value) for value in held[0].values()}
-    if held is None or len(lengths) != 1 or not {"source.x", "target.x"} <= held[0].keys():
+    lengths = set() if held is None else {value.shape[:1] for value in held[0].values()}
+    if held is None or len(lengths) != 1 or () in lengths or not {"source.x", "target.x"} <= held[0].keys():
         found = "holds no pairs, or is damaged" if place.is_file() else "is not a file"
         raise FlowportError(f"pairing.path={path} {found}: give the pairs.safetensors that translate or reflow wrote")
     sides = ({f.name: held[0].get(f"{side}.{f.name}") for f in fields(Sample)} for side in ("source", "target"))

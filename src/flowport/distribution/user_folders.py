@@ -214,7 +214,7 @@ def _surface(path: Path, stored: int) -> NDArray[Any]:
         import trimesh
     except ModuleNotFoundError:
         raise ValueError("meshes need the package trimesh: pip install 'flowport[meshes]'") from None
-    mesh: Any = trimesh.load(path, force="mesh")
+    mesh: Any = trimesh.load(path, force="mesh", skip_materials=True)  # which may name other files
     if len(mesh.faces) == 0:
         raise ValueError("it has no faces")
     return np.asarray(trimesh.sample.sample_surface(mesh, stored, seed=0)[0])

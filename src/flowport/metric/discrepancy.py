@@ -161,6 +161,9 @@ class MMD(TwoSample):
         bandwidths: Bandwidths of the Gaussian kernels, in median distances of the target.
         points: Largest number of points of each sample.
         seed: Seed of the subsets.
+
+    Raises:
+        FlowportError: Without a bandwidth.
     """
 
     def __init__(

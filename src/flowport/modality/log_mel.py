@@ -91,7 +91,7 @@ class LogMel(Spectrogram):
 
     def __init__(
         self,
-        rate: int = 8000,
+        rate: Count = 8000,
         window: int = 1024,
         hop: int = 256,
         bands: Count = 64,

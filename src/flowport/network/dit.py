@@ -88,7 +88,7 @@ class DiT(Network):
         heads: int = 1,
         *,
         patch: Sequence[Count] = (2, 2),
-        width: int = 128,
+        width: Annotated[int, Range(most=10**6)] = 128,
         depth: Annotated[int, Range(most=1000)] = 4,
         attention_heads: int = 4,
     ) -> None:

@@ -50,7 +50,7 @@ class MLP(Network):
         condition: ConditionShape,
         heads: int = 1,
         *,
-        width: int = 64,
+        width: Annotated[int, Range(most=10**6)] = 64,
         depth: Annotated[int, Range(most=1000)] = 3,
         activation: Callable[[], nn.Module] = selu,
         frequencies: Annotated[int, Range(least=0, most=64)] = 0,

@@ -1,9 +1,11 @@
 """Small convolutional U-Net on patches, the cheapest image network on a CPU."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.network.base import Network, image_shape
 from flowport.network.block import ImageAttention, ResidualBlock, groups, zeroed
 from flowport.network.embedding import Embedding
@@ -42,7 +44,7 @@ class PatchUNet(Network):
         condition: ConditionShape,
         heads: int = 1,
         *,
-        width: int = 48,
+        width: Annotated[int, Range(most=10**6)] = 48,
         patch: int = 2,
         attention_heads: int = 4,
         embedding: int = 128,

@@ -49,7 +49,7 @@ class SetTransformer(Network):
         condition: ConditionShape,
         heads: int = 1,
         *,
-        width: int = 64,
+        width: Annotated[int, Range(most=10**6)] = 64,
         depth: Annotated[int, Range(most=1000)] = 3,
         attention_heads: int = 4,
         induced: int | None = None,

@@ -1,11 +1,12 @@
 """Adapter of torchcfm's U-Net, the network of its image examples, to the interface of the networks."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from flowport.errors import Count, FlowportError, Fraction, Positive
+from flowport.errors import Count, FlowportError, Fraction, Positive, Range
 from flowport.network.base import Network, checked_step, image_shape
 from flowport.types import Condition, ConditionShape, EventShape
 
@@ -58,7 +59,7 @@ class UNet(Network):
         condition: ConditionShape,
         heads: int = 1,
         *,
-        width: int = 32,
+        width: Annotated[int, Range(most=10**6)] = 32,
         multipliers: Sequence[Count] = (1, 2),
         residual_blocks: Count = 1,
         attention: Sequence[Count] = (8,),

@@ -202,6 +202,8 @@ def _plot_weighting(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/weightings.png"), help="where the picture goes")
     given = parser.parse_args(arguments)
     with report_errors():
+        if any(word.startswith("run=") for word in given.overrides):
+            raise FlowportError("plot_weighting reads no run: give the words that a run was trained with")
         from hydra import compose, initialize_config_dir
 
         from flowport.evaluation import weighting_plot

@@ -217,9 +217,9 @@ def _check_node(node: DictConfig, key: str) -> None:
             continue
         if option.startswith("_"):
             raise FlowportError(f"{key}.{option} is not supported: write the options of {key} by name")
-        if names and option not in names:
+        if names is not None and option not in names:
             known = [n for n in names if n in node] or names
-            raise FlowportError(f"{key}.{option} is unknown: {key} takes {', '.join(known)}")
+            raise FlowportError(f"{key}.{option} is unknown: {key} takes {', '.join(known) or 'no options'}")
         check_kind(f"{key}.{option}", node[name], hints.get(option, Any))
 
 
@@ -237,7 +237,7 @@ def check_kind(key: str, value: Any, hint: Any, least: float | None = None) -> N
     """
     if isinstance(value, DictConfig) and isinstance(hint, type) and not issubclass(hint, dict):
         made = _located(value.get("_target_"))
-        if inspect.isclass(made) and not issubclass(made, hint) and made not in _factories(hint):
+        if inspect.isclass(made) and not issubclass(made, hint):
             raise FlowportError(f"{key}._target_={value._target_} is of another family{_instead(key, '', hint)}")
     if not _fits(value, hint):
         shown = "null" if value is None else value
@@ -256,22 +256,15 @@ def _located(target: Any) -> Any:
         return None
 
 
-def _factories(hint: type) -> tuple[Any, ...]:
-    """Classes that stand for a family without being of it, because they make nothing."""
-    from flowport.field.guidance import Unguided
-
-    return (Unguided,) if hint.__name__ == "Field" else ()
-
-
-def _signature(made: Any) -> tuple[Mapping[str, Any], list[str]]:
-    """Type hints and option names of a class; no names where it takes any, or cannot be found."""
+def _signature(made: Any) -> tuple[Mapping[str, Any], list[str] | None]:
+    """Type hints and option names of a class; None where it takes any, or cannot be found."""
     hints = ranged_hints(made.__init__ if inspect.isclass(made) else made)
     try:
         parameters = inspect.signature(made).parameters
     except (TypeError, ValueError):
-        return hints, []
+        return hints, None
     taken = [p.name for p in parameters.values()]
-    return hints, [] if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else taken
+    return hints, None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else taken
 
 
 def _plain(hint: Any) -> Any:

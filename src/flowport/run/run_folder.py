@@ -469,6 +469,8 @@ def check_fits(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
             raise FlowportError(f"{path} does not fit this run: it has no weight called {name}")
         if not _is_plain(state[name]):
             raise FlowportError(f"{path} does not fit this run: {name} is no plain tensor of numbers")
+        if state[name].is_floating_point() and not bool(state[name].isfinite().all()):
+            raise FlowportError(f"{path} holds NaN or infinite weights in {name}: its training diverged")
         if state[name].shape != value.shape:
             raise FlowportError(
                 f"{path} does not fit this run: {name} is {tuple(state[name].shape)} there and "

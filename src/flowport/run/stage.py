@@ -118,7 +118,9 @@ def resume(folder: RunFolder, overrides: list[str]) -> dict[str, Any]:
             f"trainer.max_steps={config.trainer.max_steps} is less than the {done} steps that the run in {folder} has "
             f"done: give at least {done}, or evaluate it as it is"
         )
-    stage: Stage = make(config.stage)
+    stage = make(config.stage)
+    if not isinstance(stage, Stage):
+        raise FlowportError(f"{folder.config}: stage._target_={config.stage._target_} is no stage of a run")
     return stage.run(config, folder, resume=True)
 
 

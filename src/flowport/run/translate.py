@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def translate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[
     check_kind("points", overrides.points, int, 1)
     check_kind("input", overrides.input, str | None)
     check_kind("label", overrides.label, int | None, 0)
-    check_kind("part", overrides.part, str)
+    check_kind("part", overrides.part, Literal["train", "validation", "test"])
     run = restore(folder, overrides)
     module, randomness = run.module, run.module.randomness.under("translate")
     forward = overrides.direction != "backward"

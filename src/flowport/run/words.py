@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from flowport.errors import FlowportError
 
-NO_NAME = re.compile(r"null|true|false|[-+\d.{].*|")
+NO_NAME = re.compile(r"null|true|false|[-+\d.].*|\{\s*\}|")
 """Values that name no member of a config group."""
 
 
@@ -147,8 +148,9 @@ def check_words(words: list[str], groups: Groups) -> None:
     Raises:
         FlowportError: For the first word that would have no effect, or another one than its writer meant.
     """
-    for text in words:
-        for rule in RULES if text and not text.startswith("-") else ():
+    for before, text in pairwise(["", *words]):
+        of_flag = before.startswith("-") and "=" not in text  # as in --cfg job
+        for rule in RULES if text and not text.startswith("-") and not of_flag else ():
             sentence = rule(Word(text, groups))
             if sentence is not None:
                 raise FlowportError(sentence)

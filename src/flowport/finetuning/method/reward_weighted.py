@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, SampleSize
 from flowport.finetuning.method.base import (
     FineTuningMethod,
     Rollout,
@@ -65,7 +65,7 @@ class RewardWeighted(FineTuningMethod):
         self,
         grid: Grid | None = None,
         temperature: float | None = 1.0,
-        best_of: int | None = None,
+        best_of: SampleSize | None = None,
         batch: int = 512,
         steps_per_rollout: int = 200,
         paths: int = 16,

@@ -46,6 +46,9 @@ def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRu
 
     Args:
         jobs: Overrides and numbers of every finished duel.
+
+    Raises:
+        FlowportError: For a job that is no duel.
     """
     found: dict[tuple[str, str, float], list[dict[str, float]]] = {}
     for overrides, numbers in jobs:
