@@ -169,7 +169,7 @@ def _check_containers(config: DictConfig) -> None:
         held = config.get(key)
         if held is None and key != "trainer":
             continue
-        if not isinstance(held, kind) or not (key in ("trainer",) or _holds_nodes(held)):
+        if not isinstance(held, kind) or not (key == "trainer" or _holds_nodes(held)):
             raise FlowportError(f"{key}={held} must hold {name}")
     if config.trainer.get("_partial_") is not True:
         raise FlowportError("trainer._partial_ must be true")
@@ -237,7 +237,8 @@ def check_kind(key: str, value: Any, hint: Any, least: float | None = None) -> N
     """
     if isinstance(value, DictConfig) and isinstance(hint, type) and not issubclass(hint, dict):
         made = _located(value.get("_target_"))
-        if inspect.isclass(made) and not issubclass(made, hint):
+        known = inspect.isclass(made) and made.__module__.startswith(("flowport.", "torch."))  # not the user's own
+        if known and not issubclass(made, hint):
             raise FlowportError(f"{key}._target_={value._target_} is of another family{_instead(key, '', hint)}")
     if not _fits(value, hint):
         shown = "null" if value is None else value
