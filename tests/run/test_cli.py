@@ -321,3 +321,25 @@ def test_a_flipped_byte_of_a_checkpoint_is_seen(trained: Path, tmp_path: Path, c
     path.write_bytes(content)
     assert "the checksum of" in runs.here(capfd, "evaluate.py", f"run={copy}", f"hydra.run.dir={tmp_path}/o").sentence
     assert "the checksum of" in runs.here(capfd, "train.py", f"run={copy}").sentence
+
+
+def test_too_few_held_out_points_are_refused_before_training(tmp_path: Path, capfd: Any) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32))
+    sides = [
+        *("distribution@source=tensor_file", f"source.path={tmp_path}/a.npy"),
+        *("distribution@target=tensor_file", f"target.path={tmp_path}/b.npy"),
+    ]
+    words = [word for word in runs.TINY if not word.startswith("distribution@")]
+    said = runs.here(capfd, "train.py", *words, *sides, f"hydra.run.dir={tmp_path}/run")
+    assert said.code == 2 and "metric=wasserstein cannot be measured on 1 held-out points" in said.sentence
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_relative_paths_are_those_of_the_caller_also_under_chdir(tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in runs.TINY if not word.startswith("distribution@source")]
+    sides = ["distribution@source=tensor_file", "source.path=a.npy", "hydra.job.chdir=true"]
+    said = runs.here(capfd, "train.py", *words, *sides, f"hydra.run.dir={tmp_path}/run")
+    assert said.code == 0, said.err

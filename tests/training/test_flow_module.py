@@ -7,8 +7,10 @@ import lightning
 import pytest
 import torch
 
+from flowport.distribution import EightGaussians, Moons
 from flowport.errors import FlowportError
 from flowport.run.build import build
+from flowport.training.compose import compose
 from flowport.training.flow_module import FlowModule
 from flowport.types import Pair
 from tests import runs
@@ -80,3 +82,10 @@ def test_training_changes_the_field_and_validation_reads_the_average() -> None:
     with mock.patch.object(module, "log") as log:
         module.validation_step(pair, 0)
     assert bool(torch.isfinite(log.call_args.args[1]))
+
+
+def test_a_flow_is_validated_without_a_training(tmp_path):
+    flow, data = compose(EightGaussians(), Moons())
+    trainer = lightning.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    (found,) = trainer.validate(flow, data, verbose=False)
+    assert found["val/loss"] > 0
