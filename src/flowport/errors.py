@@ -7,7 +7,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 IRREGULAR = {
     "DPMSolver": "dpm_solver",
@@ -40,7 +40,12 @@ class Stopped(BaseException):
     Args:
         number: Of the signal.
         state: What is saved, and how to go on.
+
+    Attributes:
+        received: The last signal that came outside of training; a library may have caught what was raised for it.
     """
+
+    received: ClassVar[int | None] = None
 
     def __init__(self, number: int, state: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} {state}".strip())

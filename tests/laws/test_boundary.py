@@ -8,7 +8,7 @@ from flowport.objective import FlowMatching
 from flowport.objective.time_sampler import TimeSampler
 from flowport.objective.weighting import LogSNRWeighting, ScoreMatchingWeighting, UniformWeighting
 from flowport.path import FunctionsPath, TabulatedPath, VarianceExplodingPath, VariancePreservingPath
-from flowport.prediction import BridgePrediction, VelocityPrediction
+from flowport.prediction import BridgePrediction, EDMPrediction, VelocityPrediction
 from flowport.prediction.base import MARGIN
 from flowport.types import Pair, Sample
 from tests.laws.oracles import JointMixture, compositions, points, tensor
@@ -208,4 +208,6 @@ def test_objective_draws_times_exactly_where_the_field_is_read(c):
     low, high = c.path.interval
     if not isinstance(c.prediction, (VelocityPrediction, BridgePrediction)):
         low, high = max(low, MARGIN), min(high, 1 - MARGIN)
-    assert seen == pytest.approx([low, (low + high) / 2, high], abs=1e-12)
+    middle = float(c.prediction.times(c.path, torch.tensor([0.5], dtype=torch.float64))[0])
+    assert isinstance(c.prediction, EDMPrediction) or middle == pytest.approx((low + high) / 2, abs=1e-12)
+    assert seen == pytest.approx([low, middle, high], abs=1e-12)

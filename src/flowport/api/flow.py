@@ -6,8 +6,6 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -257,14 +255,7 @@ def _load_run(folder: FilePath, trust: bool) -> Flow:
     from flowport.run.restore import restore
     from flowport.run.run_folder import RunFolder
 
-    try:
-        run = restore(RunFolder(folder, trust))
-    except (InstantiationException, OmegaConfBaseException, MemoryError, OverflowError) as error:
-        cause = error
-        while cause is not None and not isinstance(cause, FlowportError):
-            cause = cause.__cause__  # type: ignore[assignment]
-        reason = str(cause or error).strip().splitlines()
-        raise FlowportError(f"{folder} cannot be loaded: {(reason or [type(error).__name__])[0]}") from None
+    run = restore(RunFolder(folder, trust))
     module, fields = run.module, [run.module.ema]
     while isinstance(fields[-1], TiltedField):
         fields.append(fields[-1].base)

@@ -62,7 +62,7 @@ def read(path: str) -> Tensor:
         FlowportError: When it is not an .npy file of numbers.
     """
     if not Path(path).is_file():
-        raise FlowportError(f"reward.reference={path} is not a file")
+        raise FlowportError(f"reward.reference={path} is not an .npy file of numbers")
     try:
         return torch.from_numpy(np.asarray(np.load(path, allow_pickle=False), dtype=np.float64))
     except (OSError, ValueError, TypeError, EOFError):

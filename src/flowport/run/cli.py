@@ -101,6 +101,7 @@ class report_errors:
     """Context in which a FlowportError, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
 
     def __enter__(self) -> None:
+        Stopped.received = None
         self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             stopping = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
@@ -128,6 +129,7 @@ class report_errors:
 
 
 def _stop(number: int, frame: object) -> None:
+    Stopped.received = number
     raise Stopped(number)
 
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from flowport.errors import FlowportError
 from flowport.field import PathTransformedField
@@ -36,7 +38,14 @@ def restore(folder: RunFolder, overrides: DictConfig | None = None, parts: Parts
         if overrides.get(key) is not None:
             config[key] = overrides[key]
     state = folder.read_checkpoint()["state_dict"]
-    run = build(config, parts)
+    try:
+        run = build(config, parts)
+    except (InstantiationException, OmegaConfBaseException, MemoryError, OverflowError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, FlowportError):
+            cause = cause.__cause__
+        reason = str(cause or error).strip().splitlines() or [type(error).__name__]
+        raise FlowportError(f"run={folder} cannot be built: {reason[0]}") from None
     check_fits(run.module, state, folder.checkpoint)
     run.module.load_state_dict(state)
     if overrides.weights == "raw":

@@ -30,7 +30,7 @@ class Checkpointing(Callback):
         self.handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.steps = trainer.global_step
+        self.steps, self.received = trainer.global_step, Stopped.received
         if threading.current_thread() is threading.main_thread():
             taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as by nohup
             self.handlers = {number: signal.signal(number, self._note) for number in taken}
