@@ -184,7 +184,7 @@ class TargetLabelConditioning(DroppableConditioning):
         """
         if label is None:
             raise FlowportError(
-                "this flow was trained with conditioning=target_label: say which target label to translate to"
+                "this flow was trained with conditioning=target_label: say which target label to translate to: label=3"
             )
         return Condition(label=label)
 

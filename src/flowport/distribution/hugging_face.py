@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch
 from flowport.distribution.base import Stored
 from flowport.distribution.parts import stratified_split
 from flowport.distribution.user_folders import fitted_picture
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.modality import Image, Modality
 
 
@@ -40,7 +40,7 @@ class HuggingFace(Stored):
         path: str,
         image: str = "image",
         label: str | None = "label",
-        size: int = 32,
+        size: Annotated[int, Range(most=16384)] = 32,
         channels: int = 3,
         modality: Modality | None = None,
         part: str = "train",

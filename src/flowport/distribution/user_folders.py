@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import numpy as np
 import soundfile
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowport.distribution.base import Stored
 from flowport.distribution.folder import collect
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Range
 from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 
 
@@ -81,7 +81,7 @@ class ImageFolder(Stored):
     def __init__(
         self,
         path: str,
-        size: int = 32,
+        size: Annotated[int, Range(most=16384)] = 32,
         channels: int = 3,
         modality: Modality | None = None,
         skip_bad_files: bool = False,
@@ -151,7 +151,7 @@ class AudioFolder(Stored):
     def __init__(
         self,
         path: str,
-        samples: int = 8192,
+        samples: Annotated[int, Range(most=2**28)] = 8192,
         stored: int | None = None,
         mask_padding: bool = False,
         modality: Spectrogram | None = None,

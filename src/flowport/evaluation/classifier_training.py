@@ -59,7 +59,7 @@ def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[
     labelled = target.classifier_dataset() if isinstance(target, Stored) else target
     if not isinstance(labelled, Stored) or labelled.classes == 0:
         raise FlowportError(
-            f"this metric measures in the features of a classifier of the target, but {type(target).__name__} is not a "
+            f"this needs a classifier of the target's classes, but {type(target).__name__} is not a "
             "labelled dataset: choose other metrics, for instance metric=[wasserstein]"
         )
     return *trained_classifier(labelled.split("train"), labelled.split("test"), folder), labelled.name

@@ -135,7 +135,10 @@ class Evaluator:
             try:
                 metric.reset()
                 metric.update(outcome)
-                names |= set(metric.compute())
+                found = metric.compute()
+                if rows == 1 and any(not bool(value.isfinite().all()) for value in found.values()):
+                    raise FlowportError("one point has no such number")
+                names |= set(found)
             except FlowportError as error:
                 if rows == REHEARSED:  # with more points it may be measured
                     undecided = True

@@ -78,6 +78,8 @@ class Problem(Checked, ABC):
         steps_per_rollout: int | None,
     ) -> None:
         spread = numbers("deviations", deviations, torch.float64)
+        if not bool((spread > 0).all()):
+            raise FlowportError(f"problem.deviations={deviations} must be positive")
         d = spread.shape[-1]
         for key, row in (("c", c), *(("means", m) for m in means)):
             if len(row) > d:

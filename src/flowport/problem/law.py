@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowport.distribution.mixture import GaussianComponents
+from flowport.errors import FlowportError
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,17 @@ class MixtureLaw:
         Args:
             n: Number of draws; the number of rows where there are several.
             generator: Randomness of the draws.
+
+        Raises:
+            FlowportError: For a law without finite mass.
         """
         which = torch.multinomial(self.weights.expand(n, -1), 1, generator=generator)[:, 0]
         means = self.means.expand(n, -1, -1)[torch.arange(n), which]
         z = torch.randn(means.shape, generator=generator, dtype=means.dtype)
-        return means + (torch.linalg.cholesky(self.covariances)[which] @ z[..., None])[..., 0]
+        factor, failed = torch.linalg.cholesky_ex(self.covariances)
+        if bool(failed.any()):
+            raise FlowportError("this law has no finite mass: its reward grows faster than its density falls; lower q")
+        return means + (factor[which] @ z[..., None])[..., 0]
 
     def posterior(self, x: Tensor) -> Tensor:
         """Posterior probabilities P(component | x), (n, K).

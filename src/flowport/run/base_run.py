@@ -13,6 +13,7 @@ from flowport.errors import FlowportError
 from flowport.run.cli import composed
 from flowport.run.config_checks import check_kind
 from flowport.run.run_folder import RunFolder
+from flowport.run.words import Groups
 
 logger = logging.getLogger(__name__)
 BASES = Path("outputs/base")
@@ -31,6 +32,8 @@ def base_of(config: DictConfig) -> RunFolder:
         FlowportError: Where neither is named, and where that training fails.
     """
     if config.run is not None:
+        if config.base is not None:
+            logger.warning("the run %s is the base, and not base=%s, because run= is given", config.run, config.base)
         return RunFolder(Path(config.run), config.trust)
     check_kind("base", config.base, str | None)
     if config.base is None:
@@ -38,6 +41,11 @@ def base_of(config: DictConfig) -> RunFolder:
             "nothing to start from: give run=<folder of a trained run>, or an experiment that has a base, for instance "
             "experiment=finetune_digits_to_mnist or experiment=digits_to_mnist_reflow"
         )
+    from flowport.run.commands import configs
+
+    known = Groups(configs(), "train").members("experiment")
+    if config.base not in known:
+        raise FlowportError(f"base={config.base} is no experiment: choose {', '.join(known)}")
     words = [f"experiment={config.base}"]
     text = OmegaConf.to_yaml(composed("train", words), resolve=False)
     folder = RunFolder(BASES / f"{config.base}-{blake2b(text.encode(), digest_size=4).hexdigest()}")

@@ -212,7 +212,7 @@ def build(config: DictConfig, parts: Parts | None = None, base: RunFolder | None
         FlowportError: For options that do not exist and parts that do not fit together.
     """
     check(config)
-    if config.threads is not None:
+    if config.get("threads") is not None:
         torch.set_num_threads(config.threads)
     parts = parts or Parts()
     flow, data, facts = flow_of(config, parts)
@@ -352,7 +352,8 @@ def check_optimizer(config: DictConfig) -> None:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         if isinstance(error, FlowportError):
             raise
-        raise FlowportError(f"{part} cannot be built from its options {_options(config[part])}: {error}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise FlowportError(f"{part} cannot be built from its options {_options(config[part])}: {reason}") from None
 
 
 def _options(node: DictConfig) -> dict[str, Any]:

@@ -67,17 +67,31 @@ def launch(task: Task, configs: Path, name: str) -> None:
         check_words(sys.argv[1:], groups)
         if name != "arena" and not {"--help", "-h", "--cfg", "-c"} & set(sys.argv):  # arena runs no finished duel again
             _check_folder(sys.argv[1:])
-        try:
+        with explained(groups):
             hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()
-        except MissingConfigException as error:
-            group, _, member = str(error.missing_cfg_file).rpartition("/")
-            members = sorted(error.options or (path.stem for path in (configs / group).glob("*.yaml")))
-            raise FlowportError(f"{group}={member} does not exist: choose {', '.join(members)}") from None
-        except ConfigCompositionException as error:
-            unknown = UNKNOWN.search(str(error))
-            if unknown is None:
-                raise
-            raise FlowportError(_unknown(unknown[1], groups)) from None
+
+
+@contextmanager
+def explained(groups: Groups) -> Iterator[None]:
+    """A context in which what Hydra cannot compose is said in a sentence.
+
+    Args:
+        groups: The groups of the command.
+
+    Raises:
+        FlowportError: With the sentence.
+    """
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, member = str(error.missing_cfg_file).rpartition("/")
+        members = sorted(error.options or (path.stem for path in (groups.configs / group).glob("*.yaml")))
+        raise FlowportError(f"{group}={member} does not exist: choose {', '.join(members)}") from None
+    except ConfigCompositionException as error:
+        unknown = UNKNOWN.search(str(error))
+        if unknown is None:
+            raise
+        raise FlowportError(_unknown(unknown[1], groups)) from None
 
 
 def composed(name: str, words: list[str]) -> DictConfig:
@@ -267,6 +281,9 @@ def _one_line(message: str) -> str:
 
 def _unknown(key: str, groups: Groups) -> str:
     """The sentence for an option that does not exist, with those that do beside it."""
+    chosen = [w for w in sys.argv[1:] if w.startswith("experiment=")]
+    if chosen and not any(key.partition("@")[0] in w for w in sys.argv[1:]):
+        return f"{chosen[0]} is no experiment of {groups.name}: it sets {key}, which {groups.name} takes from its run"
     GlobalHydra.instance().clear()
     words = [w for w in sys.argv[1:] if "=" in w and not w.lstrip("+~").startswith((f"{key}=", "hydra", "-"))]
     parent, _, _ = key.rpartition(".")

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
 from flowport.errors import FlowportError
-from flowport.run.cli import Task, composed, launch, report_errors, said_how_to_go_on
+from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
 from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "draw", "hydra.run.dir", "hydra.sweep.dir")
@@ -49,8 +49,7 @@ def _train(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     from flowport.run.config_checks import check_values
     from flowport.run.run_folder import RunFolder
 
-    check_values(config)
-
+    check_values(OmegaConf.create({"stage": config.stage}))
     return instantiate(config.stage).run(config, RunFolder(folder))
 
 
@@ -108,13 +107,12 @@ def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
 def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     """Run one method in one problem, unless the same config finished in this folder, or draw a sweep's results."""
     import torch
-    from omegaconf import OmegaConf
 
     from flowport.cache import write_atomically
-    from flowport.problem.arena import draw, duel, results
+    from flowport.problem.arena import duel
     from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
-    from flowport.run.run_folder import RunFolder, finished_runs
+    from flowport.run.run_folder import RunFolder
     from flowport.run.trainer_options import check_trainer
 
     check_values(config)
@@ -124,15 +122,7 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.draw is not None:
-        RunFolder(Path(config.draw)).check_links()
-        runs = results([(job.overrides(), job.read_metrics()) for job in finished_runs(Path(config.draw))])
-        known = {path.stem for path in (configs() / "problem").glob("*.yaml")}
-        if unknown := {r.problem for r in runs} - known:
-            raise FlowportError(
-                f"draw={config.draw} names the problem {min(unknown)}: choose {', '.join(sorted(known))}"
-            )
-        problems = {name: make(composed("arena", [f"problem={name}"]).problem) for name in {r.problem for r in runs}}
-        print(draw(runs, problems, Path(config.draw)))
+        _draw_duels(Path(config.draw))
         return None
     here, text = RunFolder(folder), OmegaConf.to_yaml(config, resolve=True)
     if not (here.finished and here.duel.is_file() and here.duel.read_text() == text):
@@ -142,6 +132,24 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
         here.write_metrics(duel(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
         write_atomically(here.duel, lambda path: path.write_text(text))
     return here.read_metrics()
+
+
+def _draw_duels(folder: Path) -> None:
+    """Draw the table and the picture of a sweep of duels."""
+    from flowport.problem.arena import draw, results
+    from flowport.run.build import make
+    from flowport.run.run_folder import RunFolder, finished_runs
+
+    RunFolder(folder).check_links()
+    runs = results([(job.overrides(), job.read_metrics()) for job in finished_runs(folder)])
+    known = {path.stem for path in (configs() / "problem").glob("*.yaml")}
+    if unknown := {r.problem for r in runs} - known:
+        raise FlowportError(f"draw={folder} names the problem {min(unknown)}: choose {', '.join(sorted(known))}")
+    problems = {name: make(composed("arena", [f"problem={name}"]).problem) for name in {r.problem for r in runs}}
+    try:
+        print(draw(runs, problems, folder))
+    except KeyError as error:
+        raise FlowportError(f"the duels in {folder} lack the number {error}: they did not finish") from None
 
 
 TASKS: dict[str, Task] = {
@@ -202,6 +210,8 @@ def _plot_weighting(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/weightings.png"), help="where the picture goes")
     given = parser.parse_args(arguments)
     with report_errors():
+        if given.out.is_dir():
+            raise FlowportError(f"--out {given.out} is a folder: give the picture's file")
         if any(word.startswith("run=") for word in given.overrides):
             raise FlowportError("plot_weighting reads no run: give the words that a run was trained with")
         from hydra import compose, initialize_config_dir
@@ -209,8 +219,9 @@ def _plot_weighting(arguments: list[str]) -> None:
         from flowport.evaluation import weighting_plot
         from flowport.run.build import Parts, check, flow_of, make
 
-        check_words(given.overrides, Groups(configs(), "train"))
-        with initialize_config_dir(str(configs().resolve()), version_base="1.3"):
+        groups = Groups(configs(), "train")
+        check_words(given.overrides, groups)
+        with explained(groups), initialize_config_dir(str(configs().resolve()), version_base="1.3"):
             run = compose("train", ["experiment=none", *given.overrides])
             names = sorted(path.stem for path in (configs() / "weighting").glob("*.yaml"))
             members = {name: compose(f"weighting/{name}").weighting for name in names}

@@ -171,6 +171,9 @@ def _check_containers(config: DictConfig) -> None:
             continue
         if not isinstance(held, kind) or not (key == "trainer" or _holds_nodes(held)):
             raise FlowportError(f"{key}={held} must hold {name}")
+    for number, entry in enumerate(config.get("tuning") or []):
+        if lost := {"reward", "method", "adapter", "strength"} - set(entry):
+            raise FlowportError(f"tuning.{number} lacks {min(lost)}: flowport writes these entries")
     if config.trainer.get("_partial_") is not True:
         raise FlowportError("trainer._partial_ must be true")
 
@@ -205,6 +208,8 @@ def check_values(config: DictConfig, key: str = "") -> None:
 
 
 def _check_node(node: DictConfig, key: str) -> None:
+    if node["_target_"] == "lightning.Trainer":  # whose options trainer_options checks
+        return
     made = _located(node["_target_"])
     if made is None:
         raise FlowportError(f"{key}._target_={node['_target_']} does not exist")
@@ -240,6 +245,9 @@ def check_kind(key: str, value: Any, hint: Any, least: float | None = None) -> N
         known = inspect.isclass(made) and made.__module__.startswith(("flowport.", "torch."))  # not the user's own
         if known and not issubclass(made, hint):
             raise FlowportError(f"{key}._target_={value._target_} is of another family{_instead(key, '', hint)}")
+    if get_origin(hint) in (dict, Mapping) and isinstance(value, DictConfig):
+        for name in value:
+            check_kind(f"{key}.{name!s}", value[name], get_args(hint)[1])
     if not _fits(value, hint):
         shown = "null" if value is None else value
         what = _called(hint)

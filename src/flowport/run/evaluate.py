@@ -33,11 +33,12 @@ def measure(run: Run, folder: RunFolder, device: torch.device) -> dict[str, floa
     return numbers
 
 
-def check_measures(run: Run) -> None:
+def check_measures(run: Run, optimise: str | None) -> None:
     """Check, before a run is trained or translated, that its metrics can be measured, ``optimise`` among them.
 
     Args:
         run: A run.
+        optimise: The number that a sweeper minimises, or None.
 
     Raises:
         FlowportError: Where they cannot.
@@ -45,7 +46,7 @@ def check_measures(run: Run) -> None:
     module = run.module
     names = run.evaluation.rehearse(module.ema, module.source, module.target, module.randomness)
     known = {f"test/{name}" for name in names} | {"test/nfe", "test/seconds"}
-    wanted = str(run.config.get("optimise"))
+    wanted = str(optimise)
     if (names or not run.evaluation.metrics) and wanted.startswith("test/") and wanted not in known:
         raise FlowportError(f"optimise={wanted} is not measured in this run: choose one of {', '.join(sorted(known))}")
 
@@ -63,7 +64,7 @@ def evaluate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[s
     run = restore(folder, overrides)
     if overrides.get("nfe") is not None:
         run.sampler.grid.steps = run.sampler.solver.steps(overrides.nfe)
-    check_measures(run)
+    check_measures(run, overrides.get("optimise"))
     numbers = measure(run, out, device())
     numbers = {**record(folder), **numbers}
     out.write_metrics(numbers)

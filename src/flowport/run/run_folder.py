@@ -30,6 +30,8 @@ LAYOUT = 3
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
 LARGEST_CONFIG, LARGEST_JSON = 2**18, 2**24
 """Sizes of the largest config and the largest file of numbers that are read, in bytes."""
+MOST_REFERENCES = 256
+"""Largest number of references of a config."""
 DEEPEST = 32
 """Deepest nesting of a config."""
 
@@ -357,6 +359,8 @@ def load_yaml(path: Path) -> Any:
         FlowportError: For what is no file, is too large or too deep, or has aliases.
     """
     text, depth = _text(path, LARGEST_CONFIG), 0
+    if text.count("${") > MOST_REFERENCES:
+        raise FlowportError(f"{path} has more than {MOST_REFERENCES} references (${{key}}): write the values")
     for event in yaml.parse(text, yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise FlowportError(f"{path} has YAML aliases (*name): a config is written without them")
@@ -486,6 +490,12 @@ def _is_plain(value: torch.Tensor) -> bool:
     return not odd and value.layout == torch.strided
 
 
+def _is_moment(value: Any, parameter: torch.Tensor) -> bool:
+    if isinstance(value, torch.Tensor):
+        return _is_plain(value) and (value.ndim == 0 or value.shape == parameter.shape)
+    return value is None or isinstance(value, int | float)
+
+
 def check_resumable(checkpoint: Mapping[str, Any], path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Check that a checkpoint holds the state of its training.
 
@@ -505,10 +515,9 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, optimizer: torch.
         counted = loop["epoch_loop.batch_progress"]["total"]["ready"], loop["epoch_progress"]["total"]["ready"]
         (state,) = checkpoint["optimizer_states"]
         optimizer.load_state_dict(state)
-        fits = all(isinstance(count, int) for count in (*counted, checkpoint["global_step"]))
-        for parameter, moments in optimizer.state.items():
-            for value in moments.values():
-                fits &= not isinstance(value, torch.Tensor) or value.numel() in (1, parameter.numel())
+        if not all(isinstance(count, int) for count in (*counted, checkpoint["global_step"])):
+            raise ValueError("a count of steps is no whole number")
+        fits = all(_is_moment(v, p) for p, moments in optimizer.state.items() for v in moments.values())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise FlowportError(f"{path} does not hold the training of this run: {error!s:.100}") from None
     if not fits:

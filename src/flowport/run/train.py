@@ -1,6 +1,7 @@
 """Train a run in its folder, or resume it, then evaluate it."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +74,8 @@ def build_trainer(config: DictConfig, folder: RunFolder, callbacks: list[lightni
             max_epochs=1,
         )
     except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
-        raise FlowportError(f"this trainer cannot be built: {error}") from None
+        reason = re.split(r"(?<=[^.])\. (?=[A-Z])|\n", str(error))[0]
+        raise FlowportError(f"this trainer cannot be built: {reason}") from None
 
 
 def train(
@@ -110,8 +112,11 @@ def train(
         check_fits(run.module, checkpoint["state_dict"], folder.checkpoint)
         trained = (p for p in run.module.field.parameters() if p.requires_grad)
         check_resumable(checkpoint, folder.checkpoint, run.module.make_optimizer(trained))
+        if len(checkpoint["lr_schedulers"]) != (run.module.make_scheduler is not None):
+            raise FlowportError(f"{folder.checkpoint} does not hold the state of this run's scheduler")
+        folder.read_before()
         del checkpoint
-    check_measures(run)
+    check_measures(run, config.get("optimise"))
     folder.write_config(config)
     if not resume:
         folder.before.unlink(missing_ok=True)

@@ -7,6 +7,8 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from flowport.errors import FlowportError
@@ -80,6 +82,12 @@ class Word:
 def _no_pair(word: Word) -> str | None:
     if not word.plain or ("=" not in word.text and not word.text.startswith("~")):
         return f"{word.text} is not key=value: write for instance {word.plain or 'seed'}=1"
+    try:
+        OverridesParser.create().parse_override(word.text)
+    except HydraException:
+        return f"{word.text} cannot be read: write key=value, lists as [1,2], and odd characters in quotes"
+    if word.plain.startswith("hydra.") and word.value == "null":
+        return f"{word.text} names nothing: leave it out"
     return f"{word.text} names no folder" if word.plain.startswith("hydra.") and not word.value else None
 
 

@@ -1,5 +1,6 @@
 """Results of a sweep of duels: reward against KL relative to the exact frontier, and tables of errors."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRu
         settings = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"} | overrides
         try:
             key = settings["problem"], settings["method"], float(settings["strength"])
+            if not math.isfinite(key[2]):
+                raise ValueError(f"strength={key[2]}")
             placed = numbers | {f"arena/{name}": value for name, value in position(numbers).items()}
         except (KeyError, TypeError, ValueError) as error:
             raise FlowportError(f"a job of this sweep is no duel of the arena: {error!s:.100}") from None
