@@ -77,7 +77,7 @@ SLIPS = {
     "evaluation_items=0": "evaluation_items=0 is too small",
     "ema_decay=1": "ema_decay=1 must be in [0, 1): at 1 the average would never move",
     "objective=adjoint_matching": "objective=adjoint_matching does not exist: choose flow_matching",
-    "metric=[frechet_distance]": "Moons is not a labelled dataset: choose other metrics",
+    "metric=[frechet_distance]": "Moons is not a labelled dataset: choose another target, or metrics",
 }
 
 

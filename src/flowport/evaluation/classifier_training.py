@@ -60,7 +60,7 @@ def classifier_of(target: Distribution, folder: Path) -> tuple[Classifier, dict[
     if not isinstance(labelled, Stored) or labelled.classes == 0:
         raise FlowportError(
             f"this needs a classifier of the target's classes, but {type(target).__name__} is not a "
-            "labelled dataset: choose other metrics, for instance metric=[wasserstein]"
+            "labelled dataset: choose another target, or metrics and rewards without one, as metric=[wasserstein]"
         )
     return *trained_classifier(labelled.split("train"), labelled.split("test"), folder), labelled.name
 
