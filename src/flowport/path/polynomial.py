@@ -47,6 +47,9 @@ class FunctionsPath(Path):
         beta: β as a function of t, (B,) → (B,).
         gamma: γ as a function of t, (B,) → (B,); None for a path without noise.
         interval: Closed part of [0, 1] on which all coefficients and derivatives are finite.
+
+    Raises:
+        FlowportError: For a coefficient that is no function.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class FunctionsPath(Path):
         gamma: Callable[[Tensor], Tensor] | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
     ) -> None:
+        if not (callable(alpha) and callable(beta) and (gamma is None or callable(gamma))):
+            raise FlowportError("a path of functions needs alpha(t), beta(t) and perhaps gamma(t) as functions")
         self._alpha, self._beta, self._gamma = alpha, beta, gamma
         self.bridge = gamma is not None
         self.interval = (interval[0], interval[1])

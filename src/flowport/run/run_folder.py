@@ -517,6 +517,10 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path, optimizer: torch.
         optimizer.load_state_dict(state)
         if not all(isinstance(count, int) for count in (*counted, checkpoint["global_step"])):
             raise ValueError("a count of steps is no whole number")
+        for group in optimizer.param_groups:
+            for name, default in optimizer.defaults.items():
+                if isinstance(default, int | float) and not isinstance(group[name], int | float | torch.Tensor):
+                    raise ValueError(f"{name} of its optimiser is no number")
         fits = all(_is_moment(v, p) for p, moments in optimizer.state.items() for v in moments.values())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise FlowportError(f"{path} does not hold the training of this run: {error!s:.100}") from None
