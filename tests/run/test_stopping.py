@@ -20,11 +20,23 @@ pytestmark = pytest.mark.slow
 LONG = [*runs.TINY, runs.QUIET, "trainer.max_steps=400", "checkpoint_every=1000", "network.depth=1"]
 
 
+def heard() -> None:
+    """Signals act on a child also where this process ignores them, as one in the background of a shell does."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flowport.run", "train", *words]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=folder, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=folder,
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heard,
     )
 
 
