@@ -169,3 +169,13 @@ def test_a_run_of_another_layout_is_refused_by_both_versions(trained: Path, tmp_
     stamp.write_text("{")
     with pytest.raises(FlowportError, match=r"built_by.json is damaged"):
         RunFolder(folder).read_config()
+
+
+def test_a_folder_holds_its_own_config_and_no_other(trained: Path) -> None:
+    folder = RunFolder(trained)
+    config = folder.read_config()
+    assert folder.holds(config)
+    for key, value in (("seed", 5), ("seed", None), ("coupling.cost", None), ("scheduler", None)):
+        other = config.copy()
+        OmegaConf.update(other, key, value, merge=False)
+        assert not folder.holds(other), key

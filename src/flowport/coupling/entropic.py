@@ -122,7 +122,7 @@ class IndependenceWarning:
         if not self.said and entropy > NEARLY_INDEPENDENT:
             self.said = True
             logger.warning(
-                "%s is nearly independent: the entropy of its plan is %.3f of that of independent pairs. lower "
+                "%s is nearly independent: the entropy of its plan is %.3f of that of independent pairs: lower "
                 "coupling.epsilon, or use coupling=exact",
                 self.option,
                 entropy,

@@ -231,7 +231,7 @@ class RunFolder:
         """Whether the folder holds a run of a config that has a checkpoint or is finished.
 
         Args:
-            config: The config of a run; what is null in it may have been measured there.
+            config: The config of a run; what its modalities leave null may have been measured there.
         """
         if not self.config.is_file() or not (self.begun or self.finished):
             return False
@@ -310,10 +310,7 @@ class RunFolder:
         built = read_json(self.stamp) if self.stamp.exists() else {"layout": 1, "flowport": "before 0.2.0"}
         if not {"layout", "flowport"} <= set(built):
             raise FlowportError(f"{self.stamp} is damaged: it must hold the versions that built the run")
-        layout, version = (
-            built["layout"],
-            printable(f"{built['flowport']:.40}" if isinstance(built["flowport"], str) else ""),
-        )
+        layout, version = built["layout"], f"{built['flowport']!s:.40}"
         if layout != LAYOUT:
             raise FlowportError(
                 f"run={self} was written by flowport {version}, whose run folders flowport {__version__} does not "
@@ -321,13 +318,12 @@ class RunFolder:
             )
 
 
-def _covers(here: Any, wanted: Any) -> bool:
-    """Whether two configs are equal but for values that are null in the second one."""
+def _covers(here: Any, wanted: Any, measured: bool = False) -> bool:
+    """Whether two configs are equal but for what a modality of the second one leaves null, to be measured."""
     if isinstance(here, dict) and isinstance(wanted, dict):
-        return all(_covers(here.get(key), wanted.get(key)) for key in here.keys() | wanted.keys())
-    if isinstance(here, list) and isinstance(wanted, list):
-        return len(here) == len(wanted) and all(map(_covers, here, wanted))
-    return wanted is None or here == wanted
+        keys = here.keys() | wanted.keys()
+        return all(_covers(here.get(key), wanted.get(key), measured or key == "modality") for key in keys)
+    return here == wanted or (measured and wanted is None)
 
 
 def going_on(number: int, folder: RunFolder, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
