@@ -2,9 +2,10 @@
 
 import glob
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,7 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
 Net = TypeVar("Net", bound=nn.Module)
+Step = TypeVar("Step")
+QUIET_SECONDS = 15.0
+"""Time between two lines on the progress of long work where there is no terminal."""
 STALE = 3600
 """Age in seconds from which an unfinished file is taken for that of a killed process."""
 Facts = dict[str, float]
@@ -63,6 +68,28 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowport"
 
 
+def progress(steps: Iterable[Step], title: str, total: int) -> Iterator[Step]:
+    """The steps of long work, with a progress bar in a terminal and else a line in the log every 15 seconds.
+
+    Args:
+        steps: The steps.
+        title: What is done.
+        total: Number of steps.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(steps, title, total, console=console, transient=True)
+        return
+    began = told = time.monotonic()
+    for done, step in enumerate(steps):
+        now = time.monotonic()
+        if now - told > QUIET_SECONDS:
+            told = now
+            left = (now - began) / max(done, 1) * (total - done)
+            logger.info("%s: %d of %d, about %.0f s left", title, done, total, left)
+        yield step
+
+
 def trained(model: Net, recipe: TrainingSettings, title: str, loss: Callable[[], Tensor]) -> Net:
     """The model, trained in place by AdamW with a one-cycle learning rate, in evaluation mode.
 
@@ -74,8 +101,7 @@ def trained(model: Net, recipe: TrainingSettings, title: str, loss: Callable[[],
     """
     optimizer = torch.optim.AdamW(model.train().parameters(), recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps)
-    console = Console(stderr=True)
-    for _ in track(range(recipe.steps), title, console=console, transient=True, disable=not console.is_terminal):
+    for _ in progress(range(recipe.steps), title, recipe.steps):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()

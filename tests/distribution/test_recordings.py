@@ -39,14 +39,14 @@ def folder(tmp_path):
 
 
 def lengths(data):
-    return torch.tensor([min(length, STORED) for length in LENGTHS for _ in range(max(1, length // STORED))])
+    return torch.tensor([min(STORED, length - k) for length in LENGTHS for k in range(0, length, STORED)])
 
 
 def test_training_hears_any_piece_of_the_sound_and_evaluation_the_first(folder):
     data = AudioFolder(folder, SAMPLES, STORED, modality=MEL)
-    assert data.raw.shape == (21, STORED) and data.event_shape == (1, 16, SAMPLES // HOP)
+    assert data.raw.shape == (22, STORED) and data.event_shape == (1, 16, SAMPLES // HOP)
     assert data.length.tolist() == lengths(data).tolist(), "silence of the recording's own is no padding"
-    every = torch.arange(21)
+    every = torch.arange(22)
     first, mask = data.taken(every, None)
     assert torch.equal(first, data.raw[:, :SAMPLES]) and mask is None
     many = torch.full((4000,), 1)  # 515 samples: pieces may begin at 0, 1, 2 and 3
@@ -56,8 +56,8 @@ def test_training_hears_any_piece_of_the_sound_and_evaluation_the_first(folder):
     assert len(share) == 4 and float((share - 0.25).abs().max()) < 4.5 * (0.25 * 0.75 / 4000) ** 0.5
     for start in range(4):
         assert torch.equal(pieces[starts == start][0], data.raw[1, start : start + SAMPLES])
-    short, _ = data.taken(torch.tensor([0, 5]), torch.Generator().manual_seed(0))
-    assert torch.equal(short, data.raw[[0, 5], :SAMPLES]) and int(short[1, 129:].abs().max()) == 0
+    short, _ = data.taken(torch.tensor([0, 6]), torch.Generator().manual_seed(0))
+    assert torch.equal(short, data.raw[[0, 6], :SAMPLES]) and int(short[1, 129:].abs().max()) == 0
     again = [data.items(7, 9, RANDOM).x for _ in range(2)]
     assert torch.equal(*again) and not torch.equal(again[0], data.items(7, 9, Randomness(1)).x)
     ends, _ = data.taken(torch.full((20_000,), 2), torch.Generator().manual_seed(0))
@@ -84,7 +84,7 @@ def test_the_mask_is_the_sound(folder, modality):
 
 def test_without_stored_nothing_is_drawn(folder):
     data = AudioFolder(folder, SAMPLES, modality=MEL)
-    assert len(data.raw) == sum(max(1, n // SAMPLES) for n in LENGTHS) and not data.crops
+    assert len(data.raw) == sum(-(-n // SAMPLES) for n in LENGTHS) and not data.crops
     noise = torch.Generator().manual_seed(5)
     before = noise.get_state()
     assert torch.equal(data.taken(torch.arange(9), noise)[0], data.raw[:9]) and torch.equal(noise.get_state(), before)

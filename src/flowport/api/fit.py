@@ -13,6 +13,7 @@ from flowport.api.flow import Flow, flow_of
 from flowport.api.members import FunctionReward, Points, distribution, member
 from flowport.api.saving import describe_learned, describe_tilted, network_factory
 from flowport.coupling import IndependentCoupling
+from flowport.data.agreement import agreed
 from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import UnpairedPairing
 from flowport.data.placement import StreamingPlacement
@@ -77,7 +78,7 @@ def fit(
     Raises:
         FlowportError: For parts that do not fit together, with what to change.
     """
-    sides = distribution(source, "source"), distribution(target, "target")
+    sides = agreed(distribution(source, "source"), distribution(target, "target"))
     noise = sides[0].standard_gaussian
     if coupling is None:
         coupling = "independent" if noise else "exact"

@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 
 from flowport.cache import read_tensors, write_tensors
-from flowport.distribution.base import Distribution, positions, refuse_non_finite
+from flowport.data.agreement import paired_by_name, restricted_to_common_classes
+from flowport.distribution.base import Distribution, Stored, positions, refuse_non_finite
 from flowport.distribution.parts import stratified_split
 from flowport.errors import Checked, FlowportError
 from flowport.randomness import Randomness
@@ -134,20 +135,23 @@ class UnpairedPairing(Pairing):
 class ClassMatchedPairing(Pairing):
     """The class-conditional product law, p(x0, x1) = Σ_y p1(y) p0(x0 | y) p1(x1 | y).
 
-    Classes follow the target: the law of the source is p0 reweighted by p1(y)/p0(y).
+    Classes are matched by name; items of classes that the other side does not have are left out, which is said. Classes
+    follow the target: the law of the source is p0 reweighted by p1(y)/p0(y).
 
     Args:
         source: Source distribution with class labels.
         target: Target distribution with class labels.
 
     Raises:
-        FlowportError: When the two sides have no classes or different numbers of classes.
+        FlowportError: When the two sides have no classes, or none of the same name.
     """
 
     independent = False
     matched_classes = True
 
     def __init__(self, source: Distribution, target: Distribution) -> None:
+        if isinstance(source, Stored) and isinstance(target, Stored) and source.classes and target.classes:
+            source, target = restricted_to_common_classes(source, target)
         super().__init__(source, target)
         if source.classes != target.classes or source.classes == 0:
             raise FlowportError(
@@ -173,11 +177,11 @@ class ClassMatchedPairing(Pairing):
 
 
 class PairedPairing(Pairing):
-    """The empirical law of paired data: item k of the source is paired with item k of the target.
+    """The empirical law of paired data: files of the same relative path without suffix, else items of the same number.
 
     Args:
         source: Stored source data.
-        target: Stored target data, as many items with the same splits.
+        target: Stored target data; where items have no names, as many with the same splits.
 
     Raises:
         FlowportError: When a side is not stored, the lengths or splits differ, or training draws random crops.
@@ -187,6 +191,9 @@ class PairedPairing(Pairing):
     paired = True
 
     def __init__(self, source: Distribution, target: Distribution) -> None:
+        named = isinstance(source, Stored) and isinstance(target, Stored) and bool(source.names and target.names)
+        if named:
+            source, target = paired_by_name(source, target)  # type: ignore[arg-type]
         super().__init__(source, target)
         if source.size is None or source.size != target.size:
             raise FlowportError(
@@ -198,6 +205,8 @@ class PairedPairing(Pairing):
                 "pairing=paired needs the same piece of both sides, but training draws random pieces of long "
                 "recordings: leave stored at its default"
             )
+        if named:
+            return
         if not torch.equal(source.items_of_part().cpu(), target.items_of_part().cpu()):
             raise FlowportError(
                 "pairing=paired needs item k of the source beside item k of the target, but their splits differ "

@@ -5,12 +5,16 @@ draws the points of an uninterrupted one. Analytic distributions draw new points
 in every epoch.
 """
 
+import re
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
 
+from flowport.distribution.files import Files
 from flowport.errors import Checked, FlowportError
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
@@ -236,6 +240,9 @@ class Stored(Distribution):
         part: Name of the split that this distribution shows.
         classes: Number of classes, 0 where labels are not classes.
         class_names: Their names, empty where classes are numbers.
+        names: Names of the items, relative paths of files with ``#k`` for the k-th further piece of one file; empty
+            where items have none.
+        files: How files of these data are read and written; None where they are no files.
 
     Raises:
         FlowportError: When the split is unknown or empty, labels and items differ in number, raw data are not finite,
@@ -256,13 +263,15 @@ class Stored(Distribution):
         part: str = "train",
         classes: int = 0,
         class_names: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
+        files: Files | None = None,
     ) -> None:
         if labels is not None and len(labels) != len(raw):
             raise FlowportError(f"{name} has {len(raw)} items but {len(labels)} labels; every item needs one label")
         refuse_non_finite(name, raw)
         modality.accept(name, raw)
         self.name, self.raw, self.labels, self.modality, self.splits = name, raw, labels, modality, splits
-        self.classes, self.class_names = classes, class_names
+        self.classes, self.class_names, self.names, self.files = classes, class_names, names, files
         self.label_width = labels.shape[1] if labels is not None and labels.ndim == 2 else 0
         self._choose(part)
         first = torch.zeros(1, dtype=torch.long, device=raw.device)
@@ -301,6 +310,45 @@ class Stored(Distribution):
 
     def items_of_part(self) -> Tensor:
         return self.index
+
+    def corresponds(self, other: Distribution) -> bool:
+        """Whether both splits list files of the same names in the same order.
+
+        Args:
+            other: The distribution to compare with.
+        """
+        if not (isinstance(other, Stored) and self.names and other.names and self.size == other.size):
+            return False
+        theirs, mine = item_keys(other.names), item_keys(self.names)
+        rows = zip(self.index.tolist(), other.index.tolist(), strict=True)
+        return all(mine[i] == theirs[j] and mine[i] is not None for i, j in rows)
+
+    def with_splits(self, splits: dict[str, Tensor]) -> "Stored":
+        """The same data with another division into splits.
+
+        Args:
+            splits: Indices of raw items, (n,) int64, of every split by its name.
+
+        Raises:
+            FlowportError: When the split that this distribution shows is empty.
+        """
+        other = copy(self)
+        other.splits = {name: index.to(self.index.device) for name, index in splits.items()}
+        other._choose(self.part)
+        return other
+
+    def relabelled(self, numbers: Sequence[int], class_names: tuple[str, ...]) -> "Stored":
+        """The same data with other numbers of its classes.
+
+        Args:
+            numbers: The new number of every class, in the order of the old ones.
+            class_names: Names of all classes by their new numbers.
+        """
+        assert self.labels is not None
+        other = copy(self)
+        other.labels = torch.tensor(numbers, device=self.labels.device)[self.labels]
+        other.classes, other.class_names = len(class_names), class_names
+        return other
 
     def classifier_dataset(self) -> "Stored":
         """The labelled data set on which a classifier of these points is trained, by default this one."""
@@ -384,6 +432,17 @@ class Stored(Distribution):
         other.splits = {name: index.to(device) for name, index in self.splits.items()}
         other._choose(self.part)
         return other
+
+
+def item_keys(names: Sequence[str]) -> list[str | None]:
+    """What identifies items across data sets: their names without suffix; None for a name that occurs twice.
+
+    Args:
+        names: Relative paths, with ``#k`` for further pieces of one file.
+    """
+    keys = [re.sub(r"\.[^./#]*(#\d+)?$", r"\1", name) for name in names]
+    counts = Counter(keys)
+    return [key if counts[key] == 1 else None for key in keys]
 
 
 def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:

@@ -1,6 +1,6 @@
 """Image data sets that Hugging Face's library ``datasets`` has saved to disk."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, final
 
@@ -9,7 +9,7 @@ import torch
 
 from flowport.distribution.base import Stored
 from flowport.distribution.parts import stratified_split
-from flowport.distribution.user_folders import fitted_picture
+from flowport.distribution.picture_files import Background, Fit, PictureFiles
 from flowport.errors import FlowportError, Range
 from flowport.modality import Image, Modality
 
@@ -25,8 +25,10 @@ class HuggingFace(Stored):
         path: Folder that ``save_to_disk`` wrote.
         image: Name of the column of images.
         label: Name of the column of class numbers; None for no labels.
-        size: Height and width, in pixels.
+        size: Height and width in pixels, or one number for both.
         channels: 1 for grey, 3 for colour.
+        background: What shows through transparency: white, black, checker, or alpha to keep it as a fourth channel.
+        fit: How another aspect ratio is fitted: crop, pad or squash.
         modality: Encodes the images; None for ``Image`` without augmentation.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
@@ -40,13 +42,14 @@ class HuggingFace(Stored):
         path: str,
         image: str = "image",
         label: str | None = "label",
-        size: Annotated[int, Range(most=16384)] = 32,
+        size: Annotated[int, Range(least=1, most=16384)] | Sequence[int] = 32,
         channels: int = 3,
+        background: Background = "white",
+        fit: Fit = "crop",
         modality: Modality | None = None,
         part: str = "train",
     ) -> None:
-        if size < 1 or channels not in (1, 3):
-            raise FlowportError(f"{path} needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}")
+        files = PictureFiles(size, channels, background, fit)
         parts = _opened(path)
         for name, table in parts.items():
             for column in (image, label):
@@ -54,15 +57,23 @@ class HuggingFace(Stored):
                     raise FlowportError(
                         f"{path} ({name}) has no column {column!r}; it has {', '.join(table.column_names)}"
                     )
-        fit = partial(fitted_picture, size=size, channels=channels)
-        raw = {name: _images(path, name, table, image, fit) for name, table in parts.items()}
-        labels = None
+        raw = {name: _images(path, name, table, image, files.fitted) for name, table in parts.items()}
+        labels, class_names = None, tuple[str, ...]()
         if label is not None:
-            labels = torch.cat([torch.as_tensor(table[label][:]).long() for table in parts.values()])
-        classes = 0 if labels is None else int(labels.max()) + 1
+            labels = torch.cat([_labels(path, name, table, label) for name, table in parts.items()])
+            class_names = _class_names(next(iter(parts.values())), label)
+        classes = len(class_names) if class_names or labels is None else int(labels.max()) + 1
         splits = _splits({name: len(items) for name, items in raw.items()}, labels)
         super().__init__(
-            Path(path).name, torch.cat(list(raw.values())), labels, modality or Image(), splits, part, classes
+            Path(path).name,
+            torch.cat(list(raw.values())),
+            labels,
+            modality or Image(),
+            splits,
+            part,
+            classes,
+            class_names,
+            files=files,
         )
 
 
@@ -80,6 +91,21 @@ def _opened(path: str) -> dict[str, Any]:
             f"{path} is no dataset that datasets.save_to_disk wrote: {str(error).splitlines()[0]}"
         ) from None
     return dict(found) if isinstance(found, datasets.DatasetDict) else {"all": found}
+
+
+def _labels(path: str, name: str, table: Any, column: str) -> torch.Tensor:
+    values = table[column][:]
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        bad = sum(not (isinstance(value, int) and value >= 0) for value in values)
+        raise FlowportError(
+            f"{path} ({name}): {bad} of {len(values)} labels in column {column!r} are missing or negative, which means "
+            "unlabelled: write label=null, or remove that split or these items"
+        )
+    return torch.tensor(values, dtype=torch.long)
+
+
+def _class_names(table: Any, column: str) -> tuple[str, ...]:
+    return tuple(map(str, getattr(table.features[column], "names", None) or ()))
 
 
 def _images(path: str, name: str, table: Any, column: str, fit: Any) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Stratified division of stored items into train, validation and test by a fixed seed."""
 
+from hashlib import blake2b
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,12 @@ SEED = 0
 
 
 def stratified_split(
-    n: int, validation: int, test: int, labels: Tensor | None = None, groups: Tensor | None = None
+    n: int,
+    validation: int,
+    test: int,
+    labels: Tensor | None = None,
+    groups: Tensor | None = None,
+    names: list[str] | None = None,
 ) -> dict[str, Tensor]:
     """Disjoint and complete splits train, validation and test of n items, as sorted item numbers by name.
 
@@ -20,11 +27,13 @@ def stratified_split(
         labels: Classes (n,) int64, each of which every split holds in proportion up to one item; None for no classes.
         groups: Group numbers (n,) int64; items of one group (for instance identical images) lie in one split, and a
             group has the class of its first item. None where every item is its own group.
+        names: Names of the groups, whose hashes give the random order, so that equal names of two data sets lie in
+            equal splits; None for an order of the groups' numbers.
     """
     groups = torch.arange(n) if groups is None else groups
     first = torch.full((int(groups.max()) + 1,), n).scatter_reduce(0, groups, torch.arange(n), "amin")
     classes = torch.zeros(len(first), dtype=torch.long) if labels is None else labels[first]
-    order = _interleaved(classes)
+    order = _interleaved(classes, names)
     bounds = {"test": order[:test], "validation": order[test : test + validation], "train": order[test + validation :]}
     part = torch.empty(len(first), dtype=torch.long)
     for k, chosen in enumerate(bounds.values()):
@@ -33,13 +42,16 @@ def stratified_split(
     return {name: parts[name] for name in ("train", "validation", "test")}
 
 
-def _interleaved(classes: Tensor) -> Tensor:
+def _interleaved(classes: Tensor, names: list[str] | None) -> Tensor:
     """A fixed random order of items, every initial part of which holds each class in proportion, (n,) int64.
 
     The k-th item (from 0) of a class of m, in random order, is sorted by (k + ½) / m.
     """
-    generator = Randomness(SEED).generator("split")
-    shuffled = torch.randperm(len(classes), generator=generator)
+    if names is None:
+        shuffled = torch.randperm(len(classes), generator=Randomness(SEED).generator("split"))
+    else:
+        hashes = [blake2b(name.encode(), digest_size=8).digest() for name in names]
+        shuffled = torch.tensor(sorted(range(len(names)), key=lambda k: (hashes[k], names[k])))
     by_class = shuffled[classes[shuffled].argsort(stable=True)]
     counts = classes.bincount()
     rank = torch.arange(len(classes)) - (counts.cumsum(0) - counts)[classes[by_class]]

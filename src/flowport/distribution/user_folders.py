@@ -1,27 +1,28 @@
-"""Data sets given by a folder of the user: images, recordings or point clouds and meshes."""
+"""Data sets given by a folder of the user: pictures, recordings or point clouds and meshes."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, final
 
-import numpy as np
-import soundfile
 import torch
-from numpy.typing import NDArray
-from PIL import Image as Picture
-from PIL import ImageOps
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from flowport.distribution.base import Stored
-from flowport.distribution.folder import collect
+from flowport.distribution.cloud_files import CloudFiles
+from flowport.distribution.files import Files
+from flowport.distribution.folder import collect, listed
+from flowport.distribution.picture_files import Background, Fit, PictureFiles
+from flowport.distribution.sound_files import PADDING, SoundFiles, common_rate
 from flowport.errors import FlowportError, Range
 from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
 
+FRAMES = 32
+"""Frames of a point of sound where its length is not given."""
 
-def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray[Any]], skip_bad_files: bool) -> dict[str, Any]:
+
+def _held(path: str, files: Files, skip_bad_files: bool, group_by: str | None) -> dict[str, Any]:
     """Arguments of ``Stored`` for a folder: one tensor, split by file and labelled by sub-folder."""
-    found = collect(path, suffixes, decode, f"{decode.func.__name__} {decode.keywords}", skip_bad_files)
+    found = collect(path, files, skip_bad_files, group_by)
     return {
         "name": Path(path).name,
         "raw": found.items,
@@ -29,107 +30,58 @@ def _read(path: str, suffixes: tuple[str, ...], decode: partial[NDArray[Any]], s
         "splits": found.splits(),
         "classes": len(found.class_names),
         "class_names": found.class_names,
+        "names": found.item_names(),
+        "files": files,
     }
-
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""Formats that are read whatever a file is called: others, such as EPS, would start a program."""
-LARGEST_PICTURE = 100_000_000
-"""Number of pixels of the largest picture that is decoded."""
-
-
-def _picture(path: Path, size: int, channels: int) -> NDArray[Any]:
-    with Picture.open(path, formats=FORMATS) as opened:
-        if opened.width * opened.height > LARGEST_PICTURE:
-            raise ValueError(f"it has {opened.width} x {opened.height} pixels; at most {LARGEST_PICTURE:,} are read")
-        return fitted_picture(opened, size, channels)
-
-
-def fitted_picture(picture: Picture.Image, size: int, channels: int) -> NDArray[Any]:
-    """The central square of an image in its EXIF orientation, resized, (1, channels, size, size) bytes.
-
-    Args:
-        picture: The image.
-        size: Height and width of the result, in pixels.
-        channels: 1 for grey, 3 for colour.
-    """
-    upright = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
-    square = np.asarray(ImageOps.fit(upright, (size, size), Picture.Resampling.BICUBIC))
-    return square.reshape(1, size, size, channels).transpose(0, 3, 1, 2).copy()
 
 
 @final
 class ImageFolder(Stored):
-    """The images below a folder (.png, .jpg, .jpeg, .webp), each its central square resized to (channels, size, size).
+    """The pictures below a folder (``PictureFiles``), each resized to (C, height, width) bytes.
 
     Files in two or more sub-folders have the sub-folder as class. 80, 10 and 10 per cent of the files are train,
-    validation and test.
+    validation and test; equal names of two folders lie in the same split.
 
     Args:
         path: The folder.
-        size: Height and width, in pixels.
+        size: Height and width in pixels, or one number for both.
         channels: 1 for grey, 3 for colour.
-        modality: Encodes the images; None for ``Image`` without augmentation.
+        background: What shows through transparency: white, black, checker, or alpha to keep it as a fourth channel.
+        fit: How another aspect ratio is fitted: crop, pad or squash.
+        modality: Encodes the pictures; None for ``Image`` without augmentation.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
+        group_by: Regular expression searched in the files' relative paths; files of one match lie in one split.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
-        FlowportError: When size or channels is impossible, the folder has no such file or fewer than 10 images, a file
+        FlowportError: When an option is impossible, the folder has no such file or fewer than 10 pictures, a file
             cannot be read, or the split is unknown.
     """
 
     def __init__(
         self,
         path: str,
-        size: Annotated[int, Range(most=16384)] = 32,
+        size: Annotated[int, Range(least=1, most=16384)] | Sequence[int] = 32,
         channels: int = 3,
+        background: Background = "white",
+        fit: Fit = "crop",
         modality: Modality | None = None,
         skip_bad_files: bool = False,
+        group_by: str | None = None,
         part: str = "train",
     ) -> None:
-        if size < 1 or channels not in (1, 3):
-            raise FlowportError(
-                f"an image folder needs size ≥ 1 and channels 1 or 3, not size={size}, channels={channels}"
-            )
-        decode = partial(_picture, size=size, channels=channels)
-        held = _read(path, (".png", ".jpg", ".jpeg", ".webp"), decode, skip_bad_files)
+        files = PictureFiles(size, channels, background, fit)
+        held = _held(path, files, skip_bad_files, group_by)
         super().__init__(**held, modality=modality or Image(), part=part)
-
-
-SLOWEST, FASTEST = 1000, 768_000
-"""Sample rates of recordings that are read, Hz."""
-PADDING = -32768
-"""Value that fills a clip behind the end of its recording in the cache; decoded samples are at least −32767."""
-
-
-def _clips(path: Path, rate: int, stored: int) -> NDArray[Any]:
-    wave, own = soundfile.read(path, dtype="float32", always_2d=True)
-    if wave.shape[1] > 2:
-        raise ValueError(f"it has {wave.shape[1]} channels; 1 or 2 are understood")
-    if len(wave) == 0:
-        raise ValueError("it is empty")
-    if not np.isfinite(wave).all():
-        raise ValueError("it holds NaN or infinite values")
-    mono = wave.mean(1)
-    if not SLOWEST <= own <= FASTEST:
-        raise ValueError(f"its sample rate is {own} Hz; {SLOWEST} to {FASTEST} Hz are understood")
-    if own != rate:
-        mono = resample_poly(mono, rate, own)
-    count = max(1, len(mono) // stored)
-    clips = np.full(count * stored, PADDING, dtype=np.int16)
-    used = mono[: len(clips)]
-    clips[: len(used)] = np.rint(32767 * used.clip(-1, 1))
-    return clips.reshape(count, stored)
 
 
 @final
 class AudioFolder(Stored):
-    """The recordings below a folder (.wav, .flac, .ogg), as mono clips at the sample rate of the modality, int16.
+    """The recordings below a folder (``SoundFiles``), as mono pieces at the sample rate of the modality, int16.
 
-    A recording is cut into items of ``stored`` samples without its incomplete last one; a shorter recording is one
-    item, filled up with silence. Files in two or more sub-folders have the sub-folder as class. 80, 10 and 10 per cent
-    of the files are train, validation and test, with all items of a file in one split. A file of more than two channels
-    counts as unreadable.
+    A recording is cut into items of ``stored`` samples, of which the last one is filled up with silence. Files in two
+    or more sub-folders have the sub-folder as class. 80, 10 and 10 per cent of the files are train, validation and
+    test, with all items of a file in one split; equal names of two folders lie in the same split.
 
     Args:
         path: The folder.
@@ -139,6 +91,7 @@ class AudioFolder(Stored):
         mask_padding: Whether samples have a mask that excludes the frames behind the end of the sound.
         modality: Encodes the waves, ``LogMel`` or ``ComplexSTFT``; None for ``LogMel``.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
+        group_by: Regular expression searched in the files' relative paths; files of one match lie in one split.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
@@ -151,20 +104,22 @@ class AudioFolder(Stored):
     def __init__(
         self,
         path: str,
-        samples: Annotated[int, Range(most=2**28)] = 8192,
+        samples: Annotated[int, Range(most=2**28)] | None = 8192,
         stored: int | None = None,
         mask_padding: bool = False,
         modality: Spectrogram | None = None,
         skip_bad_files: bool = False,
+        group_by: str | None = None,
         part: str = "train",
     ) -> None:
-        modality, stored = modality or LogMel(), samples if stored is None else stored
+        modality = modality or LogMel()
+        samples = FRAMES * modality.hop if samples is None else samples
+        stored = samples if stored is None else stored
         if samples < modality.window:
             raise FlowportError(f"a clip of {samples} samples is shorter than the window of {modality.window}")
         if samples > stored:
             raise FlowportError(f"an audio folder needs samples ≤ stored, not samples={samples}, stored={stored}")
-        decode = partial(_clips, rate=modality.rate, stored=stored)
-        held = _read(path, (".wav", ".flac", ".ogg"), decode, skip_bad_files)
+        held = _held(path, SoundFiles(modality.rate, stored), skip_bad_files, group_by)
         self.samples, self.mask_padding = samples, mask_padding
         parts = held["raw"].split(256)  # in parts: torch counts in 64 bits
         self.length = torch.cat([(part != PADDING).sum(1) for part in parts])  # samples of sound in every item
@@ -191,49 +146,35 @@ class AudioFolder(Stored):
         return other
 
 
-def _points(path: Path, stored: int) -> NDArray[Any]:
-    if path.suffix.lower() in (".npy", ".npz"):
-        held = np.load(path, allow_pickle=False)
-        points = held if isinstance(held, np.ndarray) else held[held.files[0]]
-    else:
-        points = _surface(path, stored)
-    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
-        raise ValueError(f"it holds an array {points.shape}, not points (N, 3)")
-    if not np.isfinite(points).all():
-        raise ValueError("it holds NaN or infinite values")
-    draw = torch.Generator().manual_seed(0)  # the choice of points is the same in every run
-    rows = torch.cat([torch.randperm(len(points), generator=draw) for _ in range(-(-stored // len(points)))])
-    points = points[rows[:stored].numpy()].astype(np.float32)
-    points -= points.mean(0)
-    spread = np.sqrt((points**2).mean())
-    return (points / spread if spread > 0 else points)[None]
+def rate_of_files(path: str) -> int | None:
+    """The sample rate of most recordings below a folder, Hz; None where there are none.
 
+    Args:
+        path: The folder.
 
-def _surface(path: Path, stored: int) -> NDArray[Any]:
-    try:
-        import trimesh
-    except ModuleNotFoundError:
-        raise ValueError("meshes need the package trimesh: pip install 'flowport[meshes]'") from None
-    mesh: Any = trimesh.load(path, force="mesh", skip_materials=True)  # which may name other files
-    if len(mesh.faces) == 0:
-        raise ValueError("it has no faces")
-    return np.asarray(trimesh.sample.sample_surface(mesh, stored, seed=0)[0])
+    Raises:
+        FlowportError: When the folder is missing.
+    """
+    listing = listed(path, SoundFiles.suffixes)
+    return common_rate([listing.folder / name for name in listing.names])
 
 
 @final
 class CloudFolder(Stored):
-    """The point clouds (.npy, .npz) and meshes (.ply, .off, .obj, .stl) below a folder, centred and scaled.
+    """The point clouds and meshes below a folder (``CloudFiles``), centred and scaled.
 
-    An array holds points (N, 3); from a mesh, which needs the extra ``meshes``, points are drawn uniformly by area.
     Each cloud is centred and scaled so that the mean square of its coordinates is 1. Files in two or more sub-folders
-    have the sub-folder as class. 80, 10 and 10 per cent of the files are train, validation and test.
+    have the sub-folder as class. 80, 10 and 10 per cent of the files are train, validation and test; equal names of two
+    folders lie in the same split.
 
     Args:
         path: The folder.
         points: Points of an encoded cloud.
         stored: Points stored of each file, of which training draws new ``points`` each time.
         rotate: Whether training rotates each cloud at random.
+        key: Name of the points in .npz files that hold several arrays.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
+        group_by: Regular expression searched in the files' relative paths; files of one match lie in one split.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
@@ -247,11 +188,12 @@ class CloudFolder(Stored):
         points: int = 128,
         stored: int = 1024,
         rotate: bool = False,
+        key: str | None = None,
         skip_bad_files: bool = False,
+        group_by: str | None = None,
         part: str = "train",
     ) -> None:
         if not 1 <= points <= stored:
             raise FlowportError(f"a cloud folder needs 1 ≤ points ≤ stored, not points={points}, stored={stored}")
-        decode = partial(_points, stored=stored)
-        held = _read(path, (".npy", ".npz", ".ply", ".off", ".obj", ".stl"), decode, skip_bad_files)
+        held = _held(path, CloudFiles(stored, key), skip_bad_files, group_by)
         super().__init__(**held, modality=Cloud(points, rotate), part=part)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,10 @@ class Modality(Checked, ABC):
     def codec(self) -> nn.Module | None:
         """The frozen network of ``encode`` and ``decode``, whose weights are saved with the flow; None without one."""
         return None
+
+    def meaning(self) -> dict[str, Any]:
+        """Options that give coordinates their meaning, which two sides of one kind must share, by name."""
+        return {}
 
     def unmeasured(self) -> tuple[str, ...]:
         """Names of the options that are null, to be measured on the training data by flowport.data.normalisation."""

@@ -7,6 +7,7 @@ References:
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,9 @@ class Image(Modality):
         self.flip, self.outside, self.dequantise = flip, outside, dequantise
         self.size, self.channels = None if size is None else (int(size[0]), int(size[1])), channels
         self.exact = not (shift or rotation or scale or shear or flip)
+
+    def meaning(self) -> dict[str, Any]:
+        return {"dequantise": self.dequantise}
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         """The points raw/127.5 − 1, or (raw + u)/128 − 1 with ``dequantise``, augmented under a generator.
@@ -176,6 +180,9 @@ class FloatImage(Modality):
         if not high > low:
             raise FlowportError(f"modality.high is {high}; it must be above modality.low, which is {low}")
         self.low, self.high = low, high
+
+    def meaning(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high}
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         return raw.to(torch.float32)

@@ -6,6 +6,7 @@ References:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,9 @@ class LatentModality(Modality):
 
     def codec(self) -> Codec:
         return self._codec
+
+    def meaning(self) -> dict[str, Any]:
+        return self.inner.meaning()
 
     def surface(self) -> Modality:
         return self.inner

@@ -8,7 +8,7 @@ References:
         Systems 13 (multiplicative updates for the squared error).
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -126,6 +126,9 @@ class LogMel(Spectrogram):
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         power = self.spectrum(self.amplitudes(raw)).abs().square()[:, :, : raw.shape[1] // self.hop]
         return self.normalised(self.filters.to(raw.device) @ power * self.gain)
+
+    def meaning(self) -> dict[str, Any]:
+        return super().meaning() | {name: getattr(self, name) for name in ("bands", "low", "high")}
 
     def unmeasured(self) -> tuple[str, ...]:
         return tuple(name for name, value in self._given.items() if value is None)

@@ -1,6 +1,7 @@
 """Spectrograms of sound: the base of modalities whose points are time-frequency representations of waveforms."""
 
 from abc import abstractmethod
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -55,6 +56,9 @@ class Spectrogram(Modality):
     @abstractmethod
     def hertz(self) -> Tensor:
         """The frequency of every bin, (bins,) float64, Hz."""
+
+    def meaning(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("rate", "window", "hop", "floor_db")}
 
     def amplitudes(self, raw: Tensor) -> Tensor:
         """Waveforms as float32 in [−1, 1), (n, T).

@@ -8,6 +8,7 @@ References:
 """
 
 from math import hypot
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,9 @@ class ComplexSTFT(Spectrogram):
         z = to_power(torch.fft.rfft(frames * self.hann(raw.device)).mT * (4 / self.window), self.power)
         imaginary = torch.cat([z.real[:, -1:], z.imag[:, 1:-1]], 1)
         return torch.stack([z.real[:, :-1], imaginary], 1) / self.scale
+
+    def meaning(self) -> dict[str, Any]:
+        return super().meaning() | {"power": self.power}
 
     def unmeasured(self) -> tuple[str, ...]:
         return ("scale",) if self._measure else ()

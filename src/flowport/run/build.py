@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.cache import home
+from flowport.data.agreement import agreed
 from flowport.data.datamodule import PairDataModule
 from flowport.data.normalisation import measured
 from flowport.distribution.base import Distribution
@@ -85,6 +86,7 @@ class Parts:
 
         def build() -> tuple[tuple[Distribution, Distribution, dict[str, Any]], dict[str, dict[str, Any]]]:
             laws: dict[str, Distribution] = {side: make(config[side]) for side in ("source", "target")}
+            laws["source"], laws["target"] = agreed(laws["source"], laws["target"])
             found = measured(**laws)
             for side, values in found.items():
                 laws[side] = laws[side].encoded_by(make(OmegaConf.merge(config[side].modality, values)))
