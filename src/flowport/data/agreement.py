@@ -78,7 +78,8 @@ def common_classes(source: Distribution, target: Distribution) -> list[str]:
 
 def _classes_by_name(source: Stored, target: Stored) -> tuple[Stored, Stored]:
     mine, theirs = class_names(source), class_names(target)
-    if not mine or not theirs or mine == theirs:
+    named = source.class_names or target.class_names  # numbers alone are matched as they are
+    if not named or not mine or not theirs or mine == theirs:
         return source, target
     common = set(mine) & set(theirs)
     alone = {"source": [n for n in mine if n not in common], "target": [n for n in theirs if n not in common]}

@@ -150,7 +150,8 @@ class ClassMatchedPairing(Pairing):
     matched_classes = True
 
     def __init__(self, source: Distribution, target: Distribution) -> None:
-        if isinstance(source, Stored) and isinstance(target, Stored) and source.classes and target.classes:
+        named = bool(source.class_names or target.class_names) and source.classes > 0 and target.classes > 0
+        if named and isinstance(source, Stored) and isinstance(target, Stored):
             source, target = restricted_to_common_classes(source, target)
         super().__init__(source, target)
         if source.classes != target.classes or source.classes == 0:
