@@ -2,7 +2,9 @@
 
 from flowport.distribution.base import AnalyticDistribution, Density, Distribution, Stored
 from flowport.distribution.checkerboard import Checkerboard
+from flowport.distribution.cloud_files import CloudFiles
 from flowport.distribution.digits import Digits
+from flowport.distribution.files import Files
 from flowport.distribution.gaussian import Gaussian
 from flowport.distribution.hugging_face import HuggingFace
 from flowport.distribution.instrument import Brass, Flute, Instrument
@@ -11,9 +13,11 @@ from flowport.distribution.mixture import EightGaussians, GaussianComponents, Mi
 from flowport.distribution.mnist import MNIST
 from flowport.distribution.moons import Moons
 from flowport.distribution.notes import Notes
+from flowport.distribution.picture_files import PictureFiles
 from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
 from flowport.distribution.solids import Box, Capsule, Ellipsoid, Sphere, Torus
+from flowport.distribution.sound_files import SoundFiles
 from flowport.distribution.spoken import Spoken
 from flowport.distribution.superquadric import Superquadric
 from flowport.distribution.tensor import TensorFile
@@ -27,12 +31,14 @@ __all__ = [
     "Brass",
     "Capsule",
     "Checkerboard",
+    "CloudFiles",
     "CloudFolder",
     "Density",
     "Digits",
     "Distribution",
     "EightGaussians",
     "Ellipsoid",
+    "Files",
     "Flute",
     "Gaussian",
     "GaussianComponents",
@@ -43,8 +49,10 @@ __all__ = [
     "Mixture",
     "Moons",
     "Notes",
+    "PictureFiles",
     "SCurve",
     "Silhouettes",
+    "SoundFiles",
     "Sphere",
     "Spoken",
     "Stored",

@@ -21,6 +21,9 @@ from flowport.randomness import Randomness
 from flowport.tensors import to_device
 from flowport.types import EventShape, Sample
 
+DRAWN = 4096
+"""Number of points of which a deviation is measured."""
+
 
 class Distribution(Checked, ABC):
     """A probability distribution of points, from which training and evaluation draw.
@@ -124,6 +127,12 @@ class Distribution(Checked, ABC):
         raise FlowportError(
             f"{type(self).__name__} cannot draw points of a wanted class; matched classes need labelled data"
         )
+
+    def deviation(self) -> float:
+        """The standard deviation of the coordinates of points about their common mean, of ``DRAWN`` draws."""
+        points = self.sample(DRAWN, torch.Generator().manual_seed(0))
+        x = points.x.double() if points.mask is None else points.x[points.mask.expand_as(points.x)].double()
+        return float(x.std())
 
     def corresponds(self, other: "Distribution") -> bool:
         """Whether both splits have the same size and item k of both is a view of the same object (paired data).

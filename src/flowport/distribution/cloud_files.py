@@ -33,6 +33,7 @@ class CloudFiles(Files):
         (".fbx", ".blend", ".glb", ".gltf", ".3ds", ".dae"), "save them as obj or ply first"
     )
     packages: ClassVar[dict[str, str]] = {"numpy": "numpy", "trimesh": "trimesh"}
+    plain = ".npy"
     rewritten: ClassVar[dict[str, str]] = {".off": ".ply", ".obj": ".ply", ".stl": ".ply"}
 
     def __init__(self, stored: Count = 1024, key: str | None = None) -> None:
@@ -73,9 +74,8 @@ class CloudFiles(Files):
             )
         return held[name]
 
-    def write(self, raw: Tensor, path: Path, reading: Reading) -> None:
+    def write(self, raw: Tensor, path: Path, suffix: str, reading: Reading) -> None:
         points = raw.cpu().double().numpy() * reading.scale + reading.centre
-        suffix = path.suffix.lower()
         if suffix in (".npy", ".npz"):
             with path.open("wb") as file:
                 np.save(file, points) if suffix == ".npy" else np.savez(file, points=points)

@@ -49,6 +49,7 @@ class Files(Checked, ABC):
         unread: Suffixes of such files that are not read, and what to do about them.
         packages: Modules that read them and their packages, whose versions belong to the hash of a decoded folder.
         rewritten: Suffixes that are written as another one.
+        plain: Suffix of files that are written for no file.
     """
 
     kind: ClassVar[str]
@@ -56,6 +57,7 @@ class Files(Checked, ABC):
     unread: ClassVar[Mapping[str, str]] = {}
     packages: ClassVar[Mapping[str, str]] = {}
     rewritten: ClassVar[Mapping[str, str]] = {}
+    plain: ClassVar[str]
 
     @abstractmethod
     def read(self, path: Path) -> Reading:
@@ -69,12 +71,13 @@ class Files(Checked, ABC):
         """
 
     @abstractmethod
-    def write(self, raw: Tensor, path: Path, reading: Reading) -> None:
+    def write(self, raw: Tensor, path: Path, suffix: str, reading: Reading) -> None:
         """Write one raw item as a file.
 
         Args:
             raw: A raw item of a flow's result, (…).
-            path: The file, with a suffix of ``written``.
+            path: The file, of any name.
+            suffix: Its format, a suffix of ``written``.
             reading: What was read of the file that was translated.
         """
 
@@ -88,4 +91,4 @@ class Files(Checked, ABC):
         Args:
             suffix: In lower case, with the dot.
         """
-        return self.rewritten.get(suffix, suffix)
+        return self.rewritten.get(suffix, suffix if suffix in self.suffixes else self.plain)

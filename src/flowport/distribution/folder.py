@@ -287,7 +287,6 @@ def _readers(files: Files) -> list[str]:
 
 def _decoded(folder: Path, names: list[str], files: Files) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The items, the number of items of every readable file, and the facts: what cannot be read, and notes."""
-
     missing = False
 
     def one(name: str) -> tuple[NDArray[Any], str] | str:

@@ -17,6 +17,16 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that are read whatever a file is called: others, such as EPS, would start a program."""
 LARGEST_PICTURE = 100_000_000
 """Number of pixels of the largest picture that is decoded."""
+WRITTEN = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Formats that are written, by suffix."""
 SIXTEEN_BITS = 65535
 SQUARES, DARK, BRIGHT = 4, 102, 153
 """Squares along the shorter side of the checkered background, and its two greys."""
@@ -52,6 +62,7 @@ class PictureFiles(Files):
         ".psd": "save them as png first",
     }
     packages: ClassVar[dict[str, str]] = {"PIL": "pillow"}
+    plain = ".png"
     rewritten: ClassVar[dict[str, str]] = {".gif": ".png"}
 
     def __init__(
@@ -120,13 +131,15 @@ class PictureFiles(Files):
         pixels = np.rint(laid).clip(0, 255).astype(np.uint8)
         return np.asarray(Picture.fromarray(pixels).convert("L")) if self.channels == 1 else pixels
 
-    def write(self, raw: Tensor, path: Path, reading: Reading) -> None:
+    def write(self, raw: Tensor, path: Path, suffix: str, reading: Reading) -> None:
         pixels = raw.permute(1, 2, 0).cpu().numpy()
         if pixels.shape[2] == 4:
             pixels = unpremultiplied(pixels)
         picture = Picture.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        kind = "JPEG" if self.written(path.suffix.lower()) in (".jpg", ".jpeg") else None
-        picture.save(path, kind, **({"quality": 95} if kind else {}))
+        kind = WRITTEN[suffix]
+        picture.save(
+            path, kind, **({"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {})
+        )
 
     def written(self, suffix: str) -> str:
         if self.background == "alpha" and suffix in (".jpg", ".jpeg", ".bmp"):

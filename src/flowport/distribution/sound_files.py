@@ -39,6 +39,7 @@ class SoundFiles(Files):
         (".m4a", ".aac", ".wma", ".mp4", ".opus", ".g722", ".amr", ".gsm"), "convert them to wav first (ffmpeg does)"
     )
     packages: ClassVar[dict[str, str]] = {"soundfile": "soundfile", "scipy": "scipy"}
+    plain = ".wav"
     rewritten: ClassVar[dict[str, str]] = {".mp3": ".wav", ".ogg": ".wav", ".aif": ".wav", ".aiff": ".wav"}
 
     def __init__(self, rate: Count = 8000, stored: Count | None = None) -> None:
@@ -70,8 +71,8 @@ class SoundFiles(Files):
         pieces.reshape(-1)[: len(wave)] = wave
         return pieces
 
-    def write(self, raw: Tensor, path: Path, reading: Reading) -> None:
-        kind = {".flac": "FLAC"}.get(path.suffix.lower(), "WAV")
+    def write(self, raw: Tensor, path: Path, suffix: str, reading: Reading) -> None:
+        kind = "FLAC" if suffix == ".flac" else "WAV"
         soundfile.write(path, raw.cpu().numpy(), self.rate, subtype="PCM_16", format=kind)
 
 

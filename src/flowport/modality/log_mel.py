@@ -68,7 +68,7 @@ class LogMel(Spectrogram):
 
     Raw items are int16 waves (n, T). The power is that of the short-time Fourier transform under a Hann window, scaled
     so that the bin of a sine of amplitude 1 has 0 dB, and summed by triangular filters of peak 1. mean and
-    std are single numbers, so that differences in loudness are preserved. decode estimates a non-negative spectrum and
+    std are single numbers, so that differences in loudness are preserved. ``waves`` estimates a non-negative spectrum and
     a phase: pitch and timbre are recovered, the phase is not. ``options`` holds the arguments, so that
     LogMel(*options) is equal.
 
@@ -169,14 +169,13 @@ class LogMel(Spectrogram):
         """
         return torch.stft(wave, self.window, self.hop, window=self.hann(wave.device), return_complex=True)
 
-    def decode(self, x: Tensor) -> Tensor:
-        """Waveforms with nearly the spectrogram of the points, (n, frames · hop) int16, by Griffin–Lim.
+    def waves(self, x: Tensor) -> Tensor:
+        """Waveforms with nearly the spectrogram of the points, (n, frames · hop) float32, by Griffin–Lim.
 
         Args:
             x: Points, (n, 1, bands, frames).
         """
-        wave = self.griffin_lim(self.linear(x).sqrt(), x.shape[3] * self.hop)
-        return (32767 * wave.clamp(-1, 1)).round().to(torch.int16)
+        return self.griffin_lim(self.linear(x).sqrt(), x.shape[3] * self.hop)
 
     def linear(self, x: Tensor) -> Tensor:
         """Power spectra S ≥ 0 that minimise |M S − m|², (n, window/2 + 1, frames), by multiplicative updates.

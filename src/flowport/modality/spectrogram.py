@@ -15,11 +15,14 @@ from flowport.modality.gallery import draw
 TILE = 128
 """Approximate height of a drawn spectrogram, pixels."""
 
+LOUDEST = 0.98
+"""Largest amplitude of a whole recording."""
+
 
 class Spectrogram(Modality):
     """A time-frequency representation of int16 waves (n, T), (n, C, bins, frames) with a frame every ``hop`` samples.
 
-    A member provides ``encode``, ``decode``, ``decibels``, ``energy`` and ``hertz`` and sets the attributes. Levels are
+    A member provides ``encode``, ``waves``, ``decibels``, ``energy`` and ``hertz`` and sets the attributes. Levels are
     relative to a sine of amplitude 1, whose bin has power 1, that is 0 dB (in a mel band within 2 dB).
 
     To add a member: subclass this class in a new module of this folder, export it in ``__init__.py`` and add
@@ -73,6 +76,74 @@ class Spectrogram(Modality):
             name = type(self).__name__
             raise FlowportError(f"modality.{name} takes int16 waves (n, T), but got {raw.dtype} {tuple(raw.shape)}")
         return raw.float() / 32768
+
+    @abstractmethod
+    def waves(self, x: Tensor) -> Tensor:
+        """Waveforms of points, (n, frames · hop) float32, whose amplitude may exceed 1.
+
+        Args:
+            x: Points, (n, C, bins, frames) of any number of frames.
+        """
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Waveforms of points, (n, frames · hop) int16, clamped; see ``waves``.
+
+        Args:
+            x: Points, (n, C, bins, frames).
+        """
+        return (32768 * self.waves(x)).round().clamp(-32768, 32767).to(torch.int16)
+
+    def recording(self, x: Tensor) -> Tensor:
+        """Whole recordings of points, (n, frames · hop) int16, scaled down as a whole where a peak exceeds full scale.
+
+        Args:
+            x: Points, (n, C, bins, frames) of any number of frames.
+        """
+        wave = self.waves(x)
+        peak = wave.abs().amax(1, keepdim=True)
+        return (32767 * wave * (LOUDEST / peak).clamp_max(1)).round().to(torch.int16)
+
+    def cut(self, wave: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """Pieces of a recording that overlap by half, (k, samples) int16, and their numbers of samples of sound, (k,).
+
+        Pieces begin at multiples of ``hop``; the last one is filled up with silence.
+
+        Args:
+            wave: The recording, (T,) int16.
+            samples: Length of a piece, a multiple of ``hop``.
+        """
+        step = self.step(samples // self.hop) * self.hop
+        count = 1 + max(0, -(-(len(wave) - samples) // step))
+        padded = torch.nn.functional.pad(wave, (0, (count - 1) * step + samples - len(wave)))
+        lengths = len(wave) - step * torch.arange(count, device=wave.device)
+        return padded.unfold(0, samples, step), lengths.clamp_max(samples)
+
+    def step(self, frames: int) -> int:
+        """Distance of the beginnings of two pieces of ``cut``, frames.
+
+        Args:
+            frames: Number of frames of a piece.
+        """
+        return max(1, frames // 2)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Points of the pieces of one recording as one point of all its frames, (1, C, bins, frames of all).
+
+        Where pieces overlap, their points are averaged with the weights sin²(π (k + ½)/F) of frame k of F, so that one
+        waveform is decoded and no seam is heard.
+
+        Args:
+            x: Points of the pieces, (k, C, bins, F), in their order.
+        """
+        count, frames = len(x), x.shape[3]
+        step = self.step(frames)
+        weight = torch.sin(torch.pi * (torch.arange(frames, device=x.device) + 0.5) / frames).square()
+        whole = torch.zeros(*x.shape[1:3], (count - 1) * step + frames, device=x.device)
+        total = torch.zeros(whole.shape[2], device=x.device)
+        for k in range(count):
+            whole[..., k * step : k * step + frames] += weight * x[k]
+            total[k * step : k * step + frames] += weight
+        return (whole / total)[None]
 
     def data_frames(self, length: Tensor, samples: int) -> Tensor:
         """Which frames contain data of padded waves, (n, frames) bool.

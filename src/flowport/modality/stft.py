@@ -106,8 +106,8 @@ class ComplexSTFT(Spectrogram):
         z = torch.complex(torch.cat([re, im[:, :1]], 1), torch.cat([zero, im[:, 1:], zero], 1))
         return to_power(z, 1 / self.power)
 
-    def decode(self, x: Tensor) -> Tensor:
-        """The waveforms of least squares, (n, frames · hop) int16, clamped: Σ w y/Σ w² over the frames y of window w.
+    def waves(self, x: Tensor) -> Tensor:
+        """The waveforms of least squares, (n, frames · hop) float32: Σ w y/Σ w² over the frames y of window w.
 
         Args:
             x: Points, (n, 2, window/2, frames).
@@ -115,8 +115,7 @@ class ComplexSTFT(Spectrogram):
         frames = torch.fft.irfft(self.spectrum(x.float()).mT * (self.window / 4), self.window)
         hann, samples = self.hann(x.device), x.shape[3] * self.hop
         wave = self._added(frames * hann) / self._added(hann.square().expand(1, *frames.shape[1:]))
-        inside = wave[:, self.margin : self.margin + samples]
-        return (32768 * inside).round().clamp(-32768, 32767).to(torch.int16)
+        return wave[:, self.margin : self.margin + samples]
 
     def _added(self, frames: Tensor) -> Tensor:
         """The overlap-add of frames (n, frames, window) every hop samples, (n, margin + T + margin)."""

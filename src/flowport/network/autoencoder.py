@@ -52,6 +52,9 @@ class Autoencoder(Codec):
         channels: Number of latent channels.
         width: Number of channels at half resolution; at a quarter of the resolution there are twice as many.
 
+    Attributes:
+        settings: The arguments.
+
     Raises:
         FlowportError: For points that are not images with sides divisible by 4, and for channels or width below 1.
 
@@ -69,6 +72,7 @@ class Autoencoder(Codec):
             )
         if min(channels, width) < 1:
             raise FlowportError(f"an autoencoder needs channels and width of at least 1, not {channels} and {width}")
+        self.settings = (list(event_shape), channels, width)
         self.latent_shape: EventShape = (channels, event_shape[1] // SHRINK, event_shape[2] // SHRINK)
         wide = 2 * width
         self.down = nn.Sequential(

@@ -24,8 +24,6 @@ from flowport.prediction.base import FlowState, Prediction, endpoints, velocity_
 
 NODES = 2049
 """Times between which the inverse of the network's time is linear."""
-SAMPLES = 4096
-"""Points of a distribution from which its standard deviation is measured."""
 
 
 class _Combination(Prediction):
@@ -156,10 +154,7 @@ class EDMPrediction(_Combination):
 
 
 def _deviation(distribution: Distribution) -> float:
-    """The standard deviation of a distribution's coordinates about their common mean."""
-    points = distribution.sample(SAMPLES, torch.Generator().manual_seed(0))
-    x = points.x.double() if points.mask is None else points.x[points.mask.expand_as(points.x)].double()
-    found = float(x.std())
+    found = distribution.deviation()
     if not found > 0:
         raise FlowportError("prediction=edm needs points that differ: all measured coordinates are equal")
     return found

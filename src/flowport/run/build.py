@@ -60,9 +60,11 @@ class Parts:
 
     Args:
         built: Kind and node -> what was built of it.
+        remembered: Sides that are not built of their data, by name.
     """
 
     built: dict[str, Any] = field(default_factory=dict)
+    remembered: dict[str, Distribution] = field(default_factory=dict)
 
     def once(self, kind: str, node: Any, build: Callable[[], Part]) -> Part:
         """What ``build`` made of a node, from the second request on without building it.
@@ -85,7 +87,11 @@ class Parts:
         """
 
         def build() -> tuple[tuple[Distribution, Distribution, dict[str, Any]], dict[str, dict[str, Any]]]:
-            laws: dict[str, Distribution] = {side: make(config[side]) for side in ("source", "target")}
+            laws: dict[str, Distribution] = {
+                side: self.remembered.get(side) or make(config[side]) for side in ("source", "target")
+            }
+            if self.remembered:  # in the space of the flow, with what was measured
+                return (laws["source"], laws["target"], {}), {}
             laws["source"], laws["target"] = agreed(laws["source"], laws["target"])
             found = measured(**laws)
             for side, values in found.items():

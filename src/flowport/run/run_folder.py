@@ -85,6 +85,11 @@ class RunFolder:
         return self.path / "before.json"
 
     @property
+    def sides(self) -> Path:
+        """What the run remembers of source and target (``flowport.data.remembered``)."""
+        return self.path / "sides.json"
+
+    @property
     def gallery(self) -> Path:
         """The picture of sources, translations and targets."""
         return self.path / "gallery.png"
@@ -241,14 +246,17 @@ class RunFolder:
             return False
         return _covers(here, OmegaConf.to_container(config, resolve=True))
 
-    def write_config(self, config: DictConfig) -> None:
-        """Write the config and the stamp of what built the run.
+    def write_config(self, config: DictConfig, sides: Mapping[str, Any] | None = None) -> None:
+        """Write the config, the stamp of what built the run, and what it remembers of its sides.
 
         Args:
             config: The composed config, with what was measured.
+            sides: Facts of source and target; None leaves them as they are.
         """
         write_atomically(self.config, lambda path: OmegaConf.save(config, path))
         write_json(self.stamp, built_by())
+        if sides is not None:
+            write_json(self.sides, sides)
 
     def read_checkpoint(self) -> dict[str, Any]:
         """The last checkpoint, as tensors only.

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
+from flowport.data.remembered import remember
 from flowport.errors import FlowportError
 from flowport.run.build import Parts, Run, build
 from flowport.run.evaluate import check_measures, measure
@@ -117,7 +118,7 @@ def train(
         folder.read_before()
         del checkpoint
     check_measures(run, config.get("optimise"))
-    folder.write_config(config)
+    folder.write_config(config, {"source": remember(run.module.source), "target": remember(run.module.target)})
     if not resume:
         folder.before.unlink(missing_ok=True)
         if before and (found := before(run)):

@@ -79,6 +79,7 @@ def compose(
     prediction = (prediction or _default_prediction(path)).fitted(source, target, path.bridge)
     _warn_of_growth(path, prediction)
     joined = pairing(source=source, target=target)
+    source, target = joined.source, joined.target  # classes or items without a counterpart may be left out
     capabilities = capabilities_of(source, joined, coupling, path, conditioning, prediction)
     objective = objective or FlowMatching(UniformTimeSampler(), UniformWeighting())
     shape = objective.condition_shape(conditioning.shape(source, target), prediction)
