@@ -27,6 +27,7 @@ WRITTEN = {
     ".tiff": "TIFF",
 }
 """Formats that are written, by suffix."""
+QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 SIXTEEN_BITS = 65535
 SQUARES, DARK, BRIGHT = 4, 102, 153
 """Squares along the shorter side of the checkered background, and its two greys."""

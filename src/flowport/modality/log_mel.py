@@ -68,8 +68,8 @@ class LogMel(Spectrogram):
 
     Raw items are int16 waves (n, T). The power is that of the short-time Fourier transform under a Hann window, scaled
     so that the bin of a sine of amplitude 1 has 0 dB, and summed by triangular filters of peak 1. mean and
-    std are single numbers, so that differences in loudness are preserved. ``waves`` estimates a non-negative spectrum and
-    a phase: pitch and timbre are recovered, the phase is not. ``options`` holds the arguments, so that
+    std are single numbers, so that differences in loudness are preserved. ``waves`` estimates a non-negative spectrum
+    and a phase: pitch and timbre are recovered, the phase is not. ``options`` holds the arguments, so that
     LogMel(*options) is equal.
 
     Args:

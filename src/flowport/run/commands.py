@@ -17,7 +17,7 @@ from flowport.errors import FlowportError
 from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
 from flowport.run.words import Groups, check_words
 
-PATHS = ("run", "input", "draw", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("run", "input", "output", "draw", "hydra.run.dir", "hydra.sweep.dir")
 """Overrides whose value is a path."""
 
 HELP = """usage: flowport <command> [key=value ...]

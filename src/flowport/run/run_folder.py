@@ -110,6 +110,16 @@ class RunFolder:
         return self.path / "pairs.safetensors"
 
     @property
+    def files(self) -> Path:
+        """The folder of translated files."""
+        return self.path / "files"
+
+    @property
+    def unreadable(self) -> Path:
+        """The list of the files that could not be read."""
+        return self.path / "unreadable.txt"
+
+    @property
     def translated(self) -> Path:
         """Translated points, encoded."""
         return self.path / "translated.npy"
