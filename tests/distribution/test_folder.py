@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ class Repeated(Files):
 
     kind = "numbers"
     suffixes = (".txt",)
-    unread = {".doc": "save them as txt first"}
+    unread: ClassVar = {".doc": "save them as txt first"}
 
     def read(self, path: Path) -> Reading:
         count, value = map(int, path.read_text().split())
@@ -95,7 +96,7 @@ def test_links_are_followed_once_and_hidden_places_left_out(tmp_path, caplog):
     assert found.names == ["x/0.txt", "x/1.txt", "y/2.txt"] and found.class_names == ("x", "y")
     assert "3 .txt; left out: 1 .md, 3 hidden or __MACOSX" in caplog.text
     assert "1 .doc files are not read: save them as txt first" in caplog.text
-    with pytest.raises(FlowportError, match="a link that leads nowhere.*and 1 more"):
+    with pytest.raises(FlowportError, match=r"a link that leads nowhere.*and 1 more"):
         read(folder)
 
 
@@ -166,7 +167,7 @@ def test_what_a_missing_package_could_not_read_is_tried_again(tmp_path, monkeypa
     folder, able = written(tmp_path / "f", {f"{k}.txt": f"2 {k}" for k in range(9)}), False
 
     class Needing(Repeated):
-        packages = {"numpy": "numpy"}
+        packages: ClassVar = {"numpy": "numpy"}
 
         def read(self, path: Path) -> Reading:
             if not able and path.stem == "3":

@@ -66,14 +66,22 @@ def class_names(side: Distribution) -> tuple[str, ...]:
 
 
 def common_classes(source: Distribution, target: Distribution) -> list[str]:
-    """The names of the classes that both sides have, in the order of the target's.
+    """The names of the classes of which both sides have items, in the order of the target's.
 
     Args:
         source: The source.
         target: The target.
     """
-    held = set(class_names(source))
-    return [name for name in class_names(target) if name in held]
+    held = set(_present(source))
+    return [name for name in _present(target) if name in held]
+
+
+def _present(side: Distribution) -> list[str]:
+    """The names of the classes of which a side has items."""
+    names = list(class_names(side))
+    if not isinstance(side, Stored) or side.labels is None or not side.classes:
+        return names
+    return [names[k] for k in side.labels.unique().tolist()]
 
 
 def _classes_by_name(source: Stored, target: Stored) -> tuple[Stored, Stored]:
@@ -158,7 +166,7 @@ def restricted_to_common_classes(source: Stored, target: Stored) -> tuple[Stored
         FlowportError: When no class is common, or a split has no item of a common class.
     """
     common = common_classes(source, target)
-    if len(common) == len(class_names(source)) == len(class_names(target)):
+    if common == list(class_names(source)) == list(class_names(target)):
         return source, target
     if not common:
         raise FlowportError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowport.distribution.files import Files, Reading
 from flowport.errors import FlowportError, Range
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that are read whatever a file is called: others, such as EPS, would start a program."""
 LARGEST_PICTURE = 100_000_000
 """Number of pixels of the largest picture that is decoded."""
@@ -88,6 +88,7 @@ class PictureFiles(Files):
         return {"size": size, "channels": self.channels, "background": self.background, "fit": self.fit}
 
     def read(self, path: Path) -> Reading:
+        Picture.init()  # registers the formats that are named
         with Picture.open(path, formats=FORMATS) as opened:
             if opened.width * opened.height > LARGEST_PICTURE:
                 raise ValueError(

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowport.errors import Count, FlowportError, Range
-from flowport.modality.spectrogram import Spectrogram
+from flowport.modality.spectrogram import Spectrogram, window_of
 
 TINY = 1e-12
+SECONDS = 0.128
+"""Duration of a window whose length is not given."""
 INVERSIONS, ROUNDS, MOMENTUM = 60, 40, 0.7
 """Numbers of steps of the mel inversion and of Griffin–Lim, and the acceleration parameter of Griffin–Lim."""
 
@@ -73,12 +75,13 @@ class LogMel(Spectrogram):
     LogMel(*options) is equal.
 
     Args:
-        rate: Sample rate, Hz.
-        window: Length of the Hann window and of the Fourier transform, samples.
-        hop: Distance of two frames, samples.
+        rate: Sample rate, Hz; None for that of the files where a run is built, else 8000.
+        window: Length of the Hann window and of the Fourier transform, samples; None for the power of two nearest to
+            0.128 s.
+        hop: Distance of two frames, samples; None for a quarter of the window.
         bands: Number of mel filters.
         low: Lower end of the first filter, Hz.
-        high: Upper end of the last filter, Hz.
+        high: Upper end of the last filter, Hz; None for half of the rate.
         floor_db: Smallest level, dB.
         mean: Level that becomes x = 0, dB; None for the mean of the training data, measured when a run is built (until
             then 0).
@@ -91,16 +94,19 @@ class LogMel(Spectrogram):
 
     def __init__(
         self,
-        rate: Count = 8000,
-        window: int = 1024,
-        hop: int = 256,
+        rate: Count | None = 8000,
+        window: int | None = 1024,
+        hop: int | None = 256,
         bands: Count = 64,
         low: float = 60.0,
-        high: float = 4000.0,
+        high: float | None = 4000.0,
         floor_db: Annotated[float, Range(most=0)] = -70.0,
         mean: float | None = -61.0,
         std: float | None = 15.1,
     ) -> None:
+        rate = 8000 if rate is None else rate
+        window = window_of(rate, SECONDS) if window is None else window
+        hop, high = window // 4 if hop is None else hop, rate / 2 if high is None else high
         if not 0 <= low < high <= rate / 2:
             raise FlowportError(
                 f"modality.low={low} and modality.high={high} must lie in order between 0 and {rate / 2} Hz"

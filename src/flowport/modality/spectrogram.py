@@ -1,6 +1,7 @@
 """Spectrograms of sound: the base of modalities whose points are time-frequency representations of waveforms."""
 
 from abc import abstractmethod
+from math import log2
 from typing import Any
 
 import matplotlib
@@ -191,3 +192,13 @@ def colours(decibels: Tensor, floor_db: float) -> Tensor:
     index = (255 * share.clamp(0, 1)).nan_to_num().long()
     shown = magma[index].permute(0, 3, 1, 2)
     return torch.where(share.isfinite()[:, None], shown, torch.nan).flip(2)
+
+
+def window_of(rate: int, seconds: float) -> int:
+    """The power of two of samples that is nearest to a duration, at least 64.
+
+    Args:
+        rate: Sample rate, Hz.
+        seconds: The duration.
+    """
+    return 2 ** max(6, round(log2(seconds * rate)))

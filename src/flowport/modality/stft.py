@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowport.errors import FlowportError
-from flowport.modality.spectrogram import Spectrogram
+from flowport.modality.spectrogram import Spectrogram, window_of
+
+SECONDS = 0.064
+"""Duration of a window whose length is not given."""
 
 
 class ComplexSTFT(Spectrogram):
@@ -30,9 +33,10 @@ class ComplexSTFT(Spectrogram):
     the transform of a wave give the wave whose transform is nearest to S in the least-squares sense.
 
     Args:
-        rate: Sample rate, Hz.
-        window: Length of the Hann window and of the Fourier transform, samples; even.
-        hop: Distance of two frames, samples; even.
+        rate: Sample rate, Hz; None for that of the files where a run is built, else 8000.
+        window: Length of the Hann window and of the Fourier transform, samples; even. None for the power of two nearest
+            to 0.064 s.
+        hop: Distance of two frames, samples; even. None for a quarter of the window.
         power: Exponent of the magnitude, in (0, 1]; 1 for no compression.
         scale: Divisor of the compressed spectrum; 0.025 gives synthetic notes coordinates of mean square about 1. None
             for the root mean square of the training data, measured when a run is built (until then 1).
@@ -44,13 +48,16 @@ class ComplexSTFT(Spectrogram):
 
     def __init__(
         self,
-        rate: int = 8000,
-        window: int = 512,
-        hop: int = 128,
+        rate: int | None = 8000,
+        window: int | None = 512,
+        hop: int | None = 128,
         power: float = 0.5,
         scale: float | None = 0.025,
         floor_db: float = -70.0,
     ) -> None:
+        rate = 8000 if rate is None else rate
+        window = window_of(rate, SECONDS) if window is None else window
+        hop = window // 4 if hop is None else hop
         if window % 2 or not 0 < hop <= window // 2 or hop % 2:
             raise FlowportError(
                 f"modality needs an even window and an even hop, 0 < hop ≤ window/2, not window={window}, hop={hop}"

@@ -27,6 +27,7 @@ from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, Reward
 from flowport.run.config_checks import check_keys, check_kind, check_parts, check_values
 from flowport.run.run_folder import RunFolder, check_fits
+from flowport.run.sound_settings import settle
 from flowport.run.trainer_options import check_trainer
 from flowport.sampling.sampler import Sampler
 from flowport.training.averaging import AveragedModule
@@ -85,6 +86,8 @@ class Parts:
         Args:
             config: What its modalities leave null is measured and written into it.
         """
+        if not self.remembered:
+            settle(config)
 
         def build() -> tuple[tuple[Distribution, Distribution, dict[str, Any]], dict[str, dict[str, Any]]]:
             laws: dict[str, Distribution] = {

@@ -1,0 +1,49 @@
+"""The sample rate of recordings, where a config leaves it to the files."""
+
+import logging
+
+from omegaconf import DictConfig
+
+from flowport.distribution.user_folders import rate_of_files
+from flowport.errors import FlowportError
+
+logger = logging.getLogger(__name__)
+FOLDER = "flowport.distribution.AudioFolder"
+
+
+def settle(config: DictConfig) -> None:
+    """Write the sample rate of the files where the config has null.
+
+    Both sides have one rate: the lower of the two where their files differ, which is said. Where one side's is given,
+    the other one has it too unless its files have a lower rate, which two sides that differ are then refused for.
+
+    Args:
+        config: The config of a run, in which nulls are replaced.
+
+    Raises:
+        FlowportError: When no recording of a folder can be read.
+    """
+    folders = {side: config[side] for side in ("source", "target") if config[side].get("_target_") == FOLDER}
+    sounds = {side: node.modality for side, node in folders.items() if node.get("modality") is not None}
+    open_ = [side for side, modality in sounds.items() if modality.get("rate") is None]
+    if open_:
+        given = [int(modality.rate) for modality in sounds.values() if modality.get("rate") is not None]
+        rate = _lowest({side: str(folders[side].path) for side in open_})
+        for side in open_:
+            sounds[side].rate = min(rate, *given) if given else rate
+
+
+def _lowest(paths: dict[str, str]) -> int:
+    rates = {}
+    for side, path in paths.items():
+        found = rate_of_files(path)
+        if found is None:
+            raise FlowportError(f"{side}.path={path} holds no recording whose sample rate can be read")
+        rates[side] = found
+    lowest = min(rates.values())
+    if len(set(rates.values())) > 1:
+        told = " and ".join(f"{rate} Hz of the {side}" for side, rate in rates.items())
+        logger.warning("recordings have %s: both sides are resampled to %d Hz", told, lowest)
+    else:
+        logger.info("recordings have %d Hz, which is the rate of this run", lowest)
+    return lowest
