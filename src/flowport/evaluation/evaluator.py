@@ -248,7 +248,7 @@ def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor
     rows["real target"] = outcome.floor.x[: len(shown)]
     modality.surface().render({"": rows["translation"].cpu()}, str(path.with_name("translation.png")))
     record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality.surface(), path)
-    return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path))
+    return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path), unrelated=("real target",))
 
 
 def record(rows: dict[str, Tensor], modality: Modality, picture: Path) -> None:

@@ -17,9 +17,13 @@ class StepLogger(Callback):
     Logged are train/learning_rate, as the step uses it; train/gradient_norm, |∇L| over all trained parameters before
     clipping; coupling/pair_cost, the mean of |x0 − x1|² over the batch; and coupling/<fact>, the facts of the plan that
     the batch was drawn from, for which nothing is solved again. Other steps compute and read nothing.
+
+    Lightning counts a step too many after some resumes, and would then log other steps than before, wrongly numbered:
+    its count is set to that of the optimiser steps.
     """
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Pair, batch_idx: int) -> None:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         if logged(trainer, trainer.global_step + 1):
             cost = (batch.source.x - batch.target.x).detach().float().square().sum() / len(batch)
             self._log(module, {f"coupling/{name}": value for name, value in {**batch.facts, "pair_cost": cost}.items()})
