@@ -233,3 +233,29 @@ def test_tensorboard_plays_source_translation_and_target(tmp_path: Path) -> None
             assert event.step == 1 and rate == sound.rate and len(heard) == len(wave)
             assert float((torch.from_numpy(heard) - wave / 32768).abs().max()) < 1e-3
     assert events.Images("gallery")[-1].height > 100
+
+
+def test_tensorboard_shows_the_gallery_of_images_and_no_sound_or_cloud(tmp_path: Path) -> None:
+    words = [
+        "experiment=digits_to_mnist",
+        "metric=[straightness]",
+        "coupling=independent",
+        "trainer.max_steps=1",
+        "evaluation_items=5",
+        "data.batch=4",
+        "data.pool=1",
+        "data.validation_items=4",
+        "grid.steps=1",
+        "solver=euler",
+    ]
+    config = runs.prepared(tmp_path, *words)
+    run = build(config)
+    trainer = build_trainer(config, RunFolder(tmp_path), [SampleLogger(run.evaluation, tmp_path / "gallery.png")])
+    trainer.fit(run.module, run.data)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
+    (event,) = events.Images("gallery")
+    with Image.open(io.BytesIO(event.encoded_image_string)) as seen, Image.open(tmp_path / "gallery.png") as kept:
+        assert event.step == 1 and min(seen.size) > 60
+        assert seen.convert("RGB").tobytes() == kept.convert("RGB").tobytes()
+    tags = events.Tags()
+    assert tags["audio"] == tags["tensors"] == [] and tags["images"] == ["gallery"]
