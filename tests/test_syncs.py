@@ -21,6 +21,8 @@ from flowport.distribution.instrument import Brass, Flute
 from flowport.modality import PixelCloud
 from flowport.network import MLP, PatchUNet, SetTransformer
 from flowport.randomness import Randomness
+from flowport.training.board import Board
+from flowport.training.callback import StepLogger
 from flowport.training.compose import compose
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "item"}
@@ -101,7 +103,7 @@ def test_the_watch_sees_what_it_is_for():
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_a_training_step_waits_for_nothing(kind, device):
+def test_a_training_step_waits_for_nothing(kind, device, tmp_path):
     make, network = PAIRS[kind]
     # torch's Adam reads its own step counter, which lies on the CPU on every device
     flow, data = compose(*make(), coupling=IndependentCoupling(), network=network, optimizer=torch.optim.SGD)
@@ -111,8 +113,8 @@ def test_a_training_step_waits_for_nothing(kind, device):
         max_steps=3,
         accelerator=device,
         devices=1,
-        callbacks=[watch],
-        logger=False,
+        callbacks=[watch, StepLogger()],
+        logger=Board(tmp_path),  # which writes every 50 steps
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

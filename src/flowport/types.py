@@ -1,7 +1,7 @@
 """Batches that the modules exchange: points, pairs of points, conditions of a network, and names of their shapes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -69,10 +69,12 @@ class Pair:
     Args:
         source: Source points x0, n rows.
         target: Target points x1, n rows.
+        facts: What the coupling reported of the plan that the rows are from, by name; tensors stay on its device.
     """
 
     source: Sample
     target: Sample
+    facts: Mapping[str, float | Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -84,7 +86,7 @@ class Pair:
         return known[0] & known[-1] if known else None
 
     def take(self, i: Tensor | slice, j: Tensor | slice) -> "Pair":
-        """The re-paired points: source row i[k] with target row j[k], with labels, masks and ids.
+        """The re-paired points: source row i[k] with target row j[k], with labels, masks and ids, without facts.
 
         Args:
             i: Rows of the source, (k,) int64 or a slice.
@@ -98,7 +100,7 @@ class Pair:
         Args:
             device: The device.
         """
-        return Pair(self.source.to(device), self.target.to(device))
+        return replace(self, source=self.source.to(device), target=self.target.to(device))
 
 
 @dataclass(frozen=True)

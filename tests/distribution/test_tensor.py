@@ -74,7 +74,7 @@ class Cloud(Modality):
     def decode(self, x):
         return x
 
-    def render(self, rows, path):
+    def render(self, rows, path, unrelated=()):
         return Plane().render(rows, path)
 
 

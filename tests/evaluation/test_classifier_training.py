@@ -31,7 +31,7 @@ class Grey(Modality):
     def decode(self, x: Tensor) -> Tensor:
         return ((x / self.factor + 1) * 127.5).round().to(torch.uint8)
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+    def render(self, rows: dict[str, Tensor], path: str, unrelated=()) -> Tensor:
         raise NotImplementedError
 
 

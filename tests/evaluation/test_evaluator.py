@@ -138,7 +138,7 @@ class Kept(Plane):
     def sound(self, x: torch.Tensor) -> Sound:
         return Sound(torch.zeros(len(x), 4, dtype=torch.int16), 8000)
 
-    def render(self, rows: dict[str, torch.Tensor], path: str) -> torch.Tensor:
+    def render(self, rows: dict[str, torch.Tensor], path: str, unrelated=()) -> torch.Tensor:
         self.rows = rows
         return torch.empty(3, 0, 0, dtype=torch.uint8)
 

@@ -12,6 +12,7 @@ References:
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -35,7 +36,7 @@ class PairStream:
     The coupling is solved over pools of several minibatches, or once over the whole stored training set. Several
     processes take disjoint shards of one stream: together they draw the pairs that one process with batches as many
     times as large would draw. ``facts`` holds the numbers that the last solved coupling reported (lost mass, plan
-    entropy).
+    entropy), and ``facts`` of a batch those of the plan that it was drawn from.
 
     Args:
         pairing: Joint law of source and target before the coupling.
@@ -86,7 +87,8 @@ class PairStream:
             return self._coupled(number)
         if self._cached is None or self._cached[0] != number:
             self._cached = (number, self._coupled(number))
-        return self._cached[1].take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2)
+        pool = self._cached[1]
+        return replace(pool.take(*(slice(offset * self.batch, (offset + 1) * self.batch),) * 2), facts=pool.facts)
 
     def facts_of(self, step: int) -> dict[str, float]:
         """The facts that the coupling reports on the pool of a step, and its pair cost.
@@ -102,7 +104,7 @@ class PairStream:
         pair = stream.at(step)
         pair = pair if stream._cached is None else stream._cached[1]
         cost = (pair.source.x - pair.target.x).double().square().sum() / len(pair)
-        return {name: float(value) for name, value in {**stream.facts, "pair_cost": cost}.items()}
+        return {name: float(value) for name, value in {**pair.facts, "pair_cost": cost}.items()}
 
     def _coupled(self, number: int) -> Pair:
         """The re-paired points of the pool with a number."""
@@ -114,9 +116,9 @@ class PairStream:
         plan = self.coupling(pair, self._own.generator("coupling", first, pair.source.x.device))
         self.facts = plan.facts
         if self.pool == 1:
-            return plan.apply(pair)
+            return replace(plan.apply(pair), facts=plan.facts)
         order = torch.randperm(n, generator=self._own.generator("pool order", first))
-        return plan.apply(pair, to_device(order, plan.i.device))
+        return replace(plan.apply(pair, to_device(order, plan.i.device)), facts=plan.facts)
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:
@@ -150,6 +152,7 @@ class PairStream:
         return Pair(
             self.pairing.source.draw(i[row], noise.under("source").generator("draw", step, device)),
             self.pairing.target.draw(j[row], noise.under("target").generator("draw", step, device)),
+            self.facts,
         )
 
 

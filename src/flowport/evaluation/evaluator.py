@@ -214,6 +214,16 @@ def _observed(sample: Sample, law: Distribution) -> Sample:
     return observed.draw(sample.id, None)
 
 
+def evenly(n: int, shown: int) -> Tensor:
+    """Evenly spaced rows of a set, which may be sorted, (min(n, shown),) int64.
+
+    Args:
+        n: Number of rows of the set.
+        shown: Largest number of rows to show.
+    """
+    return torch.arange(min(n, shown)) * n // min(n, shown)
+
+
 def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor:
     """A picture of source points, states of the trajectory, translations and real target points, (3, H, W) uint8.
 
@@ -226,7 +236,7 @@ def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor
         path: File of the picture, .png.
     """
     last, n = len(outcome.states) - 1, len(outcome.result)
-    shown = torch.arange(min(n, modality.shown)) * n // min(n, modality.shown)  # evenly spaced: sets may be sorted
+    shown = evenly(n, modality.shown)
     if outcome.condition_label is not None and outcome.condition_label.ndim == 1:
         shown = outcome.condition_label.argsort(stable=True).cpu()[shown]
     rows = {"source": outcome.source.x[shown]}
@@ -238,7 +248,7 @@ def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor
     rows["real target"] = outcome.floor.x[: len(shown)]
     modality.surface().render({"": rows["translation"].cpu()}, str(path.with_name("translation.png")))
     record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality.surface(), path)
-    return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path))
+    return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path), unrelated=("real target",))
 
 
 def record(rows: dict[str, Tensor], modality: Modality, picture: Path) -> None:

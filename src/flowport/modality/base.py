@@ -1,6 +1,7 @@
 """The contract of a modality: how raw data are encoded as points x, decoded and drawn."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -103,12 +104,14 @@ class Modality(Checked, ABC):
         """
 
     @abstractmethod
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         """One picture of several rows of points, written to a file and returned as (3, H, W) uint8.
 
         Args:
             rows: Points (n, *D) of every row by its label.
             path: File to write, .png; missing folders are created.
+            unrelated: Labels of the rows whose items are not those of the first row, such as real targets beside a
+                source and its translation.
 
         Raises:
             FlowportError: When there is no row or a row has no point.

@@ -1,5 +1,6 @@
 """Point clouds in space: sets of 3D points, drawn with colours that show the correspondence to the start."""
 
+from collections.abc import Collection
 from math import cos, radians, sin
 
 import torch
@@ -50,7 +51,7 @@ class Cloud(Modality):
     """Point clouds, x (n, 3, N) = raw (n, N, 3) transposed.
 
     decode(encode(raw, None)) = raw where all points are used. In pictures a point has the colour of its height in the
-    first row, so that the rows of one trajectory show which points correspond.
+    first row, so that the rows of one trajectory show which points correspond, and in unrelated rows of its own height.
 
     Args:
         points: Number N of raw points in a cloud: the first ones, or with a generator a new random subset each time;
@@ -89,8 +90,8 @@ class Cloud(Modality):
     def decode(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        return draw(rows, path, VIEW)
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
+        return draw(rows, path, VIEW, unrelated)
 
     def vertices(self, x: Tensor, origin: Tensor) -> Vertices:
         colours = (255 * correspondence(x, origin)).round().to(torch.uint8)

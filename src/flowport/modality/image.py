@@ -6,7 +6,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -148,7 +148,7 @@ class Image(Modality):
         top, left = (self.size[0] - high) // 2, (self.size[1] - wide) // 2
         return F.pad(fitted, (left, self.size[1] - wide - left, top, self.size[0] - high - top))
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         return draw({name: (row.detach().cpu().float() + 1) / 2 for name, row in rows.items()}, path)
 
     def _augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -190,6 +190,6 @@ class FloatImage(Modality):
     def decode(self, x: Tensor) -> Tensor:
         return x
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         span = self.high - self.low
         return draw({name: (row.detach().cpu().float() - self.low) / span for name, row in rows.items()}, path)

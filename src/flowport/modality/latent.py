@@ -5,7 +5,7 @@ References:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -92,8 +92,8 @@ class LatentModality(Modality):
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat([direction(part.to(dtype)) for part in x.split(CHUNK)])
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        return self.inner.render({name: self.observed(row) for name, row in rows.items()}, path)
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
+        return self.inner.render({name: self.observed(row) for name, row in rows.items()}, path, unrelated)
 
     def sound(self, x: Tensor) -> Sound | None:
         return self.inner.sound(self.observed(x))

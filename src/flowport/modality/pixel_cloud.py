@@ -1,5 +1,7 @@
 """Images as point clouds in the plane, drawn from the distribution of their brightness."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -112,8 +114,8 @@ class PixelCloud(Modality):
         counts = self.counts(x)
         return (255 * counts / counts.amax((2, 3), keepdim=True).clamp_min(1)).round().to(torch.uint8)
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
-        return draw(rows, path, torch.eye(3, 2))
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
+        return draw(rows, path, torch.eye(3, 2), unrelated)
 
 
 def _mixed(z: Tensor) -> Tensor:

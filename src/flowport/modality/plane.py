@@ -1,6 +1,7 @@
 """Points in R^d, drawn as scatter plots."""
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -40,12 +41,13 @@ class Plane(Modality):
     def decode(self, x: Tensor) -> Tensor:
         return x
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         """One scatter plot for each row, all with the same limits and equal axes, (3, H, W) uint8.
 
         Args:
             rows: Points (n, *D) of every row by its label.
             path: File to write, .png.
+            unrelated: Not used.
         """
         panels = {name: _flat(row) for name, row in presentable(rows).items()}
         whole = torch.cat(list(panels.values()))

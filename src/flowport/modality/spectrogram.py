@@ -1,6 +1,7 @@
 """Spectrograms of sound: the base of modalities whose points are time-frequency representations of waveforms."""
 
 from abc import abstractmethod
+from collections.abc import Collection
 from math import log2
 from typing import Any
 
@@ -166,12 +167,13 @@ class Spectrogram(Modality):
         """
         return torch.hann_window(self.window, device=device)
 
-    def render(self, rows: dict[str, Tensor], path: str) -> Tensor:
+    def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         """One picture of the levels, (3, H, W) uint8: low frequencies at the bottom, the floor dark, 0 dB bright.
 
         Args:
             rows: Points (n, C, bins, frames) of every row by its label.
             path: File to write, .png.
+            unrelated: Not used.
         """
         pictures = {name: colours(self.decibels(row.detach().cpu()), self.floor_db) for name, row in rows.items()}
         return draw(pictures, path, TILE)

@@ -33,12 +33,15 @@ def measure(run: Run, folder: RunFolder, device: torch.device) -> dict[str, floa
     return numbers
 
 
-def check_measures(run: Run, optimise: str | None) -> None:
+def check_measures(run: Run, optimise: str | None) -> set[str]:
     """Check, before a run is trained or translated, that its metrics can be measured, ``optimise`` among them.
 
     Args:
         run: A run.
         optimise: The number that a sweeper minimises, or None.
+
+    Returns:
+        The names of the numbers of ``measure``, test/<metric>; empty where they are not known before.
 
     Raises:
         FlowportError: Where they cannot.
@@ -49,6 +52,7 @@ def check_measures(run: Run, optimise: str | None) -> None:
     wanted = str(optimise)
     if (names or not run.evaluation.metrics) and wanted.startswith("test/") and wanted not in known:
         raise FlowportError(f"optimise={wanted} is not measured in this run: choose one of {', '.join(sorted(known))}")
+    return known - {"test/seconds"} if names else set()
 
 
 def evaluate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:

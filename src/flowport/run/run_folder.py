@@ -188,8 +188,9 @@ class RunFolder:
         """
         if not self.path.is_dir():
             return
-        folders = [self.path, *(self.path / name for name in (".hydra", "checkpoints", "tensorboard", "gallery"))]
-        for folder in folders:
+        board = self.path / "tensorboard"
+        folders = [self.path, self.path / ".hydra", self.checkpoints, self.path / "gallery", board, *board.glob("*")]
+        for folder in folders:  # a folder before what is in it
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_symlink():
                     raise FlowportError(f"{entry} is a symbolic link: a run is written into real files and folders")

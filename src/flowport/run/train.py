@@ -9,20 +9,22 @@ from typing import Any
 import lightning
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flowport.data.remembered import remember
 from flowport.errors import FlowportError
 from flowport.run.build import Parts, Run, build
+from flowport.run.choices import choices
 from flowport.run.evaluate import check_measures, measure
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
+from flowport.training.board import Board
 from flowport.training.callback import (
     AtomicCheckpointIO,
     Checkpointing,
     ProgressBar,
     ResumeFinished,
     SampleLogger,
+    StepLogger,
     TrainingClock,
 )
 
@@ -37,13 +39,16 @@ QUIET = (
 """Warnings of Lightning's that mislead here."""
 
 
-def build_trainer(config: DictConfig, folder: RunFolder, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+def build_trainer(
+    config: DictConfig, folder: RunFolder, callbacks: list[lightning.Callback], done: int | None = None
+) -> lightning.Trainer:
     """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints.
 
     Args:
         config: A composed config, of which ``trainer`` is read.
         folder: The run's.
         callbacks: Beside the progress bar.
+        done: Number of steps of the checkpoint that the run resumes from; None for a new run.
 
     Raises:
         FlowportError: For options that Lightning refuses, for instance an accelerator that this machine does not have.
@@ -65,7 +70,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, callbacks: list[lightni
     try:
         return instantiate(options)(
             callbacks=[*callbacks, *bar],
-            logger=TensorBoardLogger(folder.path, name="", version="tensorboard"),
+            logger=Board(folder.path, done),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder.path,
             enable_checkpointing=False,  # a callback of flowport's saves
@@ -108,24 +113,20 @@ def train(
     """
     run, clock = build(config, parts, base), TrainingClock()
     evaluation = run.evaluation  # before training, so that a sampler or metric that does not fit is refused now
-    if resume:
-        checkpoint = folder.read_checkpoint()
-        check_fits(run.module, checkpoint["state_dict"], folder.checkpoint)
-        trained = (p for p in run.module.field.parameters() if p.requires_grad)
-        check_resumable(checkpoint, folder.checkpoint, run.module.make_optimizer(trained))
-        if len(checkpoint["lr_schedulers"]) != (run.module.make_scheduler is not None):
-            raise FlowportError(f"{folder.checkpoint} does not hold the state of this run's scheduler")
-        folder.read_before()
-        del checkpoint
-    check_measures(run, config.get("optimise"))
+    done = _resumed(run, folder) if resume else None
+    names = check_measures(run, config.get("optimise"))
     folder.write_config(config, {"source": remember(run.module.source), "target": remember(run.module.target)})
     if not resume:
         folder.before.unlink(missing_ok=True)
         if before and (found := before(run)):
             write_json(folder.before, found)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
-    callbacks = [ResumeFinished(), SampleLogger(evaluation, folder.gallery), clock, saving]
-    trainer = build_trainer(config, folder, callbacks)
+    callbacks = [ResumeFinished(), StepLogger(), SampleLogger(evaluation, folder.gallery), clock, saving]
+    trainer = build_trainer(config, folder, callbacks, done)
+    board = trainer.logger
+    assert isinstance(board, Board)
+    if not resume:
+        board.describe(OmegaConf.to_yaml(config, resolve=True), choices(config), sorted(names))
     trainer.fit(run.module, run.data, ckpt_path=folder.checkpoint if resume else None)
     trainer.save_checkpoint(folder.checkpoint)
     saving.check()
@@ -140,5 +141,28 @@ def train(
     numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
     numbers.update(measure(run, folder, trainer.strategy.root_device))
     numbers.update(after(run, folder) if after else {})
+    if not resume or trainer.global_step != _concluded(folder):
+        board.conclude(numbers, trainer.global_step)
+    board.close()
     folder.write_metrics(numbers)
     return numbers
+
+
+def _resumed(run: Run, folder: RunFolder) -> int:
+    """The number of steps of the checkpoint that a run resumes from, which is checked to fit the run."""
+    checkpoint = folder.read_checkpoint()
+    check_fits(run.module, checkpoint["state_dict"], folder.checkpoint)
+    trained = (p for p in run.module.field.parameters() if p.requires_grad)
+    check_resumable(checkpoint, folder.checkpoint, run.module.make_optimizer(trained))
+    if len(checkpoint["lr_schedulers"]) != (run.module.make_scheduler is not None):
+        raise FlowportError(f"{folder.checkpoint} does not hold the state of this run's scheduler")
+    folder.read_before()
+    return int(checkpoint["global_step"])
+
+
+def _concluded(folder: RunFolder) -> Any:
+    """The number of steps after which the folder's numbers were measured before; None where they never were."""
+    try:
+        return folder.read_metrics().get("train/steps") if folder.finished else None
+    except FlowportError:  # a damaged file, which is written anew
+        return None

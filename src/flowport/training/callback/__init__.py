@@ -6,5 +6,14 @@ from flowport.training.callback.clock import TrainingClock
 from flowport.training.callback.progress import ProgressBar
 from flowport.training.callback.resume_finished import ResumeFinished
 from flowport.training.callback.sample_logger import SampleLogger
+from flowport.training.callback.step_logger import StepLogger
 
-__all__ = ["AtomicCheckpointIO", "Checkpointing", "ProgressBar", "ResumeFinished", "SampleLogger", "TrainingClock"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "Checkpointing",
+    "ProgressBar",
+    "ResumeFinished",
+    "SampleLogger",
+    "StepLogger",
+    "TrainingClock",
+]

@@ -5,20 +5,27 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
-from flowport.evaluation.evaluator import Evaluator, gallery
+from flowport.evaluation.evaluator import Evaluator, evenly, gallery
+from flowport.metric.base import EvaluationResult
+from flowport.modality.base import Modality
 from flowport.training.averaging import AveragedModule
 
 logger = logging.getLogger(__name__)
-MESHES = 4
-"""Number of translated point clouds that are logged as meshes."""
+MESHES, SOUNDS = 4, 3
+"""Number of items whose clouds and whose sounds are logged."""
 
 
 class SampleLogger(Callback):
     """Callback that evaluates the averaged field at every validation and logs the results.
 
-    It translates held-out points, logs every metric as val/<metric> and the gallery, and in TensorBoard also sounds and
-    point clouds, where the modality of the target has them.
+    It translates held-out points and logs every metric as val/<metric>. In TensorBoard it also logs the gallery; sounds
+    of source, translation and target as sound_<item>/<row>; and point clouds as meshes source, translation and target,
+    where the modality of the target has them. Item k of the target is a partner of item k of the source only where the
+    data are paired. Points of source and translation are coloured by their height in the source, those of the target by
+    their own.
 
     Args:
         evaluation: Translates points and measures the result.
@@ -32,22 +39,43 @@ class SampleLogger(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         assert isinstance(module, AveragedModule)
-        pair = trainer.datamodule.placed(module.device)  # type: ignore[attr-defined]
+        pair, step = trainer.datamodule.placed(module.device), trainer.global_step  # type: ignore[attr-defined]
         source, target = pair.source, pair.target
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")
         numbers = self.evaluation.measure(outcome)
         picture = gallery(outcome, target.modality, self.picture)
-        surface = target.modality.surface()
         for log in trainer.loggers:
-            log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, trainer.global_step)
+            log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, step)
             if isinstance(log, TensorBoardLogger):
-                log.experiment.add_image("gallery", picture, trainer.global_step)
-                sound = surface.sound(outcome.result[:1])
-                if sound is not None:
-                    log.experiment.add_audio("translation", sound.waves[0] / 32768, trainer.global_step, sound.rate)
-                shapes = surface.vertices(outcome.result[:MESHES], outcome.source.x[:MESHES])
-                if shapes is not None:
-                    log.experiment.add_mesh(
-                        "translation", shapes.points, shapes.colours, global_step=trainer.global_step
-                    )
-        logger.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+                log.experiment.add_image("gallery", picture, step)
+                show(outcome, target.modality.surface(), log.experiment, step)
+        logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+
+def show(outcome: EvaluationResult, surface: Modality, board: SummaryWriter, step: int) -> None:
+    """Record sounds and clouds of an evaluation; nothing for points that are neither.
+
+    Args:
+        outcome: The evaluation.
+        surface: Modality of its points.
+        board: Where to.
+        step: Number of optimiser steps.
+    """
+    result = outcome.result
+
+    def rows(items: int) -> dict[str, Tensor]:
+        whole = {"source": outcome.source.x, "translation": result, "target": outcome.target.x}
+        alike = {name: x for name, x in whole.items() if x.shape[1:] == result.shape[1:]}
+        return {name: x[evenly(len(x), items)] for name, x in alike.items()}
+
+    for name, x in rows(SOUNDS).items():
+        sound = surface.sound(x)
+        for k, wave in enumerate([] if sound is None else sound.waves):
+            assert sound is not None
+            board.add_audio(f"sound_{k}/{name}", wave.cpu() / 32768, step, sound.rate)
+    clouds = rows(MESHES)
+    origins = {"translation": clouds.get("source", clouds["translation"])}
+    for name, x in clouds.items():
+        shapes = surface.vertices(x, origins.get(name, x))
+        if shapes is not None:
+            board.add_mesh(name, shapes.points, shapes.colours, global_step=step)

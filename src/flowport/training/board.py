@@ -1,0 +1,129 @@
+"""The TensorBoard record of a run: charts that hold a metric and its references, its choices, config and results."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+REFERENCES = ("floor", "untranslated", "retrieved", "ceiling", "chance")
+"""Suffixes of numbers that a metric is read against."""
+UNCHARTED = ("epoch",)
+"""Numbers that Lightning adds and that say nothing here: the whole training is one epoch."""
+
+
+def charts(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The numbers as they are charted: reference -> tag -> value, the metrics themselves under the empty reference.
+
+    ``val/w2_floor`` becomes val/w2 of the reference floor, since TensorBoard draws one tag of several runs in one
+    chart. Numbers of points (``_n``) are not charted.
+
+    Args:
+        numbers: Values by name.
+    """
+    found: dict[str, dict[str, Any]] = {"": {}}
+    for name, value in numbers.items():
+        base, _, last = name.rpartition("_")
+        counts = last == "n" and name.startswith(("val/", "test/"))
+        if last in REFERENCES and base in numbers:
+            found.setdefault(last, {})[base] = value
+        elif not counts and name not in UNCHARTED:
+            found[""][name] = value
+    return found
+
+
+def as_table(numbers: Mapping[str, Any]) -> str:
+    """The numbers as a Markdown table: a row of a metric holds its references and its number of points.
+
+    Args:
+        numbers: Values by name.
+    """
+    beside = ("floor", "untranslated", "retrieved", "n")
+    lines = ["| number | value | " + " | ".join(beside) + " |", "|---" * (2 + len(beside)) + "|"]
+    for name, value in numbers.items():
+        base, _, last = name.rpartition("_")
+        if last in beside and base in numbers:
+            continue
+        cells = [value, *(numbers.get(f"{name}_{each}", "") for each in beside)]
+        lines.append(f"| {name} | " + " | ".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in cells) + " |")
+    return "\n".join(lines)
+
+
+class Board(TensorBoardLogger):
+    """TensorBoardLogger of a run that a resumed run continues.
+
+    The references of a metric (floor, untranslated, …) are written as runs of these names in folders of the record, so
+    that each is a curve in the chart of its metric. ``describe`` belongs to the beginning of a run, ``conclude`` to its
+    end.
+
+    Args:
+        folder: Folder of the run; the record is its folder ``tensorboard``.
+        done: Number of optimiser steps of the checkpoint that the run resumes from; None for a new run. What an earlier
+            process recorded of later steps is discarded by TensorBoard.
+    """
+
+    def __init__(self, folder: Path, done: int | None = None) -> None:
+        self.purge = 0 if done is None else done + 1
+        super().__init__(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=self.purge)
+        self.beside: dict[str, SummaryWriter] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for reference, numbers in charts(metrics).items():
+            if not reference:
+                super().log_metrics(numbers, step)
+                continue
+            if reference not in self.beside:
+                self.beside[reference] = SummaryWriter(Path(self.log_dir) / reference, purge_step=self.purge)
+            for tag, value in numbers.items():
+                self.beside[reference].add_scalar(tag, value, step)
+
+    @rank_zero_only
+    def describe(self, config: str, choices: dict[str, Any], metrics: Iterable[str]) -> None:
+        """Record the config as text ``config``, and the choices as hyperparameters (tab HPARAMS).
+
+        Args:
+            config: The composed config, YAML.
+            choices: Plain values by name.
+            metrics: Names of the numbers of the end; without any, TensorBoard offers all that there are.
+        """
+        self.experiment.add_text("config", f"```yaml\n{config}\n```", 0)
+        names = charts(dict.fromkeys(metrics, 0.0))[""]
+        experiment, start, _ = hparams(choices, names)
+        for summary in (experiment, start) if names else (start,):
+            self.experiment._get_file_writer().add_summary(summary, 0)
+        self.hparams.update(choices)
+
+    @rank_zero_only
+    def conclude(self, numbers: Mapping[str, Any], step: int) -> None:
+        """Record the numbers of the test split as scalars and all numbers as text ``results``.
+
+        Args:
+            numbers: Values by name.
+            step: Number of optimiser steps.
+        """
+        self.log_metrics({k: v for k, v in numbers.items() if k.startswith("test/")}, step)
+        self.experiment.add_text("results", as_table(numbers), step)
+        self.experiment._get_file_writer().add_summary(hparams({}, {})[2], step)
+        self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        super().save()
+        for writer in self.beside.values():
+            writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+        if status != "success":  # otherwise the numbers of the test split are still to come
+            self.close()
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Close the files of the record."""
+        for writer in (self.experiment, *self.beside.values()):
+            writer.close()
