@@ -9,7 +9,7 @@ from flowport.data.datamodule import PairStream, _Batches
 from flowport.data.pairing import ClassMatchedPairing, PairedPairing, UnpairedPairing
 from flowport.distribution import EightGaussians, Gaussian, Stored
 from flowport.errors import FlowportError
-from flowport.modality import Plane
+from flowport.modality import Image, Plane
 from flowport.randomness import Randomness
 
 ROOT = Randomness(5)
@@ -172,3 +172,26 @@ def test_processes_couple_by_noise_of_their_own():
     for rank in (0, 1, 0):
         PairStream(UnpairedPairing(A, B), Seen(), ROOT, 4, 1, rank, 2).at(0)
     assert seeds[0] == seeds[2] != seeds[1]
+
+
+def test_sides_of_awkward_sizes_are_coupled_by_repeating_a_few_items():
+    """lcm(31, 29) = 899 pairs would use every item equally; 31 pairs use two targets twice."""
+    pairing = UnpairedPairing(stored(31, 0), stored(29, 1))
+    whole = PairStream(pairing, ExactCoupling(), ROOT, 6, "all").whole
+    uses = [side.bincount().tolist() for side in whole]
+    assert uses[0] == [1] * 31 and sorted(uses[1]) == [1] * 27 + [2] * 2
+    even = PairStream(UnpairedPairing(stored(30, 0), stored(20, 1)), ExactCoupling(), ROOT, 6, "all").whole
+    assert even[0].bincount().tolist() == [2] * 30 and even[1].bincount().tolist() == [3] * 20
+
+
+@pytest.mark.parametrize("pairing", [UnpairedPairing, PairedPairing])
+def test_both_sides_of_a_fixed_pair_are_augmented_alike(pairing):
+    raw = torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    splits = {"train": torch.arange(24)}
+    side = Stored("pictures", raw, None, Image(flip=True, shift=2.0, rotation=20.0), splits)
+    batch = PairStream(pairing(side, side), ExactCoupling(), ROOT, 24, "all").at(3)
+    assert torch.equal(batch.source.id, batch.target.id), "every picture is its own partner"
+    assert torch.equal(batch.source.x, batch.target.x)
+    assert not torch.equal(batch.source.x, side.draw(batch.source.id, None).x)
+    straight = PairStream(PairedPairing(side, side), IndependentCoupling(), ROOT, 6, 1).at(0)
+    assert torch.equal(straight.source.x, straight.target.x)

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from math import lcm
 from typing import Annotated, Literal
 
 import torch
@@ -28,6 +29,9 @@ from flowport.errors import Checked, Count, FlowportError, Range
 from flowport.randomness import Randomness
 from flowport.tensors import to_device
 from flowport.types import Pair
+
+MOST_PAIRS = 16
+"""Largest number of pairs of a whole set, in sizes of its larger side, up to which all uses are exactly equal."""
 
 
 class PairStream:
@@ -70,6 +74,7 @@ class PairStream:
         self.facts: Mapping[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._cached: tuple[int, Pair] | None = None
+        self._kept: tuple[int, Tensor] | None = None
 
     def at(self, step: int) -> Pair:
         """The re-paired batch of a step.
@@ -127,7 +132,7 @@ class PairStream:
         Raises:
             FlowportError: When source or target is not stored, or the coupling permutes points inside clouds.
         """
-        pair = self.pairing.whole(self.randomness.under("whole"))
+        pair = self._equal_sides(self.pairing.whole(self.randomness.under("whole")))
         plan: Plan = self.coupling(pair, self.randomness.generator("coupling of the whole set"))
         self.facts = plan.facts
         if plan.order is not None:
@@ -137,14 +142,38 @@ class PairStream:
         assert pair.source.id is not None and pair.target.id is not None
         return pair.source.id[plan.i].cpu(), pair.target.id[plan.j].cpu()
 
+    def _equal_sides(self, pair: Pair) -> Pair:
+        """Two sides with items of the smaller one repeated, at most one of them once more than others.
+
+        n and m points are otherwise coupled as lcm(n, m) pairs, which can be n·m.
+        """
+        n, m = len(pair.source), len(pair.target)
+        if lcm(n, m) <= MOST_PAIRS * max(n, m):
+            return pair
+        length, generator = max(n, m), self.randomness.generator("repeated items")
+
+        def rows(size: int) -> Tensor:
+            rounds, rest = divmod(length, size)
+            whole = torch.arange(size)
+            return torch.cat([*[whole] * rounds, torch.randperm(size, generator=generator)[:rest]])
+
+        device = pair.source.x.device
+        return pair.take(rows(n).to(device), rows(m).to(device))
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of the pairs of the whole training set in an epoch, kept for the next step."""
+        if self._kept is None or self._kept[0] != epoch:
+            order = torch.randperm(len(self.whole[0]), generator=self.randomness.generator("order of pairs", epoch))
+            self._kept = epoch, order
+        return self._kept[1]
+
     def _from_whole(self, step: int) -> Pair:
         i, j = self.whole
         rows, at = [], (step * self.world_size + self.rank) * self.batch
         end = at + self.batch
         while at < end:
             epoch, offset = divmod(at, len(i))
-            order = torch.randperm(len(i), generator=self.randomness.generator("order of pairs", epoch))
-            rows.append(order[offset : offset + end - at])
+            rows.append(self._order(epoch)[offset : offset + end - at])
             at += len(rows[-1])
         row = torch.cat(rows)
         noise = self._own.under("augmentation")

@@ -218,7 +218,8 @@ class PairedPairing(Pairing):
     def pairs(self, start: int, n: int, randomness: Randomness) -> Pair:
         target = self.target.items(start, n, randomness.under("target"))
         assert target.id is not None
-        generator = randomness.generator("paired source", start, target.x.device)
+        # the same numbers as the target's, so that both views of an object are augmented alike
+        generator = randomness.under("target").generator("augmentation", start, target.x.device)
         return Pair(self.source.draw(target.id, generator), target)
 
     def whole(self, randomness: Randomness) -> Pair:

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -243,10 +244,10 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
 
     @functools.wraps(task)
     def job(config: DictConfig) -> Any:
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             from flowport.run.config_checks import check_keys
 
-            folder = Path(HydraConfig.get().runtime.output_dir)
             check_keys(config)
             resolve_paths(config)
             from flowport.run.run_folder import RunFolder
@@ -270,9 +271,20 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
                 logger.error("flowport: %s", sentence)
                 raise
             sys.stderr.write(f"flowport: {sentence}\n")
+            _remove_unused(folder)
             raise SystemExit(2) from None
 
     return job
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the folder of a refused command where it holds nothing but what Hydra wrote into it."""
+    hydra_wrote = {folder / ".hydra", *folder.glob("*.log")}
+    if set(folder.iterdir()) <= hydra_wrote:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
+                handler.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_line(message: str) -> str:

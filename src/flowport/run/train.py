@@ -22,6 +22,7 @@ from flowport.training.callback import (
     AtomicCheckpointIO,
     Checkpointing,
     ProgressBar,
+    ProgressLog,
     ResumeFinished,
     SampleLogger,
     StepLogger,
@@ -121,7 +122,7 @@ def train(
         if before and (found := before(run)):
             write_json(folder.before, found)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
-    callbacks = [ResumeFinished(), StepLogger(), SampleLogger(evaluation, folder.gallery), clock, saving]
+    callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), SampleLogger(evaluation, folder.gallery), clock, saving]
     trainer = build_trainer(config, folder, callbacks, done)
     board = trainer.logger
     assert isinstance(board, Board)

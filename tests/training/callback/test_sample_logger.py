@@ -37,6 +37,7 @@ def test_the_folder_of_a_run(folder: Path) -> None:
     assert found == {
         ".hydra/config.yaml",
         "built_by.json",
+        "sides.json",
         "checkpoints/last.ckpt",
         "metrics.json",
         "gallery.png",
