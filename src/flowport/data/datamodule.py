@@ -176,11 +176,10 @@ class PairStream:
             rows.append(self._order(epoch)[offset : offset + end - at])
             at += len(rows[-1])
         row = torch.cat(rows)
-        noise = self._own.under("augmentation")
-        device = self.pairing.source.device
-        return Pair(
-            self.pairing.source.draw(i[row], noise.under("source").generator("draw", step, device)),
-            self.pairing.target.draw(j[row], noise.under("target").generator("draw", step, device)),
+        noise, device = self._own.under("augmentation").under("source"), self.pairing.source.device
+        return Pair(  # both sides of a pair are augmented by the same numbers, so that they stay partners
+            self.pairing.source.draw(i[row], noise.generator("draw", step, device)),
+            self.pairing.target.draw(j[row], noise.generator("draw", step, device)),
             self.facts,
         )
 

@@ -21,4 +21,4 @@ def test_steps_of_long_work_are_counted_without_a_terminal(monkeypatch, caplog):
     monkeypatch.setattr(cache.time, "monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO):
         assert list(cache.progress("abcdef", "decoding", 6)) == list("abcdef")
-    assert [r.message for r in caplog.records][0] == "decoding: 1 of 6, about 100 s left"
+    assert next(r.message for r in caplog.records) == "decoding: 1 of 6, about 100 s left"
