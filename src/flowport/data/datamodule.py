@@ -33,6 +33,9 @@ from flowport.types import Pair
 MOST_PAIRS = 16
 """Largest number of pairs of a whole set, in sizes of its larger side, up to which all uses are exactly equal."""
 
+WHOLE, POOLED = 4000, 2048
+"""With pool=auto: largest training set that is coupled as a whole, and number of points of a pool of larger ones."""
+
 
 class PairStream:
     """The stream of training batches (x0, x1) ~ π of a coupling π over a pairing, indexed by step.
@@ -48,7 +51,9 @@ class PairStream:
         randomness: Randomness of all draws.
         batch: Number of pairs in a batch.
         pool: Number of minibatches coupled at once; ``"all"`` solves the coupling once over the whole training set and
-            draws a new permutation of its pairs in every epoch. An independent coupling always has pools of 1.
+            draws a new permutation of its pairs in every epoch; ``"auto"`` does so where each side has at most 4,000
+            stored items, and else couples as many minibatches as hold 2,048 points. An independent coupling always has
+            pools of 1.
         rank: Number of this process.
         world_size: Number of processes that share the stream.
 
@@ -62,15 +67,17 @@ class PairStream:
         coupling: Coupling,
         randomness: Randomness,
         batch: int,
-        pool: int | Literal["all"] = 1,
+        pool: int | Literal["all", "auto"] = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch < 1 or (pool != "all" and pool < 1):
-            raise FlowportError(f"data.batch and data.pool must be at least 1 (or pool=all), not {batch} and {pool}")
+        if batch < 1 or (isinstance(pool, int) and pool < 1):
+            raise FlowportError(
+                f"data.batch and data.pool must be at least 1 (or pool=all or auto), not {batch} and {pool}"
+            )
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
         self.batch, self.rank, self.world_size = batch, rank, world_size
-        self.pool = 1 if coupling.independent else pool
+        self.pool = 1 if coupling.independent else _pool_of(pool, pairing, batch)
         self.facts: Mapping[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._cached: tuple[int, Pair] | None = None
@@ -184,6 +191,15 @@ class PairStream:
         )
 
 
+def _pool_of(pool: int | Literal["all", "auto"], pairing: Pairing, batch: int) -> int | Literal["all"]:
+    if pool != "auto":
+        return pool
+    sizes = pairing.source.size, pairing.target.size
+    if all(size is not None and size <= WHOLE for size in sizes):
+        return "all"
+    return max(1, POOLED // batch)
+
+
 class _Batches(IterableDataset[Pair]):
     """Endless batches from a first step on, each repeated; some of them are prepared ahead in a background thread."""
 
@@ -224,7 +240,7 @@ class PairDataModule(Checked, LightningDataModule):
         coupling: Re-pairs the points of a pool.
         randomness: Randomness of all draws.
         batch: Number of pairs in a batch.
-        pool: Number of minibatches coupled at once, or ``"all"`` (see ``PairStream``).
+        pool: Number of minibatches coupled at once, ``"all"`` or ``"auto"`` (see ``PairStream``).
         prefetch: Number of batches drawn and coupled ahead in a background thread.
         validation_items: Number of pairs of the validation loss, rounded down to batches, at least one.
         placement: Where stored data are during training; None for ``ResidentPlacement()``.
@@ -240,7 +256,7 @@ class PairDataModule(Checked, LightningDataModule):
         coupling: Coupling,
         randomness: Randomness,
         batch: int = 256,
-        pool: int | Literal["all"] = 1,
+        pool: int | Literal["all", "auto"] = 1,
         prefetch: Annotated[int, Range(least=0, most=1024)] = 0,
         validation_items: Count = 1024,
         placement: Placement | None = None,
