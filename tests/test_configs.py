@@ -19,7 +19,7 @@ FILES = sorted(p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.glob("*/*
 # Groups that hold parts of other libraries, or whole sentences.
 FOREIGN = {"optimizer": "torch.optim", "trainer": "lightning"}
 PRESETS = {
-    "cost": {"hog", "hog_pixel", "spectral_pixel"},
+    "cost": {"cepstral", "hog", "hog_pixel", "spectral_pixel"},
     "coupling": {"aligned_sliced", "exact_hog", "exact_spectral"},
     "data": {"resident", "streaming"},
     "distribution": {"brass", "flute", "mnist_cloud", "silhouettes_cloud", "voice_high", "voice_low"},

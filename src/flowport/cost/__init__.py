@@ -1,6 +1,7 @@
 """Costs c(x0, x1) of pairing two points, which couplings minimise."""
 
 from flowport.cost.base import Cost
+from flowport.cost.cepstral import CepstralFeatures
 from flowport.cost.chamfer import ChamferCost
 from flowport.cost.cosine import CosineCost
 from flowport.cost.earth_mover import EarthMoverCost
@@ -13,6 +14,7 @@ from flowport.cost.standardised import StandardisedCost
 from flowport.cost.sum import SumCost
 
 __all__ = [
+    "CepstralFeatures",
     "ChamferCost",
     "CosineCost",
     "Cost",

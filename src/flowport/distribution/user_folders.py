@@ -13,11 +13,8 @@ from flowport.distribution.files import Files
 from flowport.distribution.folder import collect, listed
 from flowport.distribution.picture_files import Background, Fit, PictureFiles
 from flowport.distribution.sound_files import PADDING, SoundFiles, common_rate
-from flowport.errors import FlowportError, Range
+from flowport.errors import Count, FlowportError, Range
 from flowport.modality import Cloud, Image, LogMel, Modality, Spectrogram
-
-FRAMES = 32
-"""Frames of a point of sound where its length is not given."""
 
 
 def _held(path: str, files: Files, skip_bad_files: bool, group_by: str | None) -> dict[str, Any]:
@@ -85,9 +82,11 @@ class AudioFolder(Stored):
 
     Args:
         path: The folder.
-        samples: Samples that a point shows.
-        stored: Samples of an item, at least ``samples``, which is the default. With more, training draws a random crop
-            of the item's sound each time, and evaluation takes its beginning.
+        samples: Samples that a point shows; None for ``frames`` frames of the modality.
+        stored: Samples of an item, at least ``samples``; None for ``stored_frames`` frames. With more than ``samples``,
+            training draws a random crop of the item's sound each time, and evaluation takes its beginning.
+        frames: Frames of a point whose number of samples is not given.
+        stored_frames: Frames of an item whose number of samples is not given; None for those of a point.
         mask_padding: Whether samples have a mask that excludes the frames behind the end of the sound.
         modality: Encodes the waves, ``LogMel`` or ``ComplexSTFT``; None for ``LogMel``.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
@@ -106,6 +105,8 @@ class AudioFolder(Stored):
         path: str,
         samples: Annotated[int, Range(most=2**28)] | None = 8192,
         stored: int | None = None,
+        frames: Count = 32,
+        stored_frames: Count | None = None,
         mask_padding: bool = False,
         modality: Spectrogram | None = None,
         skip_bad_files: bool = False,
@@ -113,8 +114,9 @@ class AudioFolder(Stored):
         part: str = "train",
     ) -> None:
         modality = modality or LogMel()
-        samples = FRAMES * modality.hop if samples is None else samples
-        stored = samples if stored is None else stored
+        samples = frames * modality.hop if samples is None else samples
+        if stored is None:
+            stored = samples if stored_frames is None else stored_frames * modality.hop
         if samples < modality.window:
             raise FlowportError(f"a clip of {samples} samples is shorter than the window of {modality.window}")
         if samples > stored:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowport.errors import Count, FlowportError, Range
+from flowport.errors import Count, FlowportError, Positive, Range
 from flowport.modality.spectrogram import Spectrogram, window_of
 
 TINY = 1e-12
-SECONDS = 0.128
-"""Duration of a window whose length is not given."""
+AUDIBLE, MOST_GAIN = 20.0, 4.0
+"""Level above the floor, dB, from which on power is compared, and largest factor of the power of a decoded wave."""
 INVERSIONS, ROUNDS, MOMENTUM = 60, 40, 0.7
 """Numbers of steps of the mel inversion and of Griffin–Lim, and the acceleration parameter of Griffin–Lim."""
 
@@ -77,7 +77,7 @@ class LogMel(Spectrogram):
     Args:
         rate: Sample rate, Hz; None for that of the files where a run is built, else 8000.
         window: Length of the Hann window and of the Fourier transform, samples; None for the power of two nearest to
-            0.128 s.
+            ``seconds``.
         hop: Distance of two frames, samples; None for a quarter of the window.
         bands: Number of mel filters.
         low: Lower end of the first filter, Hz.
@@ -87,6 +87,7 @@ class LogMel(Spectrogram):
             then 0).
         std: Unit of x, dB; None for the standard deviation of the training data, measured when a run is built (until
             then 1).
+        seconds: Duration of a window whose length is not given, s.
 
     Raises:
         FlowportError: When the settings are out of range or a filter contains no frequency bin.
@@ -103,9 +104,10 @@ class LogMel(Spectrogram):
         floor_db: Annotated[float, Range(most=0)] = -70.0,
         mean: float | None = -61.0,
         std: float | None = 15.1,
+        seconds: Positive = 0.128,
     ) -> None:
         rate = 8000 if rate is None else rate
-        window = window_of(rate, SECONDS) if window is None else window
+        window = window_of(rate, seconds) if window is None else window
         hop, high = window // 4 if hop is None else hop, rate / 2 if high is None else high
         if not 0 <= low < high <= rate / 2:
             raise FlowportError(
@@ -115,7 +117,7 @@ class LogMel(Spectrogram):
             raise FlowportError(
                 f"modality needs 0 < hop ≤ window/2 and std > 0, not hop={hop}, window={window}, std={std}"
             )
-        self.options = (rate, window, hop, bands, low, high, floor_db, mean, std)
+        self.options, self.seconds = (rate, window, hop, bands, low, high, floor_db, mean, std), seconds
         self.rate, self.window, self.hop, self.bands = rate, window, hop, bands
         self.low, self.high = low, high
         self.floor_db, self._given = floor_db, {"mean": mean, "std": std}
@@ -130,8 +132,7 @@ class LogMel(Spectrogram):
         self.gain = (4 / window) ** 2  # |Fourier transform| of a unit sine is Σ window / 2 = window / 4
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
-        power = self.spectrum(self.amplitudes(raw)).abs().square()[:, :, : raw.shape[1] // self.hop]
-        return self.normalised(self.filters.to(raw.device) @ power * self.gain)
+        return self.normalised(self.power(self.amplitudes(raw)))
 
     def meaning(self) -> dict[str, Any]:
         return super().meaning() | {name: getattr(self, name) for name in ("bands", "low", "high")}
@@ -178,10 +179,27 @@ class LogMel(Spectrogram):
     def waves(self, x: Tensor) -> Tensor:
         """Waveforms with nearly the spectrogram of the points, (n, frames · hop) float32, by Griffin–Lim.
 
+        Every waveform is multiplied by a constant so that its mel power is that of its points, because waves whose
+        spectra do not fit together lose power, about 1 dB of speech.
+
         Args:
             x: Points, (n, 1, bands, frames).
         """
-        return self.griffin_lim(self.linear(x).sqrt(), x.shape[3] * self.hop)
+        wave = self.griffin_lim(self.linear(x).sqrt(), x.shape[3] * self.hop)
+        audible = self.decibels(x) > self.floor_db + AUDIBLE
+        wanted = (self.energy(x) * audible).sum((1, 2))
+        found = (self.power(wave) * audible).sum((1, 2))
+        gain = torch.where(found > TINY * wanted.clamp_min(1), wanted / found.clamp_min(TINY), torch.ones_like(found))
+        return wave * gain.clamp(0, MOST_GAIN).sqrt()[:, None]
+
+    def power(self, wave: Tensor) -> Tensor:
+        """Mel power, (n, bands, T/hop), about 1 for a sine of amplitude 1.
+
+        Args:
+            wave: Waveforms, (n, T) float.
+        """
+        power = self.spectrum(wave).abs().square()[:, :, : wave.shape[1] // self.hop]
+        return self.filters.to(wave.device) @ power * self.gain
 
     def linear(self, x: Tensor) -> Tensor:
         """Power spectra S ≥ 0 that minimise |M S − m|², (n, window/2 + 1, frames), by multiplicative updates.

@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Positive
 from flowport.modality.spectrogram import Spectrogram, window_of
-
-SECONDS = 0.064
-"""Duration of a window whose length is not given."""
 
 
 class ComplexSTFT(Spectrogram):
@@ -35,12 +32,13 @@ class ComplexSTFT(Spectrogram):
     Args:
         rate: Sample rate, Hz; None for that of the files where a run is built, else 8000.
         window: Length of the Hann window and of the Fourier transform, samples; even. None for the power of two nearest
-            to 0.064 s.
+            to ``seconds``.
         hop: Distance of two frames, samples; even. None for a quarter of the window.
         power: Exponent of the magnitude, in (0, 1]; 1 for no compression.
         scale: Divisor of the compressed spectrum; 0.025 gives synthetic notes coordinates of mean square about 1. None
             for the root mean square of the training data, measured when a run is built (until then 1).
         floor_db: Smallest level in pictures, dB.
+        seconds: Duration of a window whose length is not given, s.
 
     Raises:
         FlowportError: When the settings have no inverse.
@@ -54,9 +52,10 @@ class ComplexSTFT(Spectrogram):
         power: float = 0.5,
         scale: float | None = 0.025,
         floor_db: float = -70.0,
+        seconds: Positive = 0.064,
     ) -> None:
         rate = 8000 if rate is None else rate
-        window = window_of(rate, SECONDS) if window is None else window
+        window = window_of(rate, seconds) if window is None else window
         hop = window // 4 if hop is None else hop
         if window % 2 or not 0 < hop <= window // 2 or hop % 2:
             raise FlowportError(
@@ -67,7 +66,7 @@ class ComplexSTFT(Spectrogram):
                 f"modality needs 0 < power ≤ 1, scale > 0 and floor_db < 0, not power={power}, "
                 f"scale={scale}, floor_db={floor_db}"
             )
-        self.rate, self.window, self.hop = rate, window, hop
+        self.rate, self.window, self.hop, self.seconds = rate, window, hop, seconds
         self.power, self.floor_db, self._measure = power, floor_db, scale is None
         self.scale = 1.0 if scale is None else scale
         self.margin = (window - hop) // 2  # silence before the wave and after it

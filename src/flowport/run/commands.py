@@ -252,6 +252,18 @@ def in_hydra_grammar(words: list[str]) -> list[str]:
     return [*flags, *(quoted(word) for word in words if word not in flags)]
 
 
+def _with_sweep_name(words: list[str], name: str) -> list[str]:
+    """Words of a user's own sweep with a folder that is named after the experiment and what is swept."""
+    pairs = dict(word.partition("=")[::2] for word in words if "=" in word)
+    own = {"-m", "--multirun"} & set(words) and not {"sweep", "hydra.sweep.dir"} & set(pairs)
+    if not own or name != "train":
+        return words
+    swept = [key for key, value in pairs.items() if "," in re.sub(r"\[.*?\]|'.*?'", "", value) or "(" in value]
+    title = "_".join([pairs.get("experiment", "own"), *(["over", *swept] if swept else [])])
+    title = re.sub(r"[^\w.-]", "-", title)[:80]
+    return [*words, f"hydra.sweep.dir=outputs/sweep/{title}/${{now:%Y-%m-%d_%H-%M-%S-%f}}"]
+
+
 def command(name: str) -> None:
     """Run one command with the arguments in ``sys.argv[1:]``.
 
@@ -269,7 +281,7 @@ def command(name: str) -> None:
             words = [word for word in arguments if word not in (*runs, *trusted)]
             _resume(Path(runs[-1].removeprefix("run=")), words, trusted[-1:] == ["trust=true"])
         return
-    sys.argv[1:] = in_hydra_grammar(arguments)
+    sys.argv[1:] = in_hydra_grammar(_with_sweep_name(arguments, name))
     launch(TASKS[name], configs(), name)
 
 

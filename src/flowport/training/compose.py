@@ -18,7 +18,7 @@ from flowport.objective import FlowMatching, Objective
 from flowport.objective.time_sampler import UniformTimeSampler
 from flowport.objective.weighting import UniformWeighting
 from flowport.path import LinearPath, Path
-from flowport.prediction import EDMPrediction, Prediction, VelocityPrediction
+from flowport.prediction import EDMPrediction, Prediction, TargetPrediction, VelocityPrediction
 from flowport.randomness import Randomness
 from flowport.training.flow_module import FlowModule
 
@@ -56,8 +56,8 @@ def compose(
         pairing: (source, target) -> Pairing, the joint law from which training pairs are drawn.
         coupling: Re-pairs the points of a batch; None for exact optimal transport.
         path: The path of a pair; None for the linear path.
-        prediction: What the output of the network means; None for velocities, or for the
-            preconditioned denoiser where the path's points grow beyond the size of its ends.
+        prediction: What the output of the network means; None for velocities, for the preconditioned denoiser where
+            the path's points grow beyond the size of its ends, or for the target on a bridge that sees its start.
         conditioning: What the network gets beside x and t; None for nothing.
         network: (event_shape, condition, heads) -> Network.
         objective: The training objective; None for flow matching with uniform times and weights.
@@ -76,8 +76,9 @@ def compose(
     randomness = Randomness(seed)
     coupling, path = coupling or ExactCoupling(), path or LinearPath()
     conditioning = conditioning or Unconditional()
-    prediction = (prediction or _default_prediction(path)).fitted(source, target, path.bridge)
+    prediction = (prediction or _default_prediction(path, conditioning)).fitted(source, target, path.bridge)
     _warn_of_growth(path, prediction)
+    _warn_of_bridge(path, prediction, conditioning)
     joined = pairing(source=source, target=target)
     source, target = joined.source, joined.target  # classes or items without a counterpart may be left out
     capabilities = capabilities_of(source, joined, coupling, path, conditioning, prediction)
@@ -97,8 +98,20 @@ def _growth(path: Path) -> float:
     return float((path.alpha(t).square() + path.beta(t).square() + path.gamma(t).square()).amax().sqrt())
 
 
-def _default_prediction(path: Path) -> Prediction:
+def _default_prediction(path: Path, conditioning: Conditioning) -> Prediction:
+    if path.bridge and conditioning.sees_source:
+        return TargetPrediction()
     return EDMPrediction() if _growth(path) > GROWTH else VelocityPrediction()
+
+
+def _warn_of_bridge(path: Path, prediction: Prediction, conditioning: Conditioning) -> None:
+    """The velocity of a bridge holds noise/√t near its start, which a network that sees the start cannot learn."""
+    if path.bridge and conditioning.sees_source and isinstance(prediction, VelocityPrediction):
+        logger.warning(
+            "the velocity of %s grows without bound near its ends, and a network that predicts it learns badly: use "
+            "prediction=target",
+            option("path", path),
+        )
 
 
 def _warn_of_growth(path: Path, prediction: Prediction) -> None:
