@@ -76,7 +76,7 @@ def names(folder: Path) -> list[str]:
 def pictures(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("pictures")
     words = [f"source.path={flags(home / 'a')}", f"target.path={flags(home / 'b', seed=1)}"]
-    sizes = [f"{side}.size=[8,12]" for side in ("source", "target")]
+    sizes = [f"{side}.size=[8,16]" for side in ("source", "target")]
     return trained(home / "run", "experiment=images", *words, *sizes)
 
 
@@ -97,7 +97,7 @@ def test_pictures_become_pictures_of_the_same_names(pictures, tmp_path):
         Image.open(tmp_path / "out" / "flags" / "00.png") as made,
         Image.open(tmp_path / "res" / "gallery.png") as sheet,
     ):
-        assert (made.size, made.mode) == ((12, 8), "RGB") and sheet.width > 100
+        assert (made.size, made.mode) == ((16, 8), "RGB") and sheet.width > 100
     assert json.loads((tmp_path / "res" / "metrics.json").read_text())["base"] == str(pictures)
 
 
@@ -144,7 +144,7 @@ def test_without_its_data_a_run_says_what_to_give(pictures, tmp_path):
 
 @pytest.mark.parametrize("values", ["bytes", "floats", "grey scale", "hundreds"])
 def test_arrays_are_checked_against_the_range_that_was_learnt(values, pictures, tmp_path, caplog):
-    raw = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 12)).astype(np.uint8)
+    raw = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 16)).astype(np.uint8)
     given = {"bytes": raw, "floats": raw / 127.5 - 1, "grey scale": raw / 255, "hundreds": raw.astype(float)}[values]
     np.save(tmp_path / "x.npy", given)
     words = (pictures, tmp_path / "res", f"input={tmp_path / 'x.npy'}")
@@ -155,7 +155,7 @@ def test_arrays_are_checked_against_the_range_that_was_learnt(values, pictures, 
     with caplog.at_level(logging.WARNING):
         assert translated(*words)["points"] == 5
     assert ("are they on the same scale" in caplog.text) == (values == "grey scale")
-    assert np.load(tmp_path / "res" / "translated.npy").shape == (5, 3, 8, 12)
+    assert np.load(tmp_path / "res" / "translated.npy").shape == (5, 3, 8, 16)
     assert len(names(tmp_path / "res" / "files")) == 5
 
 
@@ -224,6 +224,13 @@ def test_recordings_of_any_length_become_recordings_of_that_length(modality, tmp
     at = np.arange(int(21.7 * 22050)) / 22050
     soundfile.write(inside / "long.flac", 0.9 * np.sin(2 * np.pi * 220 * at), 22050)
     soundfile.write(inside / "short.wav", 0.1 * np.ones((700, 2)), 8000)
+    for side in ("a", "b"):
+        shutil.copytree(f"{tmp_path / side} gone", tmp_path / side)
+    own = translated(run, tmp_path / "own", "part=train", "points=9")
+    assert own["files"] == 9 and set(names(tmp_path / "own" / "files")) < set(names(tmp_path / "a"))
+    for name in names(tmp_path / "own" / "files"):
+        lengths = [soundfile.info(folder / name).duration for folder in (tmp_path / "a", tmp_path / "own" / "files")]
+        assert lengths[0] == pytest.approx(lengths[1], abs=1e-3), "whole recordings"
     numbers = translated(run, tmp_path / "res", f"input={inside}", f"output={tmp_path / 'out'}")
     assert names(tmp_path / "out") == ["long.flac", "short.wav"] and numbers["points"] > 80
     long, rate = soundfile.read(tmp_path / "out" / "long.flac")

@@ -14,6 +14,7 @@ from flowport.cache import write_atomically
 from flowport.data.agreement import class_names
 from flowport.data.pairing import write_pairs
 from flowport.data.remembered import RememberedData
+from flowport.distribution import AudioFolder
 from flowport.distribution.base import Distribution, Stored
 from flowport.distribution.files import Files, Reading
 from flowport.distribution.reading import READERS, read
@@ -168,12 +169,26 @@ def _translate_points(task: _Task, overrides: DictConfig, out: RunFolder) -> dic
             points, label if forward or label is not None else points.label
         )
         write_pairs(PAIRS[task.direction](points, trajectory.end, condition.label), out.pairs)
+    numbers: dict[str, Any] = {"points": len(points), "nfe": trajectory.nfe}
     writer = files_of(task.sides.end)
-    if writer is not None:
+    own = _own_files(task, overrides)
+    if own is not None and writer is not None:
+        numbers = {**_translate_found(task, overrides, out, *own), **numbers}
+    elif writer is not None:
         _write_own(writer, task, trajectory.end, names, Path(overrides.output or out.files))
     _picture([begin.cpu()], [end.cpu()], task.sides, out)
-    moved = (end - begin).square().flatten(1).sum(1).mean()
-    return {"points": len(points), "nfe": trajectory.nfe, "mean_squared_distance": float(moved)}
+    return {**numbers, "mean_squared_distance": float((end - begin).square().flatten(1).sum(1).mean())}
+
+
+def _own_files(task: _Task, overrides: DictConfig) -> tuple[Path, list[str]] | None:
+    """The folder and the files of a split of the run's own data, where these are files."""
+    part = task.sides.begin.split(overrides.part)
+    if overrides.input is not None or not isinstance(part, Stored) or part.files is None or not part.names:
+        return None
+    side = "target" if task.direction == "backward" else "source"
+    names = list(dict.fromkeys(part.names[i].split("#")[0] for i in part.items_of_part().tolist()))
+    n = min(overrides.points or OWN, len(names))
+    return Path(str(task.run.config[side].path)).expanduser(), [names[k * len(names) // n] for k in range(n)]
 
 
 def _write_own(writer: Files, task: _Task, end: Tensor, names: list[str], output: Path) -> None:
@@ -190,11 +205,17 @@ def _write_own(writer: Files, task: _Task, end: Tensor, names: list[str], output
 
 
 def _translate_files(task: _Task, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
+    return _translate_found(task, overrides, out, *find(overrides.input, task.sides.reader()))
+
+
+def _translate_found(
+    task: _Task, overrides: DictConfig, out: RunFolder, folder: Path, names: list[str]
+) -> dict[str, Any]:
+    """Translate files that were found in a folder."""
     reader, writer = task.sides.reader(), files_of(task.sides.end)
     if writer is None:
         name = type(task.sides.end.modality.surface()).__name__
         raise FlowportError(f"this flow ends at points of modality={name}, which are written as no files")
-    folder, names = find(overrides.input, reader)
     planned = plan(names[: overrides.points], writer, reader, overrides.samples)
     output = Path(overrides.output).expanduser().absolute() if overrides.output else out.files
     check_output(output, planned, folder, overrides.overwrite)
@@ -205,7 +226,7 @@ def _translate_files(task: _Task, overrides: DictConfig, out: RunFolder) -> dict
         evaluations.append(found.nfe)
         return found.end
 
-    mask = isinstance(task.sides.begin, RememberedData) and task.sides.begin.mask_padding
+    mask = isinstance(task.sides.begin, RememberedData | AudioFolder) and task.sides.begin.mask_padding
     work = FileTranslation(task.sides, reader, writer, ends, device(), overrides.samples, mask)
     done = work.run(folder, planned, output)
     write_unreadable(done.unreadable, out.unreadable)
