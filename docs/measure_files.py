@@ -2,7 +2,7 @@
 
     python docs/measure_files.py pictures <source> <target> <translated> [<translated by independent coupling>]
     python docs/measure_files.py speech   <source> <target> <translated>
-    python docs/measure_files.py clouds   <target> <translated>
+    python docs/measure_files.py clouds   <run> <translated>
 
 The files of <translated> are those that were held out: ``flowport translate run=… part=test points=100000
 output=<translated>``, and the same with ``part=validation overwrite=true``. Intervals are 95 % of a bootstrap over
@@ -27,6 +27,8 @@ from flowport.metric.clouds import nearest_neighbour_accuracy
 from flowport.metric.preservation import predicted
 from flowport.modality.log_mel import mel_filters
 from flowport.run.build import classifiers
+from flowport.run.restore import restore
+from flowport.run.run_folder import RunFolder
 from flowport.types import Sample
 
 SIZE, DRAWS = 32, 10_000
@@ -62,14 +64,13 @@ def pictures(source, target, *translated):
         for label, images in zip(labels, seen[1:], strict=True):
             rms[background, label] = np.sqrt(np.square(images - seen[0]).mean((1, 2, 3)))
     kept = preserved(target, names, files[1:])
-    for key, values in {
-        **{(b, "rms to the partner"): {n: rms[b, n] for n in labels} for b in ("black", "white", "checker")},
-        ("white", "class kept"): dict(zip(labels, kept, strict=True)),
-    }.items():
+    table = {f"rms to the partner on {b}": {n: rms[b, n] for n in labels} for b in ("black", "white", "checker")}
+    table["class kept"] = dict(zip(labels, kept, strict=True))
+    for key, values in table.items():
         for label in labels:
-            print(f"{' '.join(key):32} {label:14} {interval(values[label])}")
+            print(f"{key:32} {label:14} {interval(values[label])}")
         for other in [label for label in labels if label != "flow"]:
-            print(f"{' '.join(key):32} flow - {other:14} {interval(values['flow'] - values[other])}")
+            print(f"{key:32} flow - {other:14} {interval(values['flow'] - values[other])}")
 
 
 def preserved(target, names, sides):
@@ -208,39 +209,30 @@ def speech(source, target, translated):
         print(f"flow - {label:14} {interval(moved - values)}")
 
 
-def clouds(target, translated):
-    made = sorted(by_stem(translated, CloudFiles.suffixes).items())
-    real = by_stem(target, CloudFiles.suffixes)
-    reader = CloudFiles(128)
-    rest = [real[n] for n in sorted(real)]
-    n = min(len(made), len(rest) // 2)
-    order = np.random.default_rng(0).permutation(len(rest))[: 2 * n]
-
-    def points(paths):
-        return torch.cat([torch.from_numpy(reader.read(p).items).mT for p in paths])
-
-    a, b, c = (
-        points([p for _, p in made[:n]]),
-        points([rest[k] for k in order[:n]]),
-        points([rest[k] for k in order[n:]]),
-    )
-    between = {
-        x: {y: ChamferCost()(Sample(p), Sample(q)) for y, q in zip("abc", (a, b, c), strict=True)}
-        for x, p in zip("abc", (a, b, c), strict=True)
-    }
+def clouds(run, translated):
+    target, reader = restore(RunFolder(Path(run))).module.target, CloudFiles(128)
+    made = [path for _, path in sorted(by_stem(translated, CloudFiles.suffixes).items())]
+    held = torch.cat([target.splits["test"], target.splits["validation"]])
+    n = min(len(made), len(held))
+    train = target.splits["train"]
+    train = train[torch.arange(n) * len(train) // n]
+    a = torch.cat([torch.from_numpy(reader.read(path).items).mT for path in made[:n]])
+    b, c = (target.raw[rows[:n]][:, : a.shape[2]].mT for rows in (held, train))
+    sides = {"a": a, "b": b, "c": c}
+    between = {x + y: ChamferCost()(Sample(sides[x]), Sample(sides[y])) for x, y in ("aa", "ab", "bb", "cc", "cb")}
 
     def accuracy(x, rows):
-        found = {key: between[key[0]][key[1]][rows[key[0]]][:, rows[key[1]]] for key in (x + x, x + "b", "bb")}
-        return float(nearest_neighbour_accuracy(found[x + x], found[x + "b"], found["bb"]))
+        own, across, real = (between[key][rows][:, rows] for key in (x + x, x + "b", "bb"))
+        return float(nearest_neighbour_accuracy(own, across, real))
 
-    whole = {key: np.arange(n) for key in "abc"}
-    random = np.random.default_rng(0)
-    halves = [{key: random.permutation(n)[: n // 2] for key in "abc"} for _ in range(200)]  # of copies none is nearest
-    spread = np.std([accuracy("a", rows) for rows in halves])
-    print(
-        f"{n} clouds of each law: 1-nearest-neighbour accuracy {accuracy('a', whole):.3f} ± {spread:.3f} (one error, "
-        f"by halves), of other real clouds (floor) {accuracy('c', whole):.3f}"
-    )
+    random, whole = np.random.default_rng(0), torch.arange(n)
+    for label, x in (("translated", "a"), ("other real clouds (floor)", "c")):
+        # in a resample with repetition a cloud's nearest one is its own copy: halves have no copies, and the variance of
+        # the mean of half of the clouds, drawn without repetition, is that of all of them
+        halves = [accuracy(x, torch.from_numpy(random.permutation(n)[: n // 2])) for _ in range(400)]
+        print(
+            f"{label:28} 1-nearest-neighbour accuracy {accuracy(x, whole):.3f} ± {np.std(halves):.3f}, {n} clouds each"
+        )
 
 
 if __name__ == "__main__":
