@@ -142,15 +142,24 @@ def distribution(points: Points, name: str) -> Distribution:
 
 def _from_disk(path: FilePath, name: str) -> Distribution:
     """A file of one array, or a folder of pictures, recordings or shapes."""
-    from flowport.distribution import AudioFolder, CloudFolder, ImageFolder, TensorFile
+    from flowport.distribution import (
+        AudioFolder,
+        CloudFiles,
+        CloudFolder,
+        ImageFolder,
+        PictureFiles,
+        SoundFiles,
+        TensorFile,
+    )
+    from flowport.distribution.folder import listed
 
     if path.is_file():
         return TensorFile(str(path))
-    suffixes = {p.suffix.lower() for p in path.rglob("*") if p.is_file()}
+    suffixes = {suffix for suffix, n in listed(path, ()).others.items() if n}
     kinds: dict[str, tuple[set[str], Callable[[str], Distribution]]] = {
-        "recordings": ({".wav", ".flac", ".ogg"}, AudioFolder),
-        "shapes": ({".ply", ".obj", ".stl", ".off", ".npy", ".npz"}, CloudFolder),
-        "pictures": ({".png", ".jpg", ".jpeg", ".webp"}, ImageFolder),
+        "recordings": (set(SoundFiles.suffixes), AudioFolder),
+        "shapes": (set(CloudFiles.suffixes), CloudFolder),
+        "pictures": (set(PictureFiles.suffixes), ImageFolder),
     }
     found = [kind for kind, (endings, _) in kinds.items() if suffixes & endings]
     if len(found) != 1:
