@@ -17,6 +17,9 @@ from flowport.errors import FlowportError
 from flowport.modality.base import Modality
 from flowport.modality.gallery import draw
 
+PAPER = 0.9
+"""Grey upon which transparent images are drawn."""
+
 
 class Image(Modality):
     """Images of bytes (n, C, H, W) as float32 points x = raw/127.5 − 1 in [−1, 1].
@@ -149,7 +152,7 @@ class Image(Modality):
         return F.pad(fitted, (left, self.size[1] - wide - left, top, self.size[0] - high - top))
 
     def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
-        return draw({name: (row.detach().cpu().float() + 1) / 2 for name, row in rows.items()}, path)
+        return draw({name: _shown((row.detach().cpu().float() + 1) / 2) for name, row in rows.items()}, path)
 
     def _augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         n, _, height, width = x.shape
@@ -163,6 +166,11 @@ class Image(Modality):
         offset = -u[4:6].T * self.shift / half
         grid = F.affine_grid(torch.cat([normalised, offset[:, :, None]], 2), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode=self.outside, align_corners=False)
+
+
+def _shown(images: Tensor) -> Tensor:
+    """Images in [0, 1], those of colour multiplied by opacity, and opacity, upon a light grey."""
+    return images[:, :3] + PAPER * (1 - images[:, 3:]) if images.shape[1] == 4 else images
 
 
 class FloatImage(Modality):
