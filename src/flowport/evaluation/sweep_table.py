@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 import statistics
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from PIL import Image
 
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
+from flowport.evaluation.tables import no_formula
 from flowport.modality import gallery
 
 SEED = "seed"
@@ -172,7 +172,20 @@ def _varied(settings: list[dict[str, str]]) -> list[str]:
 
 
 def _headline(jobs: list[Job]) -> list[str]:
-    hidden = ("nfe", "_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
+    hidden = (
+        "nfe",
+        "_n",
+        "_se",
+        "_chance",
+        "_matched",
+        "_ceiling",
+        "_least",
+        "_left_out",
+        "_of",
+        "seconds",
+        "_per_dimension",
+        *REFERENCES,
+    )
     names = dict.fromkeys(m for job in jobs for m in job.numbers if m.startswith("test/"))
     return [m for m in names if not m.endswith(hidden)]
 
@@ -215,7 +228,7 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
         against: The metric that the others are drawn over.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in sheet.lines())
+    csv.writer(text).writerows([no_formula(cell) for cell in row] for row in sheet.lines())
     write_atomically(folder / "table.csv", lambda place: place.write_text(text.getvalue(), newline=""))
     write_atomically(folder / "table.md", lambda place: place.write_text(sheet.markdown()))
     if against is None:
@@ -223,12 +236,6 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
     else:
         draw_against(sheet, against, folder / "table.png")
     _compare(jobs, folder / "translations.png")
-
-
-def _no_formula(cell: str) -> str:
-    """A cell that a spreadsheet does not take for a formula: text that begins like one gets an apostrophe."""
-    number = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?( ± [\d.]+)?", cell)
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and not number else cell
 
 
 def _compare(jobs: list[Job], path: Path) -> None:
