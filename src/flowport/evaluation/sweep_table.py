@@ -141,7 +141,7 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
     Raises:
         FlowportError: For a metric that no run has, for runs without metrics, and for too many columns.
     """
-    varied = _varied([job.settings for job in jobs])
+    varied = varied_settings([job.settings for job in jobs])
     wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(jobs)
     if not wanted:
         raise FlowportError(
@@ -165,8 +165,12 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
     return SweepTable(varied, wanted, rows)
 
 
-def _varied(settings: list[dict[str, str]]) -> list[str]:
-    """The keys whose values differ between runs, without the seed; the first key where none differs."""
+def varied_settings(settings: list[dict[str, str]]) -> list[str]:
+    """The keys whose values differ between runs, without the seed; the first key where none differs.
+
+    Args:
+        settings: Overrides of every run, key to value.
+    """
     keys = list(dict.fromkeys(key for words in settings for key in words if key != SEED))
     return [key for key in keys if len({words.get(key) for words in settings}) > 1] or keys[:1]
 
@@ -240,7 +244,7 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
 
 def _compare(jobs: list[Job], path: Path) -> None:
     """Draw the translations of the first run of every setting, one row per setting."""
-    rows, varied = dict[str, torch.Tensor](), _varied([job.settings for job in jobs])
+    rows, varied = dict[str, torch.Tensor](), varied_settings([job.settings for job in jobs])
     for job in jobs:
         if job.translation.is_file():
             strip = torch.from_numpy(np.asarray(Image.open(job.translation, formats=["PNG"]).convert("RGB")).copy())
