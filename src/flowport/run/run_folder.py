@@ -345,6 +345,14 @@ class RunFolder:
         """
         return _text(self.items, LARGEST_TABLE)
 
+    def read_refusal(self) -> str:
+        """Why the job was refused.
+
+        Raises:
+            FlowportError: For what is no regular file of text of a bounded size.
+        """
+        return " ".join(_text(self.refusal, LARGEST_CONFIG).split())
+
     def write_metrics(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers of the run, which finishes it.
 
