@@ -92,6 +92,8 @@ def test_higher_is_better_for_kept_classes_and_the_untranslated_are_beside() -> 
     first = compared(runs).comparisons[0]
     assert (first.column, first.best) == ("class_kept", "a")
     assert first.from_idle["a"].mean == first.from_idle["a"].se == 0 and first.from_idle["b"].high < 0
+    assert "a does not differ from these by more than the error (+0 [0, 0])" in first.beside_idle()
+    assert "a differs from these by more than the error (-3 [-3, -3])" in compared(runs).comparisons[1].beside_idle()
 
 
 def test_shared_items_alone_are_compared_and_pieces_are_one_file() -> None:

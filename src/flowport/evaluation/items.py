@@ -401,7 +401,7 @@ def draw_confusions(panels: Mapping[str, Mapping[str, Counter[str]]], after: lis
         axis.set_ylabel("class before", fontsize=8)
         axis.set_title(_shown(title, 40), fontsize=9)
     figure.tight_layout()
-    write_atomically(picture, lambda place: figure.savefig(place, dpi=110, format="png"))
+    write_atomically(picture, lambda place: figure.savefig(place, dpi=110, format="png", bbox_inches="tight"))
 
 
 def _shown(name: str, most: int = 14) -> str:

@@ -117,6 +117,7 @@ class Comparison:
         from_idle: Difference of every setting to the untranslated items.
         agreeing: Number of seeds in which the best setting is better than another one, and number of seeds in common.
         lines: Further values to compare with, by name: chance and ceiling.
+        least: Least transport cost of the same points by any pairing, mean over the seeds of every setting.
     """
 
     column: str
@@ -128,6 +129,18 @@ class Comparison:
     from_idle: dict[str, Estimate] = field(default_factory=dict)
     agreeing: dict[str, tuple[int, int]] = field(default_factory=dict)
     lines: dict[str, float] = field(default_factory=dict)
+    least: dict[str, float] = field(default_factory=dict)
+
+    def beside_idle(self) -> str:
+        """How the best setting differs from the untranslated items; empty where these have no such number."""
+        gap = self.from_idle.get(self.best)
+        if gap is None or self.idle is None or math.isnan(gap.se):
+            return ""
+        verb = "differs from these by more than the error" if gap.differs else "does not differ from these by more than"
+        end = "" if gap.differs else " the error"
+        return (
+            f" Untranslated items have {interval(self.idle)}; {self.best} {verb}{end} ({interval(gap, signed=True)})."
+        )
 
     def sentence(self) -> str:
         """What differs, with the intervals, or that nothing does."""
@@ -268,6 +281,7 @@ def _comparison(column: str, groups: dict[str, list[StudyRun]], names: list[str]
         {} if rest is None else {label: paired_difference(v, rest, files, LEVEL) for label, v in mean.items()},
         {label: _agreement(groups, single, best, label, sign) for label in others},
         _lines(column, every),
+        _least(groups) if column == "transport_cost" else {},
     )
 
 
@@ -296,6 +310,13 @@ def _lines(column: str, runs: list[StudyRun]) -> dict[str, float]:
         line: [r.numbers[f"test/{key}"] for r in runs if f"test/{key}" in r.numbers] for line, key in names.items()
     }
     return {line: sum(values) / len(values) for line, values in found.items() if values}
+
+
+def _least(groups: dict[str, list[StudyRun]]) -> dict[str, float]:
+    """The least transport cost of every setting, where all its runs have measured it."""
+    key = "test/transport_cost_least"
+    have = {label: [run.numbers[key] for run in group if key in run.numbers] for label, group in groups.items()}
+    return {label: sum(values) / len(values) for label, values in have.items() if values}
 
 
 def realism(study: Study) -> tuple[list[str], list[list[str]]]:

@@ -109,7 +109,7 @@ def write(study: Study, folder: Path) -> Path:
 def _opening(study: Study) -> list[Block]:
     settings = ", ".join(f"{label} ({len(group)} runs)" for label, group in study.groups.items())
     content = [one for one in study.comparisons if COLUMNS[one.column].content]
-    lines = [one.sentence() for one in content]
+    lines = [one.sentence() + one.beside_idle() for one in content]
     if not content:
         lines = [
             "These data have neither items of equal names on both sides nor classes that a metric reads, so what is "
@@ -166,12 +166,13 @@ def _section(one: Comparison) -> list[Block]:
     if one.idle is not None:
         rows.append((IDLE, interval(one.idle), "", "", ""))
     rows += [(name, f"{value:.3g}", "", "", "") for name, value in one.lines.items()]
+    rows += [(f"least of any pairing of the points of {name}", f"{v:.3g}", "", "", "") for name, v in one.least.items()]
     used = next(iter(one.values.values()))
     meaning = f"{number.title[0].upper()}{number.title[1:]} is the {number.meaning}."
     return [
         Block("head", number.title),
         Block("text", f"{meaning} Over {used.items} items of {used.groups} files."),
-        Block("text", one.sentence()),
+        Block("text", one.sentence() + one.beside_idle()),
         Block("table", rows=(head, *rows)),
     ]
 
