@@ -26,6 +26,12 @@ def test_the_error_of_a_mean_is_s_over_the_root_of_n() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.966 * want, rel=0.06)
 
 
+def test_the_error_of_five_items_is_not_that_of_their_biased_variance() -> None:
+    """Resamples of n items have the variance (n − 1)/n s²/n: without the factor the error would be 11 % too small."""
+    x = normal(5, 0)
+    assert estimate(x, alone(5)).se == pytest.approx(float(x.std()) / 5**0.5, rel=0.04)
+
+
 def test_two_independent_normals_differ_with_the_error_of_the_formula() -> None:
     x, y = 1 + normal(500, 1), 2 * normal(500, 2)
     found = paired_difference(x, y, alone(500))
