@@ -286,8 +286,9 @@ def _remove_unused(folder: Path) -> None:
     """Remove the folder of a refused command where it holds nothing but what Hydra wrote into it."""
     hydra_wrote = {folder / ".hydra", *folder.glob("*.log")}
     if set(folder.iterdir()) <= hydra_wrote:
-        for handler in logging.getLogger().handlers:
+        for handler in list(logging.getLogger().handlers):
             if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
+                logging.getLogger().removeHandler(handler)  # it would open its file again
                 handler.close()
         shutil.rmtree(folder, ignore_errors=True)
 
