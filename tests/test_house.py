@@ -82,6 +82,7 @@ def test_hydra_lives_in_the_run_folder() -> None:
         "config_checks.py",
         "restore.py",
         "stage.py",
+        "sweep_end.py",
         "train.py",
         "words.py",
     }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowport.data.agreement import agreed, common_classes
 from flowport.data.pairing import (
     ClassMatchedPairing,
     PairedPairing,
@@ -150,3 +151,20 @@ def test_pairs_that_are_none_are_refused(tmp_path):
     write_pairs(kept(), tmp_path / "pairs.safetensors")
     with pytest.raises(FlowportError, match="only train and validation"):
         StoredPairing(EVEN, SKEW, str(tmp_path / "pairs.safetensors")).split("test")
+
+
+def test_classes_that_one_side_alone_has_are_left_out_of_matched_pairs():
+    """``agreed`` numbers the source's classes by all names of the target's, also by those of which it has no item."""
+
+    def named(labels, names):
+        n = torch.arange(len(labels))
+        parts = {"train": n, "validation": n, "test": n}
+        x = torch.randn(len(labels), 2, generator=torch.Generator().manual_seed(0))
+        return Stored("points", x, torch.tensor(labels), Plane(), parts, classes=3, class_names=names)
+
+    sides = agreed(named([0, 1, 2] * 4, ("a", "b", "x")), named([0, 1, 2] * 4, ("a", "b", "y")))
+    assert common_classes(*sides) == ["a", "b"]
+    pairing = ClassMatchedPairing(*sides)
+    pair = pairing.pairs(0, 16, ROOT)
+    assert torch.equal(pair.source.label, pair.target.label) and set(pair.source.label.tolist()) == {0, 1}
+    assert pairing.source.size == pairing.target.size == 8

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from flowport.data.agreement import agreed
+from flowport.distribution.base import Stored
 from flowport.errors import FlowportError
 from flowport.metric import (
     MMD,
@@ -26,6 +28,7 @@ from flowport.metric import (
     wasserstein_2,
 )
 from flowport.metric.preservation import chance, matched_agreement
+from flowport.modality import Plane
 from flowport.types import Sample
 from tests.metric.outcomes import draw, outcome_of, part
 
@@ -194,6 +197,61 @@ def test_class_preservation_counted_by_hand():
         "_matched": 0.5,
         "_n": 4,
     }
+
+
+def test_classes_that_the_target_lacks_are_left_out_and_counted():
+    """Labels 3 and 4 are beyond the classifier's three classes; the ceiling is over target points of class 0 and 1."""
+    outcome = outcome_of(
+        source=Sample(points(0, 1, 2, 2), label=torch.tensor([0, 3, 1, 4])),
+        result=points(0, 1, 0, 1),
+        target=Sample(points(0, 0, 2, 1), label=torch.tensor([0, 1, 0, 2])),
+    )
+    found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome).compute()
+    assert {key.removeprefix("class_preservation"): float(value) for key, value in found.items()} == {
+        "": 0.5,
+        "_untranslated": 0.5,
+        "_ceiling": pytest.approx(1 / 3),
+        "_chance": 0.5 * 0.5 + 0.5 * 0.25,
+        "_matched": 0.5,
+        "_n": 2,
+        "_left_out": 2,
+    }
+    foreign = outcome_of(source=Sample(draw(60, 2, 0), label=torch.full((60,), 7)))
+    with pytest.raises(FlowportError, match="no source point of a class that the target has"):
+        fed(lambda: ClassPreservation(classifier=Thirds()), foreign).compute()
+
+
+def test_sides_without_a_common_class_are_refused_before_training():
+    def side(names: tuple[str, ...], labels: list[int]) -> Stored:
+        every = torch.arange(len(labels))
+        splits = {"train": every, "validation": every, "test": every}
+        raw = torch.zeros(len(labels), 2)
+        return Stored("side", raw, torch.tensor(labels), Plane(), splits, "train", len(names), names)
+
+    metric = ClassPreservation(classifier=Thirds())
+    metric.check(*agreed(side(("cat", "dog"), [0, 1]), side(("cow", "dog"), [0, 1])))
+    with pytest.raises(FlowportError, match="the target has cow, hen: give the class folders the same names"):
+        metric.check(*agreed(side(("cat", "dog"), [0, 1]), side(("cow", "hen"), [0, 1])))
+
+
+def test_the_transport_cost_is_at_least_that_of_the_cheapest_pairing_of_the_same_points():
+    """Two points swap their places: |x0 − x1|² = 4 for both, and staying would cost nothing."""
+    swapped = outcome_of(source=Sample(points(0, 2)), result=points(2, 0))
+    found = fed(TransportCost, swapped).compute()
+    assert float(found["transport_cost"]) == 4 and float(found["transport_cost_least"]) == 0
+    moved = outcome_of(source=Sample(points(0, 2)), result=points(3, 5))
+    found = fed(TransportCost, moved).compute()
+    assert float(found["transport_cost"]) == float(found["transport_cost_least"]) == 9
+    many = fed(lambda: TransportCost(points=10), outcome_of()).compute()
+    assert 0 < float(many["transport_cost_least"]) <= float(many["transport_cost"]) * 2
+
+
+def test_a_translation_with_its_partner_in_the_target_is_not_compared():
+    outcome = outcome_of()
+    near = outcome.target.x.clone()
+    found = fed(Wasserstein, outcome_of(result=near, compared=torch.arange(30, 60))).compute()
+    assert int(found["w2_n"]) == 30
+    torch.testing.assert_close(found["w2"], wasserstein_2(near[30:], outcome.target.x))
 
 
 def test_a_renaming_of_classes_is_found_and_chance_is_what_a_shuffle_gives():

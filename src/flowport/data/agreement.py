@@ -171,7 +171,7 @@ def restricted_to_common_classes(source: Stored, target: Stored) -> tuple[Stored
     if not common:
         raise FlowportError(
             f"pairing=class_matched needs classes of the same names on both sides, but the source has "
-            f"{shortened(class_names(source))} and the target {shortened(class_names(target))}: give the class "
+            f"{shortened(_present(source))} and the target {shortened(_present(target))}: give the class "
             "folders the same names, or use pairing=unpaired"
         )
     logger.warning("pairing=class_matched uses the %d common classes alone: %s", len(common), shortened(common))

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 from scipy.io import wavfile
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
+from flowport.evaluation.held_out import partner_items, real_points
+from flowport.evaluation.items import ItemTable, item_numbers, item_table
 from flowport.field.base import Field
 from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.wasserstein import wasserstein_2
@@ -45,8 +47,8 @@ class Evaluator:
     ) -> EvaluationResult:
         """Translate held-out source points and collect what the metrics need.
 
-        Labels of a conditional flow are those of random held-out target points. ``floor`` is drawn from the training
-        split of the target.
+        Labels of a conditional flow are those of the floor, whose law its results then have. Of the held-out target one
+        half is the reference and the other one the floor, see ``flowport.evaluation.held_out``.
 
         Args:
             field: The field.
@@ -60,13 +62,10 @@ class Evaluator:
         """
         randomness = randomness.under(part)
         start = source.split(part).every(self.items, randomness.under("source"))
-        goal = target.split(part).every(self.items, randomness.under("target"))
-        floor = target.split("train").sample(len(start), randomness.under("floor").generator("draw", 0, goal.x.device))
+        partner = _partners_of(start, source.split(part), target.split(part))
+        real = real_points(target, part, self.items, partner, randomness)
         generator = randomness.generator("translation", 0, start.x.device)
-        label = None
-        if goal.label is not None:
-            drawn = torch.randint(len(goal), (len(start),), generator=generator, device=generator.device)
-            label = goal.label[drawn.to(goal.label.device)]
+        label = _cycled(real.told, len(start))
         translator = self.sampler.translator(field)
         trajectory = translator.forward(start, generator, label, all_states=True)
         condition = field.conditioning.sampling(start, label)
@@ -75,21 +74,28 @@ class Evaluator:
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             return translator.field.velocity(x, t.to(x).expand(len(x)), condition)
 
-        seen, real = _observed(start, source.split(part)), _observed(goal, target.split(part))
+        def back(rows: Tensor) -> Tensor:
+            some = start[rows]
+            ends, labels = Sample(trajectory.end[rows], mask=some.mask), None if label is None else label[rows]
+            return translator.backward(ends, randomness.generator("back", 0, start.x.device), labels, some).end
+
+        seen, goal = _observed(start, source.split(part)), _observed(real.reference, real.law)
         return EvaluationResult(
             source=seen,
             result=target.modality.observed(trajectory.end),
-            target=real,
-            floor=_observed(floor, target.split("train")),
+            target=goal,
+            floor=_observed(real.floor, real.law) if len(real.floor) else goal[:0],
             times=trajectory.times,
             states=trajectory.states,
             velocity=velocity,
             reference_cost=self._reference_cost(source, target),
             modality=target.modality.surface(),
-            partner=real.x if source.split(part).corresponds(target.split(part)) else None,
+            partner=_items(target.split(part), partner) if bool((partner >= 0).all()) else None,
             nfe=trajectory.nfe,
             condition_label=condition.label,
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
+            compared=real.compared,
+            back=back if translator.reversible else None,
         )
 
     def rehearse(self, field: Field, source: Distribution, target: Distribution, randomness: Randomness) -> set[str]:
@@ -111,24 +117,29 @@ class Evaluator:
         """
         draws, parts = randomness.under("rehearsal"), (source.split("test"), target.split("test"))
         n = min(self.items, REHEARSED)
-        start, goal = (law.every(n, draws.under(str(k))) for k, law in enumerate(parts))
+        start = parts[0].every(n, draws.under("source"))
+        partner = _partners_of(start, *parts)
+        real = real_points(target, "test", n, partner, draws)
+        goal, seen = _observed(real.reference, real.law), _observed(start, parts[0])
         rows = min(len(start), len(goal))
-        start, goal = start[:rows], goal[:rows]
-        seen, real = _observed(start, parts[0]), _observed(goal, parts[1])
+        result, end = _cycled(goal.x, len(start)), _cycled(real.reference.x, len(start))
+        assert result is not None and end is not None
         outcome = EvaluationResult(
             source=seen,
-            result=real.x,
-            target=real,
-            floor=real,
+            result=result,
+            target=goal,
+            floor=_observed(real.floor, real.law) if len(real.floor) else goal[:0],
             times=torch.tensor([0.0, 1.0]),
-            states=torch.stack([start.x, goal.x]),
+            states=torch.stack([start.x, end]),
             velocity=lambda x, t: torch.zeros_like(x),
             reference_cost=1.0,
             modality=target.modality.surface(),
-            partner=real.x if parts[0].corresponds(parts[1]) else None,
+            partner=_items(parts[1], partner) if bool((partner >= 0).all()) else None,
             nfe=1,
-            condition_label=field.conditioning.sampling(start, goal.label).label,
-            retrieved=real.x,
+            condition_label=field.conditioning.sampling(start, _cycled(real.told, len(start))).label,
+            retrieved=result,
+            compared=real.compared,
+            back=(lambda rows: start.x[rows]) if self.sampler.translator(field).reversible else None,
         )
         names, undecided = set[str](), False
         for name, metric in self.metrics.items():
@@ -149,7 +160,26 @@ class Evaluator:
                 ) from None
             finally:
                 metric.reset()
+        names |= set(item_numbers(item_table(outcome, *parts, self._classifier()), dict.fromkeys(names, 0.0)))
         return set() if undecided else names
+
+    def per_item(
+        self, outcome: EvaluationResult, source: Distribution, target: Distribution, part: str = "test"
+    ) -> ItemTable:
+        """The numbers of every item of an evaluation.
+
+        Args:
+            outcome: The evaluation.
+            source: Its source.
+            target: Its target.
+            part: Its split.
+        """
+        return item_table(outcome, source.split(part), target.split(part), self._classifier())
+
+    def _classifier(self) -> nn.Module | None:
+        """The classifier of a metric that has one; None where none has."""
+        parts = (dict(metric.named_children()).get("classifier") for metric in self.metrics.values())
+        return next((part for part in parts if part is not None), None)
 
     def _reference_cost(self, source: Distribution, target: Distribution) -> float | None:
         """W2² of source and target, computed once for a pair; None where no metric needs it."""
@@ -224,6 +254,24 @@ def evenly(n: int, shown: int) -> Tensor:
     return torch.arange(min(n, shown)) * n // min(n, shown)
 
 
+def _items(law: Distribution, index: Tensor) -> Tensor:
+    """Stored items of a split as they are observed, (n, *D)."""
+    return _observed(law.draw(index, None), law).x
+
+
+def _partners_of(start: Sample, source: Distribution, target: Distribution) -> Tensor:
+    """The item of the target's split that is the partner of every source point, −1 where none is, (n,) int64."""
+    found = partner_items(source, target)
+    if found is None or start.id is None:
+        return torch.full((len(start),), -1, device=start.x.device)
+    return found[start.id.cpu()].to(start.x.device)
+
+
+def _cycled(values: Tensor | None, n: int) -> Tensor | None:
+    """n values in the order of the given ones, from the first one on again where these are fewer; None for None."""
+    return None if values is None else values[torch.arange(n, device=values.device) % len(values)]
+
+
 def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor:
     """A picture of source points, states of the trajectory, translations and real target points, (3, H, W) uint8.
 
@@ -245,7 +293,7 @@ def gallery(outcome: EvaluationResult, modality: Modality, path: Path) -> Tensor
         if 0 < k < last:
             rows[f"t = {float(outcome.times[k]):.2f}"] = modality.observed(outcome.states[k][shown])
     rows["translation"] = outcome.result[shown]
-    rows["real target"] = outcome.floor.x[: len(shown)]
+    rows["real target"] = torch.cat([outcome.floor.x, outcome.target.x])[: len(shown)]
     modality.surface().render({"": rows["translation"].cpu()}, str(path.with_name("translation.png")))
     record({name: rows[name][:SOUNDS] for name in ("source", "translation", "real target")}, modality.surface(), path)
     return modality.surface().render({k: v.cpu() for k, v in rows.items()}, str(path), unrelated=("real target",))

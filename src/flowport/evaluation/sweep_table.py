@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 import statistics
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from PIL import Image
 
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
+from flowport.evaluation.tables import no_formula
 from flowport.modality import gallery
 
 SEED = "seed"
@@ -141,7 +141,7 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
     Raises:
         FlowportError: For a metric that no run has, for runs without metrics, and for too many columns.
     """
-    varied = _varied([job.settings for job in jobs])
+    varied = varied_settings([job.settings for job in jobs])
     wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(jobs)
     if not wanted:
         raise FlowportError(
@@ -165,14 +165,31 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
     return SweepTable(varied, wanted, rows)
 
 
-def _varied(settings: list[dict[str, str]]) -> list[str]:
-    """The keys whose values differ between runs, without the seed; the first key where none differs."""
+def varied_settings(settings: list[dict[str, str]]) -> list[str]:
+    """The keys whose values differ between runs, without the seed; the first key where none differs.
+
+    Args:
+        settings: Overrides of every run, key to value.
+    """
     keys = list(dict.fromkeys(key for words in settings for key in words if key != SEED))
     return [key for key in keys if len({words.get(key) for words in settings}) > 1] or keys[:1]
 
 
 def _headline(jobs: list[Job]) -> list[str]:
-    hidden = ("nfe", "_n", "_se", "_chance", "_matched", "_ceiling", "seconds", "_per_dimension", *REFERENCES)
+    hidden = (
+        "nfe",
+        "_n",
+        "_se",
+        "_chance",
+        "_matched",
+        "_ceiling",
+        "_least",
+        "_left_out",
+        "_of",
+        "seconds",
+        "_per_dimension",
+        *REFERENCES,
+    )
     names = dict.fromkeys(m for job in jobs for m in job.numbers if m.startswith("test/"))
     return [m for m in names if not m.endswith(hidden)]
 
@@ -215,7 +232,7 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
         against: The metric that the others are drawn over.
     """
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([_no_formula(cell) for cell in row] for row in sheet.lines())
+    csv.writer(text).writerows([no_formula(cell) for cell in row] for row in sheet.lines())
     write_atomically(folder / "table.csv", lambda place: place.write_text(text.getvalue(), newline=""))
     write_atomically(folder / "table.md", lambda place: place.write_text(sheet.markdown()))
     if against is None:
@@ -225,15 +242,9 @@ def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None 
     _compare(jobs, folder / "translations.png")
 
 
-def _no_formula(cell: str) -> str:
-    """A cell that a spreadsheet does not take for a formula: text that begins like one gets an apostrophe."""
-    number = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?( ± [\d.]+)?", cell)
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and not number else cell
-
-
 def _compare(jobs: list[Job], path: Path) -> None:
     """Draw the translations of the first run of every setting, one row per setting."""
-    rows, varied = dict[str, torch.Tensor](), _varied([job.settings for job in jobs])
+    rows, varied = dict[str, torch.Tensor](), varied_settings([job.settings for job in jobs])
     for job in jobs:
         if job.translation.is_file():
             strip = torch.from_numpy(np.asarray(Image.open(job.translation, formats=["PNG"]).convert("RGB")).copy())

@@ -21,8 +21,8 @@ class EvaluationResult:
         source: Held-out source points, n rows of (n, *D).
         result: Their translations, (n, *D).
         target: Held-out target points, m rows of (m, *D).
-        floor: Further real target points that do not occur in ``target``, as many as translations where the data allow;
-            ``metric(floor, target)`` is the value of a perfect translation.
+        floor: Further real target points of the same held-out split, none of which is in ``target``, as many as
+            translations where the data allow; ``metric(floor, target)`` is the value of a perfect translation.
         times: Times of the trajectory, (K+1,), as far as recorded.
         states: States of the trajectory, (K+1, n, *D), encoded.
         velocity: (x, t) -> velocity of the field under the condition of these n sources; None without a field.
@@ -34,6 +34,10 @@ class EvaluationResult:
             metric needs it or the training targets cannot be searched.
         nfe: Number of evaluations of the field per translation.
         condition_label: Label that each translation is conditioned on, (n,) or (n, k); None without a label.
+        compared: Rows of source and result whose partner is not in ``target``, (k,) int64, which alone are compared
+            with ``target`` as a sample; None for all.
+        back: Rows (k,) of the results -> the ends of their translations back to the source, encoded, (k, *D); None
+            where the flow cannot be run backward without noise.
     """
 
     source: Sample
@@ -49,6 +53,16 @@ class EvaluationResult:
     retrieved: Tensor | None = None
     nfe: int = 0
     condition_label: Tensor | None = None
+    compared: Tensor | None = None
+    back: Callable[[Tensor], Tensor] | None = None
+
+    def comparable(self, x: Tensor) -> Tensor:
+        """The rows of ``compared``.
+
+        Args:
+            x: A row per source point, (n, …).
+        """
+        return x if self.compared is None else x[self.compared]
 
 
 class Metric(Checked, TorchMetric):

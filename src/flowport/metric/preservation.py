@@ -10,6 +10,8 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from flowport.data.agreement import class_names, common_classes, shortened
+from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.metric.base import EvaluationResult, Metric
 from flowport.metric.features import frozen, read
@@ -113,17 +115,20 @@ class TargetShare(Metric):
 class ClassPreservation(Metric):
     """Share of translations to which the target's classifier assigns the class of the source point.
 
-    Values:
+    Source points of classes that the target does not have are left out and counted. Values:
 
         class_preservation  the share;
         _untranslated       the share of the source points themselves, where they have the target's shape;
         _ceiling            the classifier's accuracy on real target points, the value of a perfect translation;
         _chance             Σ_c P(source label c) P(target predicted c), the value of an independent coupling;
         _matched            the share under the best one-to-one renaming of classes (``matched_agreement``);
-        _n                  the number of translations.
+        _n                  the number of translations;
+        _left_out           the number of those that were left out.
+
+    ``_ceiling`` is over target points of the classes of the source points.
 
     Args:
-        classifier: Network from points to logits.
+        classifier: Network from points to logits, one per class of the target.
         name: Name of the classifier in messages.
     """
 
@@ -132,12 +137,31 @@ class ClassPreservation(Metric):
     untranslated: list[Tensor]
     target_label: list[Tensor]
     target_predicted: list[Tensor]
+    left_out: Tensor
 
     def __init__(self, classifier: nn.Module, name: str = "classifier") -> None:
         super().__init__()
         self.classifier, self.name = frozen(classifier), name
         for state in ("label", "predicted", "untranslated", "target_label", "target_predicted"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_state("left_out", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def check(self, source: Distribution, target: Distribution) -> None:
+        """Check that both sides have items of a common class.
+
+        Args:
+            source: The source.
+            target: The target.
+
+        Raises:
+            FlowportError: When both have classes, but none in common.
+        """
+        if source.classes and target.classes and not common_classes(source, target):
+            raise FlowportError(
+                f"metric=class_preservation needs a class of the source that the target has too, but the target has "
+                f"{shortened(class_names(target))}: give the class folders the same names, or leave it out of "
+                "metric=[…]"
+            )
 
     def update(self, outcome: EvaluationResult) -> None:
         """Add the predicted classes of a batch.
@@ -154,11 +178,14 @@ class ClassPreservation(Metric):
                 f"class preservation (classifier {self.name}) needs a class label of every source point, and this "
                 "source has none: leave metric ClassPreservation out or use a labelled source"
             )
-        self.label.append(label)
-        self.predicted.append(predicted(self.classifier, outcome.result))
+        logits = read(self.classifier, outcome.result, features=False)
+        known = label < logits.shape[1]
+        self.left_out += int((~known).sum())
+        self.label.append(label[known])
+        self.predicted.append(logits.argmax(dim=1)[known])
         self.target_predicted.append(predicted(self.classifier, outcome.target.x))
         if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
-            self.untranslated.append(predicted(self.classifier, outcome.source.x))
+            self.untranslated.append(predicted(self.classifier, outcome.source.x)[known])
         target_label = self._classes(outcome.target)
         if target_label is not None:
             self.target_label.append(target_label)
@@ -167,23 +194,29 @@ class ClassPreservation(Metric):
         """The shares and the number of translations, by name.
 
         Raises:
-            FlowportError: Before the first update.
+            FlowportError: Before the first update, and without a source point of a class that the target has.
         """
         label, predicted = gathered(self.label), gathered(self.predicted)
         target_predicted, target_label = gathered(self.target_predicted), gathered(self.target_label)
         if label is None or predicted is None or target_predicted is None:
             raise FlowportError("class preservation has seen no translation")
+        if len(label) == 0:
+            raise FlowportError("class preservation has seen no source point of a class that the target has")
         values = {
             "": agreement(label, predicted),
             "_chance": chance(label, target_predicted),
             "_matched": matched_agreement(label, predicted),
             "_n": torch.tensor(len(label)),
         }
+        if int(self.left_out):
+            values["_left_out"] = self.left_out.double()
         untranslated = gathered(self.untranslated)
         if untranslated is not None:
             values["_untranslated"] = agreement(label, untranslated)
         if target_label is not None:
-            values["_ceiling"] = agreement(target_label, target_predicted)
+            shared = torch.isin(target_label, label)
+            if bool(shared.any()):
+                values["_ceiling"] = agreement(target_label[shared], target_predicted[shared])
         return {f"class_preservation{which}": value for which, value in values.items()}
 
     @staticmethod

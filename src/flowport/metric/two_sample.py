@@ -28,13 +28,15 @@ class TwoSample(Metric):
     ``compute`` returns
 
         <name>               distance(result, target);
-        <name>_floor         distance(floor, target), the value of a perfect translation;
+        <name>_floor         distance(floor, target), the value of a perfect translation: floor and target are halves of
+                             one held-out split;
         <name>_untranslated  distance(source, target), where source and target points have one shape;
         <name>_retrieved     distance(retrieved, target), for members with ``needs_retrieval``;
         <name>_n             the number of points in the first argument.
 
     Most distances between empirical laws have a bias that falls with n, so all are taken with the same number of
-    points, min(results, floor points, other points, ``points``). Subsets and projections are drawn from ``seed`` alone:
+    points, min(results, floor points, other points, ``points``). Translations whose true partner is among the target
+    points are left out, because a floor point has none there. Subsets and projections are drawn from ``seed`` alone:
     values depend neither on batches nor on ranks, and different epochs use the same draws.
 
     A member provides ``distance``; one that compares features also overrides ``embed``. To add a member, see
@@ -80,14 +82,14 @@ class TwoSample(Metric):
         return rows(x)
 
     def update(self, outcome: EvaluationResult) -> None:
-        self.result.append(self.embed(outcome.result))
+        self.result.append(self.embed(outcome.comparable(outcome.result)))
         self.target.append(self.embed(outcome.target.x))
         if len(outcome.floor):
             self.floor.append(self.embed(outcome.floor.x))
         if outcome.source.x.shape[1:] == outcome.target.x.shape[1:]:
-            self.untranslated.append(self.embed(outcome.source.x))
+            self.untranslated.append(self.embed(outcome.comparable(outcome.source.x)))
         if self.needs_retrieval and outcome.retrieved is not None:
-            self.retrieved.append(self.embed(outcome.retrieved))
+            self.retrieved.append(self.embed(outcome.comparable(outcome.retrieved)))
 
     def compute(self) -> dict[str, Tensor]:
         """The distances of translations and baselines to the target, float64 scalars by name.

@@ -30,6 +30,8 @@ from flowport.errors import FlowportError, Stopped, printable
 from flowport.run.words import Groups, check_words
 
 logger = logging.getLogger(__name__)
+STUDY = "study"
+"""Name of the callback by which a sweep ends with a study; a job that is refused does not end such a sweep."""
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that stop a command; SIGUSR1 and SIGUSR2 stay free for clusters."""
@@ -269,6 +271,9 @@ def _job(task: Task) -> Callable[[DictConfig], Any]:
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
                 logger.error("flowport: %s", sentence)
+                if STUDY in (HydraConfig.get().callbacks or {}):  # whose page names what was refused
+                    _note_refusal(Path(HydraConfig.get().runtime.output_dir), sentence)
+                    return None
                 raise
             sys.stderr.write(f"flowport: {sentence}\n")
             _remove_unused(folder)
@@ -281,10 +286,18 @@ def _remove_unused(folder: Path) -> None:
     """Remove the folder of a refused command where it holds nothing but what Hydra wrote into it."""
     hydra_wrote = {folder / ".hydra", *folder.glob("*.log")}
     if set(folder.iterdir()) <= hydra_wrote:
-        for handler in logging.getLogger().handlers:
+        for handler in list(logging.getLogger().handlers):
             if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
+                logging.getLogger().removeHandler(handler)  # it would open its file again
                 handler.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _note_refusal(folder: Path, sentence: str) -> None:
+    from flowport.cache import write_atomically
+    from flowport.run.run_folder import RunFolder
+
+    write_atomically(RunFolder(folder).refusal, lambda place: place.write_text(sentence + "\n"))
 
 
 def _one_line(message: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Stopped
 from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
 from flowport.run.words import Groups, check_words
 
@@ -29,7 +29,7 @@ HELP = """usage: flowport <command> [key=value ...]
   translate   translate points with a trained run: forward, backward or cycle
   likelihood  log-likelihood of held-out points under a trained run
   arena       fine-tune in problems whose tilted law is known, and score the result
-  tabulate    a sweep as one table: terminal, csv, markdown, picture
+  tabulate    a sweep as one table: terminal, csv, markdown, picture; and as a study of its items: study.html
   plot_weighting  what a run's loss weights over the log signal-to-noise ratio
 
 flowport <command> --help shows the keys of a command; -sc bash|zsh|fish installs shell completion (Hydra).
@@ -184,23 +184,31 @@ def _tabulate(arguments: list[str]) -> None:
     parser.add_argument("--against", help="draw the metrics over this one, one line per setting: for instance nfe")
     given = parser.parse_args(arguments)
     with report_errors():
-        from flowport.evaluation import sweep_table
-        from flowport.run.run_folder import RunFolder, finished_runs
+        _write_table(given.folder, given.metrics, given.against)
 
-        RunFolder(given.folder).check_links()
-        runs, unread = list[sweep_table.Job](), list[str]()
-        for job in finished_runs(given.folder):
-            try:
-                runs.append(sweep_table.Job.of(job.overrides(), job.read_metrics(), job.translation))
-            except FlowportError as error:
-                unread.append(str(error))
-        if not runs:
-            raise FlowportError(f"no job of {given.folder} can be read: {unread[0]}")
-        for reason in unread:
-            sys.stderr.write(f"flowport: left out of the table: {reason}\n")
-        sheet = sweep_table.tabulated(runs, [*given.metrics, *([given.against] if given.against else [])])
-        sweep_table.write(sheet, runs, given.folder, given.against)
-        print(sheet.markdown())
+
+def _write_table(folder: Path, metrics: list[str], against: str | None = None) -> None:
+    """Write and print the table of a sweep, and its study where its runs have items."""
+    from flowport.evaluation import sweep_table
+    from flowport.run.run_folder import RunFolder, finished_runs
+    from flowport.run.sweep_study import write_study
+
+    RunFolder(folder).check_links()
+    runs, unread = list[sweep_table.Job](), list[str]()
+    for job in finished_runs(folder):
+        try:
+            runs.append(sweep_table.Job.of(job.overrides(), job.read_metrics(), job.translation))
+        except FlowportError as error:
+            unread.append(str(error))
+    if not runs:
+        raise FlowportError(f"no job of {folder} can be read: {unread[0]}")
+    for reason in unread:
+        sys.stderr.write(f"flowport: left out of the table: {reason}\n")
+    sheet = sweep_table.tabulated(runs, [*metrics, *([against] if against else [])])
+    sweep_table.write(sheet, runs, folder, against)
+    print(sheet.markdown())
+    if page := write_study(folder):
+        print(page)
 
 
 def _plot_weighting(arguments: list[str]) -> None:
@@ -282,7 +290,20 @@ def command(name: str) -> None:
             _resume(Path(runs[-1].removeprefix("run=")), words, trusted[-1:] == ["trust=true"])
         return
     sys.argv[1:] = in_hydra_grammar(_with_sweep_name(arguments, name))
-    launch(TASKS[name], configs(), name)
+    try:
+        launch(TASKS[name], configs(), name)
+    finally:
+        _end_of_sweep()
+
+
+def _end_of_sweep() -> None:
+    """Write table and study of the sweep that has ended, where its config asks for it (``StudyAtEnd``)."""
+    asked = sys.modules.get("flowport.run.sweep_end")
+    if asked is None or asked.StudyAtEnd.folder is None or Stopped.received is not None:
+        return
+    folder, asked.StudyAtEnd.folder = asked.StudyAtEnd.folder, None
+    with report_errors():
+        _write_table(folder, [])
 
 
 def main() -> None:

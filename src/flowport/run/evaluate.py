@@ -1,36 +1,86 @@
 """Measure a trained run on its held-out test split."""
 
+import logging
 import time
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from flowport.cache import write_atomically
+from flowport.data.agreement import class_names
+from flowport.data.pairing import Pairing
 from flowport.errors import FlowportError
 from flowport.evaluation.evaluator import gallery
+from flowport.evaluation.held_out import partner_items
+from flowport.evaluation.items import ItemTable, item_numbers, write_confusion
+from flowport.metric.base import EvaluationResult
 from flowport.run.build import Run
 from flowport.run.config_checks import check_kind
 from flowport.run.restore import device, record, restore
 from flowport.run.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
 
 def measure(run: Run, folder: RunFolder, device: torch.device) -> dict[str, float]:
-    """test/<metric> of the averaged field on the test split; the gallery is written into ``folder``.
+    """test/<metric> of the averaged field on the test split; items.csv and pictures are written into ``folder``.
 
     Args:
         run: A trained run.
-        folder: Where the gallery goes.
+        folder: Where tables and pictures go.
         device: Where points are translated.
     """
     module, pair = run.module.to(device), run.data.placed(device)
     source, target = pair.source, pair.target
     began = time.perf_counter()
     outcome = run.evaluation.outcome(module.ema, source, target, module.randomness, "test")
-    numbers = {f"test/{k}": v for k, v in run.evaluation.measure(outcome).items()}
+    measured = run.evaluation.measure(outcome)
+    measured |= _write_items(run, outcome, measured, pair, folder)
+    numbers = {f"test/{k}": v for k, v in measured.items()}
     numbers["test/nfe"] = outcome.nfe
     numbers["test/seconds"] = round(time.perf_counter() - began, 2)
     gallery(outcome, target.modality, folder.gallery)
     return numbers
+
+
+def _write_items(
+    run: Run, outcome: EvaluationResult, measured: dict[str, float], pair: Pairing, folder: RunFolder
+) -> dict[str, float]:
+    """The means over items with their errors; writes items.csv, the confusion of classes and pictures of examples."""
+    try:
+        table = run.evaluation.per_item(outcome, pair.source, pair.target)
+        numbers = item_numbers(table, measured)
+    except FlowportError as error:  # a training is not lost for a table
+        logger.error("%s is left out: %s", folder.items.name, error)
+        return {}
+    text = table.as_csv()
+    write_atomically(folder.items, lambda place: place.write_text(text, newline=""))
+    absent = dict[str, list[str]]()
+    for column, reason in table.absent.items():
+        absent.setdefault(reason, []).append(column)
+    for reason, columns in absent.items():
+        logger.info("%s has no %s: %s", folder.items.name, ", ".join(columns), reason)
+    counts = table.confusion()
+    if counts is not None:
+        write_confusion(counts, list(class_names(pair.target)), folder.confusion, folder.confusion_picture)
+    _show_examples(table, outcome, pair, folder)
+    return numbers
+
+
+def _show_examples(table: ItemTable, outcome: EvaluationResult, pair: Pairing, folder: RunFolder) -> None:
+    """Pictures of the same few items as they are before and after, and of their partners."""
+    modality, chosen = pair.target.modality.surface(), table.examples()
+    at = torch.tensor(chosen, device=outcome.result.device)
+    shown = {"source": outcome.source.x[at], "translation": outcome.result[at]}
+    target = pair.target.split("test")
+    found = partner_items(pair.source.split("test"), target)
+    if found is not None and outcome.source.id is not None:
+        partner = found[outcome.source.id[at].cpu()]
+        if bool((partner >= 0).all()):
+            shown["partner"] = target.observed().draw(partner, None).x
+    for row, x in shown.items():
+        modality.render({"": x.cpu()}, str(folder.example(row)))
 
 
 def check_measures(run: Run, optimise: str | None) -> set[str]:

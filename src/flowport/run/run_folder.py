@@ -28,8 +28,8 @@ from flowport.run.trust import check_config, check_references
 
 LAYOUT = 3
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
-LARGEST_CONFIG, LARGEST_JSON = 2**18, 2**24
-"""Sizes of the largest config and the largest file of numbers that are read, in bytes."""
+LARGEST_CONFIG, LARGEST_JSON, LARGEST_TABLE = 2**18, 2**24, 2**26
+"""Sizes of the largest config, file of numbers and table of items that are read, in bytes."""
 MOST_REFERENCES = 256
 """Largest number of references of a config."""
 DEEPEST = 32
@@ -98,6 +98,34 @@ class RunFolder:
     def translation(self) -> Path:
         """The row of translations alone."""
         return self.path / "translation.png"
+
+    @property
+    def items(self) -> Path:
+        """The numbers of every held-out source item."""
+        return self.path / "items.csv"
+
+    @property
+    def confusion(self) -> Path:
+        """Numbers of items by class before and class after."""
+        return self.path / "confusion.csv"
+
+    @property
+    def confusion_picture(self) -> Path:
+        """The picture of the confusion of classes."""
+        return self.path / "confusion.png"
+
+    def example(self, row: str) -> Path:
+        """The picture of one row of the items that are shown.
+
+        Args:
+            row: ``"source"``, ``"translation"`` or ``"partner"``.
+        """
+        return self.path / "examples" / f"{row}.png"
+
+    @property
+    def refusal(self) -> Path:
+        """Why a job of a sweep that goes on without it was refused."""
+        return self.path / "refused.txt"
 
     @property
     def before_after(self) -> Path:
@@ -189,7 +217,8 @@ class RunFolder:
         if not self.path.is_dir():
             return
         board = self.path / "tensorboard"
-        folders = [self.path, self.path / ".hydra", self.checkpoints, self.path / "gallery", board, *board.glob("*")]
+        held = (self.path / name for name in (".hydra", "gallery", "examples"))
+        folders = [self.path, *held, self.checkpoints, board, *board.glob("*")]
         for folder in folders:  # a folder before what is in it
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_symlink():
@@ -307,6 +336,22 @@ class RunFolder:
             FlowportError: Where the file is damaged.
         """
         return read_json(self.metrics)
+
+    def read_items(self) -> str:
+        """The text of the table of items.
+
+        Raises:
+            FlowportError: For what is no regular file of text of a bounded size.
+        """
+        return _text(self.items, LARGEST_TABLE)
+
+    def read_refusal(self) -> str:
+        """Why the job was refused.
+
+        Raises:
+            FlowportError: For what is no regular file of text of a bounded size.
+        """
+        return " ".join(_text(self.refusal, LARGEST_CONFIG).split())
 
     def write_metrics(self, numbers: Mapping[str, Any]) -> None:
         """Write the numbers of the run, which finishes it.

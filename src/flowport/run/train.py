@@ -127,7 +127,11 @@ def train(
     board = trainer.logger
     assert isinstance(board, Board)
     if not resume:
-        board.describe(OmegaConf.to_yaml(config, resolve=True), choices(config), sorted(names))
+        board.describe(
+            OmegaConf.to_yaml(config, resolve=True),
+            choices(config),
+            sorted(name for name in names if not name.endswith("_se")),
+        )
     trainer.fit(run.module, run.data, ckpt_path=folder.checkpoint if resume else None)
     trainer.save_checkpoint(folder.checkpoint)
     saving.check()

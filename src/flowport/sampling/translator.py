@@ -54,6 +54,12 @@ class Translator:
                 "volatility=zero, or solver=euler_maruyama or solver=stochastic_heun"
             )
 
+    @property
+    def reversible(self) -> bool:
+        """Whether the backward translation is that of an ODE which does not need the unknown start."""
+        stochastic = self.volatility.stochastic or self.solver.stochastic
+        return not (stochastic or self.solver.needs_score or self.field.conditioning.sees_source)
+
     def forward(
         self, source: Sample, generator: torch.Generator, label: Tensor | None = None, all_states: bool = False
     ) -> Trajectory:

@@ -42,6 +42,9 @@ def test_the_folder_of_a_run(folder: Path) -> None:
         "metrics.json",
         "gallery.png",
         "translation.png",
+        "items.csv",
+        "examples/source.png",
+        "examples/translation.png",
     }
     numbers = json.loads((folder / "metrics.json").read_text())
     assert {"test/w2", "test/w2_floor", "train/steps", "train/seconds", "train/step_ms"} <= set(numbers)
@@ -97,7 +100,7 @@ def test_a_run_records_its_choices_its_config_and_its_results(folder: Path) -> N
     chosen = plugin_data(events, "session_start_info").session_start_info.hparams
     assert chosen["coupling"].string_value == "ExactCoupling" and chosen["trainer.max_steps"].number_value == 20
     metrics = [info.name.tag for info in plugin_data(events, "experiment").experiment.metric_infos]
-    assert metrics == ["test/nfe", "test/w2"]
+    assert metrics == ["test/item_cycle_error", "test/item_transport_cost", "test/nfe", "test/w2"]
     assert plugin_data(events, "session_end_info").session_end_info.status == api_pb2.STATUS_SUCCESS
     ((step, text),) = texts(events, "config")
     assert step == 0 and text.startswith("```yaml\n") and text.endswith("\n```")
