@@ -150,7 +150,10 @@ def mfcc(wave):
 
 
 def time_warped(one, many):
-    """Dynamic time warping distance of one sequence to many, by length of the path: (len(many),)."""
+    """Dynamic time warping distance of one sequence to many, (len(many),): symmetric weights 1, 2, 1, by both lengths.
+
+    Sakoe and Chiba 1978, doi:10.1109/TASSP.1978.1163055.
+    """
     x = torch.from_numpy(one)
     longest = max(map(len, many))
     y = torch.stack([torch.nn.functional.pad(torch.from_numpy(m), (0, 0, 0, longest - len(m))) for m in many])
@@ -162,9 +165,9 @@ def time_warped(one, many):
     result = torch.empty(n, dtype=cost.dtype)
     for k in range(a + b - 1):
         rows = torch.arange(max(0, k - b + 1), min(a - 1, k) + 1)
-        best = torch.minimum(torch.minimum(last[:, rows + 1], last[:, rows]), before[:, rows])
-        now = infinite.clone()
-        now[:, rows + 1] = cost[:, rows, k - rows] + (0 if k == 0 else best)
+        here, now = cost[:, rows, k - rows], infinite.clone()
+        straight = torch.minimum(last[:, rows + 1], last[:, rows]) + here
+        now[:, rows + 1] = 2 * here if k == 0 else torch.minimum(straight, before[:, rows] + 2 * here)
         done = ends == k - (a - 1)
         result[done] = now[done, a]
         before, last = last, now
