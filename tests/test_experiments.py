@@ -19,7 +19,14 @@ ROOT = Path(__file__).parents[1]
 ALL = sorted(p.stem for p in (ROOT / "configs" / "experiment").glob("*.yaml"))
 NAMES = [name for name in ALL if not name.startswith("finetune_") and not name.endswith("_reflow")]
 
-OWN = {"images": (pictures, ["size=8"]), "spectrograms": (recordings, []), "point_clouds": (shapes, ["points=32"])}
+OWN = {
+    "images": (pictures, ["size=8"]),
+    "images_bridge": (pictures, ["size=8"]),
+    "images_latent": (pictures, ["size=32"]),
+    "spectrograms": (recordings, []),
+    "speech": (recordings, []),
+    "point_clouds": (shapes, ["points=32"]),
+}
 PITCHES = "[20,30,40,50,60,70,80,90]"
 
 
@@ -37,7 +44,7 @@ def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("flowport.evaluation.evaluator.reference_cost", few)
     if name.startswith("timbre"):  # a minute and a half for the judge of timbres: its own tests train judges
         words += ["metric=[spectral_distance]", "source.train=64", "target.train=64"]
-    if name == "mnist_latent":  # tests/test_space.py trains an autoencoder
+    if name.endswith("_latent"):  # tests/test_space.py trains an autoencoder
         monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path / "autoencoders")
         words += ["space.steps=2", "metric=[sliced_wasserstein]"]
     if name == "known_processes":

@@ -125,7 +125,7 @@ def translate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[
 
 def _is_array(place: Path, reader: Files | None) -> bool:
     """Whether the input is an array of points, rather than a file of one item as a cloud's (N, 3) is."""
-    if place.suffix not in READERS or not place.is_file():
+    if place.suffix not in READERS or place.is_dir():
         return False
     if reader is None or place.suffix not in reader.suffixes:
         return True
