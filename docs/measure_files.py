@@ -3,6 +3,7 @@
     python docs/measure_files.py pictures <source> <target> <translated> [<translated by independent coupling>]
     python docs/measure_files.py speech   <source> <target> <translated>
     python docs/measure_files.py clouds   <run> <translated>
+    python docs/measure_files.py pairs    <run of data.pool=all or auto>
 
 The files of <translated> are those that were held out: ``flowport translate run=… part=test points=100000
 output=<translated>``, and the same with ``part=validation overwrite=true``. Intervals are 95 % of a bootstrap over
@@ -19,7 +20,7 @@ from scipy.fft import dct
 from scipy.signal import resample_poly
 
 from flowport.cost import ChamferCost
-from flowport.data.agreement import class_names
+from flowport.data.agreement import class_names, partners
 from flowport.distribution import CloudFiles, ImageFolder, PictureFiles
 from flowport.distribution.folder import listed
 from flowport.evaluation.classifier_training import trained_classifier
@@ -238,5 +239,18 @@ def clouds(run, translated):
         )
 
 
+def pairs(run):
+    """How many pairs of the coupling of the whole training set are partners, and of one class."""
+    data = restore(RunFolder(Path(run))).data
+    i, j = data.train.whole
+    source, target = data.train.pairing.source, data.train.pairing.target
+    wanted = partners(source, target)[source.index[i]]
+    print(f"partners {(wanted == target.index[j]).double().mean():.3f}", end="")
+    if source.classes and target.classes:
+        print(
+            f", of one class {(source.labels[source.index[i]] == target.labels[target.index[j]]).double().mean():.3f}"
+        )
+
+
 if __name__ == "__main__":
-    {"pictures": pictures, "speech": speech, "clouds": clouds}[sys.argv[1]](*sys.argv[2:])
+    {"pairs": pairs, "pictures": pictures, "speech": speech, "clouds": clouds}[sys.argv[1]](*sys.argv[2:])
