@@ -103,10 +103,17 @@ def test_pictures_become_pictures_of_the_same_names(pictures, tmp_path):
 
 def test_equal_stems_do_not_collide(pictures, tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("a.png", "a.gif", "a.jpg", "b.gif"):
+    long = "x" * 250 + ".png"
+    for name in ("a.png", "a.gif", "a.jpg", "b.gif", "a.gif.png", long):
         Image.new("RGB", (9, 9), "blue").save(tmp_path / "in" / name)
-    translated(pictures, tmp_path / "res", f"input={tmp_path / 'in'}")
-    assert names(tmp_path / "res" / "files") == ["a.gif.png", "a.jpg", "a.png", "b.png"]
+    numbers = translated(pictures, tmp_path / "res", f"input={tmp_path / 'in'}")
+    wanted = ["a.gif.png", "a.gif.png.png", "a.jpg", "a.png", "b.png", long]
+    assert names(tmp_path / "res" / "files") == wanted and numbers["files"] == 6
+    (tmp_path / "in" / "x.heic").write_bytes(b"x")
+    with pytest.raises(FlowportError, match=r"x\.heic is not read: save them as jpg first"):
+        translated(pictures, tmp_path / "res", f"input={tmp_path / 'in' / 'x.heic'}")
+    with pytest.raises(FlowportError, match=r"out\.png has the name of a file: give a folder"):
+        translated(pictures, tmp_path / "res", f"input={tmp_path / 'in' / 'a.png'}", f"output={tmp_path / 'out.png'}")
 
 
 def test_what_would_lose_files_is_refused(pictures, tmp_path):
@@ -190,6 +197,8 @@ def test_a_label_may_be_named(tmp_path):
         translated(run, tmp_path / word, "points=2", f"label={word}")
     images = [np.load(tmp_path / word / "translated.npy") for word in ("food", "1")]
     assert np.array_equal(*images)
+    with pytest.raises(FlowportError, match="write label=<one of flags, food>"):
+        translated(run, tmp_path / "res", "points=2")
     with pytest.raises(FlowportError, match=r"label=cats is not a label.*it has flags, food"):
         translated(run, tmp_path / "res", "points=2", "label=cats")
 

@@ -25,6 +25,8 @@ Net = TypeVar("Net", bound=nn.Module)
 Step = TypeVar("Step")
 QUIET_SECONDS = 15.0
 """Time between two lines on the progress of long work where there is no terminal."""
+LONGEST_NAME = 200
+"""Length of a file's name in bytes from which its unfinished file has a hash for a name."""
 STALE = 3600
 """Age in seconds from which an unfinished file is taken for that of a killed process."""
 Facts = dict[str, float]
@@ -140,11 +142,14 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
         writer: Writes to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*"):  # of a process that was killed while it wrote
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME:  # the partial file's name must not be too long where the file's is not
+        name = blake2b(os.fsencode(name), digest_size=16).hexdigest()
+    for stale in path.parent.glob(f".{glob.escape(name)}.*"):  # of a process that was killed while it wrote
         with suppress(OSError):
             if time.time() - stale.stat().st_mtime > STALE:
                 stale.unlink()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{name}.{os.getpid()}")
     try:
         writer(partial)
         os.replace(partial, path)

@@ -41,7 +41,11 @@ def test_what_is_no_shape_is_named(tmp_path):
     np.save(tmp_path / "a.npy", np.full((9, 3), 2.0))
     (tmp_path / "b.obj").write_text("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     (tmp_path / "c.ply").write_bytes(b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n")
-    for name, told in (("a.npy", "equal"), ("b.obj", "NaN"), ("c.ply", "")):
+    np.save(tmp_path / "d.npy", 1e200 * RANDOM.normal(size=(9, 3)))
+    np.save(tmp_path / "e.npy", RANDOM.normal(size=(9, 3)) * 1j)
+    np.save(tmp_path / "f.npy", RANDOM.normal(size=(9, 3)) > 0)
+    told_of = {"a.npy": "equal", "b.obj": "NaN", "c.ply": "", "d.npy": "reach", "e.npy": "complex", "f.npy": "bool"}
+    for name, told in told_of.items():
         with pytest.raises(Exception, match=told):
             CloudFiles(64).read(tmp_path / name)
 

@@ -119,15 +119,18 @@ def test_equal_names_of_two_folders_have_equal_splits(tmp_path):
 
 
 def test_files_of_one_group_lie_in_one_split(tmp_path, caplog):
-    folder = written(tmp_path / "f", {f"{thing}_{k}.txt": "1 1" for thing in "abcdefghijklmnopqrst" for k in range(5)})
-    found = read(folder, group_by="^(.)_")
-    homes = {found.names[i][0]: part for part, rows in found.splits().items() for i in rows.tolist()}
-    split = {(found.names[i][0], part) for part, rows in found.splits().items() for i in rows.tolist()}
+    names = [f"x_y/{thing}_{k}.txt" for thing in "abcdefghijklmnopqrst" for k in range(5)]
+    found = read(written(tmp_path / "f", dict.fromkeys(names, "1 1")), group_by="^(.*?)_")
+    folder = str(tmp_path / "f")
+    homes = {found.names[i][4]: part for part, rows in found.splits().items() for i in rows.tolist()}
+    split = {(found.names[i][4], part) for part, rows in found.splits().items() for i in rows.tolist()}
     assert len(split) == len(homes) == 20 and set(homes.values()) == {"train", "validation", "test"}
     with pytest.raises(FlowportError, match=r"group_by=\( is no regular expression"):
         read(folder, group_by="(")
     with pytest.raises(FlowportError, match="matches no file name"):
         read(folder, group_by="zzz")
+    with pytest.raises(FlowportError, match="makes 5 groups of 100 files; at least 10"):
+        read(folder, group_by="_(.)")
 
 
 def test_ten_items_are_enough(tmp_path):
@@ -160,7 +163,7 @@ def test_notes_of_a_reader_are_said_once_with_their_number(tmp_path, caplog):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             read(folder)
-        assert caplog.text.count("of 2 numbers a file of sevens") == 1
+        assert caplog.text.count("2 numbers a file of sevens") == 1
 
 
 def test_what_a_missing_package_could_not_read_is_tried_again(tmp_path, monkeypatch):

@@ -52,6 +52,12 @@ def test_opposite_channels_are_told_and_the_first_is_used(tmp_path):
     assert reading.note == OPPOSITE and float(reading.items.max()) == pytest.approx(32767 * 0.5, rel=1e-2)
 
 
+def test_recordings_of_a_lower_rate_are_told(tmp_path):
+    soundfile.write(tmp_path / "a.wav", TONE, 8000)
+    assert "lower sample rate than 16000 Hz" in SoundFiles(16000).read(tmp_path / "a.wav").note
+    assert SoundFiles(8000).read(tmp_path / "a.wav").note == SoundFiles(4000).read(tmp_path / "a.wav").note == ""
+
+
 def test_the_common_rate_is_that_of_most_files(tmp_path):
     for k, rate in enumerate((8000, 44100, 44100)):
         soundfile.write(tmp_path / f"{k}.wav", TONE, rate)

@@ -1,5 +1,6 @@
 """Files of shapes: point clouds, meshes of which points are drawn by area, and named arrays."""
 
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ from flowport.errors import Count
 
 ARRAYS = ("points", "vertices", "xyz", "pos", "x", "data")
 """Names of the points in an .npz file that holds several arrays, in order of preference."""
+
+LARGEST = 1e30
+"""Largest coordinate that is understood: squares of larger ones are no numbers of single precision."""
 
 
 class CloudFiles(Files):
@@ -50,8 +54,14 @@ class CloudFiles(Files):
             points = _surface(path, self.stored)
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
             raise ValueError(f"it holds an array {points.shape}, not points (N, 3)")
+        if points.dtype.kind not in "fiu":
+            raise ValueError(f"it holds {points.dtype} values, not real numbers")
         if not np.isfinite(points).all():
             raise ValueError("it holds NaN or infinite values")
+        if np.abs(points.astype(np.float64)).max() > LARGEST:
+            raise ValueError(
+                f"its coordinates reach {np.abs(points.astype(np.float64)).max():.3g}; at most {LARGEST:g}"
+            )
         draw = torch.Generator().manual_seed(0)  # the choice of points is the same in every run
         rounds = -(-self.stored // len(points))
         rows = torch.cat([torch.randperm(len(points), generator=draw) for _ in range(rounds)])
@@ -90,6 +100,7 @@ def _surface(path: Path, stored: int) -> NDArray[Any]:
         import trimesh
     except ModuleNotFoundError:
         raise MissingPackage("meshes need the package trimesh: pip install 'flowport[meshes]'") from None
+    logging.getLogger("trimesh").setLevel(logging.WARNING)
     loaded: Any = trimesh.load(path, process=False, skip_materials=True)  # materials may name other files
     parts: list[Any] = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
     meshes = [part for part in parts if len(getattr(part, "faces", ())) > 0]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowport.cache import home, progress, read_tensors, write_atomically, write_tensors
-from flowport.distribution.files import Files, MissingPackage
+from flowport.distribution.files import Files, MissingPackage, Reading
 from flowport.distribution.parts import stratified_split
 from flowport.errors import FlowportError
 
@@ -142,18 +142,18 @@ def collect(path: str, files: Files, skip_bad_files: bool = False, group_by: str
         path: The folder.
         files: How its files are read.
         skip_bad_files: Whether files that cannot be decoded are left out with a warning.
-        group_by: Regular expression that is searched in relative paths: files of an equal first group of it (or whole
-            match, without groups) lie in one split. Files without a match are groups of their own.
+        group_by: Regular expression that is searched in file names: files of one folder with an equal first group of it
+            (or whole match, without groups) lie in one split. Files without a match are groups of their own.
 
     Raises:
         FlowportError: When the folder is missing, has no such file or gives fewer than 10 items, the expression is
             none, or a file cannot be decoded and ``skip_bad_files`` is false.
     """
     listing = listed(path, files.suffixes)
-    _report(path, listing, files)
+    names = _beside_classes(path, listing.names)
+    report(path, listing, files, names)
     if not listing.names:
         raise FlowportError(f"{path} holds no {', '.join(files.suffixes)} file: nothing to learn from")
-    names = _beside_classes(path, listing.names)
     grouped = _grouped(names, group_by)
     cache_file = CACHE / f"{_digest(listing.folder, names, files)}.safetensors"
     cached = read_tensors(cache_file)
@@ -166,7 +166,7 @@ def collect(path: str, files: Files, skip_bad_files: bool = False, group_by: str
     else:
         (items, counts), facts = (cached[0][name] for name in ("items", "counts")), cached[1]
     for note, number in facts["notes"].items():
-        logger.warning("%s: of %d %s %s", path, number, files.kind, note)
+        logger.warning("%s: %d %s %s", path, number, files.kind, note)
     bad = {**listing.broken, **facts["bad"]}
     if bad:
         _refuse_or_warn(path, bad, cache_file.with_suffix(".unreadable.txt"), skip_bad_files)
@@ -181,9 +181,16 @@ def collect(path: str, files: Files, skip_bad_files: bool = False, group_by: str
     return FolderContents(items, file, classes, good, class_names, [grouped[k] for k in kept])
 
 
-def _report(path: str, listing: Listing, files: Files) -> None:
-    """Say once what a folder holds and what of it is not read."""
-    counts = Counter(PurePosixPath(name).suffix.lower() for name in listing.names)
+def report(path: str, listing: Listing, files: Files, names: list[str]) -> None:
+    """Say once what is read of a folder and what is not.
+
+    Args:
+        path: The folder.
+        listing: What it holds.
+        files: How its files are read.
+        names: The files that are read.
+    """
+    counts = Counter(PurePosixPath(name).suffix.lower() for name in names)
     held = ", ".join(f"{number:,} {suffix}" for suffix, number in counts.most_common())
     others = {suffix: n for suffix, n in listing.others.items() if suffix not in files.unread}
     left = [f"{n:,} {suffix}" for suffix, n in Counter(others).most_common()]
@@ -226,16 +233,22 @@ def _grouped(names: list[str], pattern: str | None) -> list[str]:
     if pattern is None:
         return own
     try:
-        matches = [re.search(pattern, name) for name in names]
+        matches = [re.search(pattern, PurePosixPath(name).name) for name in names]
     except re.error as error:
         raise FlowportError(f"group_by={pattern} is no regular expression: {error}") from None
     if not any(matches):
         raise FlowportError(f"group_by={pattern} matches no file name, of which the first is {names[0]}")
     found = [
-        name if match is None else (match.group(1) if match.re.groups else match.group(0)) or name
+        name if match is None else f"{PurePosixPath(name).parent}/{match.group(1 if match.re.groups else 0)}"
         for name, match in zip(own, matches, strict=True)
     ]
-    logger.info("group_by=%s: %d files in %d groups, each in one split", pattern, len(names), len(set(found)))
+    groups = len(set(found))
+    if groups < MINIMUM_ITEMS:
+        raise FlowportError(
+            f"group_by={pattern} makes {groups} groups of {len(names)} files; at least {MINIMUM_ITEMS} are needed for "
+            "the 80/10/10 split: give a pattern that tells more of them apart"
+        )
+    logger.info("group_by=%s: %d files in %d groups, each in one split", pattern, len(names), groups)
     return found
 
 
@@ -285,6 +298,30 @@ def _readers(files: Files) -> list[str]:
     ]
 
 
+def reading_of(files: Files, path: Path) -> Reading:
+    """What is read of a file that is not empty.
+
+    Args:
+        files: How it is read.
+        path: The file.
+
+    Raises:
+        ValueError: When it is empty, or cannot be understood.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")
+    return files.read(path)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in a line.
+
+    Args:
+        error: What its reader raised.
+    """
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+
+
 def _decoded(folder: Path, names: list[str], files: Files) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The items, the number of items of every readable file, and the facts: what cannot be read, and notes."""
     missing = False
@@ -292,10 +329,10 @@ def _decoded(folder: Path, names: list[str], files: Files) -> tuple[Tensor, Tens
     def one(name: str) -> tuple[NDArray[Any], str] | str:
         nonlocal missing
         try:
-            reading = files.read(folder / name)
+            reading = reading_of(files, folder / name)
         except Exception as error:  # decoders of damaged files raise exceptions of any type
             missing = missing or isinstance(error, MissingPackage)
-            return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+            return reason_of(error)
         return reading.items, reading.note
 
     good: list[NDArray[Any]] = []

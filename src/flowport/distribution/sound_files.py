@@ -19,7 +19,8 @@ PADDING = -32768
 """Value that fills a piece behind the end of its recording; decoded samples are at least −32767."""
 CANCELLED = 0.1
 """Level of the mean of the channels, as a share of the channels' own, below which they cancel."""
-OPPOSITE = "the channels are opposite in phase and cancel in their mean: the first channel is used"
+LOWER = "have a lower sample rate than"
+OPPOSITE = "have channels that are opposite in phase and cancel in their mean: the first channel is used"
 
 
 class SoundFiles(Files):
@@ -60,6 +61,10 @@ class SoundFiles(Files):
         level = float(np.sqrt(np.square(wave).mean()))
         if wave.shape[1] > 1 and float(np.sqrt(np.square(mono).mean())) < CANCELLED * level:
             mono, note = wave[:, 0], OPPOSITE
+        if own < self.rate:
+            note = "; ".join(
+                [*([note] if note else []), f"{LOWER} {self.rate} Hz: they hold nothing above half of their own"]
+            )
         if own != self.rate:
             shared = gcd(self.rate, own)
             mono = resample_poly(mono, self.rate // shared, own // shared)

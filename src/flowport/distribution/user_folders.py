@@ -47,7 +47,7 @@ class ImageFolder(Stored):
         fit: How another aspect ratio is fitted: crop, pad or squash.
         modality: Encodes the pictures; None for ``Image`` without augmentation.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
-        group_by: Regular expression searched in the files' relative paths; files of one match lie in one split.
+        group_by: Regular expression searched in file names; files of one folder and match lie in one split.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
@@ -90,7 +90,7 @@ class AudioFolder(Stored):
         mask_padding: Whether samples have a mask that excludes the frames behind the end of the sound.
         modality: Encodes the waves, ``LogMel`` or ``ComplexSTFT``; None for ``LogMel``.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
-        group_by: Regular expression searched in the files' relative paths; files of one match lie in one split.
+        group_by: Regular expression searched in file names; files of one folder and match lie in one split.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:
@@ -176,7 +176,7 @@ class CloudFolder(Stored):
         rotate: Whether training rotates each cloud at random.
         key: Name of the points in .npz files that hold several arrays.
         skip_bad_files: Whether files that cannot be read are left out with a warning.
-        group_by: Regular expression searched in the files' relative paths; files of one match lie in one split.
+        group_by: Regular expression searched in file names; files of one folder and match lie in one split.
         part: ``"train"``, ``"validation"`` or ``"test"``.
 
     Raises:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from flowport.cache import write_atomically
-from flowport.data.agreement import class_names
+from flowport.conditioning import TargetLabelConditioning
+from flowport.data.agreement import class_names, shortened
 from flowport.data.pairing import write_pairs
 from flowport.data.remembered import RememberedData
 from flowport.distribution import AudioFolder
@@ -74,9 +75,13 @@ class _Task:
 
     def labels(self, n: int) -> Tensor | None:
         """The requested class of n points."""
-        if self.label is None:
-            return None
         module = self.run.module
+        if self.label is None:
+            asks = isinstance(module.ema.conditioning, TargetLabelConditioning)
+            if asks and self.direction == "forward" and module.target.classes:
+                names = shortened(class_names(module.target))
+                raise FlowportError(f"this flow translates to a class that you choose: write label=<one of {names}>")
+            return None
         known = module.ema.conditioning.shape(module.source, module.target).classes
         return torch.full((n,), number_of_label(self.label, class_names(module.target)[:known]))
 
@@ -209,7 +214,12 @@ def _translate_files(task: _Task, overrides: DictConfig, out: RunFolder) -> dict
 
 
 def _translate_found(
-    task: _Task, overrides: DictConfig, out: RunFolder, folder: Path, names: list[str]
+    task: _Task,
+    overrides: DictConfig,
+    out: RunFolder,
+    folder: Path,
+    names: list[str],
+    broken: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Translate files that were found in a folder."""
     reader, writer = task.sides.reader(), files_of(task.sides.end)
@@ -229,6 +239,7 @@ def _translate_found(
     mask = isinstance(task.sides.begin, RememberedData | AudioFolder) and task.sides.begin.mask_padding
     work = FileTranslation(task.sides, reader, writer, ends, device(), overrides.samples, mask)
     done = work.run(folder, planned, output)
+    done.unreadable.update(broken or {})
     write_unreadable(done.unreadable, out.unreadable)
     begin, end = task.sides.begin.modality, task.sides.end.modality
     _picture([begin.observed(x) for x in done.begin], [end.observed(x) for x in done.end], task.sides, out)

@@ -16,7 +16,7 @@ from flowport.data.agreement import class_names, shortened
 from flowport.distribution import CloudFiles, Files, PictureFiles, SoundFiles
 from flowport.distribution.base import Distribution
 from flowport.distribution.files import Reading
-from flowport.distribution.folder import listed
+from flowport.distribution.folder import listed, reading_of, reason_of, report
 from flowport.errors import FlowportError
 from flowport.modality import Cloud, Image, Spectrogram
 from flowport.types import Sample
@@ -82,8 +82,8 @@ def _observed_shape(side: Distribution) -> tuple[int, ...]:
     return tuple(side.modality.observed(torch.zeros(1, *side.event_shape)).shape[1:])
 
 
-def find(given: str, reader: Files) -> tuple[Path, list[str]]:
-    """The folder and the relative names of the files to translate.
+def find(given: str, reader: Files) -> tuple[Path, list[str], dict[str, str]]:
+    """The folder and the relative names of the files to translate, and what of them is no file, with the reason.
 
     Args:
         given: A file or a folder.
@@ -94,20 +94,18 @@ def find(given: str, reader: Files) -> tuple[Path, list[str]]:
     """
     place = Path(given).expanduser()
     if place.is_file():
-        return place.parent, [place.name]
+        suffix = place.suffix.lower()
+        if suffix not in reader.suffixes:
+            advice = reader.unread.get(suffix, f"{reader.kind} are {', '.join(reader.suffixes)}")
+            raise FlowportError(f"input={given} is not read: {advice}")
+        return place.parent, [place.name], {}
     if not place.exists():
         raise FlowportError(f"input={given} does not exist: give a file or a folder")
     listing = listed(place, reader.suffixes)
-    for name, why in listing.broken.items():
-        logger.warning("input=%s: %s is %s", given, name, why)
-    others = listing.others.total()
-    if others or listing.hidden:
-        logger.info(
-            "input=%s: left out: %d files of other kinds, %d hidden files or folders", given, others, listing.hidden
-        )
+    report(f"input={given}", listing, reader, listing.names)
     if not listing.names:
         raise FlowportError(f"input={given} holds no {', '.join(reader.suffixes)} file")
-    return place, listing.names
+    return place, listing.names, listing.broken
 
 
 def plan(names: list[str], writer: Files, like: Files, samples: int) -> dict[str, list[str]]:
@@ -128,10 +126,14 @@ def plan(names: list[str], writer: Files, like: Files, samples: int) -> dict[str
         name: str(PurePosixPath(name).with_suffix(suffix)) if PurePosixPath(name).suffix.lower() != suffix else name
         for name, suffix in new.items()
     }
-    counts = Counter(made.values())
+    taken = {name for name, wanted in made.items() if name == wanted}
     for name, wanted in list(made.items()):
-        if counts[wanted] > 1 and wanted != name:
-            made[name] = name + new[name]
+        if name == wanted:
+            continue
+        while wanted in taken:  # with its old suffix in the name, as often as needed
+            wanted = (name if made[name] == wanted else wanted) + new[name]
+        made[name] = wanted
+        taken.add(wanted)
     changed = Counter(PurePosixPath(n).suffix.lower() + " as " + new[n] for n in names if made[n] != n)
     if changed:
         logger.info("written under another suffix: %s", ", ".join(f"{n} {how}" for how, n in changed.items()))
@@ -155,6 +157,9 @@ def check_output(output: Path, planned: dict[str, list[str]], folder: Path, over
     Raises:
         FlowportError: When the output is no folder, lies in the input, holds files, or holds files that are read.
     """
+    suffixes = {PurePosixPath(name).suffix.lower() for names in planned.values() for name in names}
+    if output.suffix.lower() in suffixes - {""} and not output.exists():
+        raise FlowportError(f"output={output} has the name of a file: give a folder, into which files are written")
     if output.exists() and not output.is_dir():
         raise FlowportError(f"output={output} is a file: give a folder")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
@@ -175,6 +180,7 @@ class Outcome:
         files: Number of files that were written.
         pieces: Number of points that were translated.
         unreadable: Reason by the name of every file that could not be read.
+        notes: What readers had to decide, with the number of files.
         seconds: Time it took.
         begin: Points of the first files, for a picture.
         end: Their translations.
@@ -184,6 +190,7 @@ class Outcome:
     files: int = 0
     pieces: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     begin: list[Tensor] = field(default_factory=list)
     end: list[Tensor] = field(default_factory=list)
@@ -235,9 +242,12 @@ class FileTranslation:
                 readings = dict(zip(batch, pool.map(lambda name: self._reading(folder / name), batch), strict=True))
                 done.unreadable.update({name: r for name, r in readings.items() if isinstance(r, str)})
                 good = {name: r for name, r in readings.items() if isinstance(r, Reading)}
+                done.notes.update(reading.note for reading in good.values() if reading.note)
                 if good:
                     self._batch(good, number, planned, output, done, pool)
         done.seconds = time.perf_counter() - began
+        for note, number in done.notes.items():
+            logger.warning("input: %d %s %s", number, self.reader.kind, note)
         if not done.files:
             name, why = next(iter(done.unreadable.items()))
             raise FlowportError(f"no file of the input can be read: {folder / name} ({why})")
@@ -245,9 +255,9 @@ class FileTranslation:
 
     def _reading(self, path: Path) -> Reading | str:
         try:
-            return self.reader.read(path)
+            return reading_of(self.reader, path)
         except Exception as error:  # readers of damaged files raise exceptions of any type
-            return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+            return reason_of(error)
 
     def _batch(
         self,
