@@ -48,3 +48,16 @@ def test_what_is_missing_is_named(tmp_path: Path):
         HuggingFace(str(tmp_path / "one"), image="picture")
     with pytest.raises(FlowportError, match="item 0 of column 'label' is no image"):
         HuggingFace(str(tmp_path / "one"), image="label")
+
+
+def test_label_names_are_kept_and_a_split_without_labels_is_named(tmp_path: Path):
+    kinds = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    grey = [Picture.fromarray(np.full((6, 6), k, dtype=np.uint8)) for k in range(20)]
+    train = datasets.Dataset.from_dict({"image": grey, "label": [k % 2 for k in range(20)]}, kinds)
+    test = datasets.Dataset.from_dict({"image": grey, "label": [-1] * 20}, kinds)
+    train.save_to_disk(str(tmp_path / "named"))
+    assert HuggingFace(str(tmp_path / "named"), size=6).class_names == ("cat", "dog")
+    datasets.DatasetDict(train=train, test=test).save_to_disk(str(tmp_path / "half"))
+    with pytest.raises(FlowportError, match=r"half \(test\): 20 of 20 labels .* missing or negative"):
+        HuggingFace(str(tmp_path / "half"), size=6)
+    assert HuggingFace(str(tmp_path / "half"), size=6, label=None).classes == 0

@@ -6,6 +6,7 @@ from typing import Annotated, Any, final
 
 import numpy as np
 import torch
+from PIL import Image as Picture
 
 from flowport.distribution.base import Stored
 from flowport.distribution.parts import stratified_split
@@ -112,7 +113,10 @@ def _images(path: str, name: str, table: Any, column: str, fit: Any) -> torch.Te
     rows = []
     for k in range(len(table)):
         try:
-            rows.append(fit(table[k][column]))
+            value = table[k][column]
+            if not isinstance(value, Picture.Image):
+                raise ValueError(f"it is of type {type(value).__name__}")
+            rows.append(fit(value))
         except (OSError, AttributeError, ValueError) as error:
             raise FlowportError(f"{path} ({name}): item {k} of column {column!r} is no image ({error})") from None
     return torch.from_numpy(np.concatenate(rows))
