@@ -182,14 +182,19 @@ def test_target_share_counted_by_hand():
     }
 
 
+def preservation(outcome):
+    """The values of class preservation by the rest of their names."""
+    found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome).compute()
+    return {key.removeprefix("class_preservation"): float(value) for key, value in found.items()}
+
+
 def test_class_preservation_counted_by_hand():
     outcome = outcome_of(
         source=Sample(points(0, 1, 2, 2), label=torch.tensor([0, 1, 2, 0])),
         result=points(0, 1, 1, 1),
         target=Sample(points(0, 1, 2, 1), label=torch.tensor([2, 1, 0, 2])),
     )
-    found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome).compute()
-    assert {key.removeprefix("class_preservation"): float(value) for key, value in found.items()} == {
+    assert preservation(outcome) == {
         "": 0.5,  # 0 and 1 kept
         "_untranslated": 0.75,
         "_ceiling": 0.25,
@@ -206,8 +211,7 @@ def test_classes_that_the_target_lacks_are_left_out_and_counted():
         result=points(0, 1, 0, 1),
         target=Sample(points(0, 0, 2, 1), label=torch.tensor([0, 1, 0, 2])),
     )
-    found = fed(lambda: ClassPreservation(classifier=Thirds()), outcome).compute()
-    assert {key.removeprefix("class_preservation"): float(value) for key, value in found.items()} == {
+    assert preservation(outcome) == {
         "": 0.5,
         "_untranslated": 0.5,
         "_ceiling": pytest.approx(1 / 3),

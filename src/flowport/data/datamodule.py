@@ -9,6 +9,7 @@ References:
         arXiv:2302.00482.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
@@ -30,6 +31,7 @@ from flowport.randomness import Randomness
 from flowport.tensors import to_device
 from flowport.types import Pair
 
+logger = logging.getLogger(__name__)
 MOST_PAIRS = 16
 """Largest number of pairs of a whole set, in sizes of its larger side, up to which all uses are exactly equal."""
 
@@ -158,6 +160,9 @@ class PairStream:
         if lcm(n, m) <= MOST_PAIRS * max(n, m):
             return pair
         length, generator = max(n, m), self.randomness.generator("repeated items")
+        logger.info(
+            "%d source and %d target items are coupled as %d pairs: items of the smaller side repeat", n, m, length
+        )
 
         def rows(size: int) -> Tensor:
             rounds, rest = divmod(length, size)
@@ -270,6 +275,8 @@ class PairDataModule(Checked, LightningDataModule):
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
         self.batch, self.pool, self.prefetch, self.validation_items = batch, pool, prefetch, validation_items
         self.train = PairStream(pairing.split("train"), coupling, randomness.under("train"), batch, pool)
+        if pool == "auto":
+            logger.info("data.pool=auto is %s here", self.train.pool)
 
     def setup(self, stage: str) -> None:
         """Places the data and creates the streams of this process.

@@ -40,8 +40,8 @@ class Files(Checked, ABC):
     A member sets the attributes and provides ``read`` and ``write``.
 
     To add a member: subclass this class in a new module ``<kind>_files.py`` of this folder, use it in a folder
-    distribution of user_folders.py, and name it in ``KINDS`` of flowport/run/translated_files.py. Tests belong to
-    tests/distribution.
+    distribution of user_folders.py, and give it in ``files_of`` of flowport/run/translated_files.py to its modality.
+    Tests belong to tests/distribution.
 
     Attributes:
         kind: What the files are called in messages.

@@ -27,23 +27,25 @@ def settle(config: DictConfig) -> None:
     sounds = {side: node.modality for side, node in folders.items() if node.get("modality") is not None}
     open_ = [side for side, modality in sounds.items() if modality.get("rate") is None]
     if open_:
-        given = [int(modality.rate) for modality in sounds.values() if modality.get("rate") is not None]
-        rate = _lowest({side: str(folders[side].path) for side in open_})
+        given = {side: int(modality.rate) for side, modality in sounds.items() if modality.get("rate") is not None}
+        rate = _lowest(given | {side: _rate_of(side, str(folders[side].path)) for side in open_})
         for side in open_:
-            sounds[side].rate = min(rate, *given) if given else rate
+            sounds[side].rate = rate
 
 
-def _lowest(paths: dict[str, str]) -> int:
-    rates = {}
-    for side, path in paths.items():
-        found = rate_of_files(path)
-        if found is None:
-            raise FlowportError(f"{side}.path={path} holds no recording whose sample rate can be read")
-        rates[side] = found
+def _rate_of(side: str, path: str) -> int:
+    found = rate_of_files(path)
+    if found is None:
+        raise FlowportError(f"{side}.path={path} holds no recording whose sample rate can be read")
+    return found
+
+
+def _lowest(rates: dict[str, int]) -> int:
+    """The lowest of the rates that are given or found, which is said."""
     lowest = min(rates.values())
     if len(set(rates.values())) > 1:
         told = " and ".join(f"{rate} Hz of the {side}" for side, rate in rates.items())
-        logger.warning("recordings have %s: both sides are resampled to %d Hz", told, lowest)
+        logger.warning("sample rates are %s: sides without a given rate are resampled to %d Hz", told, lowest)
     else:
         logger.info("recordings have %d Hz, which is the rate of this run", lowest)
     return lowest

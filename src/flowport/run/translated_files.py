@@ -130,8 +130,10 @@ def plan(names: list[str], writer: Files, like: Files, samples: int) -> dict[str
     for name, wanted in list(made.items()):
         if name == wanted:
             continue
-        while wanted in taken:  # with its old suffix in the name, as often as needed
-            wanted = (name if made[name] == wanted else wanted) + new[name]
+        if wanted in taken:
+            wanted = name + new[name]  # with its old suffix in the name
+        while wanted in taken:
+            wanted += new[name]
         made[name] = wanted
         taken.add(wanted)
     changed = Counter(PurePosixPath(n).suffix.lower() + " as " + new[n] for n in names if made[n] != n)
@@ -362,7 +364,8 @@ def check_range(x: Tensor, begin: Distribution, given: str) -> None:
     )
     if reach > REFUSED:
         raise FlowportError(f"{told}: scale them as the training points, or give bytes or files")
-    if reach > TOLD or (float(x.min()) >= 0 > low / 2 + high / 4 and reach <= 1):
+    one_sided = low < -high / 2 and float(x.min()) >= 0  # such as 0 to 1 in the place of −1 to 1
+    if reach > TOLD or one_sided:
         logger.warning("%s: are they on the same scale?", told)
 
 

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from flowport.modality import PixelCloud, Plane
-from flowport.run.build import build
+from flowport.run.build import Run, build
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import build_trainer
 from flowport.training.board import Board, as_table, charts
@@ -204,24 +204,18 @@ def test_tensorboard_reads_translated_clouds_in_space(tmp_path: Path) -> None:
     assert Plane().vertices(points, points) is None and PixelCloud().vertices(points, points) is None
 
 
-def test_tensorboard_plays_source_translation_and_target(tmp_path: Path) -> None:
-    words = [
-        "experiment=timbre_flute_to_brass",
-        "metric=[straightness]",
-        "coupling=independent",
-        "source.train=20",
-        "target.train=20",
-        "trainer.max_steps=1",
-        "evaluation_items=5",
-        "data.pool=1",
-        "data.batch=4",
-        "grid.steps=1",
-        "solver=euler",
-    ]
-    config = runs.prepared(tmp_path, *words)
+def logged_run(folder: Path, *words: str) -> Run:
+    """A run of a step of one batch of four, with the pictures and sounds that are logged."""
+    few = ["trainer.max_steps=1", "evaluation_items=5", "data.batch=4", "data.pool=1", "grid.steps=1", "solver=euler"]
+    config = runs.prepared(folder, "metric=[straightness]", "coupling=independent", *few, *words)
     run = build(config)
-    trainer = build_trainer(config, RunFolder(tmp_path), [SampleLogger(run.evaluation, tmp_path / "gallery.png")])
+    trainer = build_trainer(config, RunFolder(folder), [SampleLogger(run.evaluation, folder / "gallery.png")])
     trainer.fit(run.module, run.data)
+    return run
+
+
+def test_tensorboard_plays_source_translation_and_target(tmp_path: Path) -> None:
+    run = logged_run(tmp_path, "experiment=timbre_flute_to_brass", "source.train=20", "target.train=20")
     events = EventAccumulator(str(tmp_path / "tensorboard"), {"audio": 0, "images": 0}).Reload()
     rows = ("source", "target", "translation")
     assert sorted(events.Tags()["audio"]) == [f"sound_{k}/{name}" for k in range(3) for name in rows]
@@ -240,22 +234,7 @@ def test_tensorboard_plays_source_translation_and_target(tmp_path: Path) -> None
 
 
 def test_tensorboard_shows_the_gallery_of_images_and_no_sound_or_cloud(tmp_path: Path) -> None:
-    words = [
-        "experiment=digits_to_mnist",
-        "metric=[straightness]",
-        "coupling=independent",
-        "trainer.max_steps=1",
-        "evaluation_items=5",
-        "data.batch=4",
-        "data.pool=1",
-        "data.validation_items=4",
-        "grid.steps=1",
-        "solver=euler",
-    ]
-    config = runs.prepared(tmp_path, *words)
-    run = build(config)
-    trainer = build_trainer(config, RunFolder(tmp_path), [SampleLogger(run.evaluation, tmp_path / "gallery.png")])
-    trainer.fit(run.module, run.data)
+    logged_run(tmp_path, "experiment=digits_to_mnist", "data.validation_items=4")
     events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
     (event,) = events.Images("gallery")
     with Image.open(io.BytesIO(event.encoded_image_string)) as seen, Image.open(tmp_path / "gallery.png") as kept:
