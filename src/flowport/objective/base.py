@@ -43,11 +43,17 @@ class Objective(Checked, ABC):
 
     A member provides ``loss``. In expectation over the pairs and the generator, its gradient must vanish where the
     field is exact, for instance at E[ẋ_t | x_t] for a velocity. A member with buffers or parameters is also an
-    ``nn.Module``, so that checkpoints contain them.
+    ``nn.Module``, so that checkpoints contain them, and changes them in place.
 
     To add a member: subclass this class in a new module of this folder, export it in ``__init__.py`` and add
     ``configs/objective/<name>.yaml`` with ``_target_``; tests of its minimiser belong in tests/objective or tests/laws.
+
+    Attributes:
+        capturable: Whether a CUDA graph can contain the loss: its operations depend on the shapes of a batch only, and
+            it reads nothing from the device.
     """
+
+    capturable: bool = True
 
     def condition_shape(self, shape: ConditionShape, prediction: Prediction) -> ConditionShape:
         """What the network must accept beside x and t.

@@ -277,5 +277,6 @@ class AdaptiveTimeSampler(TimeSampler, nn.Module):
 
     def learn(self, t: Tensor, loss: Tensor) -> None:
         seen = one_hot(self._cell(t), self.cells).to(self.counts)
-        self.counts = self.memory * self.counts + seen.sum(0)
-        self.squares = self.memory * self.squares + loss.to(self.counts) ** 2 @ seen
+        # in place, since a CUDA graph updates these tensors
+        self.counts.copy_(self.memory * self.counts + seen.sum(0))
+        self.squares.copy_(self.memory * self.squares + loss.to(self.counts) ** 2 @ seen)

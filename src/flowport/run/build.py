@@ -274,7 +274,9 @@ def flow_of(config: DictConfig, parts: Parts) -> tuple[FlowModule, PairDataModul
             "this objective tunes a trained flow: use flowport finetune run=<folder>, or train one by "
             "objective=flow_matching"
         )
-    return *compose(source, target, **made, ema_decay=config.ema_decay, seed=config.seed), facts
+    flow, data = compose(source, target, **made, ema_decay=config.ema_decay, seed=config.seed)
+    flow.capture = bool(config.get("capture", True))
+    return flow, data, facts
 
 
 def tuned(flow: FlowModule, base: Field, config: DictConfig, parts: Parts) -> FineTuneModule:

@@ -48,6 +48,7 @@ Points = Annotated[int, Range(least=1, most=MOST)]
 KEYS: dict[str, Any] = {
     "seed": Annotated[int, Range(least=0, most=2**63 - 1)] | None,
     "threads": Annotated[int, Range(least=1, most=4096)] | None,
+    "capture": bool,
     "ema_decay": Annotated[float, Range(least=0, most=1)],
     "evaluation_items": Points | None,
     "checkpoint_every": Count,

@@ -18,7 +18,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.randomness import Randomness
-from flowport.training.guard import GuardedModule
+from flowport.training.captured_module import CapturedModule
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def _comparable(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
-class AveragedModule(GuardedModule, ABC):
+class AveragedModule(CapturedModule, ABC):
     """LightningModule that trains a field and its exponential moving average, between a source and a target.
 
     After optimiser step k,
@@ -74,10 +74,9 @@ class AveragedModule(GuardedModule, ABC):
         if not 0 <= ema_decay < 1:
             raise FlowportError(f"ema_decay={ema_decay} must be in [0, 1): at 1 the average would never move")
         self.source, self.target = source, target
-        self.field = field
+        self.field: Field = field
         self.ema: Field = ema.requires_grad_(False).eval()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self._settings: list[dict[str, Any]] = []  # of the optimiser, by the config
         self.randomness, self.ema_decay = randomness, ema_decay
         self.codec = target.modality.codec()  # in a latent space, a part of the flow's weights
 
@@ -115,21 +114,27 @@ class AveragedModule(GuardedModule, ABC):
         self.draws = self.randomness.on(self.global_rank)
         self.batches = self.global_step * self.trainer.accumulate_grad_batches
         self.__dict__.pop("_averaged", None)  # a move to a device since the last training made new buffers
+        super().on_train_start()
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.update_ema(self.global_step + 1)  # Lightning counts this step only after the hook
-
-    def update_ema(self, step: int) -> None:
-        """Update the moving average after an optimiser step.
+    def rest(self, step: int) -> float:
+        """1 − d_k.
 
         Args:
-            step: Number k of the step, from 1.
+            step: Number k of the optimiser step, from 1.
         """
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        return 1 - min(self.ema_decay, (1 + step) / (10 + step))
+
+    def average(self, rest: Tensor) -> None:
+        """ema ← ema + rest (field − ema), in operations that a graph with a varying share can repeat.
+
+        Args:
+            rest: Share 1 − d of the new weights, ().
+        """
         average, current, buffers = self._averaged
         with torch.no_grad():
-            torch._foreach_lerp_(average, [p.float() for p in current], 1 - decay)
+            change = torch._foreach_sub([p.float() for p in current], average)
+            torch._foreach_mul_(change, rest)
+            torch._foreach_add_(average, change)
             for copied, buffer in buffers:
                 copied.copy_(buffer)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -105,17 +105,22 @@ class FineTuneModule(AveragedModule):
         return self._reward[0].to(self.device)
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        step, device = self.global_step, self.device
-        seed_network(self.draws.number("network", self.batches), device)
+        step = self.global_step
+        seed_network(self.draws.number("network", self.batches), self.device)
         if self.batches % self.method.steps_per_rollout == 0 or not self.replay:
             self._collect(pair)
-        generator = self.draws.generator("objective", self.batches, device)
-        loss = self.method.loss(self.field, self.replay, generator).mean
+        loss = self.loss_of(pair, self.draws.number("objective", self.batches))
         self.note(step, loss)
         if logged(self.trainer, step + 1):
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
         self.batches += 1
         return loss
+
+    def batch_loss(self, pair: Pair, generator: torch.Generator) -> Tensor:
+        return self.method.loss(self.field, self.replay, generator).mean
+
+    def loss_parts(self) -> Sequence[object]:
+        return [*super().loss_parts(), self.method]
 
     def _collect(self, pair: Pair) -> None:
         number = self.batches // self.method.steps_per_rollout

@@ -1,6 +1,6 @@
 """The LightningModule that trains a flow on coupled pairs of points."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 
 import torch
@@ -44,15 +44,20 @@ class FlowModule(AveragedModule):
         self.objective = objective
 
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
-        step, device = self.global_step, self.device
-        seed_network(self.draws.number("network", self.batches), device)  # dropout resumes exactly too
-        generator = self.draws.generator("objective", self.batches, device)
-        loss = self.objective.loss(self.field, pair, generator).mean
+        step = self.global_step
+        seed_network(self.draws.number("network", self.batches), self.device)  # dropout resumes exactly too
+        loss = self.loss_of(pair, self.draws.number("objective", self.batches))
         self.note(step, loss)
         if logged(self.trainer, step + 1):
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
         self.batches += 1
         return loss
+
+    def batch_loss(self, pair: Pair, generator: torch.Generator) -> Tensor:
+        return self.objective.loss(self.field, pair, generator).mean
+
+    def loss_parts(self) -> Sequence[object]:
+        return [*super().loss_parts(), self.objective]
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         generator = self.randomness.generator("validation", batch_idx, self.device)

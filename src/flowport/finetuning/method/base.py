@@ -94,12 +94,15 @@ class FineTuningMethod(Checked, ABC):
         needs_gradient: Whether the reward must be differentiable.
         steps_per_rollout: Optimiser steps per rollout.
         replay_size: Rollouts that the replay buffer holds.
+        capturable: Whether a CUDA graph can contain the loss; its rollouts are new tensors and its rows are chosen on
+            the host, so it cannot.
     """
 
     target: str
     needs_gradient: ClassVar[bool] = True
     steps_per_rollout: int = 1
     replay_size: int = 1
+    capturable: ClassVar[bool] = False
 
     def accept(self, base: Field, reward: Reward) -> None:
         """Check that this method can tune a base by a reward.

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.optim import Optimizer
 
 from flowport.training.guard import logged
 from flowport.types import Pair
@@ -27,15 +25,18 @@ class StepLogger(Callback):
         if logged(trainer, trainer.global_step + 1):
             cost = (batch.source.x - batch.target.x).detach().float().square().sum() / len(batch)
             self._log(module, {f"coupling/{name}": value for name, value in {**batch.facts, "pair_cost": cost}.items()})
+            groups = trainer.optimizers[0].param_groups  # schedulers change them before the end of the batch
+            self._log(module, {f"train/learning_rate{k or ''}": group["lr"] for k, group in enumerate(groups)})
 
-    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        if logged(trainer, trainer.global_step + 1):
-            groups = optimizer.param_groups
-            gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-            rates = {f"train/learning_rate{k or ''}": group["lr"] for k, group in enumerate(groups)}
-            self._log(module, {"train/gradient_norm": torch.nn.utils.get_total_norm(gradients), **rates})
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
+    ) -> None:
+        norm = getattr(module, "gradient_norm", None)
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if norm is not None and stepped and logged(trainer, trainer.global_step):
+            self._log(module, {"train/gradient_norm": norm})
 
     @staticmethod
     def _log(module: LightningModule, numbers: dict[str, Any]) -> None:
         for name, value in numbers.items():
-            module.log(name, value.detach() if isinstance(value, Tensor) else float(value), batch_size=1)
+            module.log(name, value.detach() if isinstance(value, Tensor) else float(value), on_step=True, batch_size=1)
