@@ -53,6 +53,7 @@ KEYS: dict[str, Any] = {
     "evaluation_items": Points | None,
     "checkpoint_every": Count,
     "optimise": str | None,
+    "profile": bool,
     "run": str | None,
     "trust": bool,
     "certified": SampleSize,

@@ -90,6 +90,16 @@ class RunFolder:
         return self.path / "sides.json"
 
     @property
+    def trace(self) -> Path:
+        """torch's trace of some training steps (``profile=true``)."""
+        return self.path / "profile.json"
+
+    @property
+    def profile(self) -> Path:
+        """The table of the operations in that trace."""
+        return self.path / "profile.txt"
+
+    @property
     def gallery(self) -> Path:
         """The picture of sources, translations and targets."""
         return self.path / "gallery.png"

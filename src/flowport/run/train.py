@@ -26,6 +26,7 @@ from flowport.training.callback import (
     ResumeFinished,
     SampleLogger,
     StepLogger,
+    StepProfile,
     TrainingClock,
 )
 
@@ -122,7 +123,9 @@ def train(
         if before and (found := before(run)):
             write_json(folder.before, found)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
-    callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), SampleLogger(evaluation, folder.gallery), clock, saving]
+    traced = [StepProfile(folder.trace, folder.profile)] if config.get("profile") else []
+    samples = SampleLogger(evaluation, folder.gallery)
+    callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *traced]
     trainer = build_trainer(config, folder, callbacks, done)
     board = trainer.logger
     assert isinstance(board, Board)

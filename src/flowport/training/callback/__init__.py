@@ -7,6 +7,7 @@ from flowport.training.callback.progress import ProgressBar, ProgressLog
 from flowport.training.callback.resume_finished import ResumeFinished
 from flowport.training.callback.sample_logger import SampleLogger
 from flowport.training.callback.step_logger import StepLogger
+from flowport.training.callback.step_profile import StepProfile
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -16,5 +17,6 @@ __all__ = [
     "ResumeFinished",
     "SampleLogger",
     "StepLogger",
+    "StepProfile",
     "TrainingClock",
 ]

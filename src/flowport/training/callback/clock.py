@@ -45,6 +45,8 @@ class TrainingClock(Callback):
         self.began = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
         self.kept, self.began = self.seconds, None
 
     def state_dict(self) -> dict[str, Any]:
