@@ -123,9 +123,8 @@ def train(
         if before and (found := before(run)):
             write_json(folder.before, found)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
-    traced = [StepProfile(folder.trace, folder.profile)] if config.get("profile") else []
     samples = SampleLogger(evaluation, folder.gallery)
-    callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *traced]
+    callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
     trainer = build_trainer(config, folder, callbacks, done)
     board = trainer.logger
     assert isinstance(board, Board)
@@ -154,6 +153,10 @@ def train(
     board.close()
     folder.write_metrics(numbers)
     return numbers
+
+
+def _profiled(config: DictConfig, folder: RunFolder) -> list[lightning.Callback]:
+    return [StepProfile(folder.trace, folder.profile)] if config.get("profile") else []
 
 
 def _resumed(run: Run, folder: RunFolder) -> int:
