@@ -14,12 +14,14 @@ from flowport.errors import FlowportError
 from flowport.finetuning.adapter import FullAdapter, ValueAdapter
 from flowport.finetuning.method import PathWeighted, TiltMatching, ValueMatching
 from flowport.network import MLP
+from flowport.network.replay import start_replay
 from flowport.path import BrownianBridge
 from flowport.randomness import Randomness
 from flowport.reward import LinearReward
 from flowport.training.compose import compose
 from flowport.training.finetune_module import FineTuneModule
 from tests import runs
+from tests.network.graphs import Graphs
 from tests.zoo import STEPS, TUNINGS, named
 
 SMALL = {"width": 8, "depth": 1}
@@ -85,6 +87,15 @@ def test_a_resumed_tuning_equals_the_unbroken_one(make, broken, tmp_path):
     trained(make, broken, tmp_path)
     again = trained(make, 5, tmp_path, resume=tmp_path / f"{broken}.ckpt")
     assert runs.equal(again.state_dict(), unbroken.state_dict())
+
+
+@pytest.mark.parametrize("make", **named(TUNINGS))
+def test_a_tuning_whose_networks_are_replayed_is_the_same(make, tmp_path, monkeypatch):
+    plain, graphs = trained(make, 4, tmp_path), Graphs()
+    monkeypatch.setattr("flowport.network.replay.AFTER", 3)
+    monkeypatch.setattr("flowport.training.finetune_module.start_replay", partial(start_replay, record=graphs))
+    assert runs.equal(trained(make, 4, tmp_path).state_dict(), plain.state_dict())
+    assert graphs.replays > 0
 
 
 @pytest.mark.parametrize("make", **named([t for t in TUNINGS if t[0] != "draft"]))

@@ -17,6 +17,7 @@ from torch import Tensor
 from flowport.field.base import Field
 from flowport.finetuning.discretisation import Discretisation
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.network.replay import gradients_replayed
 from flowport.types import Condition
 
 
@@ -118,7 +119,7 @@ def lean_adjoint(
     """
     a, adjoints = terminal, [terminal]
     steps = discretisation.noise_schedule(base).steps[first:]
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), gradients_replayed(base):
         for (_, t, h, variance), state in reversed(list(zip(steps, states[:-1], strict=True))):
             x = state.detach().clone().requires_grad_()
             mean, _ = discretisation.step(base, x, t, h, variance, condition)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Checked, FlowportError
+from flowport.network.replay import Replay
 from flowport.tensors import over
 from flowport.types import Condition, ConditionShape, EventShape
 
@@ -31,10 +32,16 @@ class Network(Checked, nn.Module, ABC):
         channels_in: Channels of ``with_source(x, condition)``: C, or 2C with the source, plus 1 where the source may be
             missing.
         channels_out: Channels of the output, heads·C.
+        capturable: Whether a CUDA graph can contain the network: its operations depend on shapes only, and it reads
+            nothing from the device.
+        replay: Replays calls that need no gradient of the weights (``flowport.network.replay``); None for none.
 
     Raises:
         FlowportError: For an empty event shape, a dimension below 1, or fewer than one head.
     """
+
+    capturable: bool = True
+    replay: Replay | None = None
 
     def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int) -> None:
         super().__init__()
@@ -47,6 +54,12 @@ class Network(Checked, nn.Module, ABC):
         self.event_shape, self.condition, self.heads = tuple(event_shape), condition, heads
         self.channels_in = event_shape[0] * (2 if condition.source else 1) + condition.droppable
         self.channels_out = event_shape[0] * heads
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """``forward``, replayed where that is on and no gradient of the weights is wanted."""
+        if self.replay is None or self.training or (torch.is_grad_enabled() and not self.replay.gradients):
+            return super().__call__(x, t, condition)
+        return self.replay(x, t, condition)
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from flowport.capabilities import NoNoise
 from flowport.errors import FlowportError, option
 from flowport.field.base import Field
+from flowport.network.replay import replayed
 from flowport.sampling.dynamics import Dynamics, evaluation_mode
 from flowport.sampling.grid import Grid
 from flowport.sampling.solver.base import Solver, Trajectory
@@ -145,7 +146,7 @@ class Translator:
         x, times = start.x, self.grid.times(self.field.path).to(start.x)
         times = times.flip(0) if backward else times
         pieces = []
-        with evaluation_mode(self.field):
+        with evaluation_mode(self.field), replayed(self.field):
             for begin in range(0, len(x), self.chunk):
                 rows = slice(begin, begin + self.chunk)
                 mask = None if start.mask is None else start.mask[rows]

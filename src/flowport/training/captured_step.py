@@ -4,8 +4,8 @@ A small network's step is bound by the launches of its kernels, which a graph re
 Lightning's automatic optimisation (callbacks, schedulers, checkpoints, counters) stays outside of the graph.
 
 References:
-    Ng et al. 2021, "Accelerating PyTorch with CUDA Graphs",
-    https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
+    Ansel et al. 2024, "PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and Graph
+        Compilation" (CUDA graphs), doi:10.1145/3620665.3640366.
 """
 
 import warnings

@@ -16,6 +16,7 @@ from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
 from flowport.reward.base import Reward
 from flowport.training.averaging import AveragedModule
@@ -97,6 +98,7 @@ class FineTuneModule(AveragedModule):
         self.method, self.strength = method, float(strength)
         self._reward = (reward,)  # in a tuple, so that it is no submodule and in no checkpoint,
         self.learnt = reward if reward.learnt else None  # unless this run has trained it
+        self._replayed: list[nn.Module] = []
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
 
     @property
@@ -153,3 +155,9 @@ class FineTuneModule(AveragedModule):
         super().on_train_start()
         for k, rollout in enumerate(self.replay):
             self.replay[k] = rollout.to(self.device)
+        if self.capture:
+            self._replayed = start_replay(nn.ModuleList([self.field, self.ema]))
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        stop_replay(self._replayed)
