@@ -3,8 +3,9 @@ PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: train finetune arena test test-all extras lint docs bench help
+.PHONY: train finetune arena test test-all extras lint docs bench gpu help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -45,6 +46,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+gpu:  # on a machine with CUDA: its tests and benchmarks, ARGS="list" names the parts; installs nothing: PYTHON=… is any environment
+	PYTHONPATH=src $(PYTHON) -m tests.benchmarks.gpu $(ARGS)
 
 DOCS := mkdocs-material==9.8.2 mkdocstrings[python]==1.0.8
 docs: $(STAMP)  # builds site/ without a warning, or fails

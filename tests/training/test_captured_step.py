@@ -18,6 +18,7 @@ from flowport.distribution import EightGaussians, Moons
 from flowport.errors import FlowportError
 from flowport.network import MLP
 from flowport.objective.time_sampler import AdaptiveTimeSampler
+from flowport.path import FunctionsPath
 from flowport.run import stage
 from flowport.run.build import Parts, flow_of
 from flowport.run.run_folder import RunFolder
@@ -255,7 +256,13 @@ def made(**parts: Any) -> FlowModule:
     [
         ("the callback Hooked has on_after_backward", made, [Hooked()], {}),
         ("Overriding overrides configure_gradient_clipping", overriding, [], {}),
-        ("Reading reads numbers on the host", lambda: made(network=Reading), [], {}),
+        (
+            "Reading may read numbers from the device (it declares no capturable = True)",
+            lambda: made(network=Reading),
+            [],
+            {},
+        ),
+        ("FunctionsPath may read numbers", lambda: made(path=FunctionsPath(lambda t: 1 - t, lambda t: t)), [], {}),
         ("SGD has no form or no state for a graph; use Adam", lambda: made(optimizer=torch.optim.SGD), [], {}),
         ("NAdam has no form or no state", lambda: made(optimizer=torch.optim.NAdam), [], {}),
         ("trainer.detect_anomaly reads every gradient", made, [], {"detect_anomaly": True}),

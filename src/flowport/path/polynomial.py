@@ -40,7 +40,8 @@ class FunctionsPath(Path):
     """Path with user-defined coefficients α, β and, for a bridge, γ.
 
     Example: ``FunctionsPath(lambda t: 1 - t, lambda t: t, lambda t: 0.5 * t * (1 - t))``. The functions act on each
-    element alone and must be differentiable by autograd.
+    element alone and must be differentiable by autograd. Since they may read numbers from the device, a training with
+    them is not one CUDA graph.
 
     Args:
         alpha: α as a function of t, (B,) → (B,).
@@ -51,6 +52,8 @@ class FunctionsPath(Path):
     Raises:
         FlowportError: For a coefficient that is no function.
     """
+
+    capturable = False
 
     def __init__(
         self,

@@ -132,7 +132,7 @@ class CapturedModule(GuardedModule, ABC):
 
     def loss_parts(self) -> Sequence[object]:
         """What computes the loss: each part may declare that it is not ``capturable``."""
-        return list(self.field.modules())
+        return [*self.field.modules(), self.field.path, self.field.prediction, self.field.conditioning]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self.captured is None:

@@ -240,7 +240,8 @@ class CapturedStep:
 @contextmanager
 def _undone(modules: Sequence[nn.Module], optimizer: Optimizer) -> Iterator[None]:
     """Afterwards weights, buffers and the state of the optimiser have the values of before, in the same tensors."""
-    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    every = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    tensors = list({id(t): t for t in every}.values())
     kept = [t.detach().clone() for t in tensors]
     moments = {p: {k: v.clone() for k, v in state.items()} for p, state in optimizer.state.items()}
     yield

@@ -57,7 +57,8 @@ class FlowModule(AveragedModule):
         return self.objective.loss(self.field, pair, generator).mean
 
     def loss_parts(self) -> Sequence[object]:
-        return [*super().loss_parts(), self.objective]
+        own = (getattr(self.objective, name, None) for name in ("time_sampler", "weighting"))
+        return [*super().loss_parts(), self.objective, *own]
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         generator = self.randomness.generator("validation", batch_idx, self.device)

@@ -1,0 +1,1 @@
+"""What only a GPU can show: ``make gpu``, or ``python -m tests.benchmarks.gpu [part …]``."""
