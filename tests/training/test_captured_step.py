@@ -5,6 +5,7 @@ show is marked.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,6 +110,14 @@ WORDS = [
     ["path=brownian_bridge", "prediction=bridge"],
     ["path=variance_exploding", "prediction=edm"],
     ["trainer.precision=bf16-mixed"],
+    ["trainer.precision=bf16-mixed", "+optimizer.fused=true", "trainer.gradient_clip_val=0.5"],
+    [
+        "trainer.precision=bf16-mixed",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.gradient_clip_val=0.01",
+        "optimizer=adamw",
+        "scheduler=cosine",
+    ],
     ["data.prefetch=2"],
 ]
 
@@ -227,6 +236,25 @@ def test_the_norm_of_the_gradient_is_that_before_clipping() -> None:
     assert graph.captured == [True] * 4 and eager.captured == [False] * 4
     assert torch.equal(torch.stack(graph.norms), torch.stack(eager.norms))
     assert bool((torch.stack(graph.norms) > 1e-2).all())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(("algorithm", "most"), [(None, 0.01), ("norm", 0.01), ("value", 1e-4)])
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_are_clipped_as_lightning_does(
+    precision: str, algorithm: str | None, most: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it does not: those of a fused optimiser under bf16-mixed."""
+
+    def state() -> dict[str, torch.Tensor]:
+        flow = made(optimizer=partial(torch.optim.SGD, lr=0.1, fused=fused))
+        clip = {"gradient_clip_val": most, "gradient_clip_algorithm": algorithm}
+        return fitted(flow=flow, graph=False, precision=precision, **clip).state_dict()
+
+    ours = state()
+    monkeypatch.setattr("lightning.pytorch.plugins.precision.amp._optimizer_handles_unscaling", lambda optimizer: False)
+    monkeypatch.delattr("flowport.training.captured_module.CapturedModule.configure_gradient_clipping")
+    assert runs.equal(ours, state())
 
 
 class Hooked(lightning.Callback):

@@ -78,8 +78,8 @@ class PlainNetwork(Network):
         event_shape: D, the shape of one point.
         condition: What the network must accept beside x and t: nothing.
         heads: Outputs per coordinate.
-        module: f(x, t) of x (B, *D) and t (B,). One that declares ``capturable = True``, since it reads nothing from the
-            device and its operations depend on shapes only, is trained in a CUDA graph.
+        module: f(x, t) of x (B, *D) and t (B,). One that declares ``capturable = True``, since it reads nothing from
+            the device and its operations depend on shapes only, is trained in a CUDA graph.
 
     Raises:
         FlowportError: For a flow that is conditioned on something.
