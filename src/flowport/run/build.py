@@ -290,7 +290,7 @@ def tuned(flow: FlowModule, base: Field, config: DictConfig, parts: Parts) -> Fi
     """
     entries = config.tuning
     last = entries[-1]
-    return FineTuneModule(
+    module = FineTuneModule(
         flow.source,
         flow.target,
         base,
@@ -303,6 +303,8 @@ def tuned(flow: FlowModule, base: Field, config: DictConfig, parts: Parts) -> Fi
         Randomness(config.seed).under(f"tuning {len(entries)}"),
         config.ema_decay,
     )
+    module.capture = flow.capture
+    return module
 
 
 def guidance_of(config: DictConfig, source: Distribution, target: Distribution, parts: Parts) -> Guidance:

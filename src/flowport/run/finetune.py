@@ -26,7 +26,10 @@ from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
-OWN = ("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "certified", "optimise")
+OWN = (
+    *("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "certified", "optimise"),
+    *("capture", "profile"),
+)
 """Keys of a fine-tuning that replace the base's."""
 IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
 """Keys that stay the base's where they are null."""
