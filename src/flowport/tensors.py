@@ -1,6 +1,7 @@
-"""Tensor operations that many modules share: broadcasting times over points, host-to-device copies, bisection."""
+"""Tensor operations that many modules share: times over points, copies to a device, noise, precision, bisection."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -52,6 +53,44 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     if x.device.type == "cpu" and torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of the shape and the dtype of a tensor, on its device.
+
+    They are drawn where the generator is, so that one of the CPU gives the same numbers on every device.
+
+    Args:
+        x: Tensor on any device.
+        generator: Source of the numbers, on any device.
+    """
+    return to_device(torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype), x.device)
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """A context in which CUDA multiplies and convolves float32 in full, or rounded to TF32 (10 bits of mantissa).
+
+    What was set before is set again at the end. Without CUDA nothing is set, because the same switch has a meaning for
+    the CPU.
+
+    Args:
+        tf32: Whether factors are rounded.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        _set_products("high" if tf32 else "highest", tf32)
+        yield
+    finally:
+        _set_products(*before)
+
+
+def _set_products(matmul: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def bisection(increasing: Callable[[Tensor], Tensor], values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:

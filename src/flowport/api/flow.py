@@ -108,7 +108,7 @@ class Flow:
                 raise FlowportError(f"label={label} is no class of this flow: {', '.join(self.class_names) or 'none'}")
             label = self.class_names.index(label)
         wanted = None if label is None else torch.as_tensor(label, device=x.device).expand(len(x))
-        generator = torch.Generator(x.device).manual_seed(self.seed if seed is None else seed)
+        generator = torch.Generator().manual_seed(self.seed if seed is None else seed)
         translator = self._translator(solver, steps, volatility)
         move = translator.backward if backward else translator.forward
         found = move(Sample(x), generator, wanted, all_states=trajectory)

@@ -32,7 +32,7 @@ def solve(
     times = torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device)
     with torch.no_grad():
         process = FunctionProcess(velocity)
-        found = member("solver", solver).solve(process, x, times, torch.Generator(x.device), trajectory)
+        found = member("solver", solver).solve(process, x, times, torch.Generator(), trajectory)
     return found.states if trajectory else found.end
 
 
@@ -62,7 +62,7 @@ def couple(x0: Tensor, x1: Tensor, *, coupling: Any = "exact", seed: int = 0) ->
         coupling: A coupling of ``flowport.coupling``.
         seed: Of couplings that draw.
     """
-    generator = torch.Generator(x0.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     plan = member("coupling", coupling)(Pair(Sample(x0), Sample(x1)), generator)
     cost = (x0[plan.i] - x1[plan.j]).square().flatten(1).sum(1).mean()
     return Coupled(plan.i, plan.j, float(cost), {name: float(value) for name, value in plan.facts.items()})

@@ -197,7 +197,7 @@ class AnalyticDistribution(Distribution):
         return self.sample(n, randomness.generator("items", start, self.device))
 
     def every(self, n: int, randomness: Randomness) -> Sample:
-        return self.sample(n, randomness.generator("every", 0, self.device))
+        return self.sample(n, randomness.generator("every"))
 
     def split(self, name: str) -> "AnalyticDistribution":
         return self

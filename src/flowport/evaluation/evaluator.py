@@ -18,6 +18,7 @@ from flowport.metric.wasserstein import wasserstein_2
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
 from flowport.sampling.sampler import Sampler
+from flowport.tensors import float32_products
 from flowport.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Evaluator:
         self.sampler, self.metrics, self.items = sampler, metrics, items
         self._cost: tuple[Distribution, Distribution, float] | None = None  # of the pair that was evaluated last
 
+    @float32_products(tf32=False)
     def outcome(
         self, field: Field, source: Distribution, target: Distribution, randomness: Randomness, part: str = "test"
     ) -> EvaluationResult:
@@ -64,7 +66,7 @@ class Evaluator:
         start = source.split(part).every(self.items, randomness.under("source"))
         partner = _partners_of(start, source.split(part), target.split(part))
         real = real_points(target, part, self.items, partner, randomness)
-        generator = randomness.generator("translation", 0, start.x.device)
+        generator = randomness.generator("translation")
         label = _cycled(real.told, len(start))
         translator = self.sampler.translator(field)
         trajectory = translator.forward(start, generator, label, all_states=True)
@@ -77,7 +79,7 @@ class Evaluator:
         def back(rows: Tensor) -> Tensor:
             some = start[rows]
             ends, labels = Sample(trajectory.end[rows], mask=some.mask), None if label is None else label[rows]
-            return translator.backward(ends, randomness.generator("back", 0, start.x.device), labels, some).end
+            return translator.backward(ends, randomness.generator("back"), labels, some).end
 
         seen, goal = _observed(start, source.split(part)), _observed(real.reference, real.law)
         return EvaluationResult(
@@ -163,6 +165,7 @@ class Evaluator:
         names |= set(item_numbers(item_table(outcome, *parts, self._classifier()), dict.fromkeys(names, 0.0)))
         return set() if undecided else names
 
+    @float32_products(tf32=False)
     def per_item(
         self, outcome: EvaluationResult, source: Distribution, target: Distribution, part: str = "test"
     ) -> ItemTable:
@@ -198,6 +201,7 @@ class Evaluator:
         candidates = train.every(min(train.size, SEARCHED), Randomness()).x
         return candidates[squared_distances(start.x, candidates).argmin(1)]
 
+    @float32_products(tf32=False)
     def measure(self, outcome: EvaluationResult) -> dict[str, float]:
         """The values of all metrics, by name.
 

@@ -64,7 +64,7 @@ def real_points(target: Distribution, part: str, wanted: int, partner: Tensor, r
     """
     law, n = target.split(part), len(partner)
     if not isinstance(law, Stored):
-        floor = law.sample(n, randomness.under("floor").generator("draw", 0, law.device))
+        floor = law.sample(n, randomness.under("floor").generator("draw"))
         return RealPoints(law.every(wanted, randomness.under("target")), floor, law)
     if part == "test" and law.size < 2 * n and len(law.splits.get("validation", ())):
         joined = torch.cat([law.splits["test"], law.splits["validation"]])

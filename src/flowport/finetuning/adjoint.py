@@ -18,6 +18,7 @@ from flowport.field.base import Field
 from flowport.finetuning.discretisation import Discretisation
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network.replay import gradients_replayed
+from flowport.tensors import noise_like
 from flowport.types import Condition
 
 
@@ -83,7 +84,7 @@ def roll_out(
     for _, t, h, variance in schedule.steps[first:]:
         x_next, velocity = discretisation.step(base, x, t, h, variance, condition)
         if variance > 0:
-            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            noise = noise_like(x, generator)
             scale = (h * variance) ** 0.5
             x_next = x_next + scale * noise
             if control is not None:

@@ -73,7 +73,7 @@ class FewSteps(CloudDistance):
         times = torch.linspace(float(outcome.times[0]), float(outcome.times[-1]), self.steps + 1).to(start)
         process = FunctionProcess(field_of(outcome, "few_steps"))
         with torch.no_grad():
-            result = Euler().solve(process, start, times, torch.Generator(start.device)).end
+            result = Euler().solve(process, start, times, torch.Generator()).end
         self.gap.append(chamfer_of_pairs(result, outcome.result))
         flat = Sample(outcome.source.x.flatten(1))  # of another shape: _untranslated is left to cloud_distance
         super().update(replace(outcome, result=result, source=flat))

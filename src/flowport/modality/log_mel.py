@@ -229,8 +229,8 @@ class LogMel(Spectrogram):
             samples: Length of the waveforms, samples.
         """
         magnitude = F.pad(magnitude, (0, 1))  # the last frame, which encode omits, is silent
-        generator = torch.Generator(magnitude.device).manual_seed(0)
-        turn = torch.rand(magnitude.shape, generator=generator, device=magnitude.device) * 2 * torch.pi
+        turn = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
+        turn = turn.to(magnitude.device)
         phase, before = torch.polar(torch.ones_like(turn), turn), torch.zeros_like(turn, dtype=torch.complex64)
         for _ in range(ROUNDS):
             now = self.spectrum(self._wave(magnitude * phase, samples))

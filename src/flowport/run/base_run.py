@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from flowport.errors import FlowportError
 from flowport.run.cli import composed
 from flowport.run.config_checks import check_kind
+from flowport.run.device import asked
 from flowport.run.run_folder import RunFolder
+from flowport.run.trainer_options import REACHING
 from flowport.run.words import Groups
 
 logger = logging.getLogger(__name__)
@@ -22,8 +24,9 @@ BASES = Path("outputs/base")
 def base_of(config: DictConfig) -> RunFolder:
     """The run that ``config.run`` names, or that of the experiment ``config.base``, which is trained where it is not.
 
-    Such a base is in outputs/base of the working directory, under a hash of its config; an interrupted training goes
-    on from its last checkpoint. Safe where several processes ask at once: one trains, the others wait.
+    Such a base is trained on the accelerator and in the precision of the command (``device``, ``trainer``). It is in
+    outputs/base of the working directory, under a hash of its config; an interrupted training goes on from its last
+    checkpoint. Safe where several processes ask at once: one trains, the others wait.
 
     Args:
         config: The composed config of finetune or reflow.
@@ -47,6 +50,7 @@ def base_of(config: DictConfig) -> RunFolder:
     if config.base not in known:
         raise FlowportError(f"base={config.base} is no experiment: choose {', '.join(known)}")
     words = [f"experiment={config.base}"]
+    words += reaching(config, composed("train", words).trainer)
     text = OmegaConf.to_yaml(composed("train", words), resolve=False)
     folder = RunFolder(BASES / f"{config.base}-{blake2b(text.encode(), digest_size=4).hexdigest()}")
     folder.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +58,23 @@ def base_of(config: DictConfig) -> RunFolder:
         if not folder.finished:
             _train(folder, words)
     return folder
+
+
+def reaching(config: DictConfig, own: DictConfig) -> list[str]:
+    """Overrides by which a base is trained as the command computes: the options ``REACHING`` that it has set.
+
+    Args:
+        config: The composed config of finetune or reflow.
+        own: The trainer that the experiment of the base has without them.
+    """
+    device = asked(config)
+    said = {**(config.get("trainer") or {}), **({} if device is None else {"accelerator": device})}
+    plain = {key: said[key] for key in REACHING if said.get(key) is not None}
+    return [
+        f"{'' if key in own else '+'}trainer.{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in plain.items()
+        if value != own.get(key, True if key == "tf32" else None)
+    ]
 
 
 def _train(folder: RunFolder, words: list[str]) -> None:

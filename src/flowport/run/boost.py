@@ -29,6 +29,7 @@ from flowport.run.build import Parts, Run, checked_config
 from flowport.run.config_checks import check_kind
 from flowport.run.finetune import certified, through, tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
+from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition, Pair
 
@@ -193,6 +194,7 @@ def reached(run: Run) -> dict[str, float]:
     return {f"boosting/{name}": number for name, number in found.items()}
 
 
+@float32_products(tf32=False)
 def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Results (n, *D) of the flow before all rounds, those of ``field`` from the same starts and noise, and x1 -> λr.
 
@@ -210,10 +212,10 @@ def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor,
         assert isinstance(base, TiltedField)
         base = base.base
     source, target = (
-        side.sample(n, randomness.generator(name, 0, device))
+        side.sample(n, randomness.generator(name))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
-    first, last = through(run, Pair(source, target), randomness.generator("noise", 0, device), base, field)
+    first, last = through(run, Pair(source, target), randomness.generator("noise"), base, field)
     reward = run.parts.reward(entry.reward, module.target)
     reward.check(module.source, module.target)
     return first, last, lambda x1: entry.strength * reward.to(x1.device).value(x1, Condition())

@@ -113,7 +113,7 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
     from flowport.run.run_folder import RunFolder
-    from flowport.run.trainer_options import check_trainer
+    from flowport.run.trainer_options import check_trainer, lightning_options
 
     check_values(config)
     check_kind("strength", config.strength, float)
@@ -128,8 +128,9 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     if not (here.finished and here.duel.is_file() and here.duel.read_text() == text):
         parts = ("problem", "method", "adapter", "optimizer", "scheduler", "trainer", "base")
         plain = ("strength", "seed", "ema_decay", "fresh", "steps_per_rollout", "points", "pretraining")
+        nodes = {**{p: config[p] for p in parts}, "trainer": lightning_options(config.trainer)}
         here.metrics.unlink(missing_ok=True)  # of another duel in the same folder
-        here.write_metrics(duel(**{p: make(config[p]) for p in parts}, **{p: config[p] for p in plain}))
+        here.write_metrics(duel(**{p: make(nodes[p]) for p in parts}, **{p: config[p] for p in plain}))
         write_atomically(here.duel, lambda path: path.write_text(text))
     return here.read_metrics()
 

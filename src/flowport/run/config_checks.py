@@ -56,6 +56,7 @@ KEYS: dict[str, Any] = {
     "profile": bool,
     "run": str | None,
     "trust": bool,
+    "device": str | None,
     "certified": SampleSize,
     "starts": Points,
     "adjoint_snr": bool,

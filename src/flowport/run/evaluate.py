@@ -17,7 +17,8 @@ from flowport.evaluation.items import ItemTable, item_numbers, write_confusion
 from flowport.metric.base import EvaluationResult
 from flowport.run.build import Run
 from flowport.run.config_checks import check_kind
-from flowport.run.restore import device, record, restore
+from flowport.run.device import device_of
+from flowport.run.restore import record, restore
 from flowport.run.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def evaluate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[s
     if overrides.get("nfe") is not None:
         run.sampler.grid.steps = run.sampler.solver.steps(overrides.nfe)
     check_measures(run, overrides.get("optimise"))
-    numbers = measure(run, out, device())
+    numbers = measure(run, out, device_of(run.config.trainer, overrides))
     numbers = {**record(folder), **numbers}
     out.write_metrics(numbers)
     return numbers

@@ -20,8 +20,10 @@ from flowport.finetuning.path_weights import effective
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.config_checks import check_keys, check_kind, check_values
+from flowport.run.device import accelerator_of, asked
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
+from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
 
@@ -54,6 +56,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     check_values(overrides)
     check_kind("strength", overrides.strength, float)
     check_kind("certified", overrides.certified, int, 2)
+    asked(overrides)
     if overrides.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
     method = require_method(make(overrides.method))
@@ -102,8 +105,10 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
         "base": {"run": str(folder), "weights": overrides.weights, "checkpoint": folder.digest},
         "aim": method.target,
     }
+    own = config.trainer
     for key in OWN:
         config[key] = overrides[key]
+    config.trainer = _trainer(own, overrides)
     for key in IF_SAID:
         if overrides.get(key) is not None:
             config[key] = overrides[key]
@@ -113,6 +118,16 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
     config.data.repeat = method.steps_per_rollout
     config.run = None
     return config
+
+
+def _trainer(own: DictConfig, overrides: DictConfig) -> DictConfig:
+    """The trainer of the command; what it leaves null of its accelerator is that of the run."""
+    trainer: DictConfig = overrides.trainer.copy()
+    chosen = trainer.get("accelerator")
+    trainer.accelerator = accelerator_of(own, overrides) if chosen is None else asked(overrides) or chosen
+    if trainer.get("precision") is None:
+        trainer.precision = "32-true"
+    return trainer
 
 
 def tune(
@@ -150,6 +165,7 @@ def tune(
     )
 
 
+@float32_products(tf32=False)
 def signal_to_noise(run: Run) -> dict[str, Any]:
     """adjoint_snr/<number>: slopes and signals of the adjoint before any training; what they mean is logged.
 
@@ -161,7 +177,7 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
     device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
     pairing = run.data.placed(device).split("train")
     source, target = (
-        side.sample(SNR_STATES, randomness.generator(name, 0, device))
+        side.sample(SNR_STATES, randomness.generator(name))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
     found = adjoint_snr(
@@ -169,7 +185,7 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
         module.reward,
         module.strength,
         Pair(source, target),
-        randomness.generator("paths", 0, device),
+        randomness.generator("paths"),
         SNR_PATHS,
     )
     logger.log(logging.INFO if found.clear else logging.WARNING, found.sentence())
@@ -181,6 +197,7 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
     }
 
 
+@float32_products(tf32=False)
 def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
     """tune/<number> of the certificate, tune/memory, and the picture of starts, base results and tuned results.
 
@@ -198,13 +215,13 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
     )
     n = min(len(source), len(target))
     pair, starts = Pair(source[:n], target[:n]), max(2, n // 16)
-    numbers = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths", 0, device))
+    numbers = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths"))
     variance = memory(
         module.ema.base,
         module.reward,
         module.strength,
         pair.take(slice(starts), slice(starts)),
-        randomness.generator("memory", 0, device),
+        randomness.generator("memory"),
     )
     logger.info(
         "aimed at %s; its paths reach %.2f of the strength (effective size %.2f): mean reward %.4g, tilt %.4g, "
@@ -219,7 +236,7 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
             "the tilt of every start is not that of the whole (tune/memory=%.2g): boosting.rounds=3 goes on towards it",
             variance,
         )
-    samples = sampled(run, folder, pair, randomness.generator("samples", 0, device))
+    samples = sampled(run, folder, pair, randomness.generator("samples"))
     return {**{f"tune/{name}": number for name, number in numbers.items()}, "tune/memory": variance, **samples}
 
 

@@ -9,11 +9,14 @@ from omegaconf import DictConfig
 from flowport.distribution.base import Density, Stored
 from flowport.run.build import make
 from flowport.run.config_checks import check_values
-from flowport.run.restore import device, record, restore
+from flowport.run.device import device_of
+from flowport.run.restore import record, restore
 from flowport.run.run_folder import RunFolder
 from flowport.sampling.likelihood import Likelihood
+from flowport.tensors import float32_products
 
 
+@float32_products(tf32=False)
 def log_likelihood(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
     """Log-likelihood of held-out points of the target under a trained run without guidance; writes metrics.json.
 
@@ -29,7 +32,8 @@ def log_likelihood(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> 
         out: Where the numbers go.
     """
     check_values(overrides)
-    place, run = device(), restore(folder, overrides)
+    run = restore(folder, overrides)
+    place = device_of(run.config.trainer, overrides)
     module, randomness = run.module.to(place), run.module.randomness.under("likelihood")
     model = Likelihood(
         module.ema, module.source.to(place), run.sampler.solver, run.sampler.grid, make(overrides.divergence)
@@ -39,10 +43,10 @@ def log_likelihood(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> 
     if isinstance(part, Stored):
         assert points.id is not None
         raw, _ = part.taken(part.items_of_part()[points.id], None)
-        x, volume = part.modality.dequantised(raw.to(place), randomness.generator("dequantisation", 0, place))
+        x, volume = part.modality.dequantised(raw.to(place), randomness.generator("dequantisation"))
         points = points.with_x(x)
     began = time.perf_counter()
-    found, evaluations = model.log_prob(points, randomness.generator("probes", 0, place))
+    found, evaluations = model.log_prob(points, randomness.generator("probes"))
     nats, share = -found.double() - (volume or 0.0), math.log(2) * points.x[0].numel()
     error = float(nats.std()) / math.sqrt(len(nats))
     numbers = {"nll": float(nats.mean()), "nll_se": error}

@@ -16,11 +16,13 @@ from flowport.errors import FlowportError
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.run.build import Parts, Run, checked_config
 from flowport.run.config_checks import check_kind
-from flowport.run.restore import OVERRIDES, device, record, restore
+from flowport.run.device import accelerator_of, device_of
+from flowport.run.restore import OVERRIDES, record, restore
 from flowport.run.run_folder import RunFolder, going_on
 from flowport.run.train import train
 from flowport.run.translate import PAIRS
 from flowport.sampling.translator import Translator
+from flowport.tensors import float32_products
 from flowport.types import Pair
 
 
@@ -79,11 +81,14 @@ def reflow(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str
 
 def _round(folder: RunFolder, overrides: DictConfig, out: RunFolder, parts: Parts) -> dict[str, Any]:
     """Store the pairs, then train upon them from the weights of the flow that made them."""
-    base, place = restore(folder, overrides, parts), device()
+    base = restore(folder, overrides, parts)
+    place = device_of(base.config.trainer, overrides)
     module, randomness = base.module, base.module.randomness.under("pairs")
-    drawn = base.data.placed(place).split("train").pairs(0, overrides.pairs, randomness)
+    drawn = base.data.placed(torch.device("cpu")).split("train").pairs(0, overrides.pairs, randomness)
     translator = base.sampler.translator(module.to(place).ema)
-    write_pairs(carried(translator, drawn, randomness.generator("noise", 0, place)), out.create().pairs)
+    with float32_products(tf32=False):
+        pairs = carried(translator, drawn.to(place), randomness.generator("noise"))
+    write_pairs(pairs, out.create().pairs)
 
     def begin(run: Run) -> dict[str, Any]:
         start = module.ema
@@ -104,6 +109,7 @@ def _config(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> DictCon
             config[key] = overrides[key]
     if overrides.steps is not None:
         config.trainer.max_steps = overrides.steps
+    config.trainer.accelerator = accelerator_of(config.trainer, overrides, say=False)  # pairs said it
     path = str(out.pairs)
     config.pairing = {"_target_": "flowport.data.pairing.StoredPairing", "_partial_": True, "path": path}
     config.coupling = {"_target_": "flowport.coupling.IndependentCoupling"}

@@ -13,6 +13,7 @@ from flowport.errors import FlowportError
 from flowport.field import PathTransformedField
 from flowport.run.build import Parts, Run, build, check, checked_config, flow_of, load_field, make
 from flowport.run.config_checks import check_values
+from flowport.run.device import asked
 from flowport.run.run_folder import RunFolder, check_fits, read_json
 from flowport.training.finetune_module import tilted
 
@@ -39,6 +40,7 @@ def restore(
     overrides = OmegaConf.create({"weights": "ema"}) if overrides is None else overrides
     if overrides.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
+    asked(overrides)  # refused now where it is not there
     config = checked_config(folder)
     for key in OVERRIDES:
         if overrides.get(key) is not None:
@@ -96,8 +98,3 @@ def record(folder: RunFolder) -> dict[str, Any]:
         folder: The run's.
     """
     return {"base": str(folder), "base/checkpoint": folder.digest}
-
-
-def device() -> torch.device:
-    """Where a restored run is measured: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,9 +4,11 @@ import logging
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -15,8 +17,11 @@ from flowport.data.remembered import remember
 from flowport.errors import FlowportError
 from flowport.run.build import Parts, Run, build
 from flowport.run.choices import choices
+from flowport.run.device import places
 from flowport.run.evaluate import check_measures, measure
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
+from flowport.run.trainer_options import lightning_options
+from flowport.tensors import float32_products
 from flowport.training.board import Board
 from flowport.training.callback import (
     AtomicCheckpointIO,
@@ -30,7 +35,7 @@ from flowport.training.callback import (
     TrainingClock,
 )
 
-PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")
+logger = logging.getLogger(__name__)
 QUIET = (
     ".*module\\(s\\) in eval mode.*",  # the moving average, on purpose
     ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's note to Lightning
@@ -57,12 +62,8 @@ def build_trainer(
     """
     options = config.trainer
     steps, batches = options.max_steps, options.get("accumulate_grad_batches", 1)
-    if str(options.get("precision", "32-true")) not in PRECISIONS:
-        raise FlowportError(
-            f"trainer.precision={options.precision} is not for a moving average in float32: choose one of "
-            f"{', '.join(PRECISIONS)}"
-        )
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for note in QUIET:
         warnings.filterwarnings("ignore", note)
     between = options.get("val_check_interval", 1.0)
@@ -70,7 +71,8 @@ def build_trainer(
         between = min(between, steps) * batches  # Lightning counts batches
     bar = [ProgressBar()] if options.get("enable_progress_bar", True) else []
     try:
-        return instantiate(options)(
+        return instantiate(lightning_options(options))(
+            **places(options),
             callbacks=[*callbacks, *bar],
             logger=Board(folder.path, done),
             plugins=[AtomicCheckpointIO()],
@@ -134,7 +136,7 @@ def train(
             choices(config),
             sorted(name for name in names if not name.endswith("_se")),
         )
-    trainer.fit(run.module, run.data, ckpt_path=folder.checkpoint if resume else None)
+    _fit(trainer, run, folder.checkpoint if resume else None)
     trainer.save_checkpoint(folder.checkpoint)
     saving.check()
     numbers: dict[str, Any] = {
@@ -157,6 +159,19 @@ def train(
 
 def _profiled(config: DictConfig, folder: RunFolder) -> list[lightning.Callback]:
     return [StepProfile(folder.trace, folder.profile)] if config.get("profile") else []
+
+
+def _fit(trainer: lightning.Trainer, run: Run, checkpoint: Path | None) -> None:
+    """Train; on CUDA with float32 rounded to TF32 in products unless ``trainer.tf32=false``, which is said."""
+    device = trainer.strategy.root_device
+    tf32 = device.type == "cuda" and run.config.trainer.get("tf32", True)
+    if tf32:
+        logger.info(
+            "training on %s rounds float32 to TF32 in products (trainer.tf32=false: full float32); evaluation does not",
+            torch.cuda.get_device_name(device),
+        )
+    with float32_products(tf32):
+        trainer.fit(run.module, run.data, ckpt_path=checkpoint)
 
 
 def _resumed(run: Run, folder: RunFolder) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError, Range
 from flowport.run.config_checks import check_kind
@@ -24,11 +24,19 @@ OPTIONS: dict[str, tuple[Any, float | None]] = {
     "max_steps": (Annotated[int, Range(most=10**12)], 1),
     "num_nodes": (int, 1),
     "num_sanity_val_steps": (int, 0),
-    "precision": (str | int, None),
+    "precision": (str | int | None, None),
     "strategy": (str, None),
+    "tf32": (bool, None),
     "val_check_interval": (Annotated[float, Range(above=0)], None),
 }
-"""Option -> type and least value."""
+"""Option -> type and least value; ``tf32`` is flowport's own."""
+
+PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")
+"""Precisions that keep weights and their moving average in float32."""
+HALVES = {"16": "16-mixed", "16-true": "16-mixed", "bf16": "bf16-mixed", "bf16-true": "bf16-mixed"}
+"""Precisions that do not, and what to write instead."""
+REACHING = ("accelerator", "precision", "tf32", "benchmark", "deterministic", "detect_anomaly", "strategy")
+"""Options that say how the machine computes, which a base that is trained first takes from the command's trainer."""
 
 SET_HERE = {
     "callbacks": "add them in Python with fp.compose and a Trainer of your own",
@@ -62,9 +70,30 @@ def check_trainer(options: DictConfig) -> None:
         if key not in OPTIONS:
             raise FlowportError(f"trainer.{key} is not supported: trainer takes {', '.join(OPTIONS)}")
         check_kind(f"trainer.{key}", options[key], *OPTIONS[key])
+    _check_precision(options.get("precision"))
     for key in ("devices", "num_nodes"):
         if options.get(key, 1) != 1:
             raise FlowportError(
                 f"trainer.{key}={options[key]} is not supported yet: couplings and metrics are those of one process; "
                 f"use trainer.{key}=1 and a sweep to fill several devices"
             )
+
+
+def _check_precision(precision: str | int | None) -> None:
+    if precision is None or str(precision) in PRECISIONS:
+        return
+    if str(precision) in HALVES:
+        raise FlowportError(
+            f"trainer.precision={precision} would keep the moving average of the weights in half precision, where its "
+            f"small steps are lost: use trainer.precision={HALVES[str(precision)]}"
+        )
+    raise FlowportError(f"trainer.precision={precision} is not supported: choose one of {', '.join(PRECISIONS)}")
+
+
+def lightning_options(options: DictConfig) -> DictConfig:
+    """The node without what Lightning's Trainer does not take.
+
+    Args:
+        options: The node ``trainer`` of a config, checked.
+    """
+    return OmegaConf.create({name: value for name, value in options.items() if name != "tf32"})

@@ -23,7 +23,8 @@ from flowport.errors import FlowportError
 from flowport.randomness import Randomness
 from flowport.run.build import Run
 from flowport.run.config_checks import check_kind
-from flowport.run.restore import device, record, restore
+from flowport.run.device import device_of
+from flowport.run.restore import record, restore
 from flowport.run.run_folder import RunFolder
 from flowport.run.translated_files import (
     FileTranslation,
@@ -39,6 +40,7 @@ from flowport.run.translated_files import (
 )
 from flowport.sampling.solver.base import Trajectory
 from flowport.sampling.translator import Translator
+from flowport.tensors import float32_products
 from flowport.types import Pair, Sample
 
 DIRECTIONS: dict[str, Callable[[Translator, Sample, torch.Generator, Tensor | None], Trajectory]] = {
@@ -68,6 +70,7 @@ class _Task:
     direction: str
     label: int | str | None
     randomness: Randomness
+    device: torch.device
 
     @property
     def translator(self) -> Translator:
@@ -92,6 +95,7 @@ class _Task:
         return DIRECTIONS[self.direction](self.translator, points, noise, None if label is None else label.to(place))
 
 
+@float32_products(tf32=False)
 def translate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
     """Translate points with a trained run; builds no metric and trains nothing.
 
@@ -115,8 +119,9 @@ def translate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[
     check_kind("label", overrides.label, int | str | None)
     check_kind("part", overrides.part, Literal["train", "validation", "test"])
     run = restore(folder, overrides, data=overrides.input is None)
-    run.module.to(device())
-    task = _Task(run, _sides(run, overrides.direction), overrides.direction, overrides.label, _randomness(run))
+    place = device_of(run.config.trainer, overrides)
+    run.module.to(place)
+    task = _Task(run, _sides(run, overrides.direction), overrides.direction, overrides.label, _randomness(run), place)
     _check_samples(task.translator, overrides.samples)
     task.labels(1)
     if overrides.input is None or _is_array(Path(overrides.input), files_of(task.sides.begin)):
@@ -164,7 +169,7 @@ def _check_samples(translator: Translator, samples: int) -> None:
 def _translate_points(task: _Task, overrides: DictConfig, out: RunFolder) -> dict[str, Any]:
     side = task.sides.begin
     points, names = _points(overrides, side, task.randomness)
-    points = points.to(device())
+    points = points.to(task.device)
     trajectory = task.trajectory(points, 0)
     begin, end = side.modality.observed(points.x), task.sides.end.modality.observed(trajectory.end)
     write_atomically(out.translated, lambda path: _save_array(path, end))
@@ -237,7 +242,7 @@ def _translate_found(
         return found.end
 
     mask = isinstance(task.sides.begin, RememberedData | AudioFolder) and task.sides.begin.mask_padding
-    work = FileTranslation(task.sides, reader, writer, ends, device(), overrides.samples, mask)
+    work = FileTranslation(task.sides, reader, writer, ends, task.device, overrides.samples, mask)
     done = work.run(folder, planned, output)
     done.unreadable.update(broken or {})
     write_unreadable(done.unreadable, out.unreadable)

@@ -13,6 +13,7 @@ from flowport.sampling.dynamics import Dynamics, evaluation_mode
 from flowport.sampling.grid import Grid
 from flowport.sampling.solver.base import Solver, Trajectory
 from flowport.sampling.volatility import Volatility
+from flowport.tensors import noise_like
 from flowport.types import Condition, Sample
 
 GAP = 0.02
@@ -76,7 +77,7 @@ class Translator:
             all_states: Whether all K + 1 states are returned, and not only the last.
         """
         condition = self.field.conditioning.sampling(source, label)
-        z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
+        z = noise_like(source.x, generator)
         start = self.field.path.start(source.x, z)
         corrected = self.field.path.start_gap > GAP and isinstance(self.field.capabilities.role, NoNoise)
         if corrected:

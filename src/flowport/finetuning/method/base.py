@@ -13,6 +13,7 @@ from flowport.field.base import Field
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
+from flowport.tensors import noise_like
 from flowport.types import Condition, Pair
 
 
@@ -206,7 +207,7 @@ def starts(field: Field, pair: Pair, generator: torch.Generator, each: int = 1) 
             "fine-tuning does not hold padding still: train the base with mask_padding=false on both sides"
         )
     condition = field.conditioning.sampling(source, label)
-    z = torch.randn(source.x.shape, generator=generator, device=source.x.device, dtype=source.x.dtype)
+    z = noise_like(source.x, generator)
     return field.path.start(source.x, z), condition
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowport.errors import Checked, FlowportError, option
 from flowport.field.base import Field
 from flowport.sampling.dynamics import Process
+from flowport.tensors import noise_like
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,7 @@ class FixedStep(Solver):
     ) -> tuple[Tensor, Tensor]:
         states, grid, memory = [x], times.tolist(), None
         for k, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
-            noise = None
-            if self.stochastic:
-                noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            noise = noise_like(x, generator) if self.stochastic else None
             after, memory = self.advance(dynamics, x, t, s, noise, k == len(grid) - 2, memory)
             x = dynamics.masked_update(x, after)
             if all_states:
