@@ -1,8 +1,12 @@
 """Runs that several tests look at."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 
 from tests import runs
 
@@ -32,6 +36,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = Path(item.path).relative_to(root)
         if place.parts[0] in SLOW or place.name in SLOW_FILES:
             item.add_marker("slow")
+
+
+def pytest_configure() -> None:
+    """Let CUDA, where there is one, read its variables before tests change them: it reads them once in a process."""
+    if torch.cuda.is_available():
+        torch.cuda.init()
+
+
+def _no_cuda() -> bool:
+    return False
+
+
+def _no_devices() -> int:
+    return 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is not marked gpu sees no CUDA, nor do its fixtures and its processes: its numbers are the CPU's."""
+    if item.get_closest_marker("gpu"):
+        return (yield)
+    with (
+        mock.patch.object(torch.cuda, "is_available", _no_cuda),
+        mock.patch.object(torch.cuda, "device_count", _no_devices),
+        mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}),
+    ):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,3 +136,16 @@ def command(script: str, *words: str, before: str = "") -> Said:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return Said(done.returncode, done.stderr, done.stdout)
+
+
+def killed(program: str, *words: str) -> None:
+    """A Python program with these words in a process of its own, which kills itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr

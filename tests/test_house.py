@@ -126,3 +126,61 @@ def test_the_reading_path_is_short() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     assert [p.name for p in SOURCES if ast.get_docstring(ast.parse(p.read_text())) is None] == []
+
+
+def forks(text: str) -> list[int]:
+    """Lines that copy a process which may hold CUDA: forks, start methods that are not spawn, and none at all."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and node.attr in {"fork", "forkpty"} and ast.unparse(node.value) == "os":
+            found.append(node.lineno)
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func).rpartition(".")[2]
+        named = {k.arg: k.value for k in node.keywords}
+        method = named.get("start_method") or (node.args[0] if name in STARTS and node.args else None)
+        if name in STARTS or "start_method" in named:
+            found += [] if isinstance(method, ast.Constant) and method.value == "spawn" else [node.lineno]
+        if name in {"Pool", "Process", "Manager"} and ast.unparse(node.func) == f"multiprocessing.{name}":
+            found.append(node.lineno)
+        if name == "ProcessPoolExecutor" and "mp_context" not in named and len(node.args) < 2:
+            found.append(node.lineno)
+        if name == "DataLoader" and "num_workers" in named and "multiprocessing_context" not in named:
+            found.append(node.lineno)
+        if "preexec_fn" in named:
+            found.append(node.lineno)
+    return found
+
+
+STARTS = {"get_context", "set_start_method"}
+
+
+def test_no_process_is_forked() -> None:
+    """CUDA does not survive a fork, and threads of a library neither: a process is spawned, or a fresh one."""
+    files = [p for folder in ("src", "launch", "tests") for p in (ROOT / folder).rglob("*.py")]
+    assert {f"{p.relative_to(ROOT)}: {found}" for p in files if (found := forks(p.read_text()))} == set()
+
+
+def test_the_reader_sees_forks() -> None:
+    for text in (
+        "child = os.fork()",
+        "multiprocessing.get_context('fork')",
+        "multiprocessing.get_context()",
+        "get_context(method)",
+        "multiprocessing.set_start_method('forkserver')",
+        "multiprocessing.Process(target=f)",
+        "DDPStrategy(start_method='fork')",
+        "ProcessPoolExecutor(3)",
+        "DataLoader(data, num_workers=2)",
+        "subprocess.Popen(words, preexec_fn=f)",
+    ):
+        assert forks(text), text
+    for text in (
+        "multiprocessing.get_context('spawn').Process(target=f)",
+        "ProcessPoolExecutor(3, get_context('spawn'))",
+        "DDPStrategy(start_method='spawn')",
+        "DataLoader(data)",
+        "torch.random.fork_rng(devices=[])",
+        "subprocess.run(words)",
+    ):
+        assert not forks(text), text

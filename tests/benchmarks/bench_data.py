@@ -74,7 +74,14 @@ class Items(Dataset[Tensor]):
 
 
 def plain(stored: Stored, device: torch.device) -> Iterator[Pair]:
-    loader = DataLoader(Items(stored), BATCH, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        Items(stored),
+        BATCH,
+        shuffle=True,
+        num_workers=2,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context="spawn",
+    )
     for x in loader:
         x = x.to(device, non_blocking=True)
         yield Pair(Sample(torch.randn_like(x)), Sample(x))

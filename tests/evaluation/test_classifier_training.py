@@ -165,7 +165,7 @@ def test_the_hash_names_data_labels_encoding_and_recipe() -> None:
 
 
 def _ask(folder: str, answers: "multiprocessing.Queue[tuple[int, str, float]]", gate: object) -> None:
-    torch.set_num_threads(1)  # a forked process has no threads of its parent's
+    torch.set_num_threads(1)
     count, real = [0], judge._train
 
     def counted(*args: object) -> object:
@@ -180,7 +180,7 @@ def _ask(folder: str, answers: "multiprocessing.Queue[tuple[int, str, float]]", 
 
 @pytest.mark.slow
 def test_of_two_processes_that_ask_at_once_one_trains(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     answers, gate = context.Queue(), context.Barrier(2)
     workers = [context.Process(target=_ask, args=(str(tmp_path), answers, gate)) for _ in range(2)]
     for worker in workers:

@@ -50,7 +50,7 @@ def test_two_processes_share_the_data_and_the_weights_but_no_noise(tmp_path: Pat
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        strategy=DDPStrategy(start_method="fork", find_unused_parameters=False),
+        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=False),
         callbacks=[Diary(tmp_path)],
     )
     trainer.fit(flow, data)

@@ -1,9 +1,7 @@
 """A run killed at any step and resumed ends as the unbroken run does, bit for bit."""
 
 import json
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ from flowport.errors import FlowportError
 from flowport.run import stage
 from flowport.run.build import build
 from flowport.run.run_folder import RunFolder
-from flowport.training.flow_module import FlowModule
-from flowport.types import Pair
 from tests import runs
 
 CASES = {
@@ -31,24 +27,30 @@ CASES = {
 }
 
 
+DEADLY = """
+import os, signal, sys
+from pathlib import Path
+
+from flowport.training.flow_module import FlowModule
+from tests import runs
+
+plain, batch = FlowModule.training_step, int(sys.argv[1])
+
+
+def deadly(self, pair, batch_idx):
+    if self.batches == batch:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, pair, batch_idx)
+
+
+FlowModule.training_step = deadly
+runs.run(Path(sys.argv[2]), *sys.argv[3:])
+"""
+
+
 def killed(folder: Path, batch: int, *words: str) -> None:
     """A tiny run in a process of its own that dies at the beginning of this batch."""
-    plain = FlowModule.training_step
-
-    def deadly(self: FlowModule, pair: Pair, batch_idx: int) -> torch.Tensor:
-        if self.batches == batch:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return plain(self, pair, batch_idx)
-
-    child = os.fork()
-    if child == 0:
-        FlowModule.training_step = deadly  # type: ignore[method-assign]
-        try:
-            runs.run(folder, *words)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    runs.killed(DEADLY, str(batch), str(folder), *words)
 
 
 @pytest.mark.parametrize("case", CASES)

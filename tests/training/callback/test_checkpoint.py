@@ -1,7 +1,5 @@
 """A checkpoint on disk is always a whole one."""
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from flowport.errors import FlowportError
 from flowport.training.callback import AtomicCheckpointIO
 from flowport.training.callback.checkpoint import admitted
+from tests import runs
 
 OLD, NEW = ({"state_dict": torch.arange(n)} for n in (5.0, 2e5))
 
@@ -36,21 +35,29 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert torch.equal(store.load_checkpoint(path)["state_dict"], OLD["state_dict"])
 
 
-def test_a_process_killed_while_it_saves_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+DYING = """
+import os, signal, sys
+
+import torch
+
+from flowport.training.callback import AtomicCheckpointIO
+from tests.training.callback.test_checkpoint import NEW, half
+
+
+def die(held, file):
+    half(held, file)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+torch.save = die
+AtomicCheckpointIO().save_checkpoint(NEW, sys.argv[1])
+"""
+
+
+def test_a_process_killed_while_it_saves_leaves_the_old_file(tmp_path: Path) -> None:
     path, store = tmp_path / "last.ckpt", AtomicCheckpointIO()
     store.save_checkpoint(OLD, path)
-
-    def die(held: Any, file: Any) -> None:
-        half(held, file)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(torch, "save", die)
-        store.save_checkpoint(NEW, path)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    runs.killed(DYING, str(path))
     assert len(list(tmp_path.iterdir())) == 2, "the child died without a partial file: the test tests nothing"
     assert torch.equal(store.load_checkpoint(path)["state_dict"], OLD["state_dict"])
     store.save_checkpoint(NEW, path)
