@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,10 +116,16 @@ def _wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
 
 
 class report_errors:
-    """Context in which a FlowportError, or a mistake Hydra or OmegaConf found, ends the process with one sentence."""
+    """Context in which a FlowportError, or a mistake Hydra or OmegaConf found, ends the process with one sentence.
+
+    What libraries warn of their own code is not shown beside it, unless -W or PYTHONWARNINGS asks for warnings.
+    """
 
     def __enter__(self) -> None:
         Stopped.received = None
+        self.shown = warnings.showwarning
+        if not sys.warnoptions:
+            warnings.showwarning = functools.partial(_show, self.shown)
         self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             stopping = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
@@ -137,12 +144,22 @@ class report_errors:
             sys.stderr.flush()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        warnings.showwarning = self.shown
         if isinstance(error, Stopped):
             raise SystemExit(error.status) from None
         sentence = sentence_of(error)
         if sentence is not None:
             sys.stderr.write(f"flowport: {sentence}\n")
             raise SystemExit(2) from None
+
+
+def _show(show: Callable[..., None], message: Any, kind: Any, filename: str, *rest: Any) -> None:
+    """Show a warning, unless it is of a library's code: a file of Python's or of an installed package."""
+    place = Path(filename)
+    own = place.is_relative_to(Path(__file__).parents[1])
+    installed = {"site-packages", "dist-packages"} & set(place.parts) or place.is_relative_to(Path(os.__file__).parent)
+    if own or not (installed or filename.startswith("<frozen")):
+        show(message, kind, filename, *rest)
 
 
 def _stop(number: int, frame: object) -> None:
