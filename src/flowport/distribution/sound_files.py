@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from flowport.distribution.files import Files, Reading
+from flowport.distribution.files import Files, MissingPackage, Reading
 from flowport.errors import Count
 
 SLOWEST, FASTEST = 1000, 768_000
@@ -50,7 +49,7 @@ class SoundFiles(Files):
         return {"rate": self.rate, "stored": self.stored}
 
     def read(self, path: Path) -> Reading:
-        wave, own = soundfile.read(path, dtype="float32", always_2d=True)
+        wave, own = _soundfile().read(path, dtype="float32", always_2d=True)
         if len(wave) == 0:
             raise ValueError("it is empty")
         if not np.isfinite(wave).all():
@@ -78,7 +77,16 @@ class SoundFiles(Files):
 
     def write(self, raw: Tensor, path: Path, suffix: str, reading: Reading) -> None:
         kind = "FLAC" if suffix == ".flac" else "WAV"
-        soundfile.write(path, raw.cpu().numpy(), self.rate, subtype="PCM_16", format=kind)
+        _soundfile().write(path, raw.cpu().numpy(), self.rate, subtype="PCM_16", format=kind)
+
+
+def _soundfile() -> Any:
+    """The package that reads recordings, which nothing else needs."""
+    try:
+        import soundfile
+    except (ModuleNotFoundError, OSError):  # OSError: its library libsndfile is not there
+        raise MissingPackage("recordings need the package soundfile and libsndfile: pip install soundfile") from None
+    return soundfile
 
 
 def common_rate(files: list[Path]) -> int | None:
@@ -90,8 +98,8 @@ def common_rate(files: list[Path]) -> int | None:
     found: dict[int, int] = {}
     for path in files[:: max(1, len(files) // 64)]:
         try:
-            rate = int(soundfile.info(str(path)).samplerate)
-        except (RuntimeError, OSError):  # unreadable files are named when they are decoded
+            rate = int(_soundfile().info(str(path)).samplerate)
+        except (RuntimeError, OSError, MissingPackage):  # unreadable files are named when they are decoded
             continue
         if SLOWEST <= rate <= FASTEST:
             found[rate] = found.get(rate, 0) + 1

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import torch
-from scipy.io import wavfile
 from torch import Tensor, nn
 
 from flowport.cost.squared_euclidean import squared_distances
@@ -315,6 +314,8 @@ def record(rows: dict[str, Tensor], modality: Modality, picture: Path) -> None:
     for name, row in rows.items():
         sound = modality.sound(row.cpu())
         if sound is not None:
+            from scipy.io import wavfile
+
             folder.mkdir(parents=True, exist_ok=True)
             for k, wave in enumerate(sound.waves):
                 wavfile.write(folder / f"{name.replace(' ', '_')}_{k}.wav", sound.rate, wave.numpy())
