@@ -19,6 +19,7 @@ from flowport.sampling.grid import UniformGrid
 from flowport.sampling.solver import DDIM, RK4, DPMSolver, Heun
 from flowport.sampling.translator import Translator
 from flowport.sampling.volatility import ZeroVolatility
+from flowport.tensors import float32_products
 from flowport.training.compose import compose
 from flowport.types import Condition, ConditionShape, Sample
 from tests.network.graphs import Graphs
@@ -168,3 +169,15 @@ def test_graphs_give_the_translation_and_the_adjoints_of_single_kernels() -> Non
     assert base.network.replay is not None
     assert len(base.network.replay.recorded) == 3
     stop_replay(started)
+
+
+def test_a_recording_in_tf32_is_not_replayed_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation between steps of a fine-tuning measures in full float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    graphs, x, t = Graphs(), torch.ones(4, 2), torch.ones(4)
+    call = Replay(lambda x, t, condition: x + t[:, None], graphs)
+    for tf32 in (True, False, True):
+        with float32_products(tf32):
+            for _ in range(AFTER + 1):
+                call(x, t, Condition())
+    assert graphs.made == 2

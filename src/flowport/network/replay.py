@@ -100,7 +100,8 @@ def _key(given: tuple[Tensor | None, ...]) -> Hashable:
     tensors = tuple(
         None if part is None else (tuple(part.shape), part.dtype, grad and part.requires_grad) for part in given
     )
-    return tensors, autocast, torch.is_inference_mode_enabled()
+    products = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    return tensors, autocast, products, torch.is_inference_mode_enabled()
 
 
 @contextmanager
