@@ -1,8 +1,12 @@
 """Commands work where their run was trained, unless device= says otherwise."""
 
 import logging
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import lightning
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -12,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from flowport.errors import FlowportError
 from flowport.run import base_run
 from flowport.run.base_run import base_of, reaching
+from flowport.run.build import Run
 from flowport.run.device import accelerator_of, asked, device_of, places, present
 from flowport.run.evaluate import evaluate
 from flowport.run.finetune import tuned_config
 from flowport.run.reflow import _config
 from flowport.run.run_folder import RunFolder, read_json
-from flowport.run.train import build_trainer
+from flowport.run.train import _fit, build_trainer, train
 from flowport.run.trainer_options import check_trainer
 from tests import runs
 
@@ -130,8 +135,6 @@ def test_evaluate_takes_the_device_of_the_run(trained: Path, tmp_path: Path, mon
 @pytest.fixture(scope="module")
 def of_a_gpu(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run whose config says that a GPU trained it."""
-    import shutil
-
     place = tmp_path_factory.mktemp("gpu") / "run"
     shutil.copytree(trained, place)
     config = OmegaConf.load(place / ".hydra" / "config.yaml")
@@ -231,6 +234,36 @@ def test_lightning_gets_no_option_of_flowports_own(tmp_path: Path) -> None:
         check_trainer(runs.configured("+trainer.tf32=1").trainer)
 
 
+@pytest.mark.parametrize(
+    ("device", "words", "precision"),
+    [
+        ("cuda", [], ("high", True)),
+        ("cuda", ["+trainer.tf32=false"], ("highest", False)),
+        ("cpu", [], ("highest", False)),
+    ],
+)
+@pytest.mark.usefixtures("two_gpus")
+def test_training_on_cuda_rounds_to_tf32_and_says_it(
+    device: str, words: list[str], precision: tuple[str, bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    def fit(*args: object, **options: object) -> None:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    trainer = mock.Mock(spec=lightning.Trainer, fit=fit, strategy=SimpleNamespace(root_device=torch.device(device)))
+    run = mock.Mock(spec=Run, config=runs.configured(*words), module=None, data=None)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with caplog.at_level(logging.INFO):
+        _fit(trainer, run, None)
+    assert seen == [precision]
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    said = [line for line in caplog.messages if "TF32" in line]
+    assert len(said) == (precision[0] == "high") and all(
+        "H100" in line and "trainer.tf32=false" in line for line in said
+    )
+
+
 @pytest.mark.gpu
 @NEEDS_CUDA
 def test_lightning_trains_on_a_numbered_device(tmp_path: Path) -> None:
@@ -253,8 +286,6 @@ def test_lightning_trains_on_a_numbered_device(tmp_path: Path) -> None:
 def test_cpu_and_cuda_measure_the_same(words: list[str], tmp_path: Path) -> None:
     small = ["solver=heun", "grid.steps=6", "trainer.max_steps=5", "evaluation_items=32"]
     folder = RunFolder(tmp_path / "run")
-    from flowport.run.train import train
-
     train(composed("train", words[0], *small, *words[1:], runs.QUIET), folder)
     found = {}
     for device in ("cpu", "cuda"):
