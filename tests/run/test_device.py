@@ -187,6 +187,7 @@ def test_finetune_and_reflow_fall_back_to_the_cpu(of_a_gpu: RunFolder, caplog: p
         ),
         (["trainer.accelerator=gpu"], ["trainer.accelerator=gpu"]),
         (["device=cuda:1"], ["trainer.accelerator=cuda:1"]),
+        (["capture=false"], ["capture=false"]),
         (["device=cpu", "+trainer.deterministic=true"], ["+trainer.deterministic=true"]),
     ],
 )

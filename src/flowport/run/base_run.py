@@ -61,7 +61,7 @@ def base_of(config: DictConfig) -> RunFolder:
 
 
 def reaching(config: DictConfig, own: DictConfig) -> list[str]:
-    """Overrides by which a base is trained as the command computes: the options ``REACHING`` that it has set.
+    """Overrides by which a base is trained as the command computes: ``capture``, and what of ``REACHING`` it sets.
 
     Args:
         config: The composed config of finetune or reflow.
@@ -70,7 +70,8 @@ def reaching(config: DictConfig, own: DictConfig) -> list[str]:
     device = asked(config)
     said = {**(config.get("trainer") or {}), **({} if device is None else {"accelerator": device})}
     plain = {key: said[key] for key in REACHING if said.get(key) is not None}
-    return [
+    words = ["capture=false"] if config.get("capture") is False else []
+    return words + [
         f"{'' if key in own else '+'}trainer.{key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in plain.items()
         if value != own.get(key, True if key == "tf32" else None)
