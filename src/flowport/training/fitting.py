@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import lightning
 
+from flowport.tensors import float32_products
 from flowport.training.callback import TrainingClock
 
 
@@ -16,7 +17,7 @@ def train_in_memory(
     steps: int,
     progress: bool = False,
 ) -> float:
-    """Train a module for a number of optimiser steps.
+    """Train a module for a number of optimiser steps; on CUDA products of float32 are rounded to TF32.
 
     Args:
         trainer: Lightning's Trainer, or a partial of it with its accelerator and precision.
@@ -32,7 +33,7 @@ def train_in_memory(
     clock = TrainingClock()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        trainer(
+        made = trainer(
             max_steps=steps,
             limit_train_batches=steps,
             limit_val_batches=0,
@@ -41,5 +42,7 @@ def train_in_memory(
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=progress,
-        ).fit(module, data)
+        )
+        with float32_products(tf32=made.strategy.root_device.type == "cuda"):
+            made.fit(module, data)
     return clock.seconds
