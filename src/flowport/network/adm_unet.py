@@ -113,7 +113,7 @@ class ADMUNet(Network):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         embedding = silu(self.embedding(t, condition))
-        h, held = self.with_source(x, condition), list[Tensor]()
+        h, held = self.with_source(x, condition), []
         for part in self.down:
             h = part(h) if isinstance(part, nn.Conv2d) else part(h, embedding)
             held.append(h)
