@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import flowport
+from flowport.network import Network
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(flowport.__path__, "flowport.") if "__main__" not in m.name)
 MATHEMATICAL = (
@@ -57,9 +58,10 @@ def members(module: Any) -> Iterator[tuple[str, Any]]:
 
 
 def parameters(function: Any) -> list[str]:
-    """The names that a caller may pass."""
+    """The names that a caller may pass, less the one that every network takes and ``Network`` documents."""
     names = inspect.signature(function).parameters
-    return [name for name in names if name not in ("self", "cls") and not name.startswith("_")]
+    shared = {"compile"} if inspect.isclass(function) and Network in function.__mro__[1:] else set()
+    return [name for name in names if name not in ("self", "cls", *shared) and not name.startswith("_")]
 
 
 def listed(doc: str, section: str = "Args") -> set[str]:

@@ -13,6 +13,7 @@ IRREGULAR = {
     "DPMSolver": "dpm_solver",
     "DiT": "dit",
     "UNet": "unet",
+    "ADMUNet": "adm_unet",
     "PatchUNet": "patch_unet",
     "DRaFT": "draft",
     "ReFL": "refl",

@@ -15,6 +15,7 @@ from flowport.finetuning.method import ValueMatching
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP
 from flowport.sampling.grid import UniformGrid
+from flowport.training import compilation
 from flowport.types import Condition, ConditionShape
 from tests.laws.oracles import FROM_NOISE
 from tests.laws.tilts import Difference, from_noise
@@ -82,6 +83,23 @@ def test_low_rank_trains_low_rank_additions_alone():
     assert sum(p.numel() for p in learnt.values()) < 0.6 * sum(p.numel() for p in base.parameters())
     tilted.velocity(x, t, Condition()).square().sum().backward()
     assert any(bool(p.grad.any()) for p in learnt.values())
+
+
+def test_low_rank_additions_are_compiled_with_their_network(monkeypatch):
+    pytest.importorskip("peft")
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    base = learned(MLP((2,), ConditionShape(), width=32, depth=2, compile=True))
+    tilted = TiltedField(base, LowRankAdapter(base, (2,), ConditionShape(), rank=2))
+    for parameter in tilted.adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, t = torch.randn(5, 2), torch.linspace(0, 1, 5)
+    expected, names = tilted.velocity(x, t, Condition()), list(tilted.state_dict())
+    compilation.compile_networks(tilted, torch.device("cpu"))
+    assert [n for n, m in tilted.named_modules() if m._compiled_call_impl is not None] == ["adapter.copy.network"]
+    torch.testing.assert_close(tilted.velocity(x, t, Condition()), expected)
+    assert list(tilted.state_dict()) == names
+    again = LowRankAdapter(tilted.eval(), (2,), ConditionShape(), rank=2)  # merged into a copy, which is not compiled
+    assert not [m for m in again.modules() if m._compiled_call_impl is not None]
 
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"alpha": 0.0}])

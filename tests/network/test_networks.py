@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flowport.errors import FlowportError
-from flowport.network import MLP, DiT, Network, PatchUNet, SetTransformer, UNet
+from flowport.network import MLP, ADMUNet, DiT, Network, PatchUNet, SetTransformer, UNet
 from flowport.types import Condition, ConditionShape
 
 IMAGE = (2, 8, 8)
@@ -19,6 +19,7 @@ SMALL: dict[str, tuple[type[Network], dict, tuple[int, ...]]] = {
     "patch_unet": (PatchUNet, {"width": 8, "embedding": 16}, IMAGE),
     "dit": (DiT, {"width": 16, "depth": 2}, IMAGE),
     "unet": (UNet, {"attention": (4,)}, IMAGE),
+    "adm_unet": (ADMUNet, {"attention": (4,)}, IMAGE),
     "set_transformer": (SetTransformer, {"width": 16, "depth": 2}, (3, 9)),
     "set_transformer, induced": (SetTransformer, {"width": 16, "depth": 2, "induced": 4}, (3, 9)),
 }
@@ -170,6 +171,7 @@ LAST: dict[str, Callable[[Any], Any]] = {
     "patch_unet": lambda net: net.out[2],
     "dit": lambda net: net.out,
     "unet": lambda net: net.net.out[2],
+    "adm_unet": lambda net: net.out[2],
     "set_transformer": lambda net: net.out,
     "set_transformer, induced": lambda net: net.out,
 }
@@ -222,6 +224,12 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("height", lambda: UNet(IMAGE, ConditionShape(), attention=[16])),
     ("length of a step", lambda: UNet(IMAGE, ConditionShape(step=True))),
     ("continuous", lambda: UNet(IMAGE, ConditionShape(values=2))),
+    ("images", lambda: ADMUNet((4, 4), ConditionShape())),
+    ("divisible by 4", lambda: ADMUNet((1, 18, 16), ConditionShape(), multipliers=[1, 1, 1])),
+    ("32 groups", lambda: ADMUNet(IMAGE, ConditionShape(), width=20)),
+    ("no level of height 16", lambda: ADMUNet(IMAGE, ConditionShape(), attention=[16])),
+    ("attention_heads=5 does not divide the 32", lambda: ADMUNet(IMAGE, ConditionShape(), attention_heads=5)),
+    ("no level", lambda: ADMUNet(IMAGE, ConditionShape(), multipliers=[])),
     ("divisible by 8 and a width divisible by 4", lambda: DiT((1, 64, 30), ConditionShape(), patch=[8, 4])),
     ("patch", lambda: DiT(IMAGE, ConditionShape(), patch=[2])),
     ("attention heads", lambda: DiT(IMAGE, ConditionShape(), width=10)),

@@ -1,5 +1,6 @@
 """Neural networks f(x, t, condition) that parametrise a flow, and classifiers for metrics, costs and rewards."""
 
+from flowport.network.adm_unet import ADMUNet, from_torchcfm
 from flowport.network.base import Network
 from flowport.network.classifier import Classifier, ImageClassifier, PointClassifier
 from flowport.network.dit import DiT
@@ -10,6 +11,7 @@ from flowport.network.unet import UNet
 
 __all__ = [
     "MLP",
+    "ADMUNet",
     "Classifier",
     "DiT",
     "ImageClassifier",
@@ -18,4 +20,5 @@ __all__ = [
     "PointClassifier",
     "SetTransformer",
     "UNet",
+    "from_torchcfm",
 ]

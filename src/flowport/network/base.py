@@ -1,6 +1,10 @@
 """The interface of the networks f(x, t, condition), and checks that several of them share."""
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +15,31 @@ from flowport.tensors import over
 from flowport.types import Condition, ConditionShape, EventShape
 
 
+def _compilable(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of a member with the keyword ``compile`` of ``Network`` besides its own."""
+    signature = inspect.signature(init)
+    key = inspect.Parameter("compile", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    own = list(signature.parameters.values())
+    last = len(own) - (own[-1].kind is inspect.Parameter.VAR_KEYWORD)
+
+    @functools.wraps(init)
+    def made(self: Any, *args: Any, compile: bool = False, **options: Any) -> None:
+        init(self, *args, **options)
+        self.to_compile = compile
+
+    made.__signature__ = signature.replace(parameters=[*own[:last], key, *own[last:]])  # type: ignore[attr-defined]
+    made.__annotations__ = {**init.__annotations__, "compile": bool}
+    return made
+
+
 class Network(Checked, nn.Module, ABC):
     """A neural network f(x, t, condition) with ``heads`` outputs for every coordinate of a point.
 
     What the output means (velocity, end point, score, …) is defined by the prediction. A member provides ``forward``
     and passes the three arguments below to ``super().__init__``; its own options are keyword-only and have defaults.
     In evaluation mode a row of the output is a function of the same row of x, t and condition only. Under
-    autocast the time is embedded in float32. Members with a zero-initialised last layer start at exactly 0.
+    autocast the time is embedded in float32. Members with a zero-initialised last layer start at exactly 0. Every
+    member takes ``compile`` as a keyword too, without declaring it.
 
     To add a member: subclass this class in a new module of this folder, export it in ``__init__.py``, add
     ``configs/network/<name>.yaml`` with ``_target_`` and ``_partial_: true`` that holds the options only, and register
@@ -27,8 +49,12 @@ class Network(Checked, nn.Module, ABC):
         event_shape: Shape D = (C, *rest) of one point, channels first.
         condition: What ``forward`` must accept beside x and t.
         heads: Number of outputs per coordinate.
+        compile: Whether training compiles the network by ``torch.compile``. Its weights, their names and, up to
+            rounding and the random numbers of dropout, its outputs stay as they are. Nothing but training compiles:
+            neither the moving average, nor translation, nor evaluation.
 
     Attributes:
+        to_compile: The argument ``compile``.
         channels_in: Channels of ``with_source(x, condition)``: C, or 2C with the source, plus 1 where the source may be
             missing.
         channels_out: Channels of the output, heads·C.
@@ -43,8 +69,16 @@ class Network(Checked, nn.Module, ABC):
     capturable: bool = True
     replay: Replay | None = None
 
-    def __init__(self, event_shape: EventShape, condition: ConditionShape, heads: int) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _compilable(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(
+        self, event_shape: EventShape, condition: ConditionShape, heads: int, *, compile: bool = False
+    ) -> None:
         super().__init__()
+        self.to_compile = compile
         if len(event_shape) == 0 or min(event_shape) < 1:
             raise FlowportError(
                 f"a network needs points of at least one dimension of positive size, not of shape {event_shape}"

@@ -19,6 +19,7 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.randomness import Randomness
 from flowport.training.captured_module import CapturedModule
+from flowport.training.compilation import compile_networks
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class AveragedModule(CapturedModule, ABC):
             # cuDNN's convolutions in half precision are fastest with channels last.
             for flow in (self.field, self.ema):
                 flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        compile_networks(self.field, self.device)
 
     def _apply_settings(self) -> None:
         """Give a resumed optimiser the options of the config, where a checkpoint has restored others.

@@ -31,6 +31,8 @@ class Adapter(Checked, nn.Module, ABC):
     Attributes:
         needs_base: Whether ``velocity`` and ``tilt`` read the base's velocity; where False, ``base`` is a placeholder.
         has_log_value: Whether G is the gradient of ``log_value``.
+        differentiates: Whether ``velocity`` and ``tilt`` hold a gradient of the network, so that their training
+            differentiates it twice.
 
     References:
         Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
@@ -39,6 +41,7 @@ class Adapter(Checked, nn.Module, ABC):
 
     needs_base: ClassVar[bool] = True
     has_log_value: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     @abstractmethod
     def velocity(self, x: Tensor, t: Tensor, condition: Condition, base: Tensor, gains: "TiltGains") -> Tensor:

@@ -58,6 +58,7 @@ class ValueAdapter(Adapter):
 
     needs_base = False
     has_log_value = True
+    differentiates = True
 
     def __init__(
         self, base: Field, event_shape: EventShape, condition: ConditionShape, network: Callable[..., Network]
