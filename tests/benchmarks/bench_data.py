@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flowport.coupling import Coupling, ExactCoupling, IndependentCoupling
-from flowport.data.datamodule import PairDataModule, _Batches
+from flowport.data.datamodule import PairDataModule
 from flowport.data.placement import Placement, ResidentPlacement, StreamingPlacement
+from flowport.data.prefetching import Batches
 from flowport.distribution import AudioFolder, CloudFolder, Gaussian, ImageFolder, Stored
 from flowport.distribution import folder as cache
 from flowport.modality import Cloud, Image, LogMel
@@ -89,7 +90,7 @@ def plain(stored: Stored, device: torch.device) -> Iterator[Pair]:
 
 def ours(data: PairDataModule, placement: Placement, prefetch: int, device: torch.device) -> Iterator[Pair]:
     data.train.pairing = placement.place(data.pairing, device).split("train")
-    return iter(_Batches(data.train, lambda: 0, prefetch))
+    return iter(Batches(data.train.at, lambda: 0, prefetch, 1, device))
 
 
 def waited(batches: Iterator[Pair], step: Callable[[Pair], None], device: torch.device) -> tuple[float, float]:

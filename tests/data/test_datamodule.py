@@ -5,8 +5,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from flowport.coupling import ClassConditionalCoupling, ExactCoupling, IndependentCoupling, SinkhornCoupling
-from flowport.data.datamodule import PairStream, _Batches
+from flowport.data.datamodule import PairStream
 from flowport.data.pairing import ClassMatchedPairing, PairedPairing, UnpairedPairing
+from flowport.data.prefetching import Batches
 from flowport.distribution import EightGaussians, Gaussian, Stored
 from flowport.errors import FlowportError
 from flowport.modality import Image, Plane
@@ -97,7 +98,7 @@ def test_a_larger_pool_pairs_more_closely():
 def test_prefetching_gives_the_same_sequence(pool):
     def take(ahead, first):
         found = []
-        batches = iter(_Batches(stream(ExactCoupling(), pool), lambda: first, ahead))
+        batches = iter(Batches(stream(ExactCoupling(), pool).at, lambda: first, ahead))
         for _ in range(7):
             found.append(next(batches))
         batches.close()

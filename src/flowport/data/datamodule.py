@@ -1,7 +1,7 @@
 """Training batches of coupled source and target points, made on the device and indexed by step.
 
 The batch of a step is a pure function of (randomness, step, rank), so that a resumed run draws the batches of an
-uninterrupted one, also from within a pool and with prefetching.
+uninterrupted one, also from within a pool or a block and with prefetching.
 
 References:
     Pooladian et al. 2023, "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", arXiv:2304.14772.
@@ -10,22 +10,22 @@ References:
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from math import lcm
+from math import lcm, prod
 from typing import Annotated, Literal
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from flowport.coupling.base import Coupling, Plan
 from flowport.data.pairing import Pairing
 from flowport.data.placement import Placement, ResidentPlacement
+from flowport.data.prefetching import Batches
 from flowport.errors import Checked, Count, FlowportError, Range
 from flowport.randomness import Randomness
 from flowport.tensors import to_device
@@ -37,6 +37,12 @@ MOST_PAIRS = 16
 
 WHOLE, POOLED = 4000, 2048
 """With pool=auto: largest training set that is coupled as a whole, and number of points of a pool of larger ones."""
+
+BLOCK, BLOCK_POINTS, BLOCK_BYTES = 64, 2048, 2**25
+"""With block=auto on CUDA: largest numbers of minibatches, of points of a side, and of bytes, raw and encoded.
+
+Drawing a block takes its launches once, whatever its size, and several times its bytes while it is encoded.
+"""
 
 
 class PairStream:
@@ -58,9 +64,12 @@ class PairStream:
             pools of 1.
         rank: Number of this process.
         world_size: Number of processes that share the stream.
+        block: Number of successive minibatches that are drawn, augmented and encoded in one go, rounded down to whole
+            pools, and then coupled pool by pool; ``"auto"`` is 1 on the CPU and on CUDA up to 64, of at most 2,048
+            points and 32 MiB.
 
     Raises:
-        FlowportError: When batch or pool is below 1.
+        FlowportError: When batch, pool or block is below 1.
     """
 
     def __init__(
@@ -72,17 +81,22 @@ class PairStream:
         pool: int | Literal["all", "auto"] = 1,
         rank: int = 0,
         world_size: int = 1,
+        block: int | Literal["auto"] = "auto",
     ) -> None:
         if batch < 1 or (isinstance(pool, int) and pool < 1):
             raise FlowportError(
                 f"data.batch and data.pool must be at least 1 (or pool=all or auto), not {batch} and {pool}"
             )
+        if isinstance(block, int) and block < 1:
+            raise FlowportError(f"data.block must be at least 1, or auto, not {block}")
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
         self.batch, self.rank, self.world_size = batch, rank, world_size
         self.pool = 1 if coupling.independent else _pool_of(pool, pairing, batch)
+        self.block = _block_of(block, pairing, batch)
         self.facts: Mapping[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._cached: tuple[int, Pair] | None = None
+        self._blocks: dict[int, Pair] = {}
         self._kept: tuple[int, Tensor] | None = None
 
     def at(self, step: int) -> Pair:
@@ -95,7 +109,8 @@ class PairStream:
             FlowportError: When the coupling cannot be solved, or source or target is not stored and the pool is "all".
         """
         if self.pool == "all":
-            return self._from_whole(step)
+            number, offset = divmod(step, self.block)
+            return replace(self._piece(number, offset, self.batch, self._of_whole), facts=self.facts)
         number, offset = divmod(step, self.pool)
         if self.pool == 1:
             return self._coupled(number)
@@ -114,7 +129,7 @@ class PairStream:
             step: Number of the batch, from 0.
         """
         stream = copy(self)
-        stream._cached = None
+        stream._cached, stream._blocks = None, {}  # which a thread may have drawn ahead
         pair = stream.at(step)
         pair = pair if stream._cached is None else stream._cached[1]
         cost = (pair.source.x - pair.target.x).double().square().sum() / len(pair)
@@ -124,7 +139,7 @@ class PairStream:
         """The re-paired points of the pool with a number."""
         assert self.pool != "all"
         n, first = self.pool * self.batch, number * self.pool
-        pair = self.pairing.pairs((number * self.world_size + self.rank) * n, n, self._draws)
+        pair = self._piece(*divmod(number, max(1, self.block // self.pool)), n, self._of_stream)
         if self.coupling.independent:
             return pair
         plan = self.coupling(pair, self._own.generator("coupling", first, pair.source.x.device))
@@ -133,6 +148,21 @@ class PairStream:
             return replace(plan.apply(pair), facts=plan.facts)
         order = torch.randperm(n, generator=self._own.generator("pool order", first))
         return replace(plan.apply(pair, to_device(order, plan.i.device)), facts=plan.facts)
+
+    def _piece(self, number: int, offset: int, n: int, draw: Callable[[int], Pair]) -> Pair:
+        """Piece ``offset`` of n pairs of a block, of which the last two are kept."""
+        if number not in self._blocks:
+            while len(self._blocks) > 1:
+                self._blocks.pop(next(iter(self._blocks)))
+            self._blocks[number] = draw(number)
+        block, rows = self._blocks[number], slice(offset * n, (offset + 1) * n)
+        return block if len(block) == n else block.take(rows, rows)
+
+    def _of_stream(self, number: int) -> Pair:
+        """The points of a block of pools before the coupling."""
+        assert self.pool != "all"
+        n = max(1, self.block // self.pool) * self.pool * self.batch
+        return self.pairing.pairs((number * self.world_size + self.rank) * n, n, self._draws)
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:
@@ -179,10 +209,12 @@ class PairStream:
             self._kept = epoch, order
         return self._kept[1]
 
-    def _from_whole(self, step: int) -> Pair:
+    def _of_whole(self, number: int) -> Pair:
+        """The points of a block of minibatches of the coupled training set."""
         i, j = self.whole
-        rows, at = [], (step * self.world_size + self.rank) * self.batch
-        end = at + self.batch
+        n, step = self.block * self.batch, number * self.block
+        rows, at = [], (number * self.world_size + self.rank) * n
+        end = at + n
         while at < end:
             epoch, offset = divmod(at, len(i))
             rows.append(self._order(epoch)[offset : offset + end - at])
@@ -192,7 +224,6 @@ class PairStream:
         return Pair(  # both sides of a pair are augmented by the same numbers, so that they stay partners
             self.pairing.source.draw(i[row], noise.generator("draw", step, device)),
             self.pairing.target.draw(j[row], noise.generator("draw", step, device)),
-            self.facts,
         )
 
 
@@ -205,34 +236,15 @@ def _pool_of(pool: int | Literal["all", "auto"], pairing: Pairing, batch: int) -
     return max(1, POOLED // batch)
 
 
-class _Batches(IterableDataset[Pair]):
-    """Endless batches from a first step on, each repeated; some of them are prepared ahead in a background thread."""
-
-    def __init__(self, stream: PairStream, first: Callable[[], int], ahead: int, repeat: int = 1) -> None:
-        self.stream, self.first, self.ahead, self.repeat = stream, first, ahead, repeat
-
-    def __iter__(self) -> Iterator[Pair]:
-        number, repeated = divmod(self.first(), self.repeat)
-        for pair in self._from(number):
-            for _ in range(repeated, self.repeat):
-                yield pair
-            repeated = 0
-
-    def _from(self, step: int) -> Iterator[Pair]:
-        if self.ahead == 0:
-            while True:
-                yield self.stream.at(step)
-                step += 1
-        with ThreadPoolExecutor(1, "coupling") as worker:
-            queue: list[Future[Pair]] = [worker.submit(self.stream.at, step + k) for k in range(self.ahead)]
-            try:
-                while True:
-                    queue.append(worker.submit(self.stream.at, step + self.ahead))
-                    yield queue.pop(0).result()
-                    step += 1
-            finally:
-                for future in queue:
-                    future.cancel()
+def _block_of(block: int | Literal["auto"], pairing: Pairing, batch: int) -> int:
+    if block != "auto":
+        return block
+    sides = pairing.source, pairing.target
+    if sides[0].device.type != "cuda":
+        return 1
+    raw = sum(side.stored_bytes() / side.size for side in sides if side.size)
+    each = batch * (raw + 8 * prod(sides[0].event_shape))  # both sides, float32
+    return max(1, min(BLOCK, BLOCK_POINTS // batch, int(BLOCK_BYTES / each)))
 
 
 class PairDataModule(Checked, LightningDataModule):
@@ -246,13 +258,14 @@ class PairDataModule(Checked, LightningDataModule):
         randomness: Randomness of all draws.
         batch: Number of pairs in a batch.
         pool: Number of minibatches coupled at once, ``"all"`` or ``"auto"`` (see ``PairStream``).
-        prefetch: Number of batches drawn and coupled ahead in a background thread.
+        prefetch: Number of batches drawn and coupled ahead in a background thread; ``"auto"`` is 2 on CUDA, else 0.
         validation_items: Number of pairs of the validation loss, rounded down to batches, at least one.
         placement: Where stored data are during training; None for ``ResidentPlacement()``.
         repeat: Number of successive steps that use the same batch, for fine-tuning methods that reuse trajectories.
+        block: Number of successive minibatches drawn and encoded in one go, or ``"auto"`` (see ``PairStream``).
 
     Raises:
-        FlowportError: When repeat, batch or pool is below 1.
+        FlowportError: When repeat, batch, pool or block is below 1.
     """
 
     def __init__(
@@ -262,10 +275,11 @@ class PairDataModule(Checked, LightningDataModule):
         randomness: Randomness,
         batch: int = 256,
         pool: int | Literal["all", "auto"] = 1,
-        prefetch: Annotated[int, Range(least=0, most=1024)] = 0,
+        prefetch: Annotated[int, Range(least=0, most=1024)] | Literal["auto"] = "auto",
         validation_items: Count = 1024,
         placement: Placement | None = None,
         repeat: int = 1,
+        block: Annotated[int, Range(least=1, most=4096)] | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         if repeat < 1:
@@ -274,7 +288,8 @@ class PairDataModule(Checked, LightningDataModule):
         self.placement, self._placed = placement or ResidentPlacement(), dict[torch.device, Pairing]()
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
         self.batch, self.pool, self.prefetch, self.validation_items = batch, pool, prefetch, validation_items
-        self.train = PairStream(pairing.split("train"), coupling, randomness.under("train"), batch, pool)
+        self.block = block
+        self.train = PairStream(pairing.split("train"), coupling, randomness.under("train"), batch, pool, block=block)
         if pool == "auto":
             logger.info("data.pool=auto is %s here", self.train.pool)
 
@@ -299,9 +314,10 @@ class PairDataModule(Checked, LightningDataModule):
             self.pool,
             rank,
             world_size,
+            self.block,
         )
         held_out = pairing.split("validation")
-        self.held_out = PairStream(held_out, self.coupling, self.randomness.under("validation"), self.batch)
+        self.held_out = PairStream(held_out, self.coupling, self.randomness.under("validation"), self.batch, block=1)
 
     def placed(self, device: torch.device) -> Pairing:
         """The pairing whose points are made on a device.
@@ -322,7 +338,11 @@ class PairDataModule(Checked, LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Pair]:
         """Endless batches from the trainer's step on."""
-        return DataLoader(_Batches(self.train, self._first_step, self.prefetch, self.repeat), batch_size=None)
+        ahead = self.prefetch
+        if ahead == "auto":
+            ahead = 2 if self.train.pairing.source.device.type == "cuda" else 0
+        batches = Batches(self.train.at, self._first_step, ahead, self.repeat, self.train.pairing.source.device)
+        return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Pair]:
         """The same batches of the validation split in every epoch."""

@@ -18,7 +18,7 @@ from flowport.distribution.files import Files
 from flowport.errors import Checked, FlowportError
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
-from flowport.tensors import to_device
+from flowport.tensors import moved, to_device
 from flowport.types import EventShape, Sample
 
 DRAWN = 4096
@@ -153,7 +153,7 @@ class Distribution(Checked, ABC):
             modality: The new modality, which must give points of the same shape.
         """
         other = copy(self)
-        other.modality = modality
+        other.modality = modality.to(self.device)
         return other
 
     @abstractmethod
@@ -203,9 +203,9 @@ class AnalyticDistribution(Distribution):
         return self
 
     def to(self, device: torch.device | str) -> "AnalyticDistribution":
-        moved = copy(self)
-        moved.device = torch.device(device)
-        return moved
+        other = moved(self, device)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
+        return other
 
 
 class Density(AnalyticDistribution):
@@ -295,7 +295,8 @@ class Stored(Distribution):
         self.size = len(self.index)
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
-        at = self.index[to_device(index, self.index.device)]
+        index = to_device(index, self.index.device)
+        at = self.index[index]
         labels = None if self.labels is None else to_device(self.labels[at], self.device)
         raw, mask = self.taken(at, generator)
         x = self.modality.encode(to_device(raw, self.device), generator)
@@ -430,12 +431,12 @@ class Stored(Distribution):
 
     def streamed_to(self, device: torch.device | str) -> "Stored":
         other = copy(self)
-        other.device = torch.device(device)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
         return other
 
     def to(self, device: torch.device | str) -> "Stored":
         other = copy(self)
-        other.device = torch.device(device)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
         other.raw = self.raw.to(device)
         other.labels = None if self.labels is None else self.labels.to(device)
         other.splits = {name: index.to(device) for name, index in self.splits.items()}
