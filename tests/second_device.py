@@ -11,8 +11,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from flowport.randomness import Randomness
 
@@ -80,6 +82,24 @@ class Constants(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if name in MADE and isinstance(out, torch.Tensor) and out.device.type == "meta" and out is not args[0]:
             self.seen.append(place())
+        return out
+
+
+class Memory(TorchDispatchMode):
+    """The most bytes of the meta device that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self.alive = 0, dict[int, tuple[StorageWeakRef, int]]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+                storage = tensor.untyped_storage()
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.alive = {key: held for key, held in self.alive.items() if not held[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
         return out
 
 

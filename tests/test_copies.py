@@ -19,6 +19,7 @@ from flowport.distribution import (
     Box,
     Capsule,
     Checkerboard,
+    EightGaussians,
     Ellipsoid,
     Gaussian,
     Knot,
@@ -41,13 +42,13 @@ from flowport.randomness import Randomness
 from flowport.reward import LinearReward
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.sampler import Sampler
-from flowport.sampling.solver import Euler
+from flowport.sampling.solver import Dopri5, Euler, ShortcutSolver
 from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
 from flowport.training.compose import compose
 from flowport.training.finetune_module import tilted
 from tests.second_device import MetaGenerator, copies, second_device
 from tests.test_syncs import PAIRS
-from tests.zoo import DISTRIBUTIONS, PATHS, PREDICTIONS, SOLVERS, TIME_SAMPLERS, TUNINGS, WEIGHTINGS, named
+from tests.zoo import COUPLINGS, DISTRIBUTIONS, PATHS, PREDICTIONS, SOLVERS, TIME_SAMPLERS, TUNINGS, WEIGHTINGS, named
 
 SOLIDS = (Ellipsoid, Torus, Knot, Superquadric, Box, Sphere, Capsule)
 
@@ -202,6 +203,15 @@ READING = {
 """Couplings that read the device more often than once, and why. A background thread makes their batches."""
 
 
+def test_the_other_couplings_are_known_to_read():
+    by_name = dict(COUPLINGS)
+    assert set(by_name) - set(READING) == {"independent", "exact", "aligned", "aligned_rotating"}
+    pair = drawn(EightGaussians(), EightGaussians())
+    for name in READING:
+        with copies(), pytest.raises((RuntimeError, NotImplementedError)):
+            by_name[name]()(pair, MetaGenerator())
+
+
 def translated(solver, guidance=None, **law):
     flow, data = compose(
         Gaussian(),
@@ -222,13 +232,19 @@ def translated(solver, guidance=None, **law):
 
 UNTRANSLATED = {
     "dopri5": "it accepts or refuses a step by its error",
-    "shortcut": "its flow is below",
+    "shortcut": "its flow is a shortcut model, as below",
 }
 
 
 @pytest.mark.parametrize("make", **named([s for s in SOLVERS if s[0] not in UNTRANSLATED]))
 def test_a_translation_copies_no_constant_and_reads_nothing(make):
     assert translated(make()) == []
+
+
+def test_a_translation_by_shortcuts_reads_nothing_and_one_by_errors_does():
+    assert translated(ShortcutSolver(), objective=ShortcutObjective(UniformTimeSampler())) == []
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        translated(Dopri5())
 
 
 def test_a_guided_translation_reads_nothing():

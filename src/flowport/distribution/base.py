@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -455,6 +456,12 @@ def item_keys(names: Sequence[str]) -> list[str | None]:
     return [key if counts[key] == 1 else None for key in keys]
 
 
+@lru_cache(maxsize=4)  # the epochs in which source and target are
+def _permutation(size: int, seed: int) -> Tensor:
+    """The random permutation of an epoch, which all batches of the epoch share, (size,) int64."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
 def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
     """Item numbers at stream positions start, …, start + n − 1, (n,) int64: a new random permutation in every epoch.
 
@@ -467,7 +474,7 @@ def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
     pieces, at = [], start
     while at < start + n:
         epoch, offset = divmod(at, size)
-        order = torch.randperm(size, generator=randomness.generator("order", epoch))
+        order = _permutation(size, randomness.number("order", epoch))
         pieces.append(order[offset : offset + start + n - at])
         at += len(pieces[-1])
     return torch.cat(pieces)
