@@ -13,8 +13,8 @@ from flowport.conditioning import TargetLabelConditioning
 from flowport.cost import SlicedCost
 from flowport.coupling import AlignedCoupling, ExactCoupling, IndependentCoupling
 from flowport.coupling.base import Coupling
-from flowport.data.datamodule import PairStream
 from flowport.data.pairing import UnpairedPairing
+from flowport.data.stream import PairStream
 from flowport.distribution import (
     Box,
     Capsule,

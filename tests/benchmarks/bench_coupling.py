@@ -86,9 +86,8 @@ def within_pairs() -> list[dict[str, Cell]]:
     for name, held in known:
         for threads in sorted({1, os.cpu_count() or 1}):
             torch.set_num_threads(threads)
-            rows.append(
-                {"costs": name, "threads": threads, "ms": median(timed(partial(assignments, held)) for _ in range(5))}
-            )
+            took = median(timed(partial(assignments, held)) for _ in range(5))
+            rows.append({"costs": name, "threads": threads, "ms": took})
             torch.set_num_threads(1)
     return rows
 

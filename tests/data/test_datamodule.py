@@ -5,9 +5,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from flowport.coupling import ClassConditionalCoupling, ExactCoupling, IndependentCoupling, SinkhornCoupling
-from flowport.data.datamodule import PairStream
 from flowport.data.pairing import ClassMatchedPairing, PairedPairing, UnpairedPairing
 from flowport.data.prefetching import Batches
+from flowport.data.stream import PairStream
 from flowport.distribution import EightGaussians, Gaussian, Stored
 from flowport.errors import FlowportError
 from flowport.modality import Image, Plane

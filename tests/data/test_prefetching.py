@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from flowport.coupling import ExactCoupling, IndependentCoupling
-from flowport.data.datamodule import PairDataModule, PairStream
+from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import UnpairedPairing
 from flowport.data.prefetching import Batches
+from flowport.data.stream import PairStream
 from flowport.distribution import MNIST, EightGaussians, Gaussian, Moons
 from flowport.errors import FlowportError
 from flowport.modality import Image
