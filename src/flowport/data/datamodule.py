@@ -113,7 +113,9 @@ class PairDataModule(Checked, LightningDataModule):
         ahead = self.prefetch
         if ahead == "auto":
             ahead = 2 if self.train.pairing.source.device.type == "cuda" else 0
-        batches = Batches(self.train.at, self._first_step, ahead, self.repeat, self.train.pairing.source.device)
+        batches = Batches(
+            lambda step: self.train.at(step), self._first_step, ahead, self.repeat, self.train.pairing.source.device
+        )
         return DataLoader(batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Pair]:
