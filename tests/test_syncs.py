@@ -1,7 +1,7 @@
 """The training step reads nothing back from the device, so the device never waits for the host.
 
 On the CPU the operations are counted that would wait elsewhere (reading a number, counting what is not zero); with CUDA
-the same steps run under torch's own watch.
+the same steps run under torch's own watch. Copies to the device, couplings, translations and roll-outs: test_copies.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowport.coupling import Coupling, ExactCoupling, IndependentCoupling
-from flowport.data.datamodule import PairStream
 from flowport.data.pairing import UnpairedPairing
+from flowport.data.stream import PairStream
 from flowport.distribution import MNIST, EightGaussians, Ellipsoid, Gaussian, Moons, Notes, Torus
 from flowport.distribution.instrument import Brass, Flute
 from flowport.modality import PixelCloud
@@ -128,7 +128,7 @@ def test_a_training_step_waits_for_nothing(kind, device, tmp_path):
 @pytest.mark.parametrize("kind", PAIRS)
 def test_drawing_a_batch_waits_for_nothing(kind, device):
     source, target = PAIRS[kind][0]()
-    stream = PairStream(UnpairedPairing(source, target).to(device), IndependentCoupling(), Randomness(0), 4)
+    stream = PairStream(UnpairedPairing(source, target).to(device), IndependentCoupling(), Randomness(0), 4, block=1)
     stream.at(0)
     with watched(device) as waits:
         stream.at(1)
@@ -138,10 +138,11 @@ def test_drawing_a_batch_waits_for_nothing(kind, device):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("kind", ["plane", "images"])
-def test_an_exact_coupling_waits_once_for_its_cost(kind, recwarn):
+def test_an_exact_coupling_waits_for_the_copy_of_its_cost_alone(kind, recwarn):
+    """That wait is for an event, which torch's watch may not count."""
     source, target = PAIRS[kind][0]()
     coupling: Coupling = ExactCoupling()
-    stream = PairStream(UnpairedPairing(source, target).to("cuda"), coupling, Randomness(0), 64)
+    stream = PairStream(UnpairedPairing(source, target).to("cuda"), coupling, Randomness(0), 64, block=1)
     stream.at(0)
     recwarn.clear()
     torch.cuda.set_sync_debug_mode("warn")
@@ -149,4 +150,4 @@ def test_an_exact_coupling_waits_once_for_its_cost(kind, recwarn):
         stream.at(1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in recwarn if "synchronizing" in str(w.message)]) == 1
+    assert len([w for w in recwarn if "synchronizing" in str(w.message)]) <= 1

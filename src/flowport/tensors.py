@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 HALVINGS = 53
 """Bisection steps: the number of binary digits of a float64."""
+Owner = TypeVar("Owner")
 
 
 def clamped(t: Tensor, low: float, high: float) -> Tensor:
@@ -91,6 +94,39 @@ def float32_products(tf32: bool) -> Iterator[None]:
 def _set_products(matmul: str, convolutions: bool) -> None:
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def to_host(x: Tensor) -> Tensor:
+    """A tensor copied to the host, from CUDA through pinned memory.
+
+    The calling thread waits for what its own stream has queued before, not for the device's other streams, and lets
+    other threads run meanwhile. All other copies are ``Tensor.cpu``.
+
+    Args:
+        x: Tensor on any device.
+    """
+    if x.device.type != "cuda":
+        return x.cpu()
+    held = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    held.copy_(x, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)
+    copied.record(torch.cuda.current_stream(x.device))
+    copied.synchronize()
+    return held
+
+
+def moved(owner: Owner, device: torch.device | str) -> Owner:
+    """A shallow copy of an object whose own tensors are on a device, so that its constants are copied there once.
+
+    Args:
+        owner: An object; its attributes that are tensors move, all others are shared.
+        device: The device to copy to.
+    """
+    other = copy(owner)
+    for name, value in vars(owner).items():
+        if isinstance(value, Tensor):
+            setattr(other, name, value.to(device))
+    return other
 
 
 def bisection(increasing: Callable[[Tensor], Tensor], values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:

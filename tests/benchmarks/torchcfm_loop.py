@@ -6,7 +6,7 @@ from torch import nn
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
 from torchcfm.models.models import MLP as TheirMLP
 
-from flowport.data.datamodule import PairStream
+from flowport.data.stream import PairStream
 from flowport.network import MLP
 from flowport.training.flow_module import FlowModule
 

@@ -8,8 +8,8 @@ from flowport.cost import SlicedCost
 from flowport.cost.earth_mover import optimal_matching
 from flowport.coupling import AlignedCoupling, ExactCoupling, IndependentCoupling
 from flowport.coupling.aligned import match_by_swaps
-from flowport.data.datamodule import PairStream
 from flowport.data.pairing import UnpairedPairing
+from flowport.data.stream import PairStream
 from flowport.distribution import Ellipsoid, Torus
 from flowport.errors import FlowportError
 from flowport.randomness import Randomness

@@ -9,10 +9,11 @@ import torch
 
 from flowport.cost.interaction import interaction
 from flowport.coupling import PartialCoupling, SinkhornCoupling, UnbalancedCoupling, drawing
-from flowport.coupling.entropic import sharpness, solve
+from flowport.coupling.entropic import sharpness, solve, working_precision
 from flowport.errors import FlowportError
 from flowport.types import Pair, Sample
 from tests.coupling.batches import gaussians, seeded, squares
+from tests.second_device import Memory, copies
 
 
 @pytest.mark.parametrize(("n", "m", "epsilon"), [(40, 40, 0.05), (30, 50, 0.3)])
@@ -223,3 +224,35 @@ def test_a_plan_that_has_become_independent_is_said_once(make, caplog):
     for _ in range(2):
         coupling(pair, seeded())
     assert caplog.text.count(f"coupling={make.__name__.removesuffix('Coupling').lower()} is nearly independent") == 1
+
+
+@pytest.mark.parametrize("make", [SinkhornCoupling, UnbalancedCoupling])
+def test_a_large_plan_takes_a_few_matrices_and_never_all_differences(make):
+    """8,192 images of 3,072 coordinates, on a device that holds no numbers."""
+    n, d = 8192, 3072
+    pair = Pair(Sample(torch.empty(n, d, device="meta")), Sample(torch.empty(n, d, device="meta")))
+    reads: list[str] = []
+    with copies(reads) as seen, Memory() as memory:
+        plan = make().plan(pair)
+    assert seen == [] and plan.dtype == torch.float32
+    assert 3 < memory.most / (8 * n * n) < 7.5, "float64 matrices of the size of the cost"
+    assert {name: reads.count(name) for name in reads} == {"finite": 2, "_solve": 1, "solve": 1}
+
+
+def test_an_accelerator_iterates_in_float32_where_the_tolerance_allows_it():
+    cost = squares(gaussians(60, 60, 2))
+    there = cost.to("meta")
+    assert working_precision(cost, 1e-3) == torch.float64 == working_precision(there, 1e-6)
+    assert working_precision(there, 1e-3) == torch.float32
+    epsilon = 0.05 * float(interaction(cost).scale)
+    exact, single = (solve(c, epsilon, 1.0, 2000, 1e-4) for c in (cost, cost.float()))
+    assert single.error < 1e-4
+    torch.testing.assert_close(single.plan().double(), exact.plan(), rtol=0, atol=1e-4 / 60)
+
+
+def test_sums_by_parts_are_the_sums(monkeypatch):
+    cost = squares(gaussians(23, 31, 2))
+    whole = solve(cost, 0.5, 1.0, 40, 0.0)
+    monkeypatch.setattr("flowport.coupling.entropic.PART", 100)
+    parts = solve(cost, 0.5, 1.0, 40, 0.0)
+    assert torch.equal(whole.f, parts.f) and torch.equal(whole.g, parts.g)

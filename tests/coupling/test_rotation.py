@@ -8,8 +8,8 @@ import torch
 from flowport.cost.earth_mover import optimal_matching
 from flowport.coupling import AlignedCoupling
 from flowport.coupling.rotation import kabsch, principal, turned
-from flowport.data.datamodule import PairStream
 from flowport.data.pairing import UnpairedPairing
+from flowport.data.stream import PairStream
 from flowport.distribution import Gaussian, Superquadric, Torus
 from flowport.modality.cloud import rotations
 from flowport.randomness import Randomness

@@ -5,8 +5,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from flowport.coupling import ClassConditionalCoupling, ExactCoupling, IndependentCoupling, SinkhornCoupling
-from flowport.data.datamodule import PairStream, _Batches
 from flowport.data.pairing import ClassMatchedPairing, PairedPairing, UnpairedPairing
+from flowport.data.prefetching import Batches
+from flowport.data.stream import PairStream
 from flowport.distribution import EightGaussians, Gaussian, Stored
 from flowport.errors import FlowportError
 from flowport.modality import Image, Plane
@@ -97,7 +98,7 @@ def test_a_larger_pool_pairs_more_closely():
 def test_prefetching_gives_the_same_sequence(pool):
     def take(ahead, first):
         found = []
-        batches = iter(_Batches(stream(ExactCoupling(), pool), lambda: first, ahead))
+        batches = iter(Batches(stream(ExactCoupling(), pool).at, lambda: first, ahead))
         for _ in range(7):
             found.append(next(batches))
         batches.close()
@@ -195,3 +196,63 @@ def test_both_sides_of_a_fixed_pair_are_augmented_alike(pairing):
     assert not torch.equal(batch.source.x, side.draw(batch.source.id, None).x)
     straight = PairStream(PairedPairing(side, side), IndependentCoupling(), ROOT, 6, 1).at(0)
     assert torch.equal(straight.source.x, straight.target.x)
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3, "all"])
+@pytest.mark.parametrize("coupling", [IndependentCoupling(), ExactCoupling(), SinkhornCoupling()])
+def test_a_block_draws_what_single_minibatches_draw(coupling, pool):
+    """Up to augmentation, whose numbers are those of the block."""
+    plain = stream(coupling, pool)
+    for block in (2, 5, 7):
+        blocks = PairStream(UnpairedPairing(A, B), coupling, ROOT, 6, pool, block=block)
+        for k in (3, 0, 9, 10, 2):
+            assert same(blocks.at(k), plain.at(k)), (block, k)
+            assert blocks.at(k).facts.keys() == plain.at(k).facts.keys()
+        assert blocks.facts_of(4) == plain.facts_of(4)
+
+
+@pytest.mark.parametrize("pool", [1, 2, "all"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_batch_of_a_block_is_the_same_whatever_was_asked_before(pool, rank):
+    raw = torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    side = Stored("pictures", raw, None, Image(flip=True, shift=2.0), {"train": torch.arange(24)})
+
+    def blocks():
+        return PairStream(UnpairedPairing(side, side), ExactCoupling(), ROOT, 4, pool, rank, 2, block=4)
+
+    straight = blocks()
+    batches = [straight.at(k).source.x for k in range(12)]
+    crooked = blocks()
+    for k in (9, 1, 11, 0, 4, 1):
+        assert torch.equal(crooked.at(k).source.x, batches[k])
+    assert len(straight._blocks) == 2
+    analytic = PairStream(UnpairedPairing(Gaussian(), EightGaussians()), ExactCoupling(), ROOT, 4, 1, block=3)
+    assert len(torch.cat([analytic.at(k).source.x for k in range(7)]).unique(dim=0)) == 28
+
+
+def test_blocks_of_two_processes_walk_the_stream_of_one():
+    both = [PairStream(UnpairedPairing(A, B), IndependentCoupling(), ROOT, 3, 1, rank, 2, block=4) for rank in (0, 1)]
+    for epoch in (0, 1):
+        ids = torch.cat([s.at(4 * epoch + k).source.id for s in both for k in range(4)])
+        assert sorted(ids.tolist()) == list(range(24))
+
+
+def test_the_size_of_a_block_is_chosen_by_points_and_bytes():
+    def chosen(batch, source, target):
+        source.device = target.device = torch.device("cuda")  # nothing is drawn
+        return PairStream(UnpairedPairing(source, target), IndependentCoupling(), ROOT, batch).block
+
+    assert stream(IndependentCoupling(), 1).block == 1, "on the CPU every minibatch is drawn by itself"
+    assert chosen(32, Gaussian(event_shape=4), Gaussian(event_shape=4)) == 64
+    assert chosen(256, Gaussian(event_shape=4), Gaussian(event_shape=4)) == 8
+    assert chosen(5000, Gaussian(event_shape=4), Gaussian(event_shape=4)) == 1
+    pictures = [3, 64, 64]
+    raw = torch.zeros(24, *pictures, dtype=torch.uint8)
+    side = Stored("pictures", raw, None, Image(), {"train": torch.arange(24)})
+    assert chosen(32, Gaussian(event_shape=pictures), side) == 2**25 // (32 * 9 * 3 * 64 * 64)
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_an_impossible_block_is_refused(block):
+    with pytest.raises(FlowportError, match=r"data\.block must be at least 1"):
+        PairStream(UnpairedPairing(A, B), ExactCoupling(), ROOT, 4, block=block)

@@ -7,6 +7,7 @@ from flowport.coupling import ExactCoupling
 from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import UnpairedPairing
 from flowport.data.placement import GIB, ResidentPlacement, StreamingPlacement
+from flowport.data.prefetching import Batches
 from flowport.distribution import Gaussian, Stored
 from flowport.errors import FlowportError
 from flowport.modality import Image
@@ -31,7 +32,7 @@ def test_streaming_draws_what_resident_draws(pool, prefetch):
     for placement in (ResidentPlacement(), StreamingPlacement()):
         data = PairDataModule(JOINT, ExactCoupling(), Randomness(3), 8, pool, prefetch, placement=placement)
         data.pairing = data.placed(CPU)
-        walk = iter(data.train_dataloader().dataset.__class__(data.train, lambda: 4, prefetch))
+        walk = iter(Batches(data.train.at, lambda: 4, prefetch))
         batches.append([next(walk) for _ in range(5)])
         walk.close()
     for a, b in zip(*batches, strict=True):

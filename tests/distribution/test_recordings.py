@@ -8,8 +8,8 @@ import soundfile
 import torch
 
 from flowport.coupling import ExactCoupling, IndependentCoupling
-from flowport.data.datamodule import PairStream
 from flowport.data.pairing import PairedPairing, UnpairedPairing
+from flowport.data.stream import PairStream
 from flowport.distribution import AudioFolder
 from flowport.errors import FlowportError
 from flowport.modality import ComplexSTFT, LogMel

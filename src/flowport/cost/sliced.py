@@ -33,10 +33,18 @@ class SlicedCost(Cost):
         if directions < 1:
             raise FlowportError(f"cost=sliced needs directions ≥ 1, not {directions}")
         self.directions, self.seed = directions, seed
+        self._drawn: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    def _theta(self, x: Tensor) -> Tensor:
+        """The directions, (directions, d), like points x (n, d, N): drawn and copied once."""
+        kind = x.shape[1], x.device, x.dtype
+        if kind not in self._drawn:
+            theta = torch.randn(self.directions, x.shape[1], generator=Randomness(self.seed).generator("directions"))
+            self._drawn[kind] = (theta / theta.norm(dim=1, keepdim=True)).to(x)
+        return self._drawn[kind]
 
     def _sorted(self, x: Tensor) -> Tensor:
-        theta = torch.randn(self.directions, x.shape[1], generator=Randomness(self.seed).generator("directions"))
-        theta = (theta / theta.norm(dim=1, keepdim=True)).to(x)
+        theta = self._theta(x)
         return torch.einsum("kd,ndp->nkp", theta, x).sort(2).values
 
     def __call__(self, source: Sample, target: Sample) -> Tensor:

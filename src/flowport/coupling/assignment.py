@@ -4,8 +4,6 @@ References:
     Crouse 2016, "On implementing 2D rectangular assignment algorithms" (scipy), doi:10.1109/TAES.2016.140952.
     Bonneel et al. 2011, "Displacement interpolation using Lagrangian mass transport" (POT's network simplex),
         doi:10.1145/2070781.2024192.
-    Schmitzer 2019, "Stabilized Sparse Scaling Algorithms for Entropy Regularized Transport Problems" (ε-scaling),
-        arXiv:1610.06519.
 """
 
 import math
@@ -17,15 +15,12 @@ from ot.lp.emd_wrap import emd_c
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from flowport.cost.potentials import ROUNDS, STAGES, lowered, reduced
 from flowport.errors import FlowportError
-from flowport.tensors import to_device
+from flowport.tensors import to_device, to_host
 
 # Largest number of pairs for a batch of n and m points.
 MAX_PAIRS = 2**24
-# Entropic potentials before the assignment (see `_reduced`): ε of each stage in units of the median reduced cost, and
-# Sinkhorn iterations per stage.
-STAGES = (0.3, 0.02)
-ROUNDS = 12
 # POT's status code of an optimal solution.
 OPTIMAL = 1
 
@@ -77,24 +72,12 @@ def _simplex(reduced: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np
     return plan
 
 
-def _lowered(cost: Tensor) -> Tensor:
-    """The cost minus its row minima, then minus its column minima, in place.
-
-    Every row and column then holds a zero; the optimal permutations stay the same.
-    """
-    cost -= cost.amin(1, keepdim=True)
-    cost -= cost.amin(0)
-    return cost
-
-
 def _reduced(cost: Tensor) -> Tensor:
-    """The reduced cost C_ij − f_i − g_j ≥ 0, f and g from a few Sinkhorn iterations at decreasing ε.
+    """The reduced cost of one matrix on the CPU, where fewer operations and more reads are faster.
 
-    The algorithm of shortest augmenting paths starts from the zeros of this matrix and searches its small entries, so
-    the search is shorter the closer f and g are to the dual solution. The optimal permutations are those of C for any f
-    and g, up to rounding of the largest cost. cost: (n, n) float64, not changed.
+    See :func:`flowport.cost.potentials.reduced`. cost: (n, n) float64, not changed.
     """
-    cost = _lowered(cost.clone())
+    cost = lowered(cost.clone())
     subset = cost[:: max(1, len(cost) // 64)]
     # The median, which a few outliers do not change.
     scale = float(subset.median()) or float(subset.mean())
@@ -109,7 +92,16 @@ def _reduced(cost: Tensor) -> Tensor:
             break  # the row or column of an outlier underflowed at this ε: the earlier stages suffice
         cost -= (epsilon * scale * f)[:, None]
         cost -= epsilon * scale * g
-    return _lowered(cost)
+    return lowered(cost)
+
+
+def _copied(cost: Tensor) -> Tensor:
+    """The cost reduced on its device and copied to the host, the only wait of a matching; checked to be finite."""
+    held = to_host(reduced(cost[None])[0])
+    if not bool(torch.isfinite(held.sum())):
+        finite(cost)  # which counts the entries that are not
+        finite(held)
+    return held
 
 
 def permutation(cost: Tensor) -> Tensor:
@@ -128,8 +120,11 @@ def permutation(cost: Tensor) -> Tensor:
         FlowportError: When the cost or its range is not finite.
     """
     with torch.no_grad():
-        reduced = _reduced(finite(cost.detach().cpu()).double())
-    _, columns = linear_sum_assignment(finite(reduced).numpy())
+        if cost.device.type == "cpu":
+            searched = finite(_reduced(finite(cost.detach()).double()))
+        else:
+            searched = _copied(cost)
+    _, columns = linear_sum_assignment(searched.numpy())
     return to_device(torch.from_numpy(columns.astype(np.int64, copy=False)), cost.device)
 
 
@@ -152,10 +147,10 @@ def transport(cost: Tensor) -> tuple[Tensor, Tensor]:
     if n == m:
         return torch.arange(n, device=cost.device), permutation(cost)
     length = pair_count(n, m)
-    own = finite(cost.detach()).cpu().to(torch.float64, copy=True)
-    matrix = finite(_lowered(own)).numpy()
+    own = finite(to_host(cost.detach())).to(torch.float64, copy=True)
+    matrix = finite(lowered(own)).numpy()
     plan = _simplex(matrix, np.full(n, float(length // n)), np.full(m, float(length // m)))
     rows, columns = plan.nonzero()
     copies = plan[rows, columns].astype(np.int64)
-    i, j = (torch.from_numpy(np.repeat(index, copies)).to(cost.device) for index in (rows, columns))
+    i, j = (to_device(torch.from_numpy(np.repeat(index, copies)), cost.device) for index in (rows, columns))
     return i, j

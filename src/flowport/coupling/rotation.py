@@ -7,7 +7,6 @@ References:
 """
 
 from collections.abc import Callable
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -52,8 +51,10 @@ def principal(a: Tensor, b: Tensor) -> Tensor:
         sign = torch.ones_like(frame[:, 0])
         sign[:, -1] = torch.linalg.det(frame)
         frames.append(frame * sign[:, None])
-    signs = [s for s in product((1.0, -1.0), repeat=a.shape[1]) if torch.tensor(s).prod() > 0]
-    flips = torch.diag_embed(torch.tensor(signs).to(frames[0]))
+    number = torch.arange(2 ** a.shape[1], device=a.device)
+    bits = number[:, None] >> torch.arange(a.shape[1] - 1, -1, -1, device=a.device) & 1
+    even = (bits.sum(1) % 2).argsort(stable=True)[: 2 ** (a.shape[1] - 1)]  # the signs whose product is 1, in order
+    flips = torch.diag_embed((1 - 2 * bits[even]).to(frames[0].dtype))
     return frames[0][:, None] @ flips @ frames[1][:, None].transpose(2, 3)
 
 
@@ -81,12 +82,12 @@ def turned(a: Tensor, b: Tensor, match: Callable[[Tensor, Tensor], Tensor]) -> t
     rotated = (starts @ b.double()[:, None]).flatten(0, 1)
     gap = chamfer_of_pairs(a.repeat_interleave(k, 0), rotated).view(n, k)
     rotation = starts[torch.arange(n, device=a.device), gap.argmin(1)]
-    order = match(a, rotation @ b.double())
+    order, unturned = match(a, rotation @ b.double()), torch.eye(b.shape[1], dtype=torch.float64, device=a.device)
     for _ in range(ROUNDS - 1):
-        rotation = kabsch(a, moved(torch.eye(b.shape[1]).to(rotation), order))
+        rotation = kabsch(a, moved(unturned, order))
         order = match(a, rotation @ b.double())
     plain = match(a, b)
-    found = [(kabsch(a, moved(torch.eye(b.shape[1]).to(rotation), p)), p) for p in (order, plain)]
+    found = [(kabsch(a, moved(unturned, p)), p) for p in (order, plain)]
     costs = [(a - moved(*each)).square().sum((1, 2)) for each in found]
     first = costs[0] <= costs[1]
     return torch.where(first[:, None, None], found[0][0], found[1][0]), torch.where(first[:, None], order, plain)

@@ -16,7 +16,7 @@ from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
 from flowport.coupling.assignment import finite, pair_count
 from flowport.coupling.base import Coupling, Plan
-from flowport.coupling.entropic import IndependenceWarning, Potentials, sharpness, solve
+from flowport.coupling.entropic import IndependenceWarning, Potentials, sharpness, solve, working_precision
 from flowport.errors import Count, FlowportError, NonNegative
 from flowport.types import Pair
 
@@ -58,7 +58,8 @@ class SinkhornCoupling(Coupling):
         with torch.no_grad(), torch.autocast(cost.device.type, enabled=False):
             found = interaction(finite(cost))
             epsilon = self.epsilon * (float(found.scale) or 1.0)  # without an interaction every plan is optimal
-            return solve(found.centred.to(cost.dtype), epsilon, 1.0, self.iterations, self.tolerance)
+            kind = working_precision(cost, self.tolerance)
+            return solve(found.centred.to(kind), epsilon, 1.0, self.iterations, self.tolerance)
 
     def plan(self, pair: Pair) -> Tensor:
         """The transport plan of a batch, (n, m), with the marginals 1/n and 1/m.
@@ -85,8 +86,8 @@ class SinkhornCoupling(Coupling):
         j = torch.cat([drawing.columns(logits, generator) for _ in range(repeats)])
         i = torch.arange(n, device=j.device).repeat(repeats)
         self._warn(entropy := sharpness(plan))
-        facts = {
-            "cost": cost[i, j].mean().item(),
+        facts: dict[str, float | Tensor] = {
+            "cost": cost[i, j].mean(),
             "plan_entropy": entropy,
             "marginal_error": error,
             "iterations": float(potentials.iterations),

@@ -13,7 +13,7 @@ from flowport.cost.squared_euclidean import SquaredEuclideanCost
 from flowport.coupling import drawing
 from flowport.coupling.assignment import finite, pair_count
 from flowport.coupling.base import Coupling, Plan
-from flowport.coupling.entropic import IndependenceWarning, sharpness, solve
+from flowport.coupling.entropic import IndependenceWarning, sharpness, solve, working_precision
 from flowport.errors import Count, FlowportError, Positive
 from flowport.types import Pair
 
@@ -68,7 +68,8 @@ class UnbalancedCoupling(Coupling):
             part = interaction(finite(cost))
             epsilon = self.epsilon * (float(part.scale) or 1.0)  # without an interaction all pairs cost nothing
             damping = self.mass_penalty / (self.mass_penalty + self.epsilon)
-            found = solve(part.reduced().to(cost.dtype), epsilon, damping, self.iterations, self.tolerance)
+            kind = working_precision(cost, self.tolerance)
+            found = solve(part.reduced().to(kind), epsilon, damping, self.iterations, self.tolerance)
         if not found.error < self.tolerance:
             raise FlowportError(
                 f"unbalanced transport still moved by {found.error:.2g} after {found.iterations} iterations, more than "
@@ -89,8 +90,8 @@ class UnbalancedCoupling(Coupling):
         plan, iterations = self._solve(cost)
         i, j = drawing.pairs(plan, pair_count(*plan.shape), generator)
         self._warn(entropy := sharpness(plan))
-        facts = {
-            "cost": cost[i, j].mean().item(),
+        facts: dict[str, float | Tensor] = {
+            "cost": cost[i, j].mean(),
             "lost_mass": 1 - float(plan.sum()),
             "plan_entropy": entropy,
             "iterations": float(iterations),

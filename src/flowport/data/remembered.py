@@ -64,9 +64,9 @@ class RememberedData(Distribution):
         return self
 
     def to(self, device: torch.device | str) -> "RememberedData":
-        moved = copy(self)
-        moved.device = torch.device(device)
-        return moved
+        other = copy(self)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
+        return other
 
 
 def remember(side: Distribution) -> Facts | None:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from flowport.distribution.files import Files
 from flowport.errors import Checked, FlowportError
 from flowport.modality.base import Modality
 from flowport.randomness import Randomness
-from flowport.tensors import to_device
+from flowport.tensors import moved, to_device
 from flowport.types import EventShape, Sample
 
 DRAWN = 4096
@@ -153,7 +154,7 @@ class Distribution(Checked, ABC):
             modality: The new modality, which must give points of the same shape.
         """
         other = copy(self)
-        other.modality = modality
+        other.modality = modality.to(self.device)
         return other
 
     @abstractmethod
@@ -203,9 +204,9 @@ class AnalyticDistribution(Distribution):
         return self
 
     def to(self, device: torch.device | str) -> "AnalyticDistribution":
-        moved = copy(self)
-        moved.device = torch.device(device)
-        return moved
+        other = moved(self, device)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
+        return other
 
 
 class Density(AnalyticDistribution):
@@ -295,7 +296,8 @@ class Stored(Distribution):
         self.size = len(self.index)
 
     def draw(self, index: Tensor, generator: torch.Generator | None) -> Sample:
-        at = self.index[to_device(index, self.index.device)]
+        index = to_device(index, self.index.device)
+        at = self.index[index]
         labels = None if self.labels is None else to_device(self.labels[at], self.device)
         raw, mask = self.taken(at, generator)
         x = self.modality.encode(to_device(raw, self.device), generator)
@@ -430,12 +432,12 @@ class Stored(Distribution):
 
     def streamed_to(self, device: torch.device | str) -> "Stored":
         other = copy(self)
-        other.device = torch.device(device)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
         return other
 
     def to(self, device: torch.device | str) -> "Stored":
         other = copy(self)
-        other.device = torch.device(device)
+        other.device, other.modality = torch.device(device), self.modality.to(device)
         other.raw = self.raw.to(device)
         other.labels = None if self.labels is None else self.labels.to(device)
         other.splits = {name: index.to(device) for name, index in self.splits.items()}
@@ -454,6 +456,12 @@ def item_keys(names: Sequence[str]) -> list[str | None]:
     return [key if counts[key] == 1 else None for key in keys]
 
 
+@lru_cache(maxsize=4)  # the epochs in which source and target are
+def _permutation(size: int, seed: int) -> Tensor:
+    """The random permutation of an epoch, which all batches of the epoch share, (size,) int64."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
 def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
     """Item numbers at stream positions start, …, start + n − 1, (n,) int64: a new random permutation in every epoch.
 
@@ -466,7 +474,7 @@ def positions(size: int, start: int, n: int, randomness: Randomness) -> Tensor:
     pieces, at = [], start
     while at < start + n:
         epoch, offset = divmod(at, size)
-        order = torch.randperm(size, generator=randomness.generator("order", epoch))
+        order = _permutation(size, randomness.number("order", epoch))
         pieces.append(order[offset : offset + start + n - at])
         at += len(pieces[-1])
     return torch.cat(pieces)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from typing import final
 
 import torch
@@ -79,6 +78,7 @@ class Gaussian(Density):
         return -self.spread.apply_precision(x.flatten(1) - self.mean).view(x.shape)
 
     def to(self, device: torch.device | str) -> "Gaussian":
-        moved = copy(self)
-        moved.device, moved.mean, moved.spread = torch.device(device), self.mean.to(device), self.spread.to(device)
-        return moved
+        other = super().to(device)
+        assert isinstance(other, Gaussian)
+        other.spread = self.spread.to(device)
+        return other

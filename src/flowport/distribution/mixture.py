@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import final
 
@@ -172,9 +171,10 @@ class MixtureDensity(Density):
         return self.components.score(x)
 
     def to(self, device: torch.device | str) -> "MixtureDensity":
-        moved = copy(self)
-        moved.device, moved.components = torch.device(device), self.components.to(device)
-        return moved
+        other = super().to(device)
+        assert isinstance(other, MixtureDensity)
+        other.components = self.components.to(device)
+        return other
 
 
 @final

@@ -42,11 +42,12 @@ class Moons(AnalyticDistribution):
         self.continuous_label = continuous_label
         self.classes, self.label_width = (0, 1) if continuous_label else (2, 0)
         self.event_shape, self.modality = (2,), Plane()
+        self.offset = torch.tensor([1.0, 0.5], dtype=self.dtype)  # of moon 1
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         u = torch.rand(3, n, generator=generator, device=generator.device, dtype=self.dtype).to(self.device)
         moon, angle = (u[0] < 0.5).long(), math.pi * u[1]
         arc = torch.stack([angle.cos(), angle.sin()], 1)
-        other = torch.tensor([1.0, 0.5], dtype=self.dtype, device=self.device) - arc
+        other = self.offset - arc
         x = 3 * (torch.where(moon[:, None] == 0, arc, other) + self.noise * u[2][:, None]) - 1
         return Sample(x, x[:, :1].clone() if self.continuous_label else moon)

@@ -49,7 +49,7 @@ class Solid(AnalyticDistribution):
             raise FlowportError(f"a cloud needs points ≥ 1 and jitter ≥ 0, not points={points}, jitter={jitter}")
         self.points, self.jitter, self.turned = points, jitter, turned
         self.event_shape = (3, points)
-        self.modality = Cloud()
+        self.modality, self.bounds = Cloud(), torch.tensor(self.ranges)
 
     @abstractmethod
     def surface(self, proportions: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,7 +61,7 @@ class Solid(AnalyticDistribution):
         """
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
-        low, high = torch.tensor(self.ranges, device=generator.device).T
+        low, high = self.bounds.to(generator.device).T
         share = torch.rand(n, len(self.ranges), generator=generator, device=generator.device)
         cloud = self.surface(low + (high - low) * share, generator)
         cloud = cloud + self.jitter * torch.randn(cloud.shape, generator=generator, device=generator.device)

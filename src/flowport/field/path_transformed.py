@@ -51,7 +51,7 @@ class PathTransformedField(Field):
         self.base = base
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        low, high = clamped(self.base.path.clamp(t.new_tensor([0.0, 1.0])), MARGIN, 1 - MARGIN).tolist()
+        low, high = clamped(self.base.path.clamp(torch.tensor([0.0, 1.0], dtype=t.dtype)), MARGIN, 1 - MARGIN).tolist()
         tau = bisection(lambda s: _angle(self.base.path, s), _angle(self.path, t), low, high).to(t)
         old, new = self.base.path.coefficients(tau), self.path.coefficients(t)
         # c from both weights, which do not vanish together: where τ is exact it equals α̃/α and β̃/β.

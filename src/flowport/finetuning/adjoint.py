@@ -88,7 +88,7 @@ def roll_out(
             scale = (h * variance) ** 0.5
             x_next = x_next + scale * noise
             if control is not None:
-                at, s2 = (x.new_tensor(value).expand(len(x)) for value in (t, variance))
+                at, s2 = (x.new_full((), value).expand(len(x)) for value in (t, variance))
                 g = discretisation.control(control, x, at, condition, s2, schedule.times[1], velocity)
                 x_next = x_next + h * variance * g
                 cost = 0.5 * h * variance * rows(g.square())

@@ -167,7 +167,7 @@ class Discretisation(Checked, ABC):
         Returns:
             m_k(x) and v(x, t_k), each (B, *D); at the last step both are E[x1 | x].
         """
-        at = x.new_tensor(t).expand(len(x))
+        at = x.new_full((), t).expand(len(x))
         if variance == 0:  # the noiseless last step
             end = base.endpoints(x, at, condition)[1]
             return end, end

@@ -60,9 +60,9 @@ def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: int, ess: float
     sizes = effective(normalised(level[:, None] * reward - log_ratio, groups), groups)
     enough = sizes >= ess
     best = torch.where(enough.any(), torch.where(enough, level, -1).argmax(), sizes.argmax())
-    scale = level[best]
+    scale = level.take(best)  # an index of no dimension would be read by the host
     tempered = effective(normalised(level[:, None] * (scale * reward - log_ratio), groups), groups)
-    return scale, level[torch.where(tempered >= ess, level, -1).argmax()]
+    return scale, level.take(torch.where(tempered >= ess, level, -1).argmax())
 
 
 def centred(values: Tensor, groups: int) -> Tensor:

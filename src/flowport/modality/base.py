@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Checked
+from flowport.tensors import moved
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,16 @@ class Modality(Checked, ABC):
     def codec(self) -> nn.Module | None:
         """The frozen network of ``encode`` and ``decode``, whose weights are saved with the flow; None without one."""
         return None
+
+    def to(self, device: torch.device | str) -> "Modality":
+        """The same modality with its constants on a device, so that no batch there copies them anew.
+
+        Points and raw items of any device are encoded and decoded all the same.
+
+        Args:
+            device: The device.
+        """
+        return moved(self, device)
 
     def meaning(self) -> dict[str, Any]:
         """Options that give coordinates their meaning, which two sides of one kind must share, by name."""

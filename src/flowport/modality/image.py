@@ -78,6 +78,7 @@ class Image(Modality):
             )
         self.flip, self.outside, self.dequantise = flip, outside, dequantise
         self.size, self.channels = None if size is None else (int(size[0]), int(size[1])), channels
+        self.luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         self.exact = not (shift or rotation or scale or shear or flip)
 
     def meaning(self) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Image(Modality):
 
     def _lifted(self, values: Tensor) -> Tensor:
         if self.channels is not None and self.channels != values.shape[1]:
-            luma = torch.tensor([0.299, 0.587, 0.114], device=values.device).view(1, 3, 1, 1)
+            luma = self.luma.to(values.device)
             values = values.expand(-1, 3, -1, -1) if self.channels == 3 else (values * luma).sum(1, keepdim=True)
         if self.size is None or self.size == tuple(values.shape[2:]):
             return values
@@ -161,7 +162,7 @@ class Image(Modality):
         mirror = torch.where((u[3] < 0) & self.flip, -1.0, 1.0)
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         linear = torch.stack([cos * mirror, cos * shear - sin, sin * mirror, sin * shear + cos], 1).view(n, 2, 2)
-        half = torch.tensor([width / 2, height / 2], device=x.device)
+        half = torch.stack([x.new_full((), side / 2) for side in (width, height)])  # new_full copies nothing
         normalised = linear * half[None, None, :] / half[None, :, None]
         offset = -u[4:6].T * self.shift / half
         grid = F.affine_grid(torch.cat([normalised, offset[:, :, None]], 2), list(x.shape), align_corners=False)

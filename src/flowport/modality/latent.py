@@ -6,6 +6,7 @@ References:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from copy import copy
 from typing import Any
 
 import torch
@@ -73,6 +74,16 @@ class LatentModality(Modality):
 
     def surface(self) -> Modality:
         return self.inner
+
+    def to(self, device: torch.device | str) -> "LatentModality":
+        """The same modality with the constants of the inner one on a device; both share the network.
+
+        Args:
+            device: The device.
+        """
+        other = copy(self)
+        other.inner = self.inner.to(device)
+        return other
 
     def encode(self, raw: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.embedded(self.inner.encode(raw, generator))

@@ -212,7 +212,7 @@ class BetaTimeSampler(TimeSampler):
         self.a, self.b = a, b
 
     def __call__(self, n: int, generator: torch.Generator) -> Tensor:
-        shape = torch.tensor([self.a, self.b], device=generator.device).expand(n, 2).contiguous()
+        shape = torch.stack([torch.full((n,), v, device=generator.device) for v in (self.a, self.b)], 1)
         g = torch._standard_gamma(shape, generator=generator)  # the public Distribution takes no generator
         return g[:, 0] / g.sum(1)
 

@@ -8,6 +8,7 @@ References:
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -92,6 +93,14 @@ class VarianceExplodingPath(Path):
         return torch.ones_like(t)
 
 
+@cache  # of every device, so that no step copies them anew
+def _quadrature(nodes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss-Legendre quadrature over [-1, 1], float64."""
+    with torch.inference_mode(False):
+        place, weight = (torch.from_numpy(v).to(device) for v in np.polynomial.legendre.leggauss(nodes))
+    return place, weight
+
+
 class DiffusionPath(Path):
     """Path of a linear diffusion dX = f X du + g dW from the data, u = 1 − t (Song et al. 2021).
 
@@ -123,7 +132,7 @@ class DiffusionPath(Path):
 
     def _integral(self, rate: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         """∫ₜ¹ rate ds, float64, in the shape of t."""
-        nodes, weights = (torch.from_numpy(v).to(t.device) for v in np.polynomial.legendre.leggauss(self.NODES))
+        nodes, weights = _quadrature(self.NODES, t.device)
         half = (1 - t.double().flatten()[:, None]) / 2
         times = 1 - half * (1 - nodes)
         return (half * weights * rate(times.flatten()).view_as(times)).sum(1).view_as(t)
@@ -169,6 +178,15 @@ class TabulatedPath(Path):
             )
         self.steps = len(table)
         self.cubics = torch.from_numpy(PchipInterpolator(range(self.steps), torch.logit(table).numpy()).c.copy())
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def _cubics_like(self, t: Tensor) -> Tensor:
+        """The coefficients on the device and in the dtype of t, which are copied once."""
+        kind = t.device, t.dtype
+        if kind not in self._copies:
+            with torch.inference_mode(False):
+                self._copies[kind] = self.cubics.to(t)
+        return self._copies[kind]
 
     def timestep(self, t: Tensor) -> Tensor:
         """The step k = (1 − t)(N − 1), (B,), a whole number at the steps of the table.
@@ -187,7 +205,7 @@ class TabulatedPath(Path):
         k = self.timestep(t)
         knot = k.detach().floor().long().clamp(0, self.steps - 2)
         offset, value = k - knot, torch.zeros_like(k)
-        for row in self.cubics.to(t):
+        for row in self._cubics_like(t):
             value = value * offset + row[knot]
         return value
 

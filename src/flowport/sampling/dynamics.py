@@ -87,7 +87,7 @@ class Process(Checked, ABC):
             t: The time, a number or ().
             x: Points (B, *D), which determine the number of rows, dtype and device.
         """
-        return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape[0])
+        return (t.to(x) if isinstance(t, Tensor) else x.new_full((), t)).expand(x.shape[0])  # which copies nothing
 
 
 class Dynamics(Process):

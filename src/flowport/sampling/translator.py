@@ -13,7 +13,7 @@ from flowport.sampling.dynamics import Dynamics, evaluation_mode
 from flowport.sampling.grid import Grid
 from flowport.sampling.solver.base import Solver, Trajectory
 from flowport.sampling.volatility import Volatility
-from flowport.tensors import noise_like
+from flowport.tensors import noise_like, to_device
 from flowport.types import Condition, Sample
 
 GAP = 0.02
@@ -144,7 +144,7 @@ class Translator:
     def _run(
         self, start: Sample, condition: Condition, generator: torch.Generator, all_states: bool, backward: bool
     ) -> Trajectory:
-        x, times = start.x, self.grid.times(self.field.path).to(start.x)
+        x, times = start.x, self.grid.times(self.field.path).to(start.x.dtype)  # on the host, where solvers read them
         times = times.flip(0) if backward else times
         pieces = []
         with evaluation_mode(self.field), replayed(self.field):
@@ -154,4 +154,4 @@ class Translator:
                 dynamics = Dynamics(self.field, condition[rows], self.volatility, backward, mask)
                 pieces.append(self.solver.solve(dynamics, x[rows], times, generator, all_states))
         states = torch.cat([p.states for p in pieces], 1)
-        return Trajectory(pieces[0].times, states, max(p.nfe for p in pieces))
+        return Trajectory(to_device(pieces[0].times, x.device), states, max(p.nfe for p in pieces))

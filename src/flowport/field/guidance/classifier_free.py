@@ -60,6 +60,7 @@ class ClassifierFreeGuidance(Field):
         super().__init__(base.path, base.prediction, base.conditioning, base.capabilities)
         self.base, self.scale, self.ramp = base, scale, ramp
         self.low, self.high = interval
+        self.everywhere = scale != 1 and ramp == 0 and self.low <= 0 and self.high >= 1  # then nothing is read
         self.training = base.training  # a sampler restores the mode that a module had
 
     def weight(self, t: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class ClassifierFreeGuidance(Field):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         w = self.weight(t)
-        if bool((w == 1).all()):
+        if not self.everywhere and bool((w == 1).all()):
             return self.base.output(x, t, condition)
         rows = torch.arange(2 * len(x), device=x.device)
         twice = rows % len(x)

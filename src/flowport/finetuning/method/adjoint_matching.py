@@ -18,6 +18,7 @@ from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, l
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
+from flowport.tensors import to_device
 from flowport.types import Pair
 
 
@@ -83,12 +84,12 @@ class AdjointMatching(FineTuningMethod):
         adjoint = lean_adjoint(self.discretisation, field.base, paths.states, condition, -strength * slope.to(end))
         paired = adjoint[1:-1] if self.discretisation.pairs_next_adjoint else adjoint[:-2]
         times, variances = (
-            torch.tensor(v[: len(paired)], dtype=end.dtype, device=end.device)
+            to_device(torch.tensor(v[: len(paired)], dtype=end.dtype), end.device)
             for v in (schedule.times, schedule.variances)
         )
         errors = variances[:, None] * (paths.controls + paired).square().flatten(2).sum(2)
         finite(errors, "the squared adjoint", strength)
-        power = end.new_tensor(strength)
+        power = end.new_full((), strength)
         facts = logged_scalars(
             strength * value,
             paths.energy,

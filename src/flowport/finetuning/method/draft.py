@@ -93,7 +93,7 @@ class DRaFT(FineTuningMethod):
         value = scaled_reward(reward, end, condition, strength)
         source = origins(start, condition)
         facts = logged_scalars(value, control_energy(field, source, end, condition, generator), end)
-        record = {"state": state, "strength": end.new_tensor(strength)}
+        record = {"state": state, "strength": end.new_full((), strength)}
         return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
@@ -110,7 +110,7 @@ class DRaFT(FineTuningMethod):
             return x + over(h, x) * field.velocity(x, t, condition)
 
         for k in range(first, end):
-            t, h = (x.new_tensor(value).expand(len(x)) for value in (times[k], times[k + 1] - times[k]))
+            t, h = (x.new_full((), value).expand(len(x)) for value in (times[k], times[k + 1] - times[k]))
             recompute = self.checkpointing and torch.is_grad_enabled()
             x = checkpoint(step, x, t, h, use_reentrant=False) if recompute else step(x, t, h)
         return x

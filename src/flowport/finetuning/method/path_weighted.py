@@ -36,7 +36,7 @@ from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
 from flowport.sampling.grid import Grid, UniformGrid
-from flowport.tensors import scaled
+from flowport.tensors import scaled, to_device
 from flowport.types import Condition, Pair
 
 LEAST = 0.1
@@ -181,7 +181,7 @@ class PathWeighted(FineTuningMethod):
             strength,
         )[1:-1]
         states, controls = paths.states[first : first + len(steps)], paths.controls[first:]
-        times = torch.tensor([schedule.times[k] for k in steps], dtype=end.dtype, device=end.device)
+        times = to_device(torch.tensor([schedule.times[k] for k in steps], dtype=end.dtype), end.device)
         share = torch.zeros_like(times)
         if self.flow:
             for k, t in enumerate(times):

@@ -29,6 +29,7 @@ from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
 from flowport.sampling.grid import Grid, UniformGrid
+from flowport.tensors import to_device
 from flowport.types import Pair
 
 
@@ -111,7 +112,7 @@ class PolicyGradient(FineTuningMethod):
             actions.append((paths.states[k + 1] - mean) / (h * variance))
             log_prob.append(-0.5 * h * variance * rows((actions[-1] - paths.controls[k]).square()))
         source = origins(start, condition)
-        times = end.new_tensor(schedule.times[: len(actions)])
+        times = to_device(torch.tensor(schedule.times[: len(actions)], dtype=end.dtype), end.device)
         record = {
             "times": times,
             "states": paths.states[: len(actions)],
@@ -148,8 +149,10 @@ class PolicyGradient(FineTuningMethod):
         if self.batch is not None:
             drawn = torch.randint(k * n, (self.batch,), generator=generator, device=times.device)
         step, row = drawn // n, drawn % n
-        variance, x, t = times.new_tensor(schedule.variances)[step], states[step, row], times[step]
-        power = variance * times.new_tensor(schedule.times).diff()[step]  # h s²
+        known = (torch.tensor(v, dtype=times.dtype) for v in (schedule.variances, schedule.times))
+        variances, whole = (to_device(v, times.device) for v in known)
+        variance, x, t = variances[step], states[step, row], times[step]
+        power = variance * whole.diff()[step]  # h s²
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.discretisation.control(field, x, t, condition, variance, schedule.times[1])
         ratio = (-0.5 * power * rows((actions[step, row] - g).square()) - log_prob[step, row]).exp()

@@ -21,6 +21,7 @@ from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
 from flowport.sampling.grid import Grid, UniformGrid
+from flowport.tensors import to_device
 from flowport.types import Pair
 
 
@@ -97,15 +98,15 @@ class ReFL(FineTuningMethod):
         end = finite(states[-1], "a result", strength)
         value = scaled_reward(reward, end, condition, strength)
         times = self.grid.times(field.path)[:-1]
-        late = times >= self.late - 1e-9
-        if not bool(late.any()):
+        late = int((times >= self.late - 1e-9).sum())  # the last steps, since times increase
+        if late == 0:
             raise FlowportError(f"method.late={self.late} lies after the last step of the grid: lower it, or use more")
         facts = logged_scalars(value, control_energy(field, pair.source.x, end, condition, generator), end)
         record = {
-            "times": times[late].to(end),
-            "states": states[:-1][late.to(end.device)],
+            "times": to_device(times[-late:].to(end.dtype), end.device),
+            "states": states[-1 - late : -1].clone(),
             "target": pair.target.x,
-            "strength": end.new_tensor(strength),
+            "strength": end.new_full((), strength),
         }
         return Rollout(pair.source.x, end, value, torch.zeros_like(value), condition.label, record), facts
 

@@ -88,7 +88,7 @@ class TiltMatching(FineTuningMethod):
         end = finite(simulate(field, start, condition, self.grid, generator)[-1], "a result", strength)
         value = scaled_reward(reward, end, condition, strength)
         source = origins(start, condition)
-        reached = end.new_tensor(min(self.stage + 1, self.stages) / self.stages)
+        reached = end.new_full((), min(self.stage + 1, self.stages) / self.stages)
         step = 1 / self.stages if self.stage < self.stages else 0.0
         push = step * centred(value, len(pair) if given else 1)
         times, states, changes = stratified_times(self.noisings, field, end, generator), [], []
