@@ -19,13 +19,13 @@ from statistics import mean, stdev
 import lightning
 import numpy as np
 import torch
-from flowport.network.adm_unet import from_torchcfm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
 
 from flowport.network import UNet
+from flowport.network.adm_unet import from_torchcfm
 from flowport.run.build import Parts, flow_of
 from flowport.types import ConditionShape
 from tests.benchmarks.gpu.training import Windows, configured, synchronize
