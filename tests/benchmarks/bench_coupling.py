@@ -5,8 +5,9 @@ Excess: cost over scipy's optimum in float64, relative. torchcfm draws with repl
 
 Then the assignments inside 256 pairs of clouds of 128 points, by threads, and POT's newer solvers beside ours. Seen on
 two cores with POT 0.9.7: a warm start saves the network simplex little, which is behind scipy on reduced costs but in
-2-D from 2,048 points on; the lazy one computes costs anew in every search (seconds in 3072 dimensions); ``ot.batch``
-and ``ot.bsp`` are not exact. So none is taken.
+2-D from 2,048 points on; the lazy one computes costs anew in every search (seconds in 3072 dimensions). By their
+documentation ``ot.batch`` iterates to a tolerance and ``ot.bsp`` searches a bijection of low cost, so neither promises
+the optimum; they were not timed. So none is taken.
 """
 
 import os

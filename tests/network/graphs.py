@@ -1,33 +1,29 @@
-"""A stand-in of CUDA graphs of a network's calls, on any device."""
+"""A stand-in of CUDA graphs of a network's calls, on any device, that counts."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+
+from flowport.network.recording import Recording
+from tests.training.repetition import Repetition
 
 
 class Graphs:
-    """Makes stand-ins and counts their replays.
-
-    As a graph does, a stand-in reads its arguments from tensors of its own, and overwrites its last result.
-    """
+    """Makes stand-ins and counts the recordings and the replays of forward passes."""
 
     def __init__(self) -> None:
-        self.replays, self.made = 0, 0
+        self.forward: list[Repetition] = []
 
-    def __call__(self, function: Callable[..., Tensor], sample: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        self.made += 1
-        kept = [part.detach().clone() for part in sample]
-        result: list[Tensor] = []
+    def __call__(self, device: torch.device, generator: Any = None, pool: Recording | None = None) -> Recording:
+        made = Repetition(device, generator, pool)
+        if pool is None:  # a derivative shares the memory of its forward pass
+            self.forward.append(made)
+        return made
 
-        def replay(*given: Tensor) -> Tensor:
-            self.replays += 1
-            if any(part.requires_grad for part in given):
-                return function(*given)
-            for mine, theirs in zip(kept, given, strict=True):
-                mine.copy_(theirs)
-            found = function(*kept)
-            result[:] = result or [torch.empty_like(found)]
-            return result[0].copy_(found)
+    @property
+    def made(self) -> int:
+        return len(self.forward)
 
-        return replay
+    @property
+    def replays(self) -> int:
+        return sum(one.replays for one in self.forward)

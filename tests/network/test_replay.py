@@ -23,6 +23,7 @@ from flowport.tensors import float32_products
 from flowport.training.compose import compose
 from flowport.types import Condition, ConditionShape, Sample
 from tests.network.graphs import Graphs
+from tests.training.repetition import Repetition
 
 
 def field(source: Any = None) -> LearnedField:
@@ -77,6 +78,36 @@ def test_a_derivative_outside_of_lean_adjoints_is_computed_anew() -> None:
     stop_replay(started)
     assert graphs.made == 0
     assert bool(curvature.isfinite().all())
+
+
+def test_the_adjoint_of_paths_under_autocast_is_that_of_float32() -> None:
+    base, scheme = field(Gaussian(event_shape=[2])).requires_grad_(False), ConsistentDiscretisation()
+    states = roll_out(scheme, base, torch.randn(8, 2), Condition(), torch.Generator().manual_seed(4)).states
+    wanted = lean_adjoint(scheme, base, states, Condition(), torch.ones(8, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lean_adjoint(scheme, base, states, Condition(), torch.ones(8, 2)), wanted)
+
+
+def test_a_replayed_derivative_is_a_tensor_of_its_own_and_belongs_to_the_last_call() -> None:
+    net = network().requires_grad_(False)
+    start_replay(net, Graphs())
+    assert net.replay is not None
+    net.replay.gradients = True
+    t, condition = torch.rand(4), Condition()
+
+    def slope(x: Tensor, y: Tensor) -> Tensor:
+        return torch.autograd.grad(y.square().sum(), x)[0]
+
+    points = [torch.randn(4, 2, requires_grad=True) for _ in range(2)]
+    for _ in range(AFTER):
+        net(points[0], t, condition)
+    found = [slope(x, net(x, t, condition)) for x in points]
+    for mine, x in zip(found, points, strict=True):
+        assert torch.equal(mine, slope(x, net.forward(x, t, condition)))
+    first = net(points[0], t, condition)
+    net(points[1], t, condition)
+    with pytest.raises(RuntimeError, match="called again before the gradient of its last call"):
+        slope(points[0], first)
 
 
 def network() -> MLP:
@@ -137,10 +168,11 @@ def test_a_network_on_the_host_or_that_reads_the_device_is_left_alone() -> None:
 
 @torch.no_grad()
 def test_what_cannot_be_recorded_is_said_in_one_sentence() -> None:
-    def failing(function: Any, sample: Any) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    class Failing(Repetition):
+        def record(self, body: Any) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    replay = Replay(network().forward, failing)
+    replay = Replay(network().forward, Failing)
     for _ in range(AFTER):
         replay(torch.randn(4, 2), torch.rand(4), Condition())
     with pytest.raises(FlowportError, match=r"CUDA graph \(operation not permitted .* capturing\): declare capturable"):

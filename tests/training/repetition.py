@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from flowport.training.captured_step import Recording
+from flowport.network.recording import Recording
 
 
 class Repetition(Recording):
@@ -12,7 +12,9 @@ class Repetition(Recording):
 
     on_device = False
 
-    def __init__(self, generator: torch.Generator, pool: Recording | None = None) -> None:
+    def __init__(
+        self, device: torch.device, generator: torch.Generator | None = None, pool: Recording | None = None
+    ) -> None:
         self.replays = 0
 
     def record(self, body: Callable[[], None]) -> None:

@@ -8,11 +8,13 @@ import logging
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import lightning
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from torch import nn
 
 from flowport.coupling import IndependentCoupling
 from flowport.distribution import EightGaussians, Moons
@@ -342,6 +344,59 @@ def test_batches_of_another_shape_end_the_capture_with_one_line_and_the_same_wei
     assert runs.equal(graph.state_dict(), fitted(Shrinking(), graph=False).state_dict())
 
 
+def test_a_change_of_accumulation_ends_the_capture(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Accumulating(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            trainer.accumulate_grad_batches = 2
+
+    fitted(Accumulating())
+    assert "the number of accumulated batches changes" in caplog.text
+
+
+def test_half_accumulated_gradients_outlive_a_validation() -> None:
+    """Lightning sets all gradients to None before a validation, whose memory a graph still writes to."""
+    places: list[list[int]] = []
+
+    class Look(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            places.append([p.grad.data_ptr() for p in module.field.parameters()])
+
+    options = {**QUIET, "limit_val_batches": 1, "accumulate_grad_batches": 2, "val_check_interval": 3}
+    flows = [made(), made()]
+    for flow, recording in zip(flows, (Repetition, None), strict=True):
+        flow.recording = recording
+        _, data = composed(EightGaussians(), Moons(), coupling=IndependentCoupling())
+        more = {"callbacks": [Look()] if recording else [], "max_epochs": 1, "limit_train_batches": 8}
+        lightning.Trainer(max_steps=4, **more, **options).fit(flow, data)
+    assert len(places) == 8
+    assert all(place == places[0] for place in places)
+
+
+def test_fused_gradients_under_sixteen_mixed_are_clipped_in_their_own_scale() -> None:
+    """GradScaler leaves those of a fused optimiser scaled, and Lightning refuses to clip them."""
+    flow = made()
+    optimizer = torch.optim.SGD(flow.field.parameters(), lr=1.0, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    flow._trainer = mock.Mock(
+        spec=lightning.Trainer, global_step=0, log_every_n_steps=50, precision_plugin=mock.Mock(scaler=scaler)
+    )
+    for p in flow.field.parameters():
+        p.grad = torch.ones_like(p)
+    wanted = nn.utils.get_total_norm([p.grad for p in flow.field.parameters() if p.grad is not None])
+    scaler.scale(torch.ones(()))
+    for p in flow.field.parameters():
+        p.grad = 256 * torch.ones_like(p)
+    before = [p.detach().clone() for p in flow.field.parameters()]
+    flow.configure_gradient_clipping(optimizer, 0.5)
+    assert flow.gradient_norm is not None
+    torch.testing.assert_close(flow.gradient_norm, wanted)
+    scaler.step(optimizer)
+    moved = [a.detach() - b for a, b in zip(flow.field.parameters(), before, strict=True)]
+    torch.testing.assert_close(nn.utils.get_total_norm(moved), torch.tensor(0.5), rtol=1e-4, atol=0)
+
+
 def test_a_scheduler_that_changes_betas_ends_the_capture(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     fitted(flow=made(scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, 20)))
@@ -388,14 +443,22 @@ def test_the_static_batch_is_a_copy() -> None:
 
 
 def test_a_part_that_reads_the_device_during_a_capture_is_named_by_one_sentence() -> None:
+    recording: list[bool] = []
+
     class Failing(Repetition):
         def record(self, body: Any) -> None:
+            recording.append(True)
             try:
-                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+                body()
             finally:
                 raise RuntimeError("a capture that ends after an error fails too")
 
+    def loss(pair: Pair, generator: torch.Generator) -> torch.Tensor:
+        if recording:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        return FlowModule.batch_loss(flow, pair, generator)
+
     flow, data = composed(EightGaussians(), Moons(), coupling=IndependentCoupling())
-    flow.recording = Failing
+    flow.recording, flow.batch_loss = Failing, loss  # type: ignore[method-assign]
     with pytest.raises(FlowportError, match=r"\(operation not permitted .*capturing\): write capture=false, or"):
         lightning.Trainer(max_steps=1, **QUIET).fit(flow, data)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowport.training.device_optimizer import DeviceRates, make_portable, move_counters, use_fused
+from flowport.training.device_optimizer import DeviceRates, make_portable, match_layout, move_counters, use_fused
 
 
 def stepped(**options: Any) -> torch.optim.Adam:
@@ -52,6 +52,26 @@ def test_a_scheduler_sees_numbers_beside_a_graph() -> None:
     assert scheduler.get_last_lr() == [0.05]
     assert optimizer.param_groups[0]["initial_lr"] == 0.1
     assert type(optimizer.state_dict()["param_groups"][0]["lr"]) is float
+
+
+def test_moments_of_another_memory_format_are_those_of_the_same_weights() -> None:
+    """Of a checkpoint of the host, where images are not channels last; a fused kernel reads both in memory order."""
+    steps = []
+    for to_last in (False, True):
+        layer = nn.Conv2d(3, 4, 3)
+        nn.init.constant_(layer.weight, 0.5)
+        if to_last:
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.Adam([layer.weight], lr=0.1, fused=True)
+        moments = torch.arange(108.0).view(4, 3, 3, 3) / 100
+        state = {"step": torch.tensor(3.0), "exp_avg": moments, "exp_avg_sq": moments.square()}
+        optimizer.load_state_dict({"state": {0: state}, "param_groups": optimizer.state_dict()["param_groups"]})
+        match_layout(optimizer)
+        assert optimizer.state[layer.weight]["exp_avg"].stride() == layer.weight.stride()
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        optimizer.step()
+        steps.append(layer.weight.detach().contiguous())
+    torch.testing.assert_close(*steps)
 
 
 def test_counters_move_and_keep_their_value() -> None:

@@ -93,7 +93,7 @@ def test_a_resumed_tuning_equals_the_unbroken_one(make, broken, tmp_path):
 def test_a_tuning_whose_networks_are_replayed_is_the_same(make, tmp_path, monkeypatch):
     plain, graphs = trained(make, 4, tmp_path), Graphs()
     monkeypatch.setattr("flowport.network.replay.AFTER", 3)
-    monkeypatch.setattr("flowport.training.finetune_module.start_replay", partial(start_replay, record=graphs))
+    monkeypatch.setattr("flowport.training.finetune_module.start_replay", partial(start_replay, recording=graphs))
     assert runs.equal(trained(make, 4, tmp_path).state_dict(), plain.state_dict())
     assert graphs.replays > 0
 

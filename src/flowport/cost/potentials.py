@@ -41,7 +41,7 @@ def reduced(costs: Tensor) -> Tensor:
     costs = lowered(costs.detach().to(torch.float64, copy=True))
     subset = costs[:, :: max(1, costs.shape[1] // 64)].flatten(1)
     # The median, which a few outliers do not change.
-    middle = subset.median(1).values
+    middle = subset.sort(1).values[:, (subset.shape[1] - 1) // 2]  # torch.median is not deterministic on CUDA
     scale = torch.where(middle > 0, middle, subset.mean(1))[:, None, None]
     for stage in STAGES:
         epsilon = stage * scale

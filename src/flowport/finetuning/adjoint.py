@@ -18,6 +18,7 @@ from flowport.field.base import Field
 from flowport.finetuning.discretisation import Discretisation
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network.replay import gradients_replayed
+from flowport.reward.base import exact
 from flowport.tensors import noise_like
 from flowport.types import Condition
 
@@ -105,7 +106,8 @@ def lean_adjoint(
 ) -> Tensor:
     """Lean adjoint a_k = (∂m_k/∂x)ᵀ a_{k+1} of the frozen base along given paths, from a_K = ``terminal``.
 
-    The states are constants, and the control does not enter: only the mean step of the base is differentiated.
+    The states are constants, and the control does not enter: only the mean step of the base is differentiated. It is
+    computed without autocast, also where the paths were simulated under it.
 
     Args:
         discretisation: Steps and variances of the SDE.
@@ -120,7 +122,7 @@ def lean_adjoint(
     """
     a, adjoints = terminal, [terminal]
     steps = discretisation.noise_schedule(base).steps[first:]
-    with torch.inference_mode(False), torch.enable_grad(), gradients_replayed(base):
+    with torch.inference_mode(False), torch.enable_grad(), exact(states), gradients_replayed(base):
         for (_, t, h, variance), state in reversed(list(zip(steps, states[:-1], strict=True))):
             x = state.detach().clone().requires_grad_()
             mean, _ = discretisation.step(base, x, t, h, variance, condition)

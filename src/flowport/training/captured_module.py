@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flowport.field.base import Field
+from flowport.network.recording import GraphRecording, Recording
 from flowport.training.capture_obstacles import obstacle_of
-from flowport.training.captured_step import CapturedStep, GraphRecording, Recording
-from flowport.training.device_optimizer import make_portable, use_fused
+from flowport.training.captured_step import CapturedStep
+from flowport.training.device_optimizer import make_portable, match_layout, use_fused
 from flowport.training.guard import GuardedModule, logged
 from flowport.types import Pair
 
@@ -37,7 +38,7 @@ class CapturedModule(GuardedModule, ABC):
         captured: The recorded training step; None where each step is computed anew.
         gradient_norm: |∇L| over all trained parameters before clipping, (), of the last optimiser step for which it was
             computed.
-        recording: Makes a Recording; None for none.
+        recording: Makes a Recording on any device; None: CUDA graphs, on CUDA only.
     """
 
     field: Field
@@ -69,15 +70,19 @@ class CapturedModule(GuardedModule, ABC):
         """
 
     def on_train_start(self) -> None:
-        if self.device.type == "cuda":
-            self.recording = self.recording or GraphRecording
-            for optimizer in self.trainer.optimizers:
-                if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-                    use_fused(optimizer)
+        for optimizer in self.trainer.optimizers:
+            match_layout(optimizer)
+            if self._scaler is None:
+                use_fused(optimizer)
         self.captured, self.gradient_norm, self._may_capture = None, None, self._wants_capture()
 
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss under 16-mixed; None under other precisions."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
     def _wants_capture(self) -> bool:
-        if not self.capture or self.recording is None:
+        if not self.capture or (self.recording is None and self.device.type != "cuda"):
             return False
         reason = obstacle_of(self, CapturedModule, self.loss_parts())
         logger.info("%s", "the training step is one CUDA graph" if reason is None else UNCAPTURED.format(reason))
@@ -96,9 +101,11 @@ class CapturedModule(GuardedModule, ABC):
                 self._autocast(),
                 self.recording or GraphRecording,
             )
-        elif self.captured is not None and (reason := self.captured.obstacle(batch)) is not None:
-            logger.info("%s", UNCAPTURED.format(reason))
-            self.captured, self._may_capture = None, False
+        elif self.captured is not None:
+            reason = self.captured.obstacle(batch, self.trainer.accumulate_grad_batches)
+            if reason is not None:
+                logger.info("%s", UNCAPTURED.format(reason))
+                self.captured, self._may_capture = None, False
 
     def _autocast(self) -> torch.dtype | None:
         """Data type of the trainer's autocast; None for none."""
@@ -142,6 +149,10 @@ class CapturedModule(GuardedModule, ABC):
         if self.captured is None:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
+    def on_validation_model_zero_grad(self) -> None:
+        if self.captured is None:  # a graph holds its gradients, perhaps half accumulated
+            super().on_validation_model_zero_grad()
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -155,6 +166,8 @@ class CapturedModule(GuardedModule, ABC):
             gradient_clip_val: Largest norm, or largest absolute value; None or 0 for no clipping.
             gradient_clip_algorithm: ``"norm"`` or ``"value"``; None for the norm.
         """
+        if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self._scaler.unscale_(optimizer)  # a fused optimiser's gradients are still scaled here
         if gradient_clip_val or logged(self.trainer, self.global_step + 1):
             self.gradient_norm = self._clipped(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

@@ -9,69 +9,19 @@ References:
 """
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flowport.errors import FlowportError
+from flowport.network.recording import WARM_UP, GraphRecording, Recording, recorded, warming_up
 from flowport.training.device_optimizer import OF_THE_DEVICE, DeviceRates
 from flowport.types import Pair
 
-WARM_UP = 3
-"""Steps before the capture, in which libraries allocate what they keep; their effect is undone."""
-
 Signature = list[tuple[tuple[int, ...], torch.dtype] | None]
-
-
-class Recording(ABC):
-    """Operations that are recorded once and replayed as often as wanted, on the tensors of the recording.
-
-    Attributes:
-        on_device: Whether a replay runs without Python, so that every number of the recording is a constant.
-    """
-
-    on_device: ClassVar[bool]
-
-    @abstractmethod
-    def record(self, body: Callable[[], None]) -> None:
-        """Record operations, which are not executed.
-
-        Args:
-            body: Calls the operations.
-        """
-
-    @abstractmethod
-    def replay(self) -> None:
-        """Execute the recorded operations."""
-
-
-class GraphRecording(Recording):
-    """A CUDA graph.
-
-    Args:
-        generator: Generator that the operations draw from, besides the default one; seeding it before a replay works.
-        pool: Recording whose memory is shared, which must never be replayed at the same time.
-    """
-
-    on_device = True
-
-    def __init__(self, generator: torch.Generator, pool: "GraphRecording | None" = None) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(generator)
-        self.pool = None if pool is None else pool.graph.pool()
-
-    def record(self, body: Callable[[], None]) -> None:
-        # thread_local: a thread that draws batches ahead may allocate memory at the same time
-        with torch.cuda.graph(self.graph, pool=self.pool, capture_error_mode="thread_local"):
-            body()
-
-    def replay(self) -> None:
-        self.graph.replay()
 
 
 def tensors_of(pair: Pair) -> list[Tensor | None]:
@@ -108,7 +58,7 @@ class CapturedStep:
         pair: The first batch.
         accumulated: Number of batches whose mean loss an optimiser step minimises.
         autocast: Data type of autocast; None for none.
-        recording: (generator, recording whose memory is shared or None) -> Recording.
+        recording: (device, generator, recording whose memory is shared or None) -> Recording.
 
     Attributes:
         loss: Loss of the last replay, ().
@@ -136,32 +86,27 @@ class CapturedStep:
         self.signature, self.options = signature(pair), self._options()
         self.generator = torch.Generator(device)
         self.rest, self.loss, self.norm = (torch.zeros((), device=device) for _ in range(3))
-        self.step = recording(self.generator, None)
+        self.step = recording(device, self.generator, None)
         self.rates = DeviceRates(optimizer, device) if self.step.on_device else None
-        with _undone(changed, optimizer), self._side_stream():
+        with _undone(changed, optimizer), self._capturable(), warming_up(self.step, device):
             for _ in range(WARM_UP):
                 self._whole()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        for p in self.parameters:  # a gradient that is accumulated must stay where it is
-            p.grad = torch.zeros_like(p) if accumulated > 1 else None
+        # a gradient that is accumulated must stay where it is, whatever becomes of ``grad``
+        self.gradients = [torch.zeros_like(p) if accumulated > 1 else None for p in self.parameters]
+        for p, gradient in zip(self.parameters, self.gradients, strict=True):
+            p.grad = gradient
         self._record(self.step, self._whole)
         if accumulated > 1:
-            self.part = recording(self.generator, self.step)
+            self.part = recording(device, self.generator, self.step)
             self._record(self.part, self._gradient)
 
     def _record(self, recording: Recording, body: Callable[[], None]) -> None:
-        try:
-            with self._capturable():
-                recording.record(body)
-        except RuntimeError as error:
-            first: BaseException = error  # the end of a failed capture fails too
-            while first.__context__ is not None:
-                first = first.__context__
-            reason = str(first).strip().splitlines()[0]
-            raise FlowportError(
-                f"the training step cannot be captured in a CUDA graph ({reason}): write capture=false, or declare "
-                "capturable = False in the class of the part that reads from the device"
-            ) from error
+        advice = (
+            "write capture=false, or declare capturable = False in the class of the part that reads from the device"
+        )
+        with self._capturable():
+            recorded(recording, body, "the training step", advice)
 
     def _gradient(self) -> None:
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None, cache_enabled=False):
@@ -180,19 +125,6 @@ class CapturedStep:
             self.optimizer.zero_grad(set_to_none=False)
 
     @contextmanager
-    def _side_stream(self) -> Iterator[None]:
-        """Runs on another stream of CUDA, as a capture asks of its warm-up."""
-        if not self.step.on_device:
-            yield
-            return
-        with torch.cuda.device(self.device), self._capturable():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                yield
-            torch.cuda.current_stream().wait_stream(stream)
-
-    @contextmanager
     def _capturable(self) -> Iterator[None]:
         with self.rates.inside() if self.rates else nullcontext(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*capturable=True.*")  # of torch, on the warm-up
@@ -203,12 +135,15 @@ class CapturedStep:
         outside = {"params", "lr", "initial_lr", *OF_THE_DEVICE}
         return [{k: v for k, v in group.items() if k not in outside} for group in self.optimizer.param_groups]
 
-    def obstacle(self, pair: Pair) -> str | None:
+    def obstacle(self, pair: Pair, accumulated: int) -> str | None:
         """Why the step of a batch cannot be replayed; None where it can.
 
         Args:
             pair: The batch.
+            accumulated: Number of batches of an optimiser step.
         """
+        if accumulated != self.accumulated:
+            return "the number of accumulated batches changes"
         if signature(pair) != self.signature:
             return "the shapes of its batches change"
         if self._options() != self.options:

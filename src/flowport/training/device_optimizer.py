@@ -31,6 +31,20 @@ def use_fused(optimizer: Optimizer) -> None:
             move_counters(optimizer, group["params"])
 
 
+def match_layout(optimizer: Optimizer) -> None:
+    """Give moments the memory format of their parameters, which a checkpoint of another device may not have.
+
+    Fused kernels read both in the order of memory.
+
+    Args:
+        optimizer: Changed in place.
+    """
+    for p, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
 def move_counters(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
     """Move step counters, which Lightning leaves where a checkpoint was read, to the device of their parameters.
 

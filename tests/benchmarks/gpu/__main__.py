@@ -7,7 +7,9 @@ that it works: its figures say nothing.
 
 import argparse
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -47,12 +49,18 @@ def started(name: str, cpu: bool) -> bool:
     print(f"{name} …", flush=True)
     (kept(cpu) / f"{name}.json").unlink(missing_ok=True)
     words = [sys.executable, "-m", "tests.benchmarks.gpu", "--inside", name, *(["--cpu"] if cpu else [])]
+    part = subprocess.Popen(words, start_new_session=True)
     try:
-        subprocess.run(words, check=True, timeout=60 * MINUTES)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as problem:
-        print(f"{name}: {problem}", flush=True)
+        code = part.wait(60 * MINUTES)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as problem:
+        os.killpg(part.pid, signal.SIGKILL)  # with what it started, which would disturb the next part
+        if isinstance(problem, KeyboardInterrupt):
+            raise
+        print(f"{name}: stopped after {MINUTES} minutes", flush=True)
         return False
-    return True
+    if code:
+        print(f"{name}: exit {code}", flush=True)
+    return code == 0
 
 
 def merged(cpu: bool) -> None:

@@ -169,6 +169,8 @@ def suite(marker: list[str], trainer: list[str], window: int) -> list[Row]:
         text=True,
         check=False,
     )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"pytest did not run: {done.stdout.splitlines()[-1:]}")
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     print("\n".join([*failed, *done.stdout.splitlines()[-1:]]), file=sys.stderr)
     return [row(f"tests that fail ({' '.join(marker)})", float(len(failed)), "", most=0.0)]
@@ -222,12 +224,16 @@ def large_batch(trainer: list[str], window: int) -> list[Row]:
 def losses(trainer: list[str], window: int) -> list[Row]:
     """Mean loss of the last 100 of 500 steps against torchcfm's, from the same weights, paired by seed."""
     steps, batch, seeds = (500, 128, 3) if trainer == TRAINER else (4, 2, 2)
-    pairs = [tuple(raced(side, steps, batch, seed)["loss"] for side in ("plain", "torchcfm")) for seed in range(seeds)]
-    gap, error = difference(pairs)  # type: ignore[arg-type]
-    return [
-        row(f"loss against torchcfm's, {seeds} seeds: difference", abs(gap), "%", most=2.0),
-        row("loss against torchcfm's: standard error of the difference", error, "%"),
-    ]
+    found = {
+        side: [raced(side, steps, batch, seed)["loss"] for seed in range(seeds)]
+        for side in ("torchcfm", "plain", "bf16")
+    }
+    rows = []
+    for side in ("plain", "bf16"):
+        gap, error = difference(list(zip(found[side], found["torchcfm"], strict=True)))
+        rows.append(row(f"loss of {side} against torchcfm's, {seeds} seeds: difference", abs(gap), "%", most=2.0))
+        rows.append(row(f"loss of {side}: standard error of the difference", error, "%"))
+    return rows
 
 
 PARTS |= {

@@ -20,8 +20,11 @@ def test_a_profile_holds_ten_whole_steps_and_changes_no_weight(tmp_path: Path) -
     assert "aten::addmm" in table
 
 
-def test_a_training_that_is_too_short_for_a_profile_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("steps", [15, 20])
+def test_a_training_that_is_too_short_for_a_profile_says_so(
+    steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
-    runs.run(tmp_path, "trainer.max_steps=15", "profile=true")
+    runs.run(tmp_path, f"trainer.max_steps={steps}", "profile=true")
     assert "profile=true traces batches 21 to 30: train more steps" in caplog.text
     assert not (tmp_path / "profile.json").exists()

@@ -7,6 +7,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from flowport.training.guard import logged
+
 logger = logging.getLogger(__name__)
 SECONDS = 60.0
 """Time between two lines of a log."""
@@ -41,6 +43,10 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self, refresh: int = 20) -> None:
         super().__init__(refresh_rate=refresh)
+
+    def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if logged(trainer, trainer.global_step):  # each number shown is read from the device, which then waits
+            super()._update_metrics(trainer, pl_module)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

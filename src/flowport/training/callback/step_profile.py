@@ -45,9 +45,19 @@ class StepProfile(Callback):
             self._finish(module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self.seen < FIRST:
+        if self.profile is not None or self.seen < FIRST:
             logger.warning("profile=true traces batches %d to %d: train more steps", FIRST + 1, FIRST + STEPS)
-        self._finish(module)
+        if self.seen > FIRST:
+            self._finish(module)
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.profile is not None:
+            self.profile.stop()
+            self.profile = None
 
     def _finish(self, module: LightningModule) -> None:
         if self.profile is None:
