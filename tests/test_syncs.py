@@ -22,7 +22,7 @@ from flowport.modality import PixelCloud
 from flowport.network import MLP, PatchUNet, SetTransformer
 from flowport.randomness import Randomness
 from flowport.training.board import Board
-from flowport.training.callback import StepLogger
+from flowport.training.callback import ProgressBar, StepLogger
 from flowport.training.compose import compose
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "item"}
@@ -113,10 +113,9 @@ def test_a_training_step_waits_for_nothing(kind, device, tmp_path):
         max_steps=3,
         accelerator=device,
         devices=1,
-        callbacks=[watch, StepLogger()],
+        callbacks=[StepLogger(), ProgressBar(), watch],
         logger=Board(tmp_path),  # which writes every 50 steps
         enable_checkpointing=False,
-        enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
         gradient_clip_val=1.0,

@@ -96,6 +96,8 @@ def test_the_reader_sees_draws(text: str, wrong: bool) -> None:
 
 # "meta" stands for another device; a mixture reads its weights from there, which only a real device can give.
 LAWS = [(name, make) for name, make in DISTRIBUTIONS if name not in ("mixture", "eight_gaussians")]
+READ = ("squares", "bounds")
+"""Constants of a law that follow the generator."""
 
 
 @pytest.mark.parametrize(("name", "make"), LAWS, ids=[name for name, _ in LAWS])
@@ -104,6 +106,7 @@ def test_laws_draw_from_a_generator_of_the_cpu_on_any_device(name: str, make) ->
     if law.size is not None:
         pytest.skip("stored items are not drawn")
     there = law.to("meta")
+    vars(there).update({name: value for name, value in vars(law).items() if name in READ})
     for points in (there.every(5, Randomness(0)), there.sample(5, torch.Generator())):
         assert points.x.device.type == "meta" and (points.label is None or points.label.device.type == "meta")
     here = law.every(5, Randomness(3))

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from flowport.coupling import IndependentCoupling
+from flowport.data.pairing import tensors_of
 from flowport.distribution import EightGaussians, Moons
 from flowport.errors import FlowportError
 from flowport.network import MLP
@@ -25,7 +26,7 @@ from flowport.path import FunctionsPath
 from flowport.run import stage
 from flowport.run.build import Parts, flow_of
 from flowport.run.run_folder import RunFolder
-from flowport.training.captured_step import CapturedStep, tensors_of
+from flowport.training.captured_step import CapturedStep
 from flowport.training.compose import compose as composed
 from flowport.training.flow_module import FlowModule
 from flowport.types import Pair
@@ -287,12 +288,17 @@ def made(**parts: Any) -> FlowModule:
         ("the callback Hooked has on_after_backward", made, [Hooked()], {}),
         ("Overriding overrides configure_gradient_clipping", overriding, [], {}),
         (
-            "Reading may read numbers from the device (it declares no capturable = True)",
+            "Reading is not declared capturable",
             lambda: made(network=Reading),
             [],
             {},
         ),
-        ("FunctionsPath may read numbers", lambda: made(path=FunctionsPath(lambda t: 1 - t, lambda t: t)), [], {}),
+        (
+            "FunctionsPath is not declared capturable",
+            lambda: made(path=FunctionsPath(lambda t: 1 - t, lambda t: t)),
+            [],
+            {},
+        ),
         ("SGD has no form or no state for a graph; use Adam", lambda: made(optimizer=torch.optim.SGD), [], {}),
         ("NAdam has no form or no state", lambda: made(optimizer=torch.optim.NAdam), [], {}),
         ("trainer.detect_anomaly reads every gradient", made, [], {"detect_anomaly": True}),
@@ -438,8 +444,7 @@ def test_the_static_batch_is_a_copy() -> None:
     kept = pair.source.x.clone()
     step(other, 0, 0.5, True)
     assert torch.equal(pair.source.x, kept)
-    held = [part for part in tensors_of(step.pair) if part is not None]
-    assert all(torch.equal(a, b) for a, b in zip(held, (p for p in tensors_of(other) if p is not None), strict=True))
+    assert runs.equal(tensors_of(step.pair), tensors_of(other))
 
 
 def test_a_part_that_reads_the_device_during_a_capture_is_named_by_one_sentence() -> None:

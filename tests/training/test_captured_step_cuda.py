@@ -13,7 +13,7 @@ from flowport.run.build import Parts, flow_of
 from flowport.run.run_folder import RunFolder
 from flowport.training.flow_module import FlowModule
 from tests import runs
-from tests.training.test_captured_step import WORDS, Broken, breaking, same, whole_checkpoint
+from tests.training.test_captured_step import WORDS, Broken, accumulated_batches, breaking, same, whole_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 GPU = ["trainer.accelerator=gpu", "coupling=independent"]
@@ -64,12 +64,19 @@ def test_captured_losses_are_those_of_single_kernels(words: list[str]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=10 * tolerance, atol=1e-3)
 
 
-@pytest.mark.parametrize("words", [[], ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.01"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.01", "trainer.val_check_interval=3"],
+        ["experiment=gaussian_to_mnist", "metric=[transport_cost]", "trainer.deterministic=true"],
+    ],
+)
 def test_a_captured_run_resumes_bit_by_bit(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*words, *GPU]
     runs.run(tmp_path / "whole", *words)
     with monkeypatch.context() as broken:
-        broken.setattr(FlowModule, "training_step", breaking(9 * (2 if len(words) > len(GPU) else 1)))
+        broken.setattr(FlowModule, "training_step", breaking(9 * accumulated_batches(words)))
         with pytest.raises(Broken):
             runs.run(tmp_path / "broken", *words)
     stage.resume(RunFolder(tmp_path / "broken"), [])

@@ -19,7 +19,12 @@ from tests import runs
 def ready(*words: str) -> tuple[FlowModule, Pair]:
     run = build(runs.configured(*words))
     trainer: Any = mock.Mock(
-        spec=lightning.Trainer, global_step=1, log_every_n_steps=50, accumulate_grad_batches=1, global_rank=0
+        spec=lightning.Trainer,
+        global_step=1,
+        log_every_n_steps=50,
+        accumulate_grad_batches=1,
+        global_rank=0,
+        optimizers=[],
     )
     run.module._trainer = trainer
     run.module.on_train_start()

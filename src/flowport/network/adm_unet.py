@@ -37,7 +37,7 @@ class ADMUNet(Network):
         time_scale: Factor on t before the sinusoidal embedding. torchcfm uses 1; guided-diffusion's embedding was made
             for times in 0 … 1000.
         checkpointing: Whether a training step keeps the inputs of the stages only and computes the rest a second time
-            for the gradient: less memory, about a third more time. Gradients are the same. With dropout, what is kept
+            for the gradient: less memory, more time. Gradients are the same. With dropout, what is kept
             is drawn once per step, by other random numbers than without checkpointing, and stays in memory.
 
     Raises:

@@ -97,6 +97,22 @@ def device_of(trainer: DictConfig, overrides: DictConfig) -> torch.device:
     return device
 
 
+def require_present(trainer: DictConfig) -> None:
+    """Check that this machine has the accelerator of a trainer.
+
+    Args:
+        trainer: The node ``trainer`` of a config.
+
+    Raises:
+        FlowportError: For an accelerator that is not there.
+    """
+    word = str(trainer.get("accelerator") or "auto")
+    if not present(word):
+        raise FlowportError(
+            f"trainer.accelerator={word} is not on this machine, which has {_at_hand()}: use trainer=cpu"
+        )
+
+
 def places(trainer: DictConfig) -> dict[str, Any]:
     """Lightning's words for the node's accelerator: ``cuda:1`` is the second device of the accelerator ``cuda``.
 
@@ -104,17 +120,14 @@ def places(trainer: DictConfig) -> dict[str, Any]:
         trainer: The node ``trainer`` of a config.
 
     Raises:
-        FlowportError: For a numbered device that this machine does not have.
+        FlowportError: For an accelerator that this machine does not have.
     """
-    word = str(trainer.get("accelerator", "auto"))
+    require_present(trainer)
+    word = str(trainer.get("accelerator") or "auto")
     if word == "mps":
         logger.warning(LACKS, "trainer.accelerator=mps")
     name, _, number = word.partition(":")
-    if not CUDA.fullmatch(word) or not number:
-        return {}
-    if not present(word):
-        raise FlowportError(f"trainer.accelerator={word} is not on this machine, which has {_at_hand()}")
-    return {"accelerator": name, "devices": [int(number)]}
+    return {"accelerator": "cuda" if name == "gpu" else name, "devices": [int(number)]} if number else {}
 
 
 def _at_hand() -> str:

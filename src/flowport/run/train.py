@@ -17,7 +17,7 @@ from flowport.data.remembered import remember
 from flowport.errors import FlowportError
 from flowport.run.build import Parts, Run, build
 from flowport.run.choices import choices
-from flowport.run.device import places
+from flowport.run.device import places, require_present
 from flowport.run.evaluate import check_measures, measure
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
 from flowport.run.trainer_options import lightning_options
@@ -60,7 +60,7 @@ def build_trainer(
     Raises:
         FlowportError: For options that Lightning refuses, for instance an accelerator that this machine does not have.
     """
-    options = config.trainer
+    options, place = config.trainer, places(config.trainer)
     steps, batches = options.max_steps, options.get("accumulate_grad_batches", 1)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -72,7 +72,7 @@ def build_trainer(
     bar = [ProgressBar()] if options.get("enable_progress_bar", True) else []
     try:
         return instantiate(lightning_options(options))(
-            **places(options),
+            **place,
             callbacks=[*callbacks, *bar],
             logger=Board(folder.path, done),
             plugins=[AtomicCheckpointIO()],
@@ -115,7 +115,7 @@ def train(
     Raises:
         FlowportError: For parts that do not fit together, and for a checkpoint that does not fit the config.
     """
-    run, clock = build(config, parts, base), TrainingClock()
+    run, clock = _built(config, parts, base), TrainingClock()
     evaluation = run.evaluation  # before training, so that a sampler or metric that does not fit is refused now
     done = _resumed(run, folder) if resume else None
     names = check_measures(run, config.get("optimise"))
@@ -155,6 +155,11 @@ def train(
     board.close()
     folder.write_metrics(numbers)
     return numbers
+
+
+def _built(config: DictConfig, parts: Parts | None, base: RunFolder | None) -> Run:
+    require_present(config.trainer)
+    return build(config, parts, base)
 
 
 def _profiled(config: DictConfig, folder: RunFolder) -> list[lightning.Callback]:

@@ -20,11 +20,7 @@ def obstacle_of(module: LightningModule, base: type[LightningModule], parts: Ite
         base: Class whose hooks of the gradient are those of the graph.
         parts: What computes the loss, each of which may declare ``capturable = False``.
     """
-    blind = (
-        f"{type(part).__name__} may read numbers from the device (it declares no capturable = True)"
-        for part in parts
-        if not _capturable(part)
-    )
+    blind = (f"{type(part).__name__} is not declared capturable" for part in parts if not _capturable(part))
     for reasons in (_of_trainer(module.trainer), _of_hooks(module, base), blind):
         for reason in reasons:
             return reason

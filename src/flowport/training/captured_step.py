@@ -17,20 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from flowport.data.pairing import tensors_of
 from flowport.network.recording import WARM_UP, GraphRecording, Recording, recorded, warming_up
 from flowport.training.device_optimizer import OF_THE_DEVICE, DeviceRates
 from flowport.types import Pair
 
-Signature = list[tuple[tuple[int, ...], torch.dtype] | None]
-
-
-def tensors_of(pair: Pair) -> list[Tensor | None]:
-    """Points, labels, masks and item numbers of source and target, None where there are none.
-
-    Args:
-        pair: A batch.
-    """
-    return [part for side in (pair.source, pair.target) for part in (side.x, side.label, side.mask, side.id)]
+Signature = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def signature(pair: Pair) -> Signature:
@@ -39,7 +31,7 @@ def signature(pair: Pair) -> Signature:
     Args:
         pair: A batch.
     """
-    return [None if part is None else (tuple(part.shape), part.dtype) for part in tensors_of(pair)]
+    return {name: (tuple(part.shape), part.dtype) for name, part in tensors_of(pair).items()}
 
 
 class CapturedStep:
@@ -162,8 +154,7 @@ class CapturedStep:
         Returns:
             The loss, (), which the next call overwrites, as it does ``norm``.
         """
-        static = [part for part in tensors_of(self.pair) if part is not None]
-        torch._foreach_copy_(static, [part for part in tensors_of(pair) if part is not None])
+        torch._foreach_copy_(list(tensors_of(self.pair).values()), list(tensors_of(pair).values()))
         self.generator.manual_seed(seed)
         self.rest.fill_(rest)
         if self.rates:
