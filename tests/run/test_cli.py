@@ -72,7 +72,7 @@ SLIPS = {
     "trainer.max_steps=0": "trainer.max_steps=0 is too small: trainer.max_steps must be at least 1",
     "trainer.max_steps=1.5": "trainer.max_steps=1.5 is of the wrong kind",
     "trainer.precision=bf16-true": "trainer.precision=bf16-true",
-    "trainer.accelerator=tpu": "this trainer cannot be built",
+    "trainer.accelerator=tpu": "trainer.accelerator=tpu is not on this machine",
     "checkpoint_every=0": "checkpoint_every=0 is too small",
     "evaluation_items=0": "evaluation_items=0 is too small",
     "ema_decay=1": "ema_decay=1 must be in [0, 1): at 1 the average would never move",
