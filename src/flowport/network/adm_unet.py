@@ -115,7 +115,7 @@ class ADMUNet(Network):
         embedding = silu(self.embedding(t, condition))
         h, held = self.with_source(x, condition), []
         for part in self.down:
-            h = part(h) if isinstance(part, nn.Conv2d) else part(h, embedding)
+            h = part(h, embedding) if isinstance(part, ADMStage) else part(h)  # a convolution, or its low-rank form
             held.append(h)
         for part in self.middle:
             h = part(h, embedding)
