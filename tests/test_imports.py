@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ print(len(names))
 """
 
 
+@pytest.mark.skipif(find_spec("transformers") is not None, reason="torchmetrics imports transformers where it is")
 def test_every_module_is_imported_without_the_packages_of_some() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL, *SOMETIMES], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
