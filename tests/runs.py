@@ -35,6 +35,14 @@ TINY = [
     "checkpoint_every=7",
 ]
 QUIET = "+trainer.enable_progress_bar=false"
+NOTHING_BUT_STEPS: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "limit_val_batches": 0,
+}
+"""Options of Lightning's Trainer by which it writes, shows and validates nothing."""
 
 
 def configured(*words: str) -> DictConfig:

@@ -30,36 +30,44 @@ OWN = {
 PITCHES = "[20,30,40,50,60,70,80,90]"
 
 
+def small_data(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Words by which an experiment has little data, some of them made in a folder, and trains on one thread."""
+    monkeypatch.setattr("flowport.distribution.folder.CACHE", folder / "cache")
+    words = [f"experiment={name}", "threads=1"]
+    if name.startswith("timbre"):
+        words += ["source.train=64", "target.train=64"]
+    if name.endswith("_latent"):  # tests/test_space.py trains an autoencoder
+        monkeypatch.setattr("flowport.data.space.AUTOENCODERS", folder / "autoencoders")
+        words += ["space.steps=2"]
+    if name == "voices":
+        pytest.importorskip("espeakng_loader")
+        words += [
+            f"{side}.{word}" for side in ("source", "target") for word in ("rates=[100,180]", f"pitches={PITCHES}")
+        ]
+    if name in OWN:
+        make, smaller = OWN[name]
+        for side in ("source", "target"):
+            words += [f"{side}.path={make(folder / side)}", *(f"{side}.{word}" for word in smaller)]
+    return words
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_of_every_experiment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [
-        f"experiment={name}",
+        *small_data(name, tmp_path, monkeypatch),
         "trainer.max_steps=2",
         "evaluation_items=24",
         "grid.steps=4",
-        "threads=1",
         "data.validation_items=32",
     ]
     few = partial(reference_cost, points=256, draws=2)  # 10 s of transport otherwise
     monkeypatch.setattr("flowport.evaluation.evaluator.reference_cost", few)
-    if name.startswith("timbre"):  # a minute and a half for the judge of timbres: its own tests train judges
-        words += ["metric=[spectral_distance]", "source.train=64", "target.train=64"]
-    if name.endswith("_latent"):  # tests/test_space.py trains an autoencoder
-        monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path / "autoencoders")
-        words += ["space.steps=2", "metric=[sliced_wasserstein]"]
+    if name.startswith("timbre") or name == "voices":  # a minute and a half for the judge: its own tests train judges
+        words += ["metric=[spectral_distance]"]
+    if name.endswith("_latent"):
+        words += ["metric=[sliced_wasserstein]"]
     if name == "known_processes":
         words += ["stage.paths=200", "stage.steps=20"]
-    if name == "voices":
-        pytest.importorskip("espeakng_loader")
-        words += ["metric=[spectral_distance]"]
-        words += [
-            f"{side}.{word}" for side in ("source", "target") for word in ("rates=[100,180]", f"pitches={PITCHES}")
-        ]
-    monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
-    if name in OWN:
-        make, smaller = OWN[name]
-        for side in ("source", "target"):
-            words += [f"{side}.path={make(tmp_path / side)}", *(f"{side}.{word}" for word in smaller)]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", words)
     with open_dict(config):

@@ -222,6 +222,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("divisible by 2", lambda: UNet((1, 15, 16), ConditionShape())),
     ("32 groups", lambda: UNet(IMAGE, ConditionShape(), width=20)),
     ("height", lambda: UNet(IMAGE, ConditionShape(), attention=[16])),
+    ("no level", lambda: UNet(IMAGE, ConditionShape(), multipliers=[])),
     ("length of a step", lambda: UNet(IMAGE, ConditionShape(step=True))),
     ("continuous", lambda: UNet(IMAGE, ConditionShape(values=2))),
     ("images", lambda: ADMUNet((4, 4), ConditionShape())),

@@ -31,20 +31,13 @@ from flowport.training.compose import compose as composed
 from flowport.training.flow_module import FlowModule
 from flowport.types import Pair
 from tests import runs
-from tests.test_experiments import NAMES, OWN, PITCHES
+from tests.test_experiments import NAMES, small_data
 from tests.training.repetition import Repetition
 
 ROOT = Path(__file__).parents[2]
 NO_FLOW = {"classifier", "known_processes"}
 """Experiments that train no flow."""
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "limit_val_batches": 0,
-    "accelerator": "cpu",
-}
+QUIET: dict[str, Any] = {**runs.NOTHING_BUT_STEPS, "accelerator": "cpu"}
 
 
 def trained(config: Any, parts: Parts, captured: bool, steps: int = 4) -> tuple[FlowModule, lightning.Trainer]:
@@ -64,22 +57,8 @@ def moments(trainer: lightning.Trainer) -> list[torch.Tensor]:
 def test_every_experiment_trains_alike_with_and_without_a_graph(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [f"experiment={name}", "threads=1", "data.batch=8"]
-    monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
-    if name.startswith("timbre"):
-        words += ["source.train=64", "target.train=64"]
-    if name.endswith("_latent"):
-        monkeypatch.setattr("flowport.data.space.AUTOENCODERS", tmp_path / "autoencoders")
-        words += ["space.steps=2"]
-    if name == "voices":
-        pytest.importorskip("espeakng_loader")
-        words += [f"{s}.{word}" for s in ("source", "target") for word in ("rates=[100,180]", f"pitches={PITCHES}")]
-    if name in OWN:
-        make, smaller = OWN[name]
-        for side in ("source", "target"):
-            words += [f"{side}.path={make(tmp_path / side)}", *(f"{side}.{word}" for word in smaller)]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", words)
+        config = compose("train", [*small_data(name, tmp_path, monkeypatch), "data.batch=8"])
     parts = Parts()
     eager, first = trained(config, parts, captured=False)
     graph, second = trained(config, parts, captured=True)

@@ -17,13 +17,7 @@ from tests.training.test_captured_step import WORDS, Broken, accumulated_batches
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 GPU = ["trainer.accelerator=gpu", "coupling=independent"]
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "limit_val_batches": 0,
-}
+ON_CUDA: dict[str, Any] = {**runs.NOTHING_BUT_STEPS, "accelerator": "gpu", "devices": 1}
 
 
 class Losses(lightning.Callback):
@@ -45,9 +39,7 @@ def trained(words: list[str], capture: bool, steps: int = 40) -> tuple[FlowModul
     flow.capture = capture
     losses = Losses()
     options = {k: v for k, v in config.trainer.items() if k.startswith(("gradient", "accumulate", "precision"))}
-    lightning.Trainer(accelerator="gpu", devices=1, max_steps=steps, callbacks=[losses], **options, **QUIET).fit(
-        flow, data
-    )
+    lightning.Trainer(max_steps=steps, callbacks=[losses], **options, **ON_CUDA).fit(flow, data)
     return flow, losses
 
 
@@ -119,7 +111,12 @@ def test_a_replayed_step_waits_for_nothing() -> None:
     flow, data, _ = flow_of(runs.configured(*GPU), Parts())
     try:
         lightning.Trainer(
-            accelerator="gpu", devices=1, max_steps=10, callbacks=[Watch()], gradient_clip_val=1.0, **QUIET
+            accelerator="gpu",
+            devices=1,
+            max_steps=10,
+            callbacks=[Watch()],
+            gradient_clip_val=1.0,
+            **runs.NOTHING_BUT_STEPS,
         ).fit(flow, data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -130,7 +127,7 @@ def test_a_part_that_reads_the_device_is_refused_by_one_sentence(caplog: pytest.
     plain = flow.field.network.forward
     flow.field.network.forward = lambda x, t, condition: plain(x, t, condition) * float(x.sum().item() * 0 + 1)
     with pytest.raises(Exception, match="write capture=false, or declare capturable = False"):
-        lightning.Trainer(accelerator="gpu", devices=1, max_steps=2, **QUIET).fit(flow, data)
+        lightning.Trainer(max_steps=2, **ON_CUDA).fit(flow, data)
 
 
 def test_sixteen_mixed_runs_without_a_graph_and_says_why(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 
 from flowport.errors import Count, FlowportError, Fraction, Positive, Range
 from flowport.network.adm_block import GROUPS, ADMEmbedding, ADMStage
-from flowport.network.base import Network, image_shape
+from flowport.network.base import Network, level_heights
 from flowport.network.block import zeroed
 from flowport.types import Condition, ConditionShape, EventShape
 
@@ -67,7 +67,7 @@ class ADMUNet(Network):
     ) -> None:
         super().__init__(event_shape, condition, heads)
         channels = [width * m for m in multipliers]
-        heights = self._heights(channels, attention)
+        heights = level_heights(self.event_shape, channels, attention, GROUPS, "the ADMUNet")
         attended = [c for c, height in zip(channels, heights, strict=True) if height in attention]
         if wrong := [c for c in (*attended, channels[-1]) if c % attention_heads]:
             raise FlowportError(f"network.attention_heads={attention_heads} does not divide the {wrong[0]} channels")
@@ -95,21 +95,6 @@ class ADMUNet(Network):
         self.out = nn.Sequential(
             nn.GroupNorm(GROUPS, now), nn.SiLU(), zeroed(nn.Conv2d(now, self.channels_out, 3, padding=1))
         )
-
-    def _heights(self, channels: Sequence[int], attention: Sequence[int]) -> list[int]:
-        """The image heights of the levels, checked."""
-        if not channels:
-            raise FlowportError("network.multipliers=[] makes no level: write for instance network.multipliers=[1,2]")
-        if wrong := [c for c in channels if c % GROUPS]:
-            raise FlowportError(
-                f"the ADMUNet normalises in {GROUPS} groups, so {wrong[0]} channels do not work: use width=32"
-            )
-        divisor = 2 ** (len(channels) - 1)
-        _, height, _ = image_shape(self.event_shape, (divisor, divisor), "ADMUNet")
-        heights = [height // 2**level for level in range(len(channels))]
-        if absent := [a for a in attention if a not in heights]:
-            raise FlowportError(f"the ADMUNet has no level of height {absent[0]} to attend at; it has {heights}")
-        return heights
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         embedding = silu(self.embedding(t, condition))

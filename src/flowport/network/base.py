@@ -3,7 +3,7 @@
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -194,3 +194,31 @@ def image_shape(event_shape: EventShape, multiple: tuple[int, int], name: str) -
             f"{multiple[1]}, not {height} x {width}: pad or resize the data, or change the options of the network"
         )
     return channels, height, width
+
+
+def level_heights(
+    event_shape: EventShape, channels: Sequence[int], attention: Sequence[int], groups: int, name: str
+) -> list[int]:
+    """The image heights of the levels of a U-Net, each half of the one before, checked against its options.
+
+    Args:
+        event_shape: Shape D of one point.
+        channels: Number of channels of every level.
+        attention: Heights at which there is self-attention.
+        groups: Groups of the normalisation, which must divide the channels.
+        name: Name of the network in the error messages.
+
+    Raises:
+        FlowportError: For no level, points that are not images of a divisible size, channels that the groups do not
+            divide, and attention at a height that no level has.
+    """
+    if not channels:
+        raise FlowportError("network.multipliers=[] makes no level: write for instance network.multipliers=[1,2]")
+    if wrong := [c for c in channels if c % groups]:
+        raise FlowportError(f"{name} normalises in {groups} groups, so {wrong[0]} channels do not work: use width=32")
+    divisor = 2 ** (len(channels) - 1)
+    _, height, _ = image_shape(event_shape, (divisor, divisor), name)
+    heights = [height // 2**level for level in range(len(channels))]
+    if absent := [a for a in attention if a not in heights]:
+        raise FlowportError(f"{name} has no level of height {absent[0]} to attend at; it has {heights}")
+    return heights

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Count, FlowportError, Fraction, Positive, Range
-from flowport.network.base import Network, checked_step, image_shape
+from flowport.network.base import Network, checked_step, level_heights
 from flowport.types import Condition, ConditionShape, EventShape
 
 
@@ -78,25 +78,18 @@ class UNet(Network):
             raise FlowportError(
                 "width, multipliers, residual_blocks and attention_heads of the UNet must be at least 1"
             )
-        if wrong := [width * m for m in multipliers if width * m % 32]:
-            raise FlowportError(
-                f"torchcfm's UNet normalises in 32 groups, so {wrong[0]} channels do not work: use width=32"
-            )
-        divisor = 2 ** (len(multipliers) - 1)
-        _, height, _ = image_shape(self.event_shape, (divisor, divisor), "UNet")
-        heights = [height // 2**level for level in range(len(multipliers))]
-        if wrong := [a for a in attention if a not in heights]:
-            raise FlowportError(f"the UNet has no level of height {wrong[0]} to attend at; it has {heights}")
-        if wrong := [width * m for m in multipliers if attention and width * m % attention_heads]:
+        channels = [width * m for m in multipliers]
+        heights = level_heights(self.event_shape, channels, attention, 32, "torchcfm's UNet")
+        if wrong := [c for c in channels if attention and c % attention_heads]:
             raise FlowportError(f"network.attention_heads={attention_heads} does not divide the {wrong[0]} channels")
         self.time_scale = time_scale
         self.net = _unet_model()(
-            image_size=height,
+            image_size=heights[0],
             in_channels=self.channels_in,
             model_channels=width,
             out_channels=self.channels_out,
             num_res_blocks=residual_blocks,
-            attention_resolutions=tuple(height // a for a in attention),
+            attention_resolutions=tuple(heights[0] // a for a in attention),
             dropout=dropout,
             channel_mult=tuple(multipliers),
             num_heads=attention_heads,
