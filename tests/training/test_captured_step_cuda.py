@@ -116,7 +116,7 @@ def test_a_replayed_step_waits_for_nothing() -> None:
             max_steps=10,
             callbacks=[Watch()],
             gradient_clip_val=1.0,
-            **runs.NOTHING_BUT_STEPS,
+            **ON_CUDA,
         ).fit(flow, data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
