@@ -111,8 +111,6 @@ def test_a_replayed_step_waits_for_nothing() -> None:
     flow, data, _ = flow_of(runs.configured(*GPU), Parts())
     try:
         lightning.Trainer(
-            accelerator="gpu",
-            devices=1,
             max_steps=10,
             callbacks=[Watch()],
             gradient_clip_val=1.0,
