@@ -73,7 +73,7 @@ def merged(cpu: bool) -> None:
             found = json.loads(file.read_text())
             places.add(found["where"])
             for one in found["rows"]:
-                met = {None: "", True: "yes", False: "**no**"}[one["met"]]
+                met = {None: "", True: "yes", False: "**no**"}[None if cpu else one["met"]]
                 table.append({"part": name, **{k: one[k] for k in ("what", "value", "unit", "wanted")}, "met": met})
     if table:
         title = "The parts of make gpu on a CPU, whose figures say nothing" if cpu else "On a GPU"

@@ -133,7 +133,14 @@ def tuning(trainer: list[str], window: int) -> list[Row]:
         command(["train", "experiment=gaussian_to_mixture", f"hydra.run.dir={base}", *quick, *trainer])
         found = {}
         for mode in ("true", "false"):
-            words = [f"run={base}", "reward=quadratic", f"capture={mode}", f"trainer.max_steps={2 * window}", *trainer]
+            words = [
+                f"run={base}",
+                "reward=quadratic",
+                "reward.c=[1.0,-1.0]",
+                f"capture={mode}",
+                f"trainer.max_steps={2 * window}",
+                *trainer,
+            ]
             tuned = Path(folder) / mode
             command(["finetune", *words, f"hydra.run.dir={tuned}", "evaluation_items=64", "certified=64"])
             found[mode] = json.loads((tuned / "metrics.json").read_text())["train/step_ms"]
