@@ -2,8 +2,13 @@
 
 import logging
 
+import lightning
+
 from flowport import cache
-from flowport.training.callback import progress
+from flowport.coupling import IndependentCoupling
+from flowport.distribution import EightGaussians, Moons
+from flowport.training.callback import ProgressBar, progress
+from flowport.training.compose import compose
 from tests import runs
 
 
@@ -14,6 +19,25 @@ def test_a_log_tells_the_step_the_loss_and_the_time_left(tmp_path, monkeypatch, 
     lines = [r.message for r in caplog.records if "min left" in r.message]
     assert len(lines) == 20 and lines[9].startswith("step 10 of 20, loss ")
     assert lines[-1].endswith("about 0.0 min left")
+
+
+def test_the_bar_reads_the_loss_at_logging_steps_only(monkeypatch):
+    """Each number that it shows is read from the device, which waits for it."""
+    read = []
+    plain = ProgressBar.get_metrics
+
+    def counted(self, trainer, module):
+        read.append(trainer.global_step)
+        return plain(self, trainer, module)
+
+    monkeypatch.setattr(ProgressBar, "get_metrics", counted)
+    flow, data = compose(EightGaussians(), Moons(), coupling=IndependentCoupling())
+    options = {**runs.NOTHING_BUT_STEPS, "enable_progress_bar": True, "accelerator": "cpu", "log_every_n_steps": 5}
+    lightning.Trainer(max_steps=20, max_epochs=1, limit_train_batches=20, callbacks=[ProgressBar()], **options).fit(
+        flow, data
+    )
+    assert set(read) <= {0, 5, 10, 15, 20}
+    assert {5, 10, 15, 20} <= set(read)
 
 
 def test_steps_of_long_work_are_counted_without_a_terminal(monkeypatch, caplog):

@@ -38,7 +38,7 @@ class Norms(lightning.Callback):
 
 
 def trained(
-    folder: Path, coupling: Coupling, clip: float | None = None, **options: Any
+    folder: Path, coupling: Coupling, clip: float | None = None, accumulated: int = 1, **options: Any
 ) -> tuple[dict[int, dict[str, float]], Any, list[float]]:
     flow, data = compose(EightGaussians(), Moons(), coupling=coupling, network=MLP, optimizer=torch.optim.SGD)
     data.batch = data.train.batch = 16
@@ -56,6 +56,7 @@ def trained(
         enable_model_summary=False,
         limit_val_batches=0,
         gradient_clip_val=clip,
+        accumulate_grad_batches=accumulated,
     )
     trainer.fit(flow, data)
     return board.seen, data, norms.clipped
@@ -94,3 +95,10 @@ def test_the_norm_is_that_of_the_gradient_before_clipping(tmp_path):
         assert float(free[k]["train/gradient_norm"]) == pytest.approx(norms[k], rel=1e-5)
         assert cut[k] < 1.01e-4 < 100 * cut[k] < float(clipped[k]["train/gradient_norm"])
     assert float(free[1]["train/learning_rate"]) == pytest.approx(1e-3)
+
+
+def test_the_norm_of_accumulated_gradients_is_that_of_their_own_step(tmp_path):
+    seen, _, norms = trained(tmp_path, ExactCoupling(), accumulated=2)
+    assert sorted(seen) == [1, 3, 5]
+    for step, numbers in seen.items():
+        assert float(numbers["train/gradient_norm"]) == pytest.approx(norms[2 * step + 1], rel=1e-5)
