@@ -65,6 +65,19 @@ def test_buffers_are_copied_and_a_bfloat16_field_is_averaged_in_float32() -> Non
         torch.testing.assert_close(kept, 0.1 * first + 0.9 * p.detach().float())
 
 
+def test_the_average_of_a_graph_is_that_of_single_steps_up_to_rounding() -> None:
+    found = []
+    for as_tensor in (False, True):
+        module = build(runs.configured()).module
+        with torch.no_grad():
+            for p in module.field.parameters():
+                p.add_(torch.linspace(-1, 1, p.numel()).view(p.shape))
+        module.average(torch.tensor(0.3) if as_tensor else 0.3)
+        found.append([p.clone() for p in module.ema.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
 def test_the_optimiser_never_sees_the_average() -> None:
     module = build(runs.configured()).module
     optimised = {

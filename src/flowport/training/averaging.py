@@ -126,17 +126,22 @@ class AveragedModule(CapturedModule, ABC):
         """
         return 1 - min(self.ema_decay, (1 + step) / (10 + step))
 
-    def average(self, rest: Tensor) -> None:
-        """ema ← ema + rest (field − ema), in operations that a graph with a varying share can repeat.
+    def average(self, rest: Tensor | float) -> None:
+        """ema ← ema + rest (field − ema).
 
         Args:
-            rest: Share 1 − d of the new weights, ().
+            rest: Share 1 − d of the new weights: a number, for which one operation suffices, or a tensor () whose value
+                a graph reads at every replay, by three; they round differently.
         """
         average, current, buffers = self._averaged
+        weights = [p.float() for p in current]
         with torch.no_grad():
-            change = torch._foreach_sub([p.float() for p in current], average)
-            torch._foreach_mul_(change, rest)
-            torch._foreach_add_(average, change)
+            if isinstance(rest, float):
+                torch._foreach_lerp_(average, weights, rest)
+            else:
+                change = torch._foreach_sub(weights, average)
+                torch._foreach_mul_(change, rest)
+                torch._foreach_add_(average, change)
             for copied, buffer in buffers:
                 copied.copy_(buffer)
 

@@ -54,11 +54,11 @@ class CapturedModule(GuardedModule, ABC):
         self._settings: list[dict[str, Any]] = []  # of the optimiser, by the config
 
     @abstractmethod
-    def average(self, rest: Tensor) -> None:
+    def average(self, rest: Tensor | float) -> None:
         """Update the moving average of the weights.
 
         Args:
-            rest: Share of the new weights, ().
+            rest: Share of the new weights: a number, or a tensor () whose value a graph reads at every replay.
         """
 
     @abstractmethod
@@ -208,7 +208,7 @@ class CapturedModule(GuardedModule, ABC):
         Args:
             step: Number of the step, from 1.
         """
-        self.average(torch.full((), self.rest(step), device=self.device))
+        self.average(self.rest(step))
 
     def on_train_end(self) -> None:
         super().on_train_end()
