@@ -86,7 +86,7 @@ def test_one_of_many_takes_over_from_the_dead(tmp_path: Path) -> None:
         other_host(tmp_path, claim.SILENT + 20)
         claims = [Claim(tmp_path) for _ in range(8)]
         found = list[object]()
-        threads = [threading.Thread(target=lambda c=c: found.append(c.take())) for c in claims]
+        threads = [threading.Thread(target=lambda c=c, f=found: f.append(c.take())) for c in claims]
         for thread in threads:
             thread.start()
         for thread in threads:

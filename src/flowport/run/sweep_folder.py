@@ -2,11 +2,11 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,26 +18,17 @@ from flowport.run.local_workers import Killed
 from flowport.run.planned_job import ENDED, PlannedJob
 from flowport.run.sweep_report import plan, report, say, stopped, watched
 
-
-class Launches(Protocol):
-    """What is asked of a launcher of Hydra's."""
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Run jobs, and return Hydra's record of each.
-
-        Args:
-            job_overrides: The words of each job.
-            initial_job_idx: Number of the first one.
-        """
+Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
+"""(the words of each job, number of the first one) -> Hydra's record of each: ``launch`` of a launcher."""
 
 
-def run_sweep(folder: Path, jobs: list[PlannedJob], launcher: Launches, config: DictConfig, batch: int) -> None:
+def run_sweep(folder: Path, jobs: list[PlannedJob], launch: Launch, config: DictConfig, batch: int) -> None:
     """Run what is left of a sweep, and tell what became of it.
 
     Args:
         folder: Of the sweep.
         jobs: All of its jobs.
-        launcher: Of Hydra.
+        launch: Of Hydra's launcher.
         config: Of the sweep, with Hydra's own node.
         batch: Largest number of jobs that the launcher is given at once.
 
@@ -63,7 +54,7 @@ def run_sweep(folder: Path, jobs: list[PlannedJob], launcher: Launches, config: 
                 job.queue()
             try:
                 with watched(jobs, min(int(config.get("jobs", 1)), len(waiting))):
-                    _run(waiting, launcher, batch)
+                    _run(waiting, launch, batch)
             except (Stopped, KeyboardInterrupt) as stop:
                 raise stopped(stop, folder, jobs) from None
     if not report(folder, jobs):
@@ -72,8 +63,8 @@ def run_sweep(folder: Path, jobs: list[PlannedJob], launcher: Launches, config: 
 
 def _refuse(folder: Path, holder: dict[str, Any]) -> None:
     raise FlowportError(
-        f"{folder} is being written by another sweep, process {holder.get('pid')} of {holder.get('host')}: wait for it, "
-        "or give hydra.sweep.dir=<another folder>"
+        f"{folder} is being written by another sweep, process {holder.get('pid')} of {holder.get('host')}: wait for "
+        "it, or give hydra.sweep.dir=<another folder>"
     )
 
 
@@ -87,11 +78,11 @@ def _remove(jobs: list[PlannedJob]) -> None:
             shutil.rmtree(job.folder.path)
 
 
-def _run(jobs: list[PlannedJob], launcher: Launches, batch: int) -> None:
+def _run(jobs: list[PlannedJob], launch: Launch, batch: int) -> None:
     """Run jobs until each has ended; those that a broken launcher left waiting are given to it again."""
     waiting = jobs
     while waiting:
-        failures = [_launched(waiting[first : first + batch], launcher) for first in range(0, len(waiting), batch)]
+        failures = [_launched(waiting[first : first + batch], launch) for first in range(0, len(waiting), batch)]
         for job in waiting:
             job.wait()
         left = [job for job in waiting if job.state not in ENDED]
@@ -103,10 +94,10 @@ def _run(jobs: list[PlannedJob], launcher: Launches, batch: int) -> None:
         waiting = left
 
 
-def _launched(jobs: list[PlannedJob], launcher: Launches) -> Exception | None:
+def _launched(jobs: list[PlannedJob], launch: Launch) -> Exception | None:
     """Run some jobs; the exception by which the launcher ended, as joblib's does where a process was killed."""
     try:
-        returns = launcher.launch([[*job.words, *job.place] for job in jobs], jobs[0].number)
+        returns = launch([[*job.words, *job.place] for job in jobs], jobs[0].number)
     except Exception as error:
         return error
     for job, found in zip(jobs, returns, strict=False):

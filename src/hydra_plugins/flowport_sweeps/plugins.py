@@ -28,6 +28,7 @@ class FolderSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
+        from flowport.run.job_status import PLACES
         from flowport.run.planned_job import PlannedJob
         from flowport.run.sweep_folder import run_sweep
 
@@ -35,6 +36,9 @@ class FolderSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
+        overrides = [
+            each for each in overrides if each.get_key_element() not in PLACES
+        ]  # they are no settings of a job
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         jobs = list[PlannedJob]()
@@ -42,7 +46,7 @@ class FolderSweeper(BasicSweeper):
             for job in batch:
                 config = loader.load_sweep_config(self.config, list(job))
                 jobs.append(PlannedJob.of(folder, len(jobs), list(job), config))
-        run_sweep(folder, jobs, self.launcher, self.config, self.max_batch_size or len(jobs))
+        run_sweep(folder, jobs, self.launcher.launch, self.config, self.max_batch_size or len(jobs))
 
 
 class LocalLauncher(Launcher):
