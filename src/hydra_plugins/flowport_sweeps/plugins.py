@@ -36,9 +36,7 @@ class FolderSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
-        overrides = [
-            each for each in overrides if each.get_key_element() not in PLACES
-        ]  # they are no settings of a job
+        overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         jobs = list[PlannedJob]()
