@@ -116,3 +116,10 @@ def test_a_killed_worker_of_joblib_s_ends_no_other_job_that_waits(tmp_path: Path
     assert process.returncode == 1 and "Traceback" not in said
     assert [status(sweep, k)["state"] for k in (0, 2)] == ["killed", "finished"]  # joblib ends the neighbour as well
     assert re.search(r"job 2 \(seed=2\) finished", said) and "did not finish" in said
+
+
+def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, capfd: Any) -> None:
+    if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is not None:
+        pytest.skip("Ray's launcher is installed")
+    said = runs.here(capfd, "train.py", "-m", *FAST, "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert "this launcher needs hydra-ray-launcher, which is not installed" in said.sentence

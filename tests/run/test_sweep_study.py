@@ -66,7 +66,7 @@ def test_runs_without_a_common_item_and_sweeps_without_items_have_no_study(tmp_p
 
 
 def test_two_folders_of_pictures_are_studied_by_one_command(tmp_path: Path, capfd: Any) -> None:
-    """Without class folders: class_conditional is refused, the others are compared, and the command says so by its status."""
+    """Without class folders: class_conditional is refused, which the status says, and the others are compared."""
     for side in ("source", "target"):
         pictures(tmp_path / side, 40)
     words = [

@@ -42,6 +42,10 @@ MEMORY = re.compile(
     r"integer multiplication overflow|CUDA out of memory|Unable to allocate|invalid size|too large to"
 )
 """What torch and numpy say of a size that no memory holds."""
+UNSAVED = re.compile(r"inline_container\.cc|PytorchStreamWriter failed writing")
+"""What torch says where a disk does not take a checkpoint."""
+PLUGIN = re.compile(r"Unknown plugin class : 'hydra_plugins\.(\w+)")
+"""What Hydra says of a launcher that is not installed."""
 UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
@@ -223,7 +227,11 @@ def _too_large(message: str) -> str:
 
 
 def _unwritable(error: BaseException | None) -> str | None:
-    """The sentence for a full disk or a folder that may not be written."""
+    """The sentence for a full disk, a folder that may not be written, or a launcher that is not installed."""
+    if isinstance(error, RuntimeError) and (plugin := PLUGIN.search(str(error))):
+        return f"this launcher needs {plugin[1].replace('_', '-')}, which is not installed: choose hydra/launcher=local"
+    if isinstance(error, RuntimeError) and UNSAVED.search(str(error)):
+        return "a checkpoint cannot be written: no space is left on the disk; what was saved before is whole"
     if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
         return None
     where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
