@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from flowport.run.claim import Claim
 from tests import runs
 
 FAST = [*runs.TINY, runs.QUIET, "trainer.max_steps=2", "gallery=false"]
-WORDS = [*FAST, "trainer.max_steps=500", "checkpoint_every=50"]
+WORDS = [*FAST, "trainer.max_steps=1000", "checkpoint_every=50"]
 JOBLIB = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher")
 
 
@@ -47,13 +48,17 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_by_the_same_command(tmp_path
     words = ["seed=0,1,2", f"hydra.sweep.dir={sweep}", "jobs=2"]
     process = started(tmp_path, *words)
     wait(process, lambda: saved(sweep, 0) and saved(sweep, 1))
-    assert "is being written by another sweep" in runs.here(capfd, "train.py", "-m", *WORDS, *words).sentence
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.count("stopped by SIGINT") == 1 and "Traceback" not in said
     assert "with 0 of 3 jobs finished" in said and "go on by the same command, python" in said and "seed=0,1,2" in said
     assert [status(sweep, k)["state"] for k in range(3)] == ["killed", "killed", "queued"]
+
+    lives = Claim(sweep)  # as another sweep has it while it runs
+    assert lives.take() is None
+    assert "is being written by another sweep" in runs.here(capfd, "train.py", "-m", *WORDS, *words).sentence
+    lives.release()
 
     process = started(tmp_path, *words, "jobs=3")
     wait(process, lambda: any(status(sweep, k)["state"] == "running" for k in (0, 1)))
