@@ -80,9 +80,11 @@ def test_hydra_lives_in_the_run_folder() -> None:
         "cli.py",
         "commands.py",
         "config_checks.py",
+        "local_worker.py",
         "restore.py",
         "stage.py",
         "sweep_end.py",
+        "sweep_job.py",
         "train.py",
         "words.py",
     }

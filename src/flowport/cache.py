@@ -3,6 +3,7 @@
 import glob
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,6 +133,58 @@ def load_or_train(untrained: Net, path: Path, train: Callable[[], tuple[Net, Fac
             model, facts = train()
             write_tensors(path, model.state_dict(), facts, checksum=True)
     return model.eval().requires_grad_(False), facts
+
+
+def content_hash(tensors: Iterable[Tensor]) -> str:
+    """32 hex digits that identify tensors by their shapes, types and values.
+
+    Args:
+        tensors: The tensors, which need not be in memory together.
+    """
+    digest = blake2b(digest_size=16)
+    for tensor in tensors:
+        held = tensor.detach().cpu().contiguous()
+        digest.update(f"{tuple(held.shape)} {held.dtype}".encode())
+        digest.update(held.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def kept_number(kind: str, content: str, compute: Callable[[], float]) -> float:
+    """A number that is kept on disk for all who ask for it again, or a newly computed one, which is kept.
+
+    A file lock makes concurrent calls safe: one process computes, the others read its result. A damaged file counts as
+    missing; where the cache cannot be written, the number is computed for this process alone.
+
+    Args:
+        kind: What it is; names its folder.
+        content: Hash of all that determines it; names its file.
+        compute: Computes it; called where it is not kept.
+    """
+    path = home() / kind / f"{content}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    except OSError:
+        return compute()
+    try:
+        found = _number(path)
+        if found is None:
+            found = compute()
+            with suppress(OSError):
+                write_atomically(path, lambda place: place.write_text(json.dumps(found)))
+        return found
+    finally:
+        lock.release()
+
+
+def _number(path: Path) -> float | None:
+    """The finite number of a file; None where there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, float) and math.isfinite(found) else None
 
 
 def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:

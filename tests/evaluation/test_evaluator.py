@@ -1,6 +1,8 @@
 """The common evaluation: held-out points, a disjoint floor, and numbers that a seed decides."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from scipy.io import wavfile
 
 from flowport.coupling import IndependentCoupling
 from flowport.distribution import Brass, EightGaussians, Flute, Gaussian, Moons, Notes, TensorFile
+from flowport.evaluation import evaluator
 from flowport.evaluation.evaluator import Evaluator, gallery, record, reference_cost
 from flowport.metric import NormalisedPathEnergy, SpectralDistance
 from flowport.modality import LogMel, Plane
@@ -83,6 +86,40 @@ def test_the_reference_cost_is_of_the_pair_and_not_of_the_seed() -> None:
     first = build(runs.configured()).module
     other = build(runs.configured("seed=5")).module
     assert reference_cost(first.source, first.target, 256) == reference_cost(other.source, other.target, 256) > 0
+
+
+def test_the_reference_cost_of_a_pair_is_computed_once_also_where_two_ask_at_once(tmp_path, monkeypatch) -> None:
+    """By content: another number of draws, or another pair, has a number of its own; a damaged file counts as none."""
+    monkeypatch.setenv("FLOWPORT_HOME", str(tmp_path))
+    solved, true = [], evaluator.wasserstein_2
+    monkeypatch.setattr(evaluator, "wasserstein_2", lambda *pair: (solved.append(1), true(*pair))[1])
+    said = list[float]()
+    asked = [
+        threading.Thread(target=lambda: said.append(reference_cost(EightGaussians(), Moons(), 512, 4)))
+        for _ in range(3)  # a file lock excludes threads as it does processes
+    ]
+    for thread in asked:
+        thread.start()
+    for thread in asked:
+        thread.join()
+    assert len(said) == 3 and len(set(said)) == 1 and len(solved) == 4
+    for source, target, draws in ((EightGaussians(), Moons(), 3), (EightGaussians(), Gaussian(2), 4)):
+        assert reference_cost(source, target, 512, draws) != said[0]
+    assert len(solved) == 11
+    for kept in (tmp_path / "reference_cost").glob("*.json"):
+        kept.write_text("[]")
+    assert reference_cost(EightGaussians(), Moons(), 512, 4) == said[0] and len(solved) == 15
+    monkeypatch.setenv("FLOWPORT_HOME", "/proc/nowhere")  # which cannot be written
+    assert reference_cost(EightGaussians(), Moons(), 512, 4) == said[0]
+
+
+def test_a_second_job_of_a_pair_spends_almost_nothing_on_its_reference_cost(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLOWPORT_HOME", str(tmp_path))
+    monkeypatch.setattr(evaluator, "wasserstein_2", lambda *pair: torch.tensor(2.0))  # 13 s of transport otherwise
+    assert reference_cost(EightGaussians(), Moons()) == 4
+    began = time.process_time()
+    assert reference_cost(EightGaussians(), Moons()) == 4
+    assert time.process_time() - began < 0.1
 
 
 def test_a_second_pair_has_a_reference_cost_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flowport.cache import content_hash, kept_number
 from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
@@ -25,6 +26,8 @@ SEARCHED = 10_000
 """Largest number of training targets that are searched for the nearest one."""
 REHEARSED = 64
 """Largest number of points of a rehearsal of the metrics."""
+REFERENCE_VERSION = 1
+"""Raised when the reference cost is computed otherwise, so that numbers of earlier versions are not read."""
 SOUNDS = 4
 """Number of clips of every row of a gallery that are written as sound."""
 
@@ -222,7 +225,9 @@ class Evaluator:
 def reference_cost(source: Distribution, target: Distribution, points: int = 2048, draws: int = 16) -> float:
     """W2² between source and target, the mean over ``draws`` fixed draws, in squared units of the points.
 
-    It does not depend on the seed of the run. A single draw has an error of several per cent.
+    It does not depend on the seed of the run. A single draw has an error of several per cent. It is computed once for a
+    pair and kept in the cache of this user, under a hash of the points that are drawn; of several processes that ask at
+    once, one computes it.
 
     Args:
         source: The source; its test split is used.
@@ -230,13 +235,17 @@ def reference_cost(source: Distribution, target: Distribution, points: int = 204
         points: Number of points of a draw.
         draws: Number of draws.
     """
-    total = 0.0
-    for k in range(draws):
+
+    def drawn(k: int) -> tuple[Tensor, Tensor]:
         draw = Randomness(0, 0, f"/reference cost/{k}")
         x = source.split("test").every(points, draw.under("source")).x
-        y = target.split("test").every(points, draw.under("target")).x
-        total += float(wasserstein_2(x, y)) ** 2
-    return total / draws
+        return x, target.split("test").every(points, draw.under("target")).x
+
+    def computed() -> float:
+        return sum(float(wasserstein_2(*drawn(k))) ** 2 for k in range(draws)) / draws
+
+    content = content_hash(x for k in range(draws) for x in drawn(k))
+    return kept_number("reference_cost", f"{REFERENCE_VERSION}-{content}", computed)
 
 
 def _observed(sample: Sample, law: Distribution) -> Sample:

@@ -354,14 +354,14 @@ def _numbers(cells: tuple[str, ...], name: str, path: str) -> Tensor:
     return values
 
 
-def write_confusion(counts: Mapping[str, Counter[str]], after: list[str], table: Path, picture: Path) -> None:
+def write_confusion(counts: Mapping[str, Counter[str]], after: list[str], table: Path, picture: Path | None) -> None:
     """Write how many items of each class were translated into each class, as csv and as a picture.
 
     Args:
         counts: Numbers of items by class before and class after.
         after: Names of the classes after, in the order of the columns.
         table: File of the csv.
-        picture: File of the picture, .png.
+        picture: File of the picture, .png; None: no picture.
     """
     out = io.StringIO(newline="")
     csv.writer(out).writerows(
@@ -371,7 +371,8 @@ def write_confusion(counts: Mapping[str, Counter[str]], after: list[str], table:
         ]
     )
     write_atomically(table, lambda place: place.write_text(out.getvalue(), newline=""))
-    draw_confusions({"": counts}, after, picture)
+    if picture is not None:
+        draw_confusions({"": counts}, after, picture)
 
 
 def draw_confusions(panels: Mapping[str, Mapping[str, Counter[str]]], after: list[str], picture: Path) -> None:

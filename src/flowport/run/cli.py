@@ -30,9 +30,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from flowport.errors import FlowportError, Stopped, printable
 from flowport.run.words import Groups, check_words
 
-logger = logging.getLogger(__name__)
-STUDY = "study"
-"""Name of the callback by which a sweep ends with a study; a job that is refused does not end such a sweep."""
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that stop a command; SIGUSR1 and SIGUSR2 stay free for clusters."""
@@ -45,6 +42,10 @@ MEMORY = re.compile(
     r"integer multiplication overflow|CUDA out of memory|Unable to allocate|invalid size|too large to"
 )
 """What torch and numpy say of a size that no memory holds."""
+UNSAVED = re.compile(r"inline_container\.cc|PytorchStreamWriter failed writing")
+"""What torch says where a disk does not take a checkpoint."""
+PLUGIN = re.compile(r"Unknown plugin class : 'hydra_plugins\.(\w+)")
+"""What Hydra says of a launcher that is not installed."""
 UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
@@ -226,7 +227,11 @@ def _too_large(message: str) -> str:
 
 
 def _unwritable(error: BaseException | None) -> str | None:
-    """The sentence for a full disk or a folder that may not be written."""
+    """The sentence for a full disk, a folder that may not be written, or a launcher that is not installed."""
+    if isinstance(error, RuntimeError) and (plugin := PLUGIN.search(str(error))):
+        return f"this launcher needs {plugin[1].replace('_', '-')}, which is not installed: choose hydra/launcher=local"
+    if isinstance(error, RuntimeError) and UNSAVED.search(str(error)):
+        return "a checkpoint cannot be written: no space is left on the disk; what was saved before is whole"
     if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
         return None
     where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
@@ -259,44 +264,56 @@ def resolve_paths(config: DictConfig) -> None:
 
 
 def _job(task: Task) -> Callable[[DictConfig], Any]:
-    """Hydra's task, whose refusal ends a single run at once and is logged in its own job's log in a sweep."""
+    """Hydra's task, a function of a module so that launchers can send it to other processes."""
+    return functools.update_wrapper(functools.partial(_run_job, task), task)
 
-    @functools.wraps(task)
-    def job(config: DictConfig) -> Any:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
-            from flowport.run.config_checks import check_keys
 
-            check_keys(config)
-            resolve_paths(config)
-            from flowport.run.run_folder import RunFolder
-            from flowport.run.trust import remember_programs
+def _run_job(task: Task, config: DictConfig) -> Any:
+    """Run a task in Hydra's folder; a refusal ends a single run at once and is noted in its job's folder in a sweep."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from flowport.run.sweep_job import run_in_sweep
 
-            RunFolder(folder).check_links()
-            remember_programs(OmegaConf.to_container(config, resolve=False))
-            with said_how_to_go_on(folder), RunFolder(folder).locked():
-                numbers = task(config, folder)
-            if numbers is None:
-                return None
-            from flowport.evaluation.tables import table
+        numbers = run_in_sweep(functools.partial(_work, task), functools.partial(_work, _go_on), config, folder)
+        return None if numbers is None else _wanted(numbers, config.get("optimise"))
+    try:
+        numbers = _work(task, config, folder)
+        return None if numbers is None else _wanted(numbers, config.get("optimise"))
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"flowport: {sentence}\n")
+        _remove_unused(folder)
+        raise SystemExit(2) from None
 
-            print(table(numbers, title=str(folder)))
-            return _wanted(numbers, config.get("optimise"))
-        except Exception as error:
-            sentence = sentence_of(error)
-            if sentence is None:
-                raise
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
-                logger.error("flowport: %s", sentence)
-                if STUDY in (HydraConfig.get().callbacks or {}):  # whose page names what was refused
-                    _note_refusal(Path(HydraConfig.get().runtime.output_dir), sentence)
-                    return None
-                raise
-            sys.stderr.write(f"flowport: {sentence}\n")
-            _remove_unused(folder)
-            raise SystemExit(2) from None
 
-    return job
+def _work(task: Task, config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
+    """Check a config, run a task in its folder, and print its numbers."""
+    from flowport.run.config_checks import check_keys
+    from flowport.run.run_folder import RunFolder
+    from flowport.run.trust import remember_programs
+
+    check_keys(config)
+    resolve_paths(config)
+    RunFolder(folder).check_links()
+    remember_programs(OmegaConf.to_container(config, resolve=False))
+    with said_how_to_go_on(folder), RunFolder(folder).locked():
+        numbers = task(config, folder)
+    if numbers is not None:
+        from flowport.evaluation.tables import table
+
+        print(table(numbers, title=str(folder)))
+        _wanted(numbers, config.get("optimise"))
+    return numbers
+
+
+def _go_on(config: DictConfig, folder: Path) -> Mapping[str, Any]:
+    """Continue the run of a job of a sweep from its own config and checkpoint."""
+    from flowport.run.run_folder import RunFolder
+    from flowport.run.stage import resume
+
+    return resume(RunFolder(folder, bool(config.get("trust"))), [])
 
 
 def _remove_unused(folder: Path) -> None:
@@ -308,13 +325,6 @@ def _remove_unused(folder: Path) -> None:
                 logging.getLogger().removeHandler(handler)  # it would open its file again
                 handler.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _note_refusal(folder: Path, sentence: str) -> None:
-    from flowport.cache import write_atomically
-    from flowport.run.run_folder import RunFolder
-
-    write_atomically(RunFolder(folder).refusal, lambda place: place.write_text(sentence + "\n"))
 
 
 def _one_line(message: str) -> str:

@@ -4,9 +4,11 @@ Nothing heavy is imported before a command's own work begins, so that ``flowport
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -262,15 +264,26 @@ def in_hydra_grammar(words: list[str]) -> list[str]:
 
 
 def _with_sweep_name(words: list[str], name: str) -> list[str]:
-    """Words of a user's own sweep with a folder that is named after the experiment and what is swept."""
+    """Words of a user's own sweep with a folder that is named after the experiment and what is swept.
+
+    A named sweep finds the number of its words, by which the same command again finds its folder, in its environment.
+    """
     pairs = dict(word.partition("=")[::2] for word in words if "=" in word)
+    os.environ["FLOWPORT_SWEEP"] = number = _number_of(words, name)
     own = {"-m", "--multirun"} & set(words) and not {"sweep", "hydra.sweep.dir"} & set(pairs)
     if not own or name != "train":
         return words
     swept = [key for key, value in pairs.items() if "," in re.sub(r"\[.*?\]|'.*?'", "", value) or "(" in value]
     title = "_".join([pairs.get("experiment", "own"), *(["over", *swept] if swept else [])])
     title = re.sub(r"[^\w.-]", "-", title)[:80]
-    return [*words, f"hydra.sweep.dir=outputs/sweep/{title}/${{now:%Y-%m-%d_%H-%M-%S-%f}}"]
+    return [*words, f"hydra.sweep.dir=outputs/sweep/{title}/{number}"]
+
+
+def _number_of(words: list[str], name: str) -> str:
+    """8 hex digits of the words of a sweep in their order, without those that say where and how it runs."""
+    places = ("-m", "--multirun", "jobs=", "restart=", "hydra/launcher=", "hydra.launcher.", "+hydra.launcher.")
+    kept = [name, *(word for word in words if not word.startswith(places))]
+    return blake2b("\0".join(kept).encode(), digest_size=4).hexdigest()
 
 
 def command(name: str) -> None:

@@ -24,29 +24,31 @@ from flowport.run.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 
-def measure(run: Run, folder: RunFolder, device: torch.device) -> dict[str, float]:
+def measure(run: Run, folder: RunFolder, device: torch.device, pictures: bool = True) -> dict[str, float]:
     """test/<metric> of the averaged field on the test split; items.csv and pictures are written into ``folder``.
 
     Args:
         run: A trained run.
         folder: Where tables and pictures go.
         device: Where points are translated.
+        pictures: Whether pictures are drawn.
     """
     module, pair = run.module.to(device), run.data.placed(device)
     source, target = pair.source, pair.target
     began = time.perf_counter()
     outcome = run.evaluation.outcome(module.ema, source, target, module.randomness, "test")
     measured = run.evaluation.measure(outcome)
-    measured |= _write_items(run, outcome, measured, pair, folder)
+    measured |= _write_items(run, outcome, measured, pair, folder, pictures)
     numbers = {f"test/{k}": v for k, v in measured.items()}
     numbers["test/nfe"] = outcome.nfe
     numbers["test/seconds"] = round(time.perf_counter() - began, 2)
-    gallery(outcome, target.modality, folder.gallery)
+    if pictures:
+        gallery(outcome, target.modality, folder.gallery)
     return numbers
 
 
 def _write_items(
-    run: Run, outcome: EvaluationResult, measured: dict[str, float], pair: Pairing, folder: RunFolder
+    run: Run, outcome: EvaluationResult, measured: dict[str, float], pair: Pairing, folder: RunFolder, pictures: bool
 ) -> dict[str, float]:
     """The means over items with their errors; writes items.csv, the confusion of classes and pictures of examples."""
     try:
@@ -64,8 +66,10 @@ def _write_items(
         logger.info("%s has no %s: %s", folder.items.name, ", ".join(columns), reason)
     counts = table.confusion()
     if counts is not None:
-        write_confusion(counts, list(class_names(pair.target)), folder.confusion, folder.confusion_picture)
-    _show_examples(table, outcome, pair, folder)
+        picture = folder.confusion_picture if pictures else None
+        write_confusion(counts, list(class_names(pair.target)), folder.confusion, picture)
+    if pictures:
+        _show_examples(table, outcome, pair, folder)
     return numbers
 
 
@@ -120,7 +124,7 @@ def evaluate(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> dict[s
     if overrides.get("nfe") is not None:
         run.sampler.grid.steps = run.sampler.solver.steps(overrides.nfe)
     check_measures(run, overrides.get("optimise"))
-    numbers = measure(run, out, device_of(run.config.trainer, overrides))
+    numbers = measure(run, out, device_of(run.config.trainer, overrides), bool(overrides.get("gallery", True)))
     numbers = {**record(folder), **numbers}
     out.write_metrics(numbers)
     return numbers

@@ -116,7 +116,7 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
     config.stage = {"_target_": "flowport.run.stage.FineTuningStage"}
     config.data.batch, config.data.validation_items = overrides.starts, overrides.starts
     config.data.repeat = method.steps_per_rollout
-    config.run = None
+    config.run, config.gallery = None, bool(overrides.get("gallery", True))
     return config
 
 
@@ -286,6 +286,8 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
         numbers[f"sampled/{prefix}spread"] = float((w @ (x - w @ x).square()).mean())
     if "tilted_" in laws:
         numbers["sampled/effective"] = float(effective(laws["tilted_"][1], 1))
+    if not run.config.get("gallery", True):
+        return numbers
     shown = slice(modality.shown)
     rows = {"source": pair.source.x[shown], **{name: x[shown] for name, x in ends.items()}}
     picture = {name: modality.observed(x).cpu() for name, x in rows.items()}

@@ -138,6 +138,21 @@ class RunFolder:
         return self.path / "refused.txt"
 
     @property
+    def status(self) -> Path:
+        """The state of a job of a sweep."""
+        return self.path / "status.json"
+
+    @property
+    def traceback(self) -> Path:
+        """Where a failed job of a sweep was when it failed."""
+        return self.path / "traceback.txt"
+
+    @property
+    def said(self) -> Path:
+        """What a job of a sweep printed."""
+        return self.path / "output.txt"
+
+    @property
     def before_after(self) -> Path:
         """The picture of the same starts through the base and the fine-tuned flow."""
         return self.path / "before_after.png"

@@ -125,7 +125,7 @@ def train(
         if before and (found := before(run)):
             write_json(folder.before, found)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
-    samples = SampleLogger(evaluation, folder.gallery)
+    samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
     callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
     trainer = build_trainer(config, folder, callbacks, done)
     board = trainer.logger
@@ -148,7 +148,7 @@ def train(
     }
     last = trainer.global_step * trainer.accumulate_grad_batches - 1
     numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
-    numbers.update(measure(run, folder, trainer.strategy.root_device))
+    numbers.update(measure(run, folder, trainer.strategy.root_device, config.get("gallery", True)))
     numbers.update(after(run, folder) if after else {})
     if not resume or trainer.global_step != _concluded(folder):
         board.conclude(numbers, trainer.global_step)

@@ -29,10 +29,10 @@ class SampleLogger(Callback):
 
     Args:
         evaluation: Translates points and measures the result.
-        picture: File of the gallery.
+        picture: File of the gallery; None: numbers alone, without pictures, sounds and clouds.
     """
 
-    def __init__(self, evaluation: Evaluator, picture: Path) -> None:
+    def __init__(self, evaluation: Evaluator, picture: Path | None) -> None:
         self.evaluation, self.picture = evaluation, picture
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -43,10 +43,10 @@ class SampleLogger(Callback):
         source, target = pair.source, pair.target
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")
         numbers = self.evaluation.measure(outcome)
-        picture = gallery(outcome, target.modality, self.picture)
+        picture = None if self.picture is None else gallery(outcome, target.modality, self.picture)
         for log in trainer.loggers:
             log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, step)
-            if isinstance(log, TensorBoardLogger):
+            if picture is not None and isinstance(log, TensorBoardLogger):
                 log.experiment.add_image("gallery", picture, step)
                 show(outcome, target.modality.surface(), log.experiment, step)
         logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))

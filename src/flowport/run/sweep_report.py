@@ -1,0 +1,149 @@
+"""What a sweep says: before it starts, while its jobs end, and at the end."""
+
+import shlex
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flowport.errors import Stopped, printable
+from flowport.run.planned_job import ENDED, LOOK, PlannedJob
+
+ANEW = "restart=true starts every job anew, hydra.sweep.dir=<folder> another sweep"
+"""How not to go on."""
+
+
+def say(sentence: str) -> None:
+    """Write a sentence to stderr.
+
+    Args:
+        sentence: The sentence.
+    """
+    sys.stderr.write(f"flowport: {printable(sentence)}\n")
+    sys.stderr.flush()
+
+
+def plan(folder: Path, steps: list[str], config: DictConfig) -> str:
+    """What is said before a sweep starts: its jobs, and how many of them are left.
+
+    Args:
+        folder: Of the sweep.
+        steps: ``"skip"``, ``"resume"`` or ``"anew"`` for every job.
+        config: Of the sweep, with Hydra's own node.
+    """
+    count = Counter(steps)
+    if count["skip"] == len(steps):
+        return f"the sweep in {folder} is finished, all {_jobs(len(steps))}: nothing is started; {ANEW}"
+    at_once = f"{config.get('jobs', 1)} at a time"
+    if str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
+        at_once = "one after the other"
+    if not count["skip"] and not count["resume"]:
+        return f"{_jobs(len(steps))} in {folder}, {at_once}; the same command again goes on there"
+    return (
+        f"going on in {folder}: of {_jobs(len(steps))} {count['skip']} finished, {count['resume']} resumed, "
+        f"{count['anew']} from the start, {at_once}; {ANEW}"
+    )
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'s' if number != 1 else ''}"
+
+
+@contextmanager
+def watched(jobs: list[PlannedJob], at_once: int) -> Iterator[None]:
+    """A context in which every job that ends is said in a line, with the time that is left.
+
+    Args:
+        jobs: Of the sweep.
+        at_once: How many of them run at a time.
+    """
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(jobs, at_once, over), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event) -> None:
+    told, spent = {job.number for job in jobs if job.state in ENDED}, list[float]()
+    while True:
+        last = over.is_set()
+        for job in jobs:
+            job.note_death()
+            state = job.state
+            if state not in ENDED:
+                told.discard(job.number)  # a cluster has started it again
+            elif job.number not in told:
+                told.add(job.number)
+                spent.append(float(job.held().get("seconds", 0.0)))
+                minutes = sum(spent) / len(spent) * (len(jobs) - len(told)) / max(at_once, 1) / 60
+                say(_line(job, f"{len(told)}/{len(jobs)}", minutes if len(told) < len(jobs) else None))
+        if last:
+            return
+        over.wait(LOOK)
+
+
+def _line(job: PlannedJob, count: str, minutes: float | None) -> str:
+    """The line of a job that has ended."""
+    held = job.held()
+    after = f" after {held['seconds']:.0f} s" if "seconds" in held else ""
+    left = "" if minutes is None else f", about {minutes:.1f} min left"
+    why = "" if held.get("state") == "finished" else f": {held.get('error', '')}"
+    return f"[{count}] job {job.folder.path.name} ({job}) {held.get('state')}{after}{why}{left}"
+
+
+def stopped(stop: BaseException, folder: Path, jobs: list[PlannedJob]) -> Stopped:
+    """The signal that ended a sweep, with the command that goes on.
+
+    Args:
+        stop: What was raised.
+        folder: Of the sweep.
+        jobs: Of the sweep.
+    """
+    for job in jobs:
+        job.note_death()
+    done = sum(job.state == "finished" for job in jobs)
+    number = stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT)
+    start = sys.argv[0] if sys.argv[0].startswith("flowport") else f"python {sys.argv[0]}"
+    return Stopped(
+        number,
+        f"with {done} of {_jobs(len(jobs))} finished in {folder}: go on by the same command, "
+        f"{start} {shlex.join(sys.argv[1:])}",
+    )
+
+
+def report(folder: Path, jobs: list[PlannedJob]) -> bool:
+    """Tell how a sweep ended, with a table of the jobs that did not finish.
+
+    Args:
+        folder: Of the sweep.
+        jobs: Of the sweep.
+
+    Returns:
+        Whether all of them finished.
+    """
+    left = [job for job in jobs if job.state != "finished"]
+    if not left:
+        return True
+    sheet = Table(title=f"{len(left)} of {_jobs(len(jobs))} did not finish", title_justify="left")
+    for column in ("job", "state", "overrides", "why"):
+        sheet.add_column(column, overflow="fold")
+    for job in left:
+        state = job.state if job.state in ENDED else "killed"
+        sheet.add_row(
+            job.folder.path.name, state, escape(str(job)), escape(printable(str(job.held().get("error", ""))))
+        )
+    Console(stderr=True, width=110).print(sheet)
+    say(f"what a job printed is in {folder}/<job>/output.txt; the same command again runs what did not finish")
+    return False

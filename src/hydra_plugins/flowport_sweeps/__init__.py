@@ -1,0 +1,1 @@
+"""Hydra's plugins of flowport, in the one package in which Hydra looks for them."""
