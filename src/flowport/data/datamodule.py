@@ -66,7 +66,7 @@ class PairDataModule(Checked, LightningDataModule):
             logger.info("data.pool=auto is %s here", self.train.pool)
 
     def setup(self, stage: str) -> None:
-        """Places the data and creates the streams of this process.
+        """Places the data and creates the streams of this process; all processes validate on the same batches.
 
         Args:
             stage: Stage of the trainer; ``"fit"`` and ``"validate"`` have an effect.
@@ -88,6 +88,13 @@ class PairDataModule(Checked, LightningDataModule):
             world_size,
             self.block,
         )
+        if world_size > 1 and not self.coupling.independent and self.train.pool != "all":
+            logger.info(
+                "each of the %d processes couples its own points: the plan is that of pools of %d points, not of %d",
+                world_size,
+                self.train.pool * self.batch,
+                world_size * self.train.pool * self.batch,
+            )
         held_out = pairing.split("validation")
         self.held_out = PairStream(held_out, self.coupling, self.randomness.under("validation"), self.batch, block=1)
 

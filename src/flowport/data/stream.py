@@ -1,7 +1,7 @@
 """Training batches of coupled source and target points, made on the device and indexed by step.
 
-The batch of a step is a pure function of (randomness, step, rank), so that a resumed run draws the batches of an
-uninterrupted one, also from within a pool or a block and with prefetching.
+The batch of a step is a pure function of (randomness, step, rank, number of processes), so that a resumed run draws the
+batches of an uninterrupted one, also from within a pool or a block and with prefetching.
 
 References:
     Pooladian et al. 2023, "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", arXiv:2304.14772.
@@ -44,10 +44,16 @@ Drawing a block takes its launches once, whatever its size, and several times it
 class PairStream:
     """The stream of training batches (x0, x1) ~ π of a coupling π over a pairing, indexed by step.
 
-    The coupling is solved over pools of several minibatches, or once over the whole stored training set. Several
-    processes take disjoint shards of one stream: together they draw the pairs that one process with batches as many
-    times as large would draw. ``facts`` holds the numbers that the last solved coupling reported (lost mass, plan
-    entropy), and ``facts`` of a batch those of the plan that it was drawn from.
+    The coupling is solved over pools of several minibatches, or once over the whole stored training set. ``facts``
+    holds the numbers that the last solved coupling reported (lost mass, plan entropy), and ``facts`` of a batch those
+    of the plan that it was drawn from.
+
+    Several processes share one stream, of stored data and of endless laws alike. Process r of R has rows
+    r·batch, …, (r + 1)·batch − 1 of the batch that one process draws with batches R times as large: all points and
+    their augmentation are drawn on every process, which keeps its own rows, since a generator has no way to skip those
+    of others. With an independent coupling or ``pool="all"`` the batches of R processes, joined in the order of their
+    numbers, therefore equal those of that one process; any other coupling is solved by every process over its own part
+    of the pool, with random numbers of its own.
 
     Args:
         pairing: Joint law of source and target before the coupling.
@@ -88,7 +94,7 @@ class PairStream:
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
         self.batch, self.rank, self.world_size = batch, rank, world_size
         self.pool = 1 if coupling.independent else _pool_of(pool, pairing, batch)
-        self.block = _block_of(block, pairing, batch)
+        self.block = _block_of(block, pairing, batch * world_size)
         self.facts: Mapping[str, float | Tensor] = {}
         self._draws, self._own = randomness.under("joint"), randomness.on(rank)
         self._cached: tuple[int, Pair] | None = None
@@ -157,8 +163,17 @@ class PairStream:
     def _of_stream(self, number: int) -> Pair:
         """The points of a block of pools before the coupling."""
         assert self.pool != "all"
-        n = max(1, self.block // self.pool) * self.pool * self.batch
-        return self.pairing.pairs((number * self.world_size + self.rank) * n, n, self._draws)
+        pools, each = max(1, self.block // self.pool), self.pool * self.batch
+        n = pools * each * self.world_size
+        return self._shard(self.pairing.pairs(number * n, n, self._draws), each)
+
+    def _shard(self, pair: Pair, each: int) -> Pair:
+        """The rows of this process among points of all: every piece of ``each`` rows of its own, in order."""
+        if self.world_size == 1:
+            return pair
+        rows = torch.arange(len(pair)).view(-1, self.world_size, each)[:, self.rank].flatten()
+        rows = to_device(rows, pair.source.x.device)
+        return pair.take(rows, rows)
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor]:
@@ -208,19 +223,20 @@ class PairStream:
     def _of_whole(self, number: int) -> Pair:
         """The points of a block of minibatches of the coupled training set."""
         i, j = self.whole
-        n, step = self.block * self.batch, number * self.block
-        rows, at = [], (number * self.world_size + self.rank) * n
+        n, step = self.block * self.batch * self.world_size, number * self.block
+        rows, at = [], number * n
         end = at + n
         while at < end:
             epoch, offset = divmod(at, len(i))
             rows.append(self._order(epoch)[offset : offset + end - at])
             at += len(rows[-1])
         row = torch.cat(rows)
-        noise, device = self._own.under("augmentation").under("source"), self.pairing.source.device
-        return Pair(  # both sides of a pair are augmented by the same numbers, so that they stay partners
+        noise, device = self.randomness.under("augmentation").under("source"), self.pairing.source.device
+        pair = Pair(  # both sides of a pair are augmented by the same numbers, so that they stay partners
             self.pairing.source.draw(i[row], noise.generator("draw", step, device)),
             self.pairing.target.draw(j[row], noise.generator("draw", step, device)),
         )
+        return self._shard(pair, self.batch)
 
 
 def _pool_of(pool: int | Literal["all", "auto"], pairing: Pairing, batch: int) -> int | Literal["all"]:

@@ -13,8 +13,9 @@ from flowport.errors import FlowportError
 from flowport.run.cli import composed
 from flowport.run.config_checks import check_kind
 from flowport.run.device import asked
+from flowport.run.rank_place import alone
 from flowport.run.run_folder import RunFolder
-from flowport.run.trainer_options import REACHING
+from flowport.run.trainer_options import REACHING, SHARED
 from flowport.run.words import Groups
 
 logger = logging.getLogger(__name__)
@@ -63,13 +64,15 @@ def base_of(config: DictConfig) -> RunFolder:
 def reaching(config: DictConfig, own: DictConfig) -> list[str]:
     """Overrides by which a base is trained as the command computes: ``capture``, and what of ``REACHING`` it sets.
 
+    A base is trained in one process.
+
     Args:
         config: The composed config of finetune or reflow.
         own: The trainer that the experiment of the base has without them.
     """
     device = asked(config)
     said = {**(config.get("trainer") or {}), **({} if device is None else {"accelerator": device})}
-    plain = {key: said[key] for key in REACHING if said.get(key) is not None}
+    plain = {key: said[key] for key in REACHING if said.get(key) is not None and said[key] not in SHARED}
     words = ["capture=false"] if config.get("capture") is False else []
     return words + [
         f"{'' if key in own else '+'}trainer.{key}={str(value).lower() if isinstance(value, bool) else value}"
@@ -82,7 +85,7 @@ def _train(folder: RunFolder, words: list[str]) -> None:
     logger.info("%s the base %s", "going on with" if folder.begun else "training", folder)
     asked = [f"run={folder}"] if folder.begun else [*words, f"hydra.run.dir={folder}"]
     # -P: a file of the working directory that is called like a library is not imported
-    done = subprocess.run([sys.executable, "-P", "-m", "flowport.run", "train", *asked], check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "flowport.run", "train", *asked], check=False, env=alone())
     if done.returncode or not folder.finished:
         raise FlowportError(
             f"the base could not be trained: see above, or train it by flowport train {' '.join(words)}"

@@ -29,6 +29,7 @@ from flowport.run.build import Parts, Run, checked_config
 from flowport.run.config_checks import check_kind
 from flowport.run.finetune import certified, through, tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
+from flowport.run.trainer_options import refuse_several
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition, Pair
@@ -53,6 +54,8 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
         check_kind(f"boosting.{key}", overrides.boosting[key], int, least)
     if not overrides.boosting.rounds:
         finetune.check_reward(overrides)
+    else:
+        refuse_several(overrides.trainer, "residual reward boosting (boosting.rounds)")
     finetune.check_overrides(overrides, parts)
 
 

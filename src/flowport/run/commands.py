@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from flowport import __version__
 from flowport.errors import FlowportError, Stopped
 from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
+from flowport.run.rank_place import here
 from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "output", "draw", "hydra.run.dir", "hydra.sweep.dir")
@@ -115,12 +116,13 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
     from flowport.run.run_folder import RunFolder
-    from flowport.run.trainer_options import check_trainer, lightning_options
+    from flowport.run.trainer_options import check_trainer, lightning_options, refuse_several
 
     check_values(config)
     check_kind("strength", config.strength, float)
     check_kind("steps_per_rollout", config.steps_per_rollout, int | None, 1)
     check_trainer(config.trainer)
+    refuse_several(config.trainer, "a duel of the arena")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.draw is not None:
@@ -287,11 +289,26 @@ def _number_of(words: list[str], name: str) -> str:
 
 
 def command(name: str) -> None:
-    """Run one command with the arguments in ``sys.argv[1:]``.
+    """Run one command with the arguments in ``sys.argv[1:]``; of processes that torchrun started, one reads them.
 
     Args:
         name: A key of ``TASKS``, ``"tabulate"`` or ``"plot_weighting"``.
     """
+    place = here()
+    if place is None:
+        _command(name)
+        return
+    from flowport.run.rank_entry import follow
+    from flowport.run.rank_launch import Lead
+
+    if place.rank:
+        follow(place)
+        return
+    with Lead():
+        _command(name)
+
+
+def _command(name: str) -> None:
     arguments = sys.argv[1:]
     if name in ("tabulate", "plot_weighting"):
         (_tabulate if name == "tabulate" else _plot_weighting)(arguments)

@@ -20,6 +20,7 @@ from flowport.run.device import accelerator_of, device_of
 from flowport.run.restore import OVERRIDES, record, restore
 from flowport.run.run_folder import RunFolder, going_on
 from flowport.run.train import train
+from flowport.run.trainer_options import processes_of
 from flowport.run.translate import PAIRS
 from flowport.sampling.translator import Translator
 from flowport.tensors import float32_products
@@ -110,6 +111,8 @@ def _config(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> DictCon
     if overrides.steps is not None:
         config.trainer.max_steps = overrides.steps
     config.trainer.accelerator = accelerator_of(config.trainer, overrides, say=False)  # pairs said it
+    if processes_of(config.trainer) > 1:  # the pairs and the weights to begin with are this process's
+        config.trainer.devices = config.trainer.num_nodes = 1
     path = str(out.pairs)
     config.pairing = {"_target_": "flowport.data.pairing.StoredPairing", "_partial_": True, "path": path}
     config.coupling = {"_target_": "flowport.coupling.IndependentCoupling"}

@@ -18,6 +18,7 @@ from flowport.run.build import Parts, checked_config, make
 from flowport.run.finetune import tune
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
+from flowport.run.trainer_options import processes_of
 from flowport.sampling.process import ClosedFormProcess
 
 
@@ -104,13 +105,18 @@ def resume(folder: RunFolder, overrides: list[str]) -> dict[str, Any]:
     """
     config = checked_config(folder)
     folder.check_links()
-    batches = config.trainer.get("accumulate_grad_batches", 1)
+    batches, processes = config.trainer.get("accumulate_grad_batches", 1), processes_of(config.trainer)
     for word in overrides:
         _change(config, word, folder)
     if config.trainer.get("accumulate_grad_batches", 1) != batches:
         raise FlowportError(
             f"trainer.accumulate_grad_batches={config.trainer.accumulate_grad_batches} is another number of batches a "
             f"step than the {batches} of this run, by which it counts its batches: start a new run for it"
+        )
+    if processes_of(config.trainer) != processes:
+        raise FlowportError(
+            f"trainer.devices={config.trainer.devices} is another number of processes than the {processes} of this "
+            "run, which share its stream of data: start a new run for it"
         )
     done = folder.read_checkpoint().get("global_step", 0)
     if isinstance(done, int) and isinstance(config.trainer.max_steps, int) and config.trainer.max_steps < done:

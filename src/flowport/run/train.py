@@ -19,9 +19,12 @@ from flowport.run.build import Parts, Run, build
 from flowport.run.choices import choices
 from flowport.run.device import places, require_present
 from flowport.run.evaluate import check_measures, measure
+from flowport.run.rank_launch import handed_over
+from flowport.run.rank_place import first, options_of
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
-from flowport.run.trainer_options import lightning_options
+from flowport.run.trainer_options import lightning_options, processes_of
 from flowport.tensors import float32_products
+from flowport.training import ranks
 from flowport.training.board import Board
 from flowport.training.callback import (
     AtomicCheckpointIO,
@@ -70,12 +73,15 @@ def build_trainer(
     if isinstance(between, int):
         between = min(between, steps) * batches  # Lightning counts batches
     bar = [ProgressBar()] if options.get("enable_progress_bar", True) else []
+    several = options_of(processes_of(options), options.get("strategy", "auto"))
+    plugins = [AtomicCheckpointIO(), *several.pop("plugins", [])]
     try:
         return instantiate(lightning_options(options))(
             **place,
+            **several,
             callbacks=[*callbacks, *bar],
             logger=Board(folder.path, done),
-            plugins=[AtomicCheckpointIO()],
+            plugins=plugins,
             default_root_dir=folder.path,
             enable_checkpointing=False,  # a callback of flowport's saves
             # One epoch is the whole training, so that the progress bar knows its end.
@@ -100,6 +106,9 @@ def train(
 ) -> dict[str, Any]:
     """Train (or resume) a run in its folder, evaluate it, and write its metrics and gallery.
 
+    Where the trainer asks for several processes, this one starts them and waits; of them the first one evaluates and
+    writes.
+
     Args:
         config: A composed config.
         folder: The run's.
@@ -110,20 +119,21 @@ def train(
         after: Called with the trained run; its numbers are reported too.
 
     Returns:
-        All numbers.
+        All numbers; none in another than the first of several processes.
 
     Raises:
         FlowportError: For parts that do not fit together, and for a checkpoint that does not fit the config.
     """
+    if (numbers := handed_over(config, folder, resume)) is not None:
+        return numbers
     run, clock = _built(config, parts, base), TrainingClock()
     evaluation = run.evaluation  # before training, so that a sampler or metric that does not fit is refused now
     done = _resumed(run, folder) if resume else None
     names = check_measures(run, config.get("optimise"))
-    folder.write_config(config, {"source": remember(run.module.source), "target": remember(run.module.target)})
+    if first():
+        folder.write_config(config, {"source": remember(run.module.source), "target": remember(run.module.target)})
     if not resume:
-        folder.before.unlink(missing_ok=True)
-        if before and (found := before(run)):
-            write_json(folder.before, found)
+        _measured_before(run, folder, before)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
     samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
     callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
@@ -136,10 +146,11 @@ def train(
             choices(config),
             sorted(name for name in names if not name.endswith("_se")),
         )
-    _fit(trainer, run, folder.checkpoint if resume else None)
-    trainer.save_checkpoint(folder.checkpoint)
+    _fit(trainer, run, folder.checkpoint, resume)
     saving.check()
-    numbers: dict[str, Any] = {
+    if not first():
+        return {}
+    numbers = {
         "train/steps": trainer.global_step,
         "train/seconds": round(clock.seconds, 2),
         "train/step_ms": round(clock.step_ms, 3),
@@ -163,11 +174,20 @@ def _built(config: DictConfig, parts: Parts | None, base: RunFolder | None) -> R
 
 
 def _profiled(config: DictConfig, folder: RunFolder) -> list[lightning.Callback]:
-    return [StepProfile(folder.trace, folder.profile)] if config.get("profile") else []
+    return [StepProfile(folder.trace, folder.profile)] if config.get("profile") and first() else []
 
 
-def _fit(trainer: lightning.Trainer, run: Run, checkpoint: Path | None) -> None:
-    """Train; on CUDA with float32 rounded to TF32 in products unless ``trainer.tf32=false``, which is said."""
+def _measured_before(run: Run, folder: RunFolder, before: Callable[[Run], dict[str, Any]] | None) -> None:
+    """Call ``before`` in every process, since it may change the run, and write its numbers in the first one."""
+    found = before(run) if before else {}
+    if first():
+        folder.before.unlink(missing_ok=True)
+        if found:
+            write_json(folder.before, found)
+
+
+def _fit(trainer: lightning.Trainer, run: Run, checkpoint: Path, resume: bool) -> None:
+    """Train and save; on CUDA with float32 rounded to TF32 in products unless ``trainer.tf32=false``, which is said."""
     device = trainer.strategy.root_device
     tf32 = device.type == "cuda" and run.config.trainer.get("tf32", True)
     if tf32:
@@ -176,7 +196,9 @@ def _fit(trainer: lightning.Trainer, run: Run, checkpoint: Path | None) -> None:
             torch.cuda.get_device_name(device),
         )
     with float32_products(tf32):
-        trainer.fit(run.module, run.data, ckpt_path=checkpoint)
+        trainer.fit(run.module, run.data, ckpt_path=checkpoint if resume else None)
+    trainer.save_checkpoint(checkpoint)
+    ranks.leave()
 
 
 def _resumed(run: Run, folder: RunFolder) -> int:

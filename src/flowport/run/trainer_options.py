@@ -38,6 +38,9 @@ HALVES = {"16": "16-mixed", "16-true": "16-mixed", "bf16": "bf16-mixed", "bf16-t
 REACHING = ("accelerator", "precision", "tf32", "benchmark", "deterministic", "detect_anomaly", "strategy")
 """Options that say how the machine computes, which a base that is trained first takes from the command's trainer."""
 
+SHARED = ("ddp",)
+"""Strategies by which several processes train one run; with one process they change nothing."""
+
 SET_HERE = {
     "callbacks": "add them in Python with fp.compose and a Trainer of your own",
     "default_root_dir": "use hydra.run.dir",
@@ -71,12 +74,50 @@ def check_trainer(options: DictConfig) -> None:
             raise FlowportError(f"trainer.{key} is not supported: trainer takes {', '.join(OPTIONS)}")
         check_kind(f"trainer.{key}", options[key], *OPTIONS[key])
     _check_precision(options.get("precision"))
-    for key in ("devices", "num_nodes"):
-        if options.get(key, 1) != 1:
-            raise FlowportError(
-                f"trainer.{key}={options[key]} is not supported yet: couplings and metrics are those of one process; "
-                f"use trainer.{key}=1 and a sweep to fill several devices"
-            )
+    _check_processes(options)
+
+
+def processes_of(options: DictConfig) -> int:
+    """Number of processes that train a run.
+
+    Args:
+        options: The node ``trainer`` of a config.
+    """
+    return int(options.get("devices", 1)) * int(options.get("num_nodes", 1))
+
+
+def refuse_several(options: DictConfig, task: str) -> None:
+    """Refuse several processes for a task that has no use for them.
+
+    Args:
+        options: The node ``trainer`` of a config.
+        task: What is done, for the message.
+
+    Raises:
+        FlowportError: For more than one process.
+    """
+    if processes_of(options) > 1:
+        raise FlowportError(
+            f"trainer.devices={options.get('devices', 1)} and trainer.num_nodes={options.get('num_nodes', 1)} ask for "
+            f"several processes, but {task} works in one: use trainer.devices=1 and trainer.num_nodes=1"
+        )
+
+
+def _check_processes(options: DictConfig) -> None:
+    many = next((key for key in ("devices", "num_nodes") if options.get(key, 1) != 1), None)
+    if many is None:
+        return
+    strategy, place = options.get("strategy", "auto"), str(options.get("accelerator", "auto"))
+    if strategy not in SHARED:
+        raise FlowportError(
+            f"trainer.{many}={options[many]} needs a strategy for several processes that flowport supports, not "
+            f"trainer.strategy={strategy}: use trainer=ddp or trainer.strategy=ddp, which copies the weights"
+        )
+    if ":" in place or place == "mps":
+        raise FlowportError(
+            f"trainer.{many}={options[many]} is several processes, but trainer.accelerator={place} is one device: use "
+            f"trainer.accelerator=gpu or cpu, or trainer.{many}=1"
+        )
 
 
 def _check_precision(precision: str | int | None) -> None:

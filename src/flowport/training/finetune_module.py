@@ -19,6 +19,7 @@ from flowport.finetuning.tilted_field import TiltedField
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
 from flowport.reward.base import Reward
+from flowport.training import ranks
 from flowport.training.averaging import AveragedModule
 from flowport.training.guard import logged
 from flowport.types import Pair
@@ -42,7 +43,8 @@ class FineTuneModule(AveragedModule):
 
     Every ``method.steps_per_rollout`` batches the averaged field generates a rollout from the starts of the batch. All
     steps learn from a replay buffer of the last ``method.replay_size`` rollouts, which is part of a checkpoint; of all
-    but the newest rollout it has the starts and end points only.
+    but the newest rollout it has the starts and end points only. Of several processes each has a buffer of its own; a
+    checkpoint holds all of them.
 
     Args:
         source: The source.
@@ -114,7 +116,7 @@ class FineTuneModule(AveragedModule):
         loss = self.loss_of(pair, self.draws.number("objective", self.batches))
         self.note(step, loss)
         if logged(self.trainer, step + 1):
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair), sync_dist=True)
         self.batches += 1
         return loss
 
@@ -133,7 +135,7 @@ class FineTuneModule(AveragedModule):
             self.replay.append(self.replay.pop().without_record)
         self.replay.append(rollout)
         for name, value in facts.items():
-            self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair))
+            self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         """No validation loss, since a tilt has none; metrics and the certificate measure it.
@@ -145,11 +147,29 @@ class FineTuneModule(AveragedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["replay"] = [rollout.tensors() for rollout in self.replay]
+        own = [rollout.to(torch.device("cpu")).tensors() for rollout in self.replay] if ranks.count() > 1 else None
+        if own is None:
+            checkpoint["replay"] = [rollout.tensors() for rollout in self.replay]
+        else:
+            checkpoint["replays"] = ranks.gathered(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the replay buffer of this process.
+
+        Args:
+            checkpoint: What was saved.
+
+        Raises:
+            FlowportError: For the buffers of another number of processes.
+        """
         self.replay.clear()
-        self.replay.extend(Rollout.of(tensors) for tensors in checkpoint["replay"])
+        replays = checkpoint["replays"] if "replays" in checkpoint else [checkpoint["replay"]]
+        if len(replays) != ranks.count():
+            raise FlowportError(
+                f"this checkpoint holds the replay buffers of {len(replays)} processes, not of {ranks.count()}: resume "
+                "it with the trainer.devices and trainer.num_nodes that it was trained with"
+            )
+        self.replay.extend(Rollout.of(tensors) for tensors in replays[ranks.number()])
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -49,7 +49,7 @@ class FlowModule(AveragedModule):
         loss = self.loss_of(pair, self.draws.number("objective", self.batches))
         self.note(step, loss)
         if logged(self.trainer, step + 1):
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair))
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(pair), sync_dist=True)
         self.batches += 1
         return loss
 
@@ -63,4 +63,4 @@ class FlowModule(AveragedModule):
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         generator = self.randomness.generator("validation", batch_idx, self.device)
         loss = self.objective.loss(self.ema, pair, generator).mean
-        self.log("val/loss", loss, batch_size=len(pair))
+        self.log("val/loss", loss, batch_size=len(pair), sync_dist=True)

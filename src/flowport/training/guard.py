@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from flowport.errors import FlowportError
+from flowport.training import ranks
 
 KEPT = 10_000
 """Maximal number of losses that are stored before they are checked."""
@@ -28,7 +29,8 @@ class GuardedModule(LightningModule):
     """LightningModule that checks its losses and weights before anything is saved.
 
     The training step of a member must call ``note`` with its loss. Losses are checked at logging steps, losses and
-    weights before every validation and checkpoint and at the end of training. Earlier checkpoints are unchanged.
+    weights before every validation and checkpoint and at the end of training. Earlier checkpoints are unchanged. Of
+    several processes all stop with the same error where one of them would.
 
     Attributes:
         losses: (step, loss) since the last check, on the device of the losses, so that no step synchronises with it.
@@ -58,8 +60,8 @@ class GuardedModule(LightningModule):
         if not self.losses:
             return
         bad = (~torch.stack([loss for _, loss in self.losses]).isfinite()).nonzero()
-        if len(bad):
-            step = self.losses[int(bad[0])][0]
+        step = ranks.least(self.losses[int(bad[0])][0] if len(bad) else ranks.NEVER)
+        if step != ranks.NEVER:
             raise FlowportError(f"the loss was not finite at training step {step}: {ADVICE} that step")
         self.losses.clear()
 
@@ -70,9 +72,13 @@ class GuardedModule(LightningModule):
             FlowportError: Where a loss or a weight is not finite.
         """
         self.check_losses()
-        bad = next((name for name, p in self.named_parameters() if not bool(p.isfinite().all())), None)
-        if bad is not None:
-            raise FlowportError(f"{bad} was not finite after training step {self.global_step - 1}: {ADVICE} that step")
+        weights = list(self.named_parameters())
+        bad = next((k for k, (_, p) in enumerate(weights) if not bool(p.isfinite().all())), ranks.NEVER)
+        bad = ranks.least(bad)
+        if bad != ranks.NEVER:
+            raise FlowportError(
+                f"{weights[bad][0]} was not finite after training step {self.global_step - 1}: {ADVICE} that step"
+            )
 
     def on_fit_start(self) -> None:
         self.losses.clear()

@@ -47,6 +47,7 @@ KEYS = (
     "optimizer_states",
     "lr_schedulers",
     "replay",
+    "replays",
 )
 """Entries of a checkpoint that are resumed from as they are: tensors, counters and settings of optimisers."""
 
@@ -63,7 +64,7 @@ def admitted(checkpoint: dict[str, Any]) -> dict[str, Any]:
         FlowportError: For a counter that is not a number.
     """
     found = {key: checkpoint[key] for key in KEYS if key in checkpoint}
-    for key in ("optimizer_states", "lr_schedulers", "replay"):
+    for key in ("optimizer_states", "lr_schedulers", "replay", "replays"):
         _check_depth(found.get(key), key)
     callbacks = checkpoint.get("callbacks")
     clock = callbacks.get("TrainingClock") if isinstance(callbacks, dict) else None

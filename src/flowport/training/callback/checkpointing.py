@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from flowport.errors import Stopped
+from flowport.training import ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that stop a training; SIGUSR1 and SIGUSR2 are left to clusters."""
@@ -18,6 +19,7 @@ class Checkpointing(Callback):
 
     On SIGTERM, SIGINT or SIGHUP it saves the last completed optimiser step and raises ``Stopped``. It never saves
     between the batches of one step, so that a resumed run equals an unbroken one also where gradients are accumulated.
+    A signal to one of several processes stops all of them after the same step.
 
     Args:
         checkpoint: The file to save.
@@ -40,6 +42,8 @@ class Checkpointing(Callback):
     ) -> None:
         completed, self.steps = trainer.global_step > self.steps, trainer.global_step
         last = self.steps == trainer.max_steps
+        if completed and ranks.count() > 1:  # all processes save and stop after the same step
+            self.received = ranks.largest(self.received or 0) or None
         if completed and (last or self.steps % self.every == 0 or self.received is not None):
             trainer.save_checkpoint(self.checkpoint)
             self.check()

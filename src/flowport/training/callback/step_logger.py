@@ -39,4 +39,5 @@ class StepLogger(Callback):
     @staticmethod
     def _log(module: LightningModule, numbers: dict[str, Any]) -> None:
         for name, value in numbers.items():
-            module.log(name, value.detach() if isinstance(value, Tensor) else float(value), on_step=True, batch_size=1)
+            number = value.detach() if isinstance(value, Tensor) else float(value)
+            module.log(name, number, on_step=True, batch_size=1, sync_dist=True)  # the mean over processes
