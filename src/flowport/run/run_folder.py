@@ -227,7 +227,7 @@ class RunFolder:
         if not self.path.is_dir():
             return
         board = self.path / "tensorboard"
-        held = (self.path / name for name in (".hydra", "gallery", "examples"))
+        held = (self.path / name for name in (".hydra", "gallery", "examples", "csv"))
         folders = [self.path, *held, self.checkpoints, board, *board.glob("*")]
         for folder in folders:  # a folder before what is in it
             for entry in folder.iterdir() if folder.is_dir() else ():

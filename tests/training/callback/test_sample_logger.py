@@ -20,8 +20,9 @@ from flowport.modality import PixelCloud, Plane
 from flowport.run.build import Run, build
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import build_trainer
-from flowport.training.board import Board, as_table, charts
 from flowport.training.callback import SampleLogger
+from flowport.training.logger import TensorboardLogger as Board
+from flowport.training.logger import as_table, charts
 from tests import runs
 
 
