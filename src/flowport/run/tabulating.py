@@ -8,8 +8,17 @@ from pathlib import Path
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
 from flowport.evaluation import sweep_files, sweep_pictures
+from flowport.evaluation.study_block import Block
 from flowport.evaluation.sweep_differences import differences, marked
-from flowport.evaluation.sweep_table import FINISHED, Job, SweepTable, metric_name, tabulated
+from flowport.evaluation.sweep_table import (
+    FINISHED,
+    MARKED,
+    Job,
+    SweepTable,
+    direction,
+    metric_name,
+    tabulated,
+)
 from flowport.run.run_folder import RunFolder, finished_runs, read_json
 from flowport.run.sweep_study import write_study
 
@@ -17,6 +26,8 @@ STATES = ("queued", "running", "failed", "killed", "refused")
 """What a job's status.json may say of a job that has no numbers."""
 LONGEST = 400
 """Number of characters of an error that are shown."""
+SHOWN = 4
+"""Largest number of metrics whose curves are in a study."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,38 @@ def write_tables(folder: Path, options: TableOptions) -> str:
         sweep_pictures.draw_curves(whole, sheet.metrics, options.against, folder / "curves.png")
     sweep_pictures.compare(runs, folder / "translations.png")
     text += _pivot(runs, sheet.metrics, options.pivot, folder)
-    page = write_study(folder)
+    page = write_study(folder, _table_blocks(whole, folder, runs), _lost(jobs))
     return text + (f"\n{page}" if page else "")
+
+
+def _table_blocks(sheet: SweepTable, folder: Path, runs: Sequence[Job]) -> list[Block]:
+    """The table of the sweep for its study, and curves of its metrics over what the runs cost, where that differs."""
+    head, *rows = sheet.lines("**")
+    blocks = [
+        Block("head", "the table"),
+        Block("text", "Mean ± standard error over seeds; floor: real target items in the place of translations."),
+        Block("table", rows=(tuple(head), *map(tuple, rows))),
+        Block("note", MARKED.replace("Bold", "Bold numbers")),
+    ]
+    metrics = [m for m in sheet.metrics if direction(m) and m not in sweep_pictures.COSTS][:SHOWN]
+    costs = [name for name in sweep_pictures.COSTS[:3] if len({job.numbers.get(name) for job in runs}) > 1]
+    costs = [name for name in costs if all(name in job.numbers for job in runs)]
+    if metrics and costs and len(sheet.rows) > 1:
+        whole = tabulated(list(runs), [*metrics, *costs])
+        sweep_pictures.draw_curves(whole, metrics, costs, folder / "study_curves.png")
+        caption = "Quality over what a translation costs: evaluations of the field, transport, seconds of training."
+        blocks.append(Block("picture", caption, picture=folder / "study_curves.png"))
+    return blocks
+
+
+def _lost(jobs: Sequence[Job]) -> list[str]:
+    """The jobs without numbers as the study names them; it names unreadable ones by itself."""
+    told = {"refused": "was refused"}
+    return [
+        f"job {job.name} ({job.words}), which {told.get(job.status, 'is ' + job.status)}: {job.error}"
+        for job in jobs
+        if job.status not in (FINISHED, "unreadable")
+    ]
 
 
 def _beside(text: str) -> str:

@@ -44,7 +44,9 @@ def test_the_folder_of_a_run(folder: Path) -> None:
         "gallery.png",
         "translation.png",
         "items.csv",
+        "examples/show.json",
         "examples/source.png",
+        "examples/target.png",
         "examples/translation.png",
     }
     numbers = json.loads((folder / "metrics.json").read_text())
