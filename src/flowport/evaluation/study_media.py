@@ -127,7 +127,7 @@ def plane(study: Study, folder: Path) -> list[Block]:
             axis.plot(way[:, :, 0].numpy(), way[:, :, 1].numpy(), color="#9aa3ad", lw=0.5, alpha=0.7)
         colour = {"source": "#8a5fb0", "real target": "#2f7d4f"}.get(name, "#3b6fb6")
         axis.scatter(x[:, 0], x[:, 1], s=4, c=colour, alpha=0.7, linewidths=0)
-        axis.set_title(name.replace("$", "\\$"), fontsize=9)
+        axis.set_title("\n".join(name.replace("$", "\\$").split(" ", 1)), fontsize=8)
         axis.set_aspect("equal")
         axis.grid(alpha=0.2)
         axis.tick_params(labelsize=7)

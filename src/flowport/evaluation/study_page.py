@@ -111,7 +111,8 @@ def _question(study: Study) -> str:
     keys = list(dict.fromkeys(word.partition("=")[0] for label in labels for word in label.split() if "=" in word))
     if not {"source", "target"} <= shared.keys() or not keys or len(labels) < 2:
         return "Which setting preserves content best?"
-    return f"How does the translation from {shared['source']} to {shared['target']} depend on {', '.join(keys)}?"
+    sides = f" from {shared['source']} to {shared['target']}" if shared["source"] != shared["target"] else ""
+    return f"How does the translation{sides} depend on {', '.join(keys)}?"
 
 
 def _fixed(study: Study) -> list[Block]:
@@ -127,7 +128,8 @@ def _pictures(study: Study, folder: Path) -> list[Block]:
         draw_bars(study, folder / "study_bars.png")
         caption = "Means over items with their intervals: green the best mean, grey the untranslated items."
         blocks.append(Block("picture", caption, picture=folder / "study_bars.png"))
-    names = draw_examples(study, folder / "study_items.png")
+    flat = any(block.picture and block.picture.name == "study_plane.png" for block in blocks)
+    names = [] if flat else draw_examples(study, folder / "study_items.png")
     if names:
         caption = "The same held-out items before and after, by the first run of each setting: " + ", ".join(names)
         blocks.append(Block("picture", caption, picture=folder / "study_items.png"))

@@ -27,6 +27,8 @@ COSTS = ("test/nfe", "test/transport_cost", "train/seconds", "test/seconds")
 """Numbers that say what a translation costs."""
 AXES = 8
 """Largest number of numbers that metrics are drawn over at once."""
+WIDE = 4.0
+"""Ratio of the largest to the least number from which on an axis is logarithmic."""
 
 
 def compare(jobs: Sequence[Job], path: Path) -> None:
@@ -181,15 +183,20 @@ def _draw_lines(axis: Any, sheet: SweepTable, metric: str, against: str) -> None
         if any(v.endswith("floor") for v in values) and metric in row:
             axis.axhline(row[metric].mean, color="#8a929b", ls="--", lw=1, label="floor")
     every = [point for points in found.values() for point in points]
-    if every and min(at.mean for at, _ in every) > 0:
+    if _is_wide([at.mean for at, _ in every]):
         axis.set_xscale("log", base=2 if against.endswith("nfe") else 10)
         if against.endswith("nfe"):
             axis.xaxis.set_major_formatter("{x:g}")
-    if every and min(cell.mean for _, cell in every) > 0 and direction(metric) > 0:
+    if _is_wide([cell.mean for _, cell in every]) and direction(metric) > 0:
         axis.set_yscale("log")
     axis.set_xlabel(against.removeprefix("test/"), fontsize=9)
     axis.set_title(metric.removeprefix("test/"), fontsize=10)
     axis.grid(alpha=0.25, which="both")
+
+
+def _is_wide(values: list[float]) -> bool:
+    """Whether positive numbers are so different that a logarithmic axis shows them better."""
+    return bool(values) and min(values) > 0 and max(values) >= WIDE * min(values)
 
 
 def draw_pivot(pivot: Pivot, path: Path) -> None:
