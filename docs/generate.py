@@ -34,6 +34,8 @@ MEANING = {
     "scheduler": "its learning rate",
     "data": "batches and where data lie",
     "trainer": "Lightning's Trainer",
+    "logger": "where a run writes its numbers, pictures, sounds and clouds; a list",
+    "callback": "callbacks of training beside flowport's own; a list",
     "stage": "what a run trains",
     "solver": "how a field is integrated",
     "grid": "the times of its steps",

@@ -18,7 +18,7 @@ from flowport.modality import ComplexSTFT, LogMel
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(p.relative_to(CONFIGS).with_suffix("") for p in CONFIGS.glob("*/*.yaml"))
 # Groups that hold parts of other libraries, or whole sentences.
-FOREIGN = {"optimizer": "torch.optim", "trainer": "lightning"}
+FOREIGN = {"optimizer": "torch.optim", "trainer": "lightning", "callback": "lightning.pytorch.callbacks"}
 PRESETS = {
     "cost": {"cepstral", "hog", "hog_pixel", "spectral_pixel"},
     "coupling": {"aligned_sliced", "exact_hog", "exact_spectral"},
@@ -33,6 +33,8 @@ PRESETS = {
 }
 """Several settings of one class, whose yaml therefore cannot bear its name."""
 SENTENCES = {"experiment", "sweep"}
+LISTS = {"metric", "logger", "callback"}
+"""Groups of which a run takes several."""
 
 
 def composed(*words: str, primary: str = "train") -> DictConfig:
@@ -59,7 +61,7 @@ def test_every_part_composes_and_is_a_class_of_its_family(group: str, name: str)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         whole = "override " in (CONFIGS / group / f"{name}.yaml").read_text()  # speaks of the sentence around it
         config = compose("train", [f"{group}={name}"]) if whole else compose(f"{group}/{name}")
-    node = config.metric[name] if group == "metric" else config[group]
+    node = config[group][name] if group in LISTS else config[group]
     target = node["_target_"]
     if group in FOREIGN:
         assert target.startswith(FOREIGN[group] + ".")

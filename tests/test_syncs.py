@@ -21,9 +21,9 @@ from flowport.distribution.instrument import Brass, Flute
 from flowport.modality import PixelCloud
 from flowport.network import MLP, PatchUNet, SetTransformer
 from flowport.randomness import Randomness
-from flowport.training.board import Board
 from flowport.training.callback import ProgressBar, StepLogger
 from flowport.training.compose import compose
+from flowport.training.logger import TensorboardLogger as Board
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "item"}
 PAIRS = {

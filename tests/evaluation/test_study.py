@@ -154,7 +154,7 @@ def test_the_page_holds_its_pictures_and_takes_no_name_for_markup(tmp_path: Path
     text, plain = page.read_text(), (tmp_path / "study.md").read_text()
     tags = Tags()
     tags.feed(text)
-    assert tags.open == [] and len(tags.sources) == 3
+    assert tags.open == [] and len(tags.sources) == 4
     assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
     assert (
         "<script>" not in text + plain and "\x1b" not in text + plain and "](http" not in plain and "`rm" not in plain

@@ -10,7 +10,10 @@ from PIL import Image
 
 from flowport.errors import FlowportError
 from flowport.evaluation import sweep_table
+from flowport.evaluation.sweep_differences import differences, marked
+from flowport.evaluation.sweep_pictures import draw_curves, lines
 from flowport.run.run_folder import finished_runs
+from flowport.run.tabulating import TableOptions, write_tables
 
 
 def sweep(folder: Path, runs: list[tuple[list[str], dict[str, float]]]) -> Path:
@@ -51,11 +54,13 @@ def test_mean_and_standard_error_over_seeds(folder: Path) -> None:
 
 
 def test_files_and_headline(folder: Path) -> None:
-    sheet = read(folder, ["w2", "train/seconds"])
-    sweep_table.write(sheet, jobs(folder), folder)
-    assert (folder / "table.md").read_text() == sheet.markdown()
-    assert "| exact | 3 | 3.0 ± 1.5 | 1.00 ± 0.00 |" in sheet.markdown()
-    assert (folder / "table.csv").read_text().splitlines()[0] == "coupling,runs,w2,train/seconds"
+    write_tables(folder, TableOptions(("w2", "train/seconds")))
+    text = (folder / "table.md").read_text()
+    assert "| exact | 3 | **3.0 ± 1.5** | **1.00 ± 0.00** |" in text and text.endswith("alone.\n")
+    head = (folder / "table.csv").read_text().splitlines()[0]
+    assert head == "coupling,runs," + ",".join(
+        f"{name} {column}" for name in ("w2", "train/seconds") for column in ("mean", "standard error", "n")
+    )
     assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -82,18 +87,83 @@ def test_lines_over_what_a_run_cost(tmp_path: Path) -> None:
     ]
     sheet = read(sweep(tmp_path, rows), ["w2", "nfe"])
     found = {
-        name: [(x, cell.mean) for x, cell in line] for name, line in sweep_table.lines(sheet, "test/w2", "nfe").items()
+        name: [(at.mean, cell.mean) for at, cell in line] for name, line in lines(sheet, "test/w2", "test/nfe").items()
     }
     assert found == {"euler": [(1, 4.0), (8, 1.0)], "heun": [(2, 3.0), (8, 0.5)]}
-    sweep_table.write(sheet, jobs(tmp_path), tmp_path, "nfe")
-    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+    write_tables(tmp_path, TableOptions(("w2",), ("nfe",)))
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "nfe mean" in (tmp_path / "table.csv").read_text()
+    with pytest.raises(FlowportError, match="--against nfe is the only metric"):
+        draw_curves(sheet, ["test/nfe"], ["nfe"], tmp_path / "none.png")
+
+
+def test_lines_over_seconds_join_the_settings_that_differ_in_a_number(tmp_path: Path) -> None:
+    rows = [
+        ([f"coupling={c}", f"trainer.max_steps={k}"], {"test/w2": 1 / k, "train/seconds": float(k)})
+        for c in ("exact", "independent")
+        for k in (4, 1, 2)
+    ]
+    sheet = read(sweep(tmp_path, rows), ["w2", "train/seconds"])
+    found = lines(sheet, "test/w2", "train/seconds")
+    assert {name: [at.mean for at, _ in line] for name, line in found.items()} == {
+        "exact": [1.0, 2.0, 4.0],
+        "independent": [1.0, 2.0, 4.0],
+    }
+    plain = read(sweep(tmp_path / "b", [([f"coupling={c}"], {"test/w2": 1.0, "train/seconds": 1.0}) for c in "ab"]), [])
+    both = sweep_table.SweepTable(plain.settings, ["test/w2"], plain.rows)
+    assert set(lines(both, "test/w2", "test/w2")) == {"a", "b"}, "without a number every setting is a point of its own"
+
+
+PAIRED = {"exact": (1.0, 2.0, 6.0), "independent": (1.1, 2.3, 6.2), "partial": (9.0, 0.0, 0.1)}
+"""Of these means 3, 3.2 and 3.03; the differences from exact are .1, .3, .2 and 8, −2, −5.9."""
+
+
+def paired(folder: Path, name: str = "test/w2") -> list[sweep_table.Job]:
+    words = [
+        ([f"coupling={c}", f"seed={k}"], {name: value})
+        for c, values in PAIRED.items()
+        for k, value in enumerate(values)
+    ]
+    return jobs(sweep(folder, words))
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    """The error of .2 between seeds is .058, of which t with two degrees of freedom takes 4.30."""
+    found = {gap.setting[0]: gap for gap in differences(paired(tmp_path), ["test/w2"])}
+    gap = found["independent"]
+    assert gap.baseline == ("exact",) and gap.value is not None
+    assert gap.value.mean == pytest.approx(0.2) and gap.value.error == pytest.approx(0.1 / math.sqrt(3))
+    assert gap.margin == pytest.approx(4.302653 * 0.1 / math.sqrt(3)) and gap.within_error
+    assert found["partial"].within_error and found["partial"].value is not None
+    assert found["partial"].value.mean == pytest.approx(0.1 / 3)
+    first = differences(paired(tmp_path / "b", "test/class_preservation"), ["test/class_preservation"])
+    assert first[0].baseline == ("independent",), "of this one more is better"
+    last = differences(paired(tmp_path / "c", "test/clouds_nna"), ["test/clouds_nna"])
+    assert last[0].baseline == ("exact",), "it has no best, so that the first setting is the baseline"
+    with pytest.raises(FlowportError, match="--baseline worst is not one of best, first"):
+        differences(paired(tmp_path / "d"), ["test/w2"], "worst")
+
+
+def test_the_best_is_marked_with_those_within_its_error(tmp_path: Path) -> None:
+    rows = [
+        ([f"coupling={c}", f"seed={k}"], {"test/w2": base + gap + noise * k, "test/clouds_nna": base})
+        for c, gap, noise in (("exact", 0.0, 0.0), ("near", 0.01, 0.1), ("far", 1.0, 0.1))
+        for k, base in enumerate((1.0, 5.0, 9.0))
+    ]
+    found = jobs(sweep(tmp_path, rows))
+    sheet = marked(sweep_table.tabulated(found, []), found)
+    assert sheet.best == {"test/w2": {("exact",), ("near",)}}
+    alone = [job for job in found if job.settings["seed"] == "0"]
+    assert marked(sweep_table.tabulated(alone, []), alone).best == {"test/w2": {("exact",)}}, "one seed has no error"
+    single = [job for job in found if job.settings["coupling"] == "far"]
+    assert marked(sweep_table.tabulated(single, []), single).best == {}
 
 
 def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> None:
     shades = {0: 40, 1: 90, 3: 200}
     for k, shade in shades.items():
         Image.fromarray(np.full((20, 30, 3), shade, np.uint8)).save(folder / str(k) / "translation.png")
-    sweep_table.write(read(folder, []), jobs(folder), folder)
+    write_tables(folder, TableOptions())
     page = np.asarray(Image.open(folder / "translations.png"))
     column = page[:, -15, 0].tolist()
     assert [v for k, v in enumerate(column) if k and v != column[k - 1] and v != 255] == [40, 200], "first seeds only"
@@ -104,14 +174,6 @@ def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> No
 def test_every_number_has_a_text(values: list[float]) -> None:
     text = str(sweep_table.MeanAndError.of(values))
     assert text.startswith(("inf", "nan", "0.00"))
-
-
-@pytest.mark.parametrize("cell", ["=cmd", "+cmd", "-cmd", "@cmd", "0.5", "-0.50 ± 0.01", "+1e-3", "exact"])
-def test_a_cell_that_begins_like_a_formula_is_text_and_a_number_stays_one(cell: str, tmp_path: Path) -> None:
-    sheet = sweep_table.SweepTable(["coupling"], ["test/w2"], [((cell,), {})])
-    sweep_table.write(sheet, [sweep_table.Job({"coupling": cell}, {}, tmp_path / "absent.png")], tmp_path)
-    written = (tmp_path / "table.csv").read_text().splitlines()[1].split(",")[0]
-    assert written == (f"'{cell}" if cell.endswith("cmd") else cell)
 
 
 def test_runs_that_measured_nothing_are_refused_or_shown_by_what_was_asked_for(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def test_a_run_that_is_stopped_again_and_again_equals_an_unbroken_one(tmp_path: 
         stops.append((process.returncode, 128 + number))
         assert f"stopped by {signal.Signals(number).name} after step" in said and "Traceback" not in said, said
         assert f"go on by flowport train run={broken}" in said
-        shutil.rmtree(broken / "tensorboard")  # its next files say that training goes on (and the floors' folder, if it ends)
+        shutil.rmtree(
+            broken / "tensorboard"
+        )  # its next files say that training goes on (and the floors' folder, if it ends)
         process = started(tmp_path, f"run={broken}")
     assert stops and all(found == wanted for found, wanted in stops)
     process.communicate(timeout=120)

@@ -18,6 +18,7 @@ from torch import Tensor
 from flowport.errors import FlowportError, printable
 from flowport.evaluation.bootstrap import Estimate, estimate, paired_difference
 from flowport.evaluation.items import UNTRANSLATED, ItemTable
+from flowport.evaluation.showcase import Showcase
 from flowport.evaluation.sweep_table import SEED, MeanAndError, varied_settings
 from flowport.modality import gallery
 
@@ -93,7 +94,10 @@ class StudyRun:
         settings: Its overrides, key to value.
         table: Its items.
         numbers: Its metrics.
-        pictures: Existing pictures of its examples: ``"source"``, ``"translation"``, ``"partner"``.
+        pictures: Existing pictures of its examples: ``"source"``, ``"translation"``, ``"partner"``, ``"target"``,
+            ``"ways"``.
+        show: Its sounds, clouds and points of the plane; None where it left none.
+        choices: What its config chooses, by name.
     """
 
     name: str
@@ -101,6 +105,8 @@ class StudyRun:
     table: ItemTable
     numbers: dict[str, float]
     pictures: dict[str, Path] = field(default_factory=dict)
+    show: Showcase | None = None
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -242,6 +248,20 @@ def _grouped(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
         words = (f"{key.rpartition('.')[2]}={run.settings.get(key, 'default')}" for key in varied)
         groups.setdefault(printable(" ".join(words)) or "this setting", []).append(run)
     return groups
+
+
+def column_of(study: Study, label: str, column: str) -> Tensor:
+    """The values of a column of a setting, seeds averaged, over the items of its first run, (n,) float64.
+
+    Args:
+        study: The study.
+        label: The setting.
+        column: Its name in items.csv.
+    """
+    group = study.groups[label]
+    shared = set(group[0].table.names).intersection(*(run.table.names for run in group))
+    names = [name for name in group[0].table.names if name in shared]
+    return torch.stack([_column(run, column, names) for run in group]).mean(0)
 
 
 def _column(run: StudyRun, column: str, names: list[str]) -> Tensor:
@@ -413,12 +433,13 @@ def draw_examples(study: Study, path: Path) -> list[str]:
         ("source", "source"),
         *((label, "translation") for label in study.groups),
         ("partner", "partner"),
+        ("target", "target"),
     ):
         run = study.groups[title][0] if row == "translation" else first
         strip = _strip(run.pictures.get(row))
         same = [run.table.names[k] for k in run.table.examples()] == names
         if strip is not None and same:
-            strips["true partner" if row == "partner" else title] = strip
+            strips[{"partner": "true partner", "target": "real target"}.get(row, title)] = strip
         elif strip is not None:
             study.notes.append(f"{run.name} shows other items and is not in the picture of examples")
     if strips:

@@ -1,12 +1,12 @@
 """The page of a study: study.html, which holds its pictures and needs no network, and study.md beside them."""
 
 import base64
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from flowport.cache import write_atomically
-from flowport.errors import printable
+from flowport.evaluation import study_media
 from flowport.evaluation.items import draw_confusions
 from flowport.evaluation.study import (
     COLUMNS,
@@ -20,86 +20,49 @@ from flowport.evaluation.study import (
     interval,
     realism,
 )
+from flowport.evaluation.study_block import Block
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}td,th{border-bottom:1px solid #ddd;padding:.25rem .7rem}
 th{text-align:left;background:#f5f6f7}td+td,th+th{text-align:right}img{max-width:100%}h1{font-size:1.5rem}
 h2{font-size:1.15rem;margin-top:1.8rem}.answer{background:#eef5f0;border-left:4px solid #2f7d4f;padding:.5rem 1rem}
-.note{color:#666;font-size:.9rem}"""
+.note{color:#666;font-size:.9rem}.wide{overflow-x:auto}.media td{text-align:left;vertical-align:middle;padding:.15rem}
+audio{width:11rem;height:2rem}canvas{touch-action:none;cursor:grab}"""
 MOST_CLASSES = 40
 """Largest number of classes whose confusion is drawn."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """A part of the page.
-
-    Args:
-        kind: ``"title"``, ``"head"``, ``"text"``, ``"note"``, ``"answer"``, ``"table"`` or ``"picture"``.
-        text: Its text, or the caption of a picture.
-        rows: Rows of a table with its head, or the lines of an answer.
-        picture: File of a picture.
-    """
-
-    kind: str
-    text: str = ""
-    rows: tuple[tuple[str, ...], ...] = ()
-    picture: Path | None = None
-
-    def html(self) -> str:
-        """The block as HTML, in which no text is markup."""
-        text = escape(printable(self.text))
-        if self.kind == "picture" and self.picture is not None:
-            data = base64.b64encode(self.picture.read_bytes()).decode()
-            return f'<p><img alt="{text}" src="data:image/png;base64,{data}"></p><p class="note">{text}</p>'
-        cells = [[escape(printable(cell)) for cell in row] for row in self.rows]
-        if self.kind == "answer":
-            return '<div class="answer">' + "".join(f"<p>{row[0]}</p>" for row in cells) + "</div>"
-        if self.kind == "table":
-            head = "".join(f"<th>{cell}</th>" for cell in cells[0])
-            body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells[1:])
-            return f"<table><tr>{head}</tr>{body}</table>"
-        tag = {"title": "h1", "head": "h2"}.get(self.kind, "p")
-        return f"<{tag} class={self.kind}>{text}</{tag}>"
-
-    def markdown(self) -> str:
-        """The block as Markdown, in which no text is markup."""
-        text = _plain(self.text)
-        if self.kind == "picture" and self.picture is not None:
-            return f"![{text}]({self.picture.name})"
-        cells = [[_plain(cell) for cell in row] for row in self.rows]
-        if self.kind == "answer":
-            return "\n".join(f"* {row[0]}" for row in cells)
-        if self.kind == "table":
-            rule = ["---", *["---:"] * (len(cells[0]) - 1)]
-            return "\n".join("| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]])
-        return {"title": "# ", "head": "## "}.get(self.kind, "") + text
+FIXED = (
+    *("source", "target", "space", "pairing", "coupling", "path", "network", "prediction", "conditioning", "objective"),
+    *("optimizer", "data.batch", "trainer.max_steps", "solver", "grid.steps", "volatility"),
+)
+"""Choices that are told as the setting, where all runs share them."""
+LIMITS = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+"""The policy of the page: nothing is fetched, and no other script runs."""
 
 
-def _plain(text: str) -> str:
-    flat = escape(" ".join(printable(text).split()))
-    for mark in "\\|`*":
-        flat = flat.replace(mark, f"&#{ord(mark)};")
-    return flat.replace("](", "]&#40;")
-
-
-def write(study: Study, folder: Path) -> Path:
+def write(study: Study, folder: Path, extra: Sequence[Block] = ()) -> Path:
     """Write study.html, study.md and the pictures of the latter.
 
     Args:
         study: The study.
         folder: Where they go.
+        extra: Parts that stand behind the answer, as the table of the sweep.
 
     Returns:
         The file study.html.
     """
-    blocks = [*_opening(study), *_pictures(study, folder)]
+    blocks = [*_opening(study), *extra, *_pictures(study, folder)]
     for one in study.comparisons:
         blocks += _section(one)
-    blocks += [*_realism(study), *_closing(study)]
+        blocks += study_media.over_bound(study) if one.column == "transport_cost" else []
+    blocks += [*study_media.histograms(study, folder), *_realism(study), *study_media.spent(study), *_closing(study)]
     body = "\n".join(block.html() for block in blocks)
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Study</title><style>{STYLE}</style>'
-    page = f"{head}\n{body}\n</html>\n"
+    digest = base64.b64encode(sha256(study_media.SCRIPT.encode()).digest()).decode()
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{LIMITS.format(digest=digest)}">'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8">{policy}<title>Study</title><style>{STYLE}</style>'
+    script = f"<script>{study_media.SCRIPT}</script>\n" if "data-cloud=" in body else ""
+    page = f"{head}\n{body}\n{script}</html>\n"
     text = "\n\n".join(block.markdown() for block in blocks) + "\n"
     write_atomically(folder / "study.md", lambda place: place.write_text(text))
     write_atomically(folder / "study.html", lambda place: place.write_text(page))
@@ -107,7 +70,7 @@ def write(study: Study, folder: Path) -> Path:
 
 
 def _opening(study: Study) -> list[Block]:
-    settings = ", ".join(f"{label} ({len(group)} runs)" for label, group in study.groups.items())
+    settings = ", ".join(f"{label} ({_runs(len(group))})" for label, group in study.groups.items())
     content = [one for one in study.comparisons if COLUMNS[one.column].content]
     lines = [one.sentence() + one.beside_idle() for one in content]
     if not content:
@@ -117,8 +80,9 @@ def _opening(study: Study) -> list[Block]:
             *(one.sentence() for one in study.comparisons),
         ]
     return [
-        Block("title", "Which setting preserves content best?"),
+        Block("title", _question(study)),
         Block("text", f"Compared on {study.items} held-out items that training has not seen: {settings}."),
+        *_fixed(study),
         Block("answer", rows=tuple((line,) for line in lines)),
         Block(
             "note",
@@ -132,16 +96,47 @@ def _opening(study: Study) -> list[Block]:
     ]
 
 
+def _runs(number: int) -> str:
+    return f"{number} run" + ("s" if number > 1 else "")
+
+
+def _shared(study: Study) -> dict[str, str]:
+    """The choices that all runs have in common."""
+    every = [run.choices for group in study.groups.values() for run in group]
+    return {key: value for key, value in every[0].items() if all(one.get(key) == value for one in every)}
+
+
+def _question(study: Study) -> str:
+    shared, labels = _shared(study), list(study.groups)
+    keys = list(dict.fromkeys(word.partition("=")[0] for label in labels for word in label.split() if "=" in word))
+    if not {"source", "target"} <= shared.keys() or not keys or len(labels) < 2:
+        return "Which setting preserves content best?"
+    sides = f" from {shared['source']} to {shared['target']}" if shared["source"] != shared["target"] else ""
+    return f"How does the translation{sides} depend on {', '.join(keys)}?"
+
+
+def _fixed(study: Study) -> list[Block]:
+    shared = _shared(study)
+    told = [f"{key} {shared[key]}" for key in FIXED if shared.get(key)]
+    return [Block("text", "All runs share: " + ", ".join(told) + ".")] if told else []
+
+
 def _pictures(study: Study, folder: Path) -> list[Block]:
-    blocks = []
+    blocks = [Block("head", "the same items by every setting")] if study.comparisons else []
+    blocks += [*study_media.plane(study, folder), *study_media.sounds(study), *study_media.clouds(study)]
     if study.comparisons:
         draw_bars(study, folder / "study_bars.png")
         caption = "Means over items with their intervals: green the best mean, grey the untranslated items."
         blocks.append(Block("picture", caption, picture=folder / "study_bars.png"))
-    names = draw_examples(study, folder / "study_items.png")
+    flat = any(block.picture and block.picture.name == "study_plane.png" for block in blocks)
+    names = [] if flat else draw_examples(study, folder / "study_items.png")
     if names:
         caption = "The same held-out items before and after, by the first run of each setting: " + ", ".join(names)
         blocks.append(Block("picture", caption, picture=folder / "study_items.png"))
+    for label, group in study.groups.items():
+        if "ways" in group[0].pictures:
+            caption = f"Trajectories of these items by {label}: from the source (first row) to the translation (last)."
+            blocks.append(Block("picture", caption, picture=group[0].pictures["ways"]))
     panels, after = confusions(study)
     if panels and len(after) <= MOST_CLASSES:
         draw_confusions(panels, after, folder / "study_confusion.png")

@@ -1,55 +1,62 @@
 """The runs of a sweep as one table: a row per setting, with mean ± standard error over seeds."""
 
-import csv
-import io
 import math
 import statistics
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
-from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
-from flowport.evaluation.tables import no_formula
-from flowport.modality import gallery
 
 SEED = "seed"
 COLUMNS = 64
 """Largest number of settings and of metrics of a table."""
 REFERENCES = ("untranslated", "retrieved", "floor")
 """Suffixes of the names of a metric's baselines."""
+FINISHED = "finished"
+HIGHER = ("class_preservation", "class_accuracy", "target_share", "coverage", "within_50", "class_kept", "reward")
+"""Ends of the names of numbers of which more is better; of all others that are judged less is."""
+UNJUDGED = ("nna", "diversity", "steps", "calls", "path_energy", "strength")
+"""Ends of the names of numbers that are best at some value between."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A finished run of a sweep.
+    """A run of a sweep.
 
     Args:
         settings: Its overrides, key to value.
-        numbers: Its metrics.
+        numbers: Its metrics; none where it did not finish.
         translation: The picture of its translations, which need not exist.
+        name: Of its folder.
+        status: ``"finished"``, or what became of it.
+        error: Why it did not finish.
     """
 
     settings: dict[str, str]
     numbers: dict[str, float]
     translation: Path
+    name: str = ""
+    status: str = FINISHED
+    error: str = ""
+
+    @property
+    def words(self) -> str:
+        """Its overrides as they are written, without the name of the sweep."""
+        return printable(" ".join(f"{key}={value}" for key, value in self.settings.items() if key != "sweep"))
 
     @classmethod
-    def of(cls, settings: dict[str, str], values: Mapping[str, Any], translation: Path) -> "Job":
-        """A job with those of its values that are numbers.
+    def of(cls, settings: dict[str, str], values: Mapping[str, Any], translation: Path, name: str = "") -> "Job":
+        """A finished job with those of its values that are numbers.
 
         Args:
             settings: Its overrides, key to value.
             values: What its metrics.json holds.
             translation: The picture of its translations, which need not exist.
+            name: Of its folder.
         """
         numbers = {
             name: float(value)
@@ -57,7 +64,7 @@ class Job:
             if (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max)
             or isinstance(value, float)
         }
-        return cls(settings, numbers, translation)
+        return cls(settings, numbers, translation, name)
 
 
 @dataclass(frozen=True)
@@ -103,30 +110,82 @@ class SweepTable:
         settings: Names of the settings that vary.
         metrics: Names of the metrics, in the order of the columns.
         rows: Values of the settings and mean and error of each metric.
+        best: Per metric, the settings whose mean is best or whose paired difference from it is within its error.
     """
 
     settings: list[str]
     metrics: list[str]
     rows: list[tuple[tuple[str, ...], dict[str, MeanAndError]]]
+    best: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
 
-    def lines(self) -> list[list[str]]:
-        """Header and rows as text without control characters."""
+    def lines(self, mark: str = "") -> list[list[str]]:
+        """Header and rows as text without control characters.
+
+        Args:
+            mark: Stands on both sides of the cells of ``best``.
+        """
         head = [*self.settings, "runs", *(m.removeprefix("test/") for m in self.metrics)]
         body = [
-            [
-                *values,
-                str(max((c.n for c in cells.values()), default=0)),
-                *(str(cells[m]) if m in cells else "" for m in self.metrics),
-            ]
+            [*values, str(runs_of(cells)), *(self._cell(values, cells, m, mark) for m in self.metrics)]
             for values, cells in self.rows
         ]
         return [[printable(cell) for cell in line] for line in (head, *body)]
 
+    def _cell(self, values: tuple[str, ...], cells: dict[str, MeanAndError], metric: str, mark: str) -> str:
+        around = mark if values in self.best.get(metric, ()) else ""
+        return f"{around}{cells[metric]}{around}" if metric in cells else ""
+
     def markdown(self) -> str:
-        """The table as Markdown, in which no cell is markup."""
-        head, *body = ([escape(cell).replace("|", "\\|").replace("`", "'") for cell in line] for line in self.lines())
-        rule = ["---"] * len(self.settings) + ["---:"] * (len(head) - len(self.settings))
-        return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
+        """The table as Markdown, in which no cell is markup; bold is ``best``."""
+        text = as_markdown(self.lines("**"), len(self.settings))
+        return text + (f"\n{MARKED}\n" if any(self.best.values()) else "")
+
+
+MARKED = (
+    "Bold: the best mean of its column, and settings whose paired difference from it by seed is within its error (95 % "
+    "interval of Student's t around 0); with one seed the best mean alone."
+)
+
+
+def as_markdown(lines: Sequence[Sequence[str]], text: int = 1) -> str:
+    """A table as Markdown, in which no cell is markup but for ``**``.
+
+    Args:
+        lines: Its head and its rows.
+        text: Number of columns that are text, which are on the left.
+    """
+    head, *body = ([escape(cell).replace("|", "\\|").replace("`", "'") for cell in line] for line in lines)
+    rule = ["---"] * text + ["---:"] * (len(head) - text)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body]) + "\n"
+
+
+def runs_of(cells: Mapping[str, MeanAndError]) -> int:
+    """The number of runs of a row.
+
+    Args:
+        cells: Its means by metric.
+    """
+    return max((cell.n for cell in cells.values()), default=0)
+
+
+def metric_name(word: str) -> str:
+    """The full name of a metric: ``w2`` is ``test/w2``.
+
+    Args:
+        word: The name with or without its stage.
+    """
+    return word if "/" in word else f"test/{word}"
+
+
+def direction(metric: str) -> int:
+    """1 where less of a number is better, −1 where more is, and 0 where neither can be said.
+
+    Args:
+        metric: The full name of the number.
+    """
+    if metric.endswith(UNJUDGED) or metric.startswith("coupling/"):
+        return 0
+    return -1 if metric.endswith(HIGHER) else 1
 
 
 def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
@@ -142,7 +201,7 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
         FlowportError: For a metric that no run has, for runs without metrics, and for too many columns.
     """
     varied = varied_settings([job.settings for job in jobs])
-    wanted = [m if "/" in m else f"test/{m}" for m in metrics] or _headline(jobs)
+    wanted = list(dict.fromkeys(map(metric_name, metrics))) or _headline(jobs)
     if not wanted:
         raise FlowportError(
             "the runs of this sweep have no metrics: name columns, for instance --metrics train/seconds"
@@ -156,13 +215,23 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
         if not any(name in job.numbers for job in jobs):
             known = sorted({m for job in jobs for m in job.numbers if m.startswith("test/")})
             raise FlowportError(f"no run of this sweep has a metric {name}; they have {', '.join(known)}")
-    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
-    for job in jobs:
-        groups.setdefault(tuple(job.settings.get(key, "") for key in varied), []).append(job.numbers)
+    groups = {setting: [job.numbers for job in same] for setting, same in grouped(jobs).items()}
     rows = [(setting, _cells(numbers, wanted, "")) for setting, numbers in groups.items()]
     for reference in REFERENCES:
         rows += _reference_rows(varied, groups, wanted, reference)
     return SweepTable(varied, wanted, rows)
+
+
+def grouped(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Job]]:
+    """The runs of every setting: runs that differ in their seed alone.
+
+    Args:
+        jobs: The finished runs.
+    """
+    varied, groups = varied_settings([job.settings for job in jobs]), dict[tuple[str, ...], list[Job]]()
+    for job in jobs:
+        groups.setdefault(tuple(job.settings.get(key, "") for key in varied), []).append(job)
+    return groups
 
 
 def varied_settings(settings: list[dict[str, str]]) -> list[str]:
@@ -220,111 +289,3 @@ def _reference_rows(
         ((f"{first}: {reference}",)[: len(varied) or 1] if alone else (first, *[reference] * (len(varied) - 1)), cells)
         for first, cells in rows
     ]
-
-
-def write(sheet: SweepTable, jobs: list[Job], folder: Path, against: str | None = None) -> None:
-    """Write table.csv, table.md, table.png and, where runs left pictures, translations.png.
-
-    Args:
-        sheet: The table.
-        jobs: Its runs.
-        folder: Where the files go.
-        against: The metric that the others are drawn over.
-    """
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([no_formula(cell) for cell in row] for row in sheet.lines())
-    write_atomically(folder / "table.csv", lambda place: place.write_text(text.getvalue(), newline=""))
-    write_atomically(folder / "table.md", lambda place: place.write_text(sheet.markdown()))
-    if against is None:
-        draw(sheet, folder / "table.png")
-    else:
-        draw_against(sheet, against, folder / "table.png")
-    _compare(jobs, folder / "translations.png")
-
-
-def _compare(jobs: list[Job], path: Path) -> None:
-    """Draw the translations of the first run of every setting, one row per setting."""
-    rows, varied = dict[str, torch.Tensor](), varied_settings([job.settings for job in jobs])
-    for job in jobs:
-        if job.translation.is_file():
-            strip = torch.from_numpy(np.asarray(Image.open(job.translation, formats=["PNG"]).convert("RGB")).copy())
-            name = ", ".join(f"{key.rpartition('.')[2]} {job.settings.get(key, '')}" for key in varied)
-            rows.setdefault(name, strip.permute(2, 0, 1)[None] / 255)
-    if rows:
-        gallery.draw(rows, str(path), tile=1)
-
-
-def draw(sheet: SweepTable, path: Path) -> None:
-    """Draw one panel per metric with a point and its standard error for every setting.
-
-    Args:
-        sheet: The table.
-        path: File of the picture.
-    """
-    from matplotlib.figure import Figure
-
-    names = [" · ".join(values).replace("$", "\\$") for values, _ in sheet.rows]  # no mathematics
-    width, height = 3.2 * len(sheet.metrics) + 2.5, 0.32 * len(names) + 1.2
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots(1, len(sheet.metrics), sharey=True, squeeze=False)
-    for axis, metric in zip(axes[0], sheet.metrics, strict=True):
-        for k, (values, cells) in enumerate(sheet.rows):
-            if metric in cells:
-                colour = "#8a929b" if any(v.endswith(REFERENCES) for v in values) else "#3b6fb6"
-                axis.errorbar(cells[metric].mean, k, xerr=cells[metric].error, fmt="o", color=colour, capsize=3)
-        axis.set_title(metric.removeprefix("test/"), fontsize=10)
-        axis.grid(alpha=0.25)
-    axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
-    axes[0][0].invert_yaxis()
-    figure.tight_layout()
-    write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))
-
-
-def lines(sheet: SweepTable, metric: str, against: str) -> dict[str, list[tuple[float, MeanAndError]]]:
-    """The points of a metric over another one for every combination of the remaining settings, in ascending order.
-
-    Args:
-        sheet: The table.
-        metric: The metric.
-        against: Name of a metric without ``test/``, and of the setting that is left out.
-    """
-    found = dict[str, list[tuple[float, MeanAndError]]]()
-    for values, cells in sheet.rows:
-        if metric in cells and f"test/{against}" in cells:
-            others = [v for v, name in zip(values, sheet.settings, strict=True) if name != against]
-            found.setdefault(" · ".join(others), []).append((cells[f"test/{against}"].mean, cells[metric]))
-    return {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
-
-
-def draw_against(sheet: SweepTable, against: str, path: Path) -> None:
-    """Draw one log-log panel per metric with its lines over another metric, and dashed floors.
-
-    Args:
-        sheet: The table.
-        against: Name of the metric on the horizontal axis, without ``test/``.
-        path: File of the picture.
-
-    Raises:
-        FlowportError: Where there is no other metric.
-    """
-    from matplotlib.figure import Figure
-
-    metrics = [m for m in sheet.metrics if m != f"test/{against}"]
-    if not metrics:
-        raise FlowportError(f"--against {against} is the only metric: name another one too, as --metrics w2")
-    figure = Figure(figsize=(6.4 * len(metrics), 4.6))
-    axes = figure.subplots(1, len(metrics), squeeze=False)
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        for (name, points), marker in zip(lines(sheet, metric, against).items(), cycle("osD^v<>PX*"), strict=False):
-            at, cells = zip(*points, strict=True)
-            axis.errorbar(at, [c.mean for c in cells], [c.error for c in cells], marker=marker, ms=4, lw=1, label=name)
-        for values, row in sheet.rows:
-            if any(v.endswith("floor") for v in values) and metric in row:
-                axis.axhline(row[metric].mean, color="#8a929b", ls="--", lw=1, label="floor")
-        axis.set(yscale="log", xlabel=against, title=metric.removeprefix("test/"))
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.grid(alpha=0.25, which="both")
-    axes[0][-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.tight_layout()
-    write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))

@@ -4,7 +4,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-LEFT_OUT = ("stage", "run", "threads", "checkpoint_every", "hydra", "optimise", "base", "jobs", "restart", "gallery")
+LEFT_OUT = (
+    "stage",
+    "run",
+    "threads",
+    "checkpoint_every",
+    "hydra",
+    "optimise",
+    "base",
+    "jobs",
+    "restart",
+    "gallery",
+    "logger",
+)
 """Keys that change no result, or name places."""
 OF_TRAINER = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
 """Options of the trainer that change the result."""

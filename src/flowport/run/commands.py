@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -186,34 +186,25 @@ def _tabulate(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("flowport tabulate", description="A sweep as one table.")
     parser.add_argument("folder", type=Path, help="the folder that a multirun wrote")
     parser.add_argument("--metrics", nargs="*", default=[], help="columns, for instance w2 npe; default: all of test/")
-    parser.add_argument("--against", help="draw the metrics over this one, one line per setting: for instance nfe")
+    parser.add_argument("--against", nargs="+", default=[], help="draw the metrics over these: nfe train/seconds")
+    parser.add_argument("--pivot", nargs=2, default=[], metavar="OVERRIDE", help="matrices over two overrides")
+    parser.add_argument("--baseline", default="best", help="what differences are from: best, or the first setting")
     given = parser.parse_args(arguments)
     with report_errors():
-        _write_table(given.folder, given.metrics, given.against)
+        _write_table(given.folder, given.metrics, given.against, given.pivot, given.baseline)
 
 
-def _write_table(folder: Path, metrics: list[str], against: str | None = None) -> None:
-    """Write and print the table of a sweep, and its study where its runs have items."""
-    from flowport.evaluation import sweep_table
-    from flowport.run.run_folder import RunFolder, finished_runs
-    from flowport.run.sweep_study import write_study
+def _write_table(
+    folder: Path,
+    metrics: Sequence[str] = (),
+    against: Sequence[str] = (),
+    pivot: Sequence[str] = (),
+    baseline: str = "best",
+) -> None:
+    """Write and print the tables of a sweep, and its study where its runs have items."""
+    from flowport.run.tabulating import TableOptions, write_tables
 
-    RunFolder(folder).check_links()
-    runs, unread = list[sweep_table.Job](), list[str]()
-    for job in finished_runs(folder):
-        try:
-            runs.append(sweep_table.Job.of(job.overrides(), job.read_metrics(), job.translation))
-        except FlowportError as error:
-            unread.append(str(error))
-    if not runs:
-        raise FlowportError(f"no job of {folder} can be read: {unread[0]}")
-    for reason in unread:
-        sys.stderr.write(f"flowport: left out of the table: {reason}\n")
-    sheet = sweep_table.tabulated(runs, [*metrics, *([against] if against else [])])
-    sweep_table.write(sheet, runs, folder, against)
-    print(sheet.markdown())
-    if page := write_study(folder):
-        print(page)
+    print(write_tables(folder, TableOptions(tuple(metrics), tuple(against), tuple(pivot), baseline)))
 
 
 def _plot_weighting(arguments: list[str]) -> None:

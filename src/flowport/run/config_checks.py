@@ -172,6 +172,8 @@ def _check_containers(config: DictConfig) -> None:
     for key, kind, name in (
         ("trainer", DictConfig, "options"),
         ("metric", DictConfig, "metrics by name"),
+        ("logger", DictConfig, "loggers by name"),
+        ("callback", DictConfig, "callbacks by name"),
         ("tuning", ListConfig, "entries that flowport writes"),
         ("reflow", ListConfig, "entries that flowport writes"),
     ):

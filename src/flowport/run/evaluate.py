@@ -11,15 +11,17 @@ from flowport.cache import write_atomically
 from flowport.data.agreement import class_names
 from flowport.data.pairing import Pairing
 from flowport.errors import FlowportError
-from flowport.evaluation.evaluator import gallery
+from flowport.evaluation.evaluator import evenly, gallery
 from flowport.evaluation.held_out import partner_items
 from flowport.evaluation.items import ItemTable, item_numbers, write_confusion
+from flowport.evaluation.showcase import SHOWN_TIMES, shown_values, write_sounds
 from flowport.metric.base import EvaluationResult
+from flowport.modality.base import Modality
 from flowport.run.build import Run
 from flowport.run.config_checks import check_kind
 from flowport.run.device import device_of
 from flowport.run.restore import record, restore
-from flowport.run.run_folder import RunFolder
+from flowport.run.run_folder import RunFolder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +86,27 @@ def _show_examples(table: ItemTable, outcome: EvaluationResult, pair: Pairing, f
         partner = found[outcome.source.id[at].cpu()]
         if bool((partner >= 0).all()):
             shown["partner"] = target.observed().draw(partner, None).x
+    if "partner" not in shown and outcome.result.shape[1:] == outcome.target.x.shape[1:]:
+        shown["target"] = outcome.target.x[: len(chosen)]
     for row, x in shown.items():
         modality.render({"": x.cpu()}, str(folder.example(row)))
+    write_sounds(shown, modality, folder.show.parent)
+    values = shown_values(shown, outcome, modality)
+    if values:
+        write_json(folder.show, values)
+    if "plane" not in values:
+        _draw_ways(outcome, at, pair.target.modality, folder)
+
+
+def _draw_ways(outcome: EvaluationResult, at: torch.Tensor, modality: Modality, folder: RunFolder) -> None:
+    """A picture of states of the trajectories of the items that are shown, one time a row."""
+    steps = evenly(len(outcome.states) - 1, SHOWN_TIMES - 1).tolist()
+    rows = {
+        f"t = {float(outcome.times[k]):.2f}": modality.observed(outcome.states[k][at]).cpu()
+        for k in [*steps, len(outcome.states) - 1]
+    }
+    if len({row.shape for row in rows.values()}) == 1:
+        modality.surface().render(rows, str(folder.example("ways")))
 
 
 def check_measures(run: Run, optimise: str | None) -> set[str]:

@@ -33,7 +33,7 @@ OWN = (
     *("capture", "profile"),
 )
 """Keys of a fine-tuning that replace the base's."""
-IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items")
+IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items", "logger", "callback")
 """Keys that stay the base's where they are null."""
 SNR_STATES, SNR_PATHS = 16, 64
 """States and paths from each of them from which the adjoint's signal-to-noise ratio is estimated."""

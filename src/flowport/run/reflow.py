@@ -105,7 +105,7 @@ def _round(folder: RunFolder, overrides: DictConfig, out: RunFolder, parts: Part
 def _config(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> DictConfig:
     """The config of the run in ``folder``, but upon the pairs in ``out``."""
     config = checked_config(folder)
-    for key in OVERRIDES:
+    for key in (*OVERRIDES, "logger", "callback"):
         if overrides.get(key) is not None:
             config[key] = overrides[key]
     if overrides.steps is not None:

@@ -128,9 +128,21 @@ class RunFolder:
         """The picture of one row of the items that are shown.
 
         Args:
-            row: ``"source"``, ``"translation"`` or ``"partner"``.
+            row: ``"source"``, ``"translation"``, ``"partner"``, ``"target"`` or ``"ways"``.
         """
         return self.path / "examples" / f"{row}.png"
+
+    @property
+    def show(self) -> Path:
+        """The clouds and points of the plane of the items that are shown."""
+        return self.path / "examples" / "show.json"
+
+    def sounds(self) -> dict[str, list[Path]]:
+        """The sounds of the items that are shown, by row, in their order."""
+        found = dict[str, list[Path]]()
+        for path in sorted((self.path / "examples").glob("*_[0-9].wav")):
+            found.setdefault(path.stem[:-2], []).append(path)
+        return found
 
     @property
     def refusal(self) -> Path:
@@ -242,7 +254,7 @@ class RunFolder:
         if not self.path.is_dir():
             return
         board = self.path / "tensorboard"
-        held = (self.path / name for name in (".hydra", "gallery", "examples"))
+        held = (self.path / name for name in (".hydra", "gallery", "examples", "csv"))
         folders = [self.path, *held, self.checkpoints, board, *board.glob("*")]
         for folder in folders:  # a folder before what is in it
             for entry in folder.iterdir() if folder.is_dir() else ():

@@ -1,25 +1,31 @@
 """The study of a sweep's folder: reads the items of its runs, names what it leaves out, and writes the page."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from flowport.errors import FlowportError, printable
+from flowport.errors import FlowportError
 from flowport.evaluation.items import read_items
+from flowport.evaluation.showcase import read_showcase
 from flowport.evaluation.study import StudyRun, compared
+from flowport.evaluation.study_block import Block
 from flowport.evaluation.study_page import write
 from flowport.evaluation.sweep_table import Job
-from flowport.run.run_folder import RunFolder, finished_runs
+from flowport.run.choices import choices
+from flowport.run.run_folder import RunFolder, finished_runs, read_json
 
-EXAMPLES = ("source", "translation", "partner")
+EXAMPLES = ("source", "translation", "partner", "target", "ways")
 
 
-def write_study(folder: Path) -> Path | None:
+def write_study(folder: Path, extra: Sequence[Block] = (), lost: Sequence[str] = ()) -> Path | None:
     """Write study.html and study.md into the folder of a sweep.
 
     Runs that cannot be read are named on stderr and on the page.
 
     Args:
         folder: The folder that a multirun wrote.
+        extra: Parts of the page that stand behind the answer.
+        lost: Jobs that did not finish, and why.
 
     Returns:
         The page; None where no run has items, as in sweeps of other commands, or none of them can be compared.
@@ -27,7 +33,7 @@ def write_study(folder: Path) -> Path | None:
     jobs = finished_runs(folder)
     if not any(job.items.exists() or job.items.is_symlink() for job in jobs):
         return None
-    runs, left = list[StudyRun](), _refusals(folder)
+    runs, left = list[StudyRun](), list(lost)
     for job in jobs:
         try:
             runs.append(_read(job))
@@ -37,7 +43,7 @@ def write_study(folder: Path) -> Path | None:
     if not runs:
         return None
     try:
-        return write(compared(runs, left), folder)
+        return write(compared(runs, left), folder, extra)
     except FlowportError as error:
         sys.stderr.write(f"flowport: no study is written: {error}\n")
         return None
@@ -47,19 +53,15 @@ def _read(job: RunFolder) -> StudyRun:
     job.check_links()
     table = read_items(job.read_items(), str(job.items))
     held = Job.of(job.overrides(), job.read_metrics(), job.translation)
+    shows = read_json(job.show) if job.show.exists() else {}
+    show = read_showcase(shows, job.show, job.sounds())
     pictures = {row: job.example(row) for row in EXAMPLES if job.example(row).is_file()}
-    return StudyRun(f"job {job.path.name}", held.settings, table, held.numbers, pictures)
+    return StudyRun(f"job {job.path.name}", held.settings, table, held.numbers, pictures, show, _choices(job))
 
 
-def _refusals(folder: Path) -> list[str]:
-    """What refused jobs said."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        job = RunFolder(path)
-        if path.is_dir() and not path.is_symlink() and job.refusal.is_file() and not job.finished:
-            try:
-                words = " ".join(f"{key}={value}" for key, value in job.overrides().items() if key != "sweep")
-                found.append(f"job {path.name} ({printable(words)}), which was refused: {job.read_refusal()}")
-            except FlowportError as error:
-                found.append(str(error))
-    return found
+def _choices(job: RunFolder) -> dict[str, str]:
+    """What the config of a job chooses; empty where it has none that may be read."""
+    try:
+        return {name: str(value) for name, value in choices(job.read_config()).items()}
+    except (FlowportError, KeyError, TypeError, AttributeError):  # as of evaluate, which trains nothing
+        return {}

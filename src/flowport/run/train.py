@@ -19,13 +19,13 @@ from flowport.run.build import Parts, Run, build
 from flowport.run.choices import choices
 from flowport.run.device import places, require_present
 from flowport.run.evaluate import check_measures, measure
+from flowport.run.observers import Observers, callbacks_of, loggers_of
 from flowport.run.rank_launch import handed_over
 from flowport.run.rank_place import first, options_of
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
 from flowport.run.trainer_options import lightning_options, processes_of
 from flowport.tensors import float32_products
 from flowport.training import ranks
-from flowport.training.board import Board
 from flowport.training.callback import (
     AtomicCheckpointIO,
     Checkpointing,
@@ -55,7 +55,7 @@ def build_trainer(
     """Lightning's Trainer with the run's callbacks, logger and atomic checkpoints.
 
     Args:
-        config: A composed config, of which ``trainer`` is read.
+        config: A composed config, of which ``trainer``, ``logger`` and ``callback`` are read.
         folder: The run's.
         callbacks: Beside the progress bar.
         done: Number of steps of the checkpoint that the run resumes from; None for a new run.
@@ -79,8 +79,8 @@ def build_trainer(
         return instantiate(lightning_options(options))(
             **place,
             **several,
-            callbacks=[*callbacks, *bar],
-            logger=Board(folder.path, done),
+            callbacks=[*callbacks, *callbacks_of(config), *bar],
+            logger=loggers_of(config, folder, done),
             plugins=plugins,
             default_root_dir=folder.path,
             enable_checkpointing=False,  # a callback of flowport's saves
@@ -89,6 +89,8 @@ def build_trainer(
             val_check_interval=between,
             max_epochs=1,
         )
+    except FlowportError:
+        raise
     except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
         reason = re.split(r"(?<=[^.])\. (?=[A-Z])|\n", str(error))[0]
         raise FlowportError(f"this trainer cannot be built: {reason}") from None
@@ -138,10 +140,9 @@ def train(
     samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
     callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
     trainer = build_trainer(config, folder, callbacks, done)
-    board = trainer.logger
-    assert isinstance(board, Board)
+    observers = Observers(trainer.loggers)
     if not resume:
-        board.describe(
+        observers.describe(
             OmegaConf.to_yaml(config, resolve=True),
             choices(config),
             sorted(name for name in names if not name.endswith("_se")),
@@ -162,8 +163,8 @@ def train(
     numbers.update(measure(run, folder, trainer.strategy.root_device, config.get("gallery", True)))
     numbers.update(after(run, folder) if after else {})
     if not resume or trainer.global_step != _concluded(folder):
-        board.conclude(numbers, trainer.global_step)
-    board.close()
+        observers.conclude(numbers, trainer.global_step)
+    observers.close()
     folder.write_metrics(numbers)
     return numbers
 

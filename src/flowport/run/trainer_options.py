@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError, Range
 from flowport.run.config_checks import check_kind
+from flowport.run.words import MOVED
 
 OPTIONS: dict[str, tuple[Any, float | None]] = {
     "accelerator": (str, None),
@@ -42,11 +43,11 @@ SHARED = ("ddp",)
 """Strategies by which several processes train one run; with one process they change nothing."""
 
 SET_HERE = {
-    "callbacks": "add them in Python with fp.compose and a Trainer of your own",
+    "callbacks": MOVED["trainer.callbacks"],
     "default_root_dir": "use hydra.run.dir",
     "enable_checkpointing": "use checkpoint_every",
     "limit_train_batches": "use trainer.max_steps",
-    "logger": "a run logs to TensorBoard in its folder",
+    "logger": MOVED["trainer.logger"],
     "max_epochs": "use trainer.max_steps",
     "min_epochs": "use trainer.max_steps",
     "plugins": "checkpoints are written atomically by flowport's own",

@@ -7,6 +7,7 @@ has trained with before.
 
 import contextlib
 import importlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ COMPOSED = frozenset(
 REFERENCES = 32
 """Largest number of references in a restored config."""
 PROGRAM = "flowport.reward.FromFileReward"
+SENDING = frozenset({"flowport.training.logger.MlflowLogger", "flowport.training.logger.WandbLogger"})
+"""Loggers that may send what a run shows to a server that the config names."""
 TRUST = (
     "if you made this folder or trust whoever did, add trust=true to the command (trust=True in Python), or set "
     "FLOWPORT_TRUST to the names of packages"
@@ -50,7 +53,8 @@ def known_classes() -> frozenset[str]:
 
     texts = (path.read_text() for path in configs().rglob("*.yaml"))
     found = {name for text in texts for name in re.findall(r"_target_:\s*([\w.]+)", text)}
-    return frozenset(name for name in found if name.startswith("flowport.")) | COMPOSED | {"lightning.Trainer"}
+    own = ("flowport.", "lightning.pytorch.callbacks.")
+    return frozenset(name for name in found if name.startswith(own)) | COMPOSED | {"lightning.Trainer"}
 
 
 def check_config(config: Any, path: str) -> None:
@@ -128,6 +132,11 @@ def _check_target(node: dict[str, Any], path: str, key: str) -> None:
             raise FlowportError(f"{path} sets trainer.{min(odd)}, which a restored run may not: {TRUST}")
         if target == PROGRAM:
             check_program(str(options.get("path")), path)
+        if target in SENDING and not _mark_of(node).is_file():
+            raise FlowportError(
+                f"{path} sends the numbers and pictures of a run to a server by {key} ({target}), with which you have "
+                f"not trained: {TRUST}"
+            )
         return
     own = tuple(f"{name.strip()}." for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip())
     if target.startswith(own or ("\0",)) or (_is_torch(target) and all(map(_plain, options.values()))):
@@ -161,6 +170,12 @@ def _mark(program: Path) -> Path:
     return home() / "trusted_programs" / sha256(program.read_bytes()).hexdigest()
 
 
+def _mark_of(node: dict[str, Any]) -> Path:
+    """Where it is remembered that this user has trained with a logger of these options."""
+    text = json.dumps(node, sort_keys=True, default=str)
+    return home() / "trusted_loggers" / sha256(text.encode()).hexdigest()
+
+
 def check_program(program: str, path: str) -> None:
     """Check that this user has trained with a TorchScript program, which can read and write files.
 
@@ -179,7 +194,9 @@ def check_program(program: str, path: str) -> None:
 
 
 def remember_programs(node: Any) -> None:
-    """Remember the TorchScript programs of a config that the user composed, so that its runs can be restored.
+    """Remember the TorchScript programs and the loggers that send of a config that the user composed.
+
+    Runs of that config can then be restored.
 
     Args:
         node: The config as plain containers.
@@ -188,6 +205,10 @@ def remember_programs(node: Any) -> None:
         program = node.get("path") if node.get("_target_") == PROGRAM else None
         if isinstance(program, str) and Path(program).is_file():
             mark = _mark(Path(program))
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        if node.get("_target_") in SENDING:
+            mark = _mark_of(node)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         for value in node.values():

@@ -15,6 +15,13 @@ from flowport.errors import FlowportError
 
 NO_NAME = re.compile(r"null|true|false|[-+\d.].*|\{\s*\}|")
 """Values that name no member of a config group."""
+LISTS = {"metric": "wasserstein,mmd", "logger": "tensorboard,csv", "callback": "early_stopping"}
+"""Groups of which a run takes a list, and an example."""
+MOVED = {
+    "trainer.callbacks": "choose callback=[<names>], or give your own class by +callback.mine._target_=<package.Class>",
+    "trainer.logger": "choose logger=[tensorboard,csv,wandb,mlflow], or logger=[] for none",
+}
+"""Options of Lightning's Trainer that are groups here, and what to write."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +99,10 @@ def _no_pair(word: Word) -> str | None:
 
 
 def _no_member(word: Word) -> str | None:
-    if word.text == "metric=null":
-        return "metric=null is no list of metrics: write metric=[] for a run without any"
-    if word.plain == "metric" and re.search(r"\[.*(\[|\bnull\b)", word.value):
-        return f"{word.text} is no list of metrics: write for instance metric=[wasserstein,mmd]"
+    if word.plain in LISTS and word.value == "null" and word.groups.name == "train":
+        return f"{word.text} is no list of {word.plain}s: write {word.plain}=[] for a run without any"
+    if word.plain in LISTS and re.search(r"\[.*(\[|\bnull\b)", word.value):
+        return f"{word.text} is no list of {word.plain}s: write for instance {word.plain}=[{LISTS[word.plain]}]"
     members = word.groups.members(word.plain)
     if not members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
         return None
@@ -111,7 +118,8 @@ def _no_change(word: Word) -> str | None:
     if not word.text.startswith("+"):
         return None
     if listed:
-        write = f"[wasserstein,{word.value}]" if word.plain == "metric" else word.value
+        first = LISTS.get(word.plain, "").partition(",")[0]
+        write = f"[{first},{word.value}]" if first else word.value
         return f"{word.text} chooses a second {word.plain}: write {word.plain}={write}"
     top = re.split(r"[./]", word.plain)[0]
     if not word.members and "@" not in word.text and top not in word.groups.keys:
@@ -143,7 +151,15 @@ def _no_side(word: Word) -> str | None:
     return written.get(word.text.partition("=")[0]) if name else None
 
 
-RULES: tuple[Callable[[Word], str | None], ...] = (_no_pair, _no_side, _no_member, _no_change, _no_default)
+def _no_trainer(word: Word) -> str | None:
+    moved = MOVED.get(word.plain)
+    return moved and f"{word.text} would have no effect, because flowport sets it: {moved}"
+
+
+RULES: tuple[Callable[[Word], str | None], ...] = (
+    *(_no_pair, _no_trainer, _no_side, _no_member),
+    *(_no_change, _no_default),
+)
 
 
 def check_words(words: list[str], groups: Groups) -> None:

@@ -20,8 +20,9 @@ from flowport.modality import PixelCloud, Plane
 from flowport.run.build import Run, build
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import build_trainer
-from flowport.training.board import Board, as_table, charts
 from flowport.training.callback import SampleLogger
+from flowport.training.logger import TensorboardLogger as Board
+from flowport.training.logger import as_table, charts
 from tests import runs
 
 
@@ -43,7 +44,9 @@ def test_the_folder_of_a_run(folder: Path) -> None:
         "gallery.png",
         "translation.png",
         "items.csv",
+        "examples/show.json",
         "examples/source.png",
+        "examples/target.png",
         "examples/translation.png",
     }
     numbers = json.loads((folder / "metrics.json").read_text())

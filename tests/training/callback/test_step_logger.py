@@ -10,9 +10,9 @@ import torch
 from flowport.coupling import Coupling, ExactCoupling, IndependentCoupling, SinkhornCoupling
 from flowport.distribution import EightGaussians, Moons
 from flowport.network import MLP
-from flowport.training.board import Board
 from flowport.training.callback import StepLogger
 from flowport.training.compose import compose
+from flowport.training.logger import TensorboardLogger as Board
 
 
 class Noted(Board):

@@ -1,17 +1,16 @@
-"""Metrics, pictures, sounds and shapes of translations during training, for TensorBoard."""
+"""Metrics, pictures, sounds and shapes of translations during training, for the loggers of a run."""
 
 import logging
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from flowport.evaluation.evaluator import Evaluator, evenly, gallery
 from flowport.metric.base import EvaluationResult
 from flowport.modality.base import Modality
 from flowport.training.averaging import AveragedModule
+from flowport.training.logger import RunLogger
 
 logger = logging.getLogger(__name__)
 MESHES, SOUNDS = 4, 3
@@ -21,7 +20,7 @@ MESHES, SOUNDS = 4, 3
 class SampleLogger(Callback):
     """Callback that evaluates the averaged field at every validation and logs the results.
 
-    It translates held-out points and logs every metric as val/<metric>. In TensorBoard it also logs the gallery; sounds
+    It translates held-out points and logs every metric as val/<metric>. A ``RunLogger`` also gets the gallery; sounds
     of source, translation and target as sound_<item>/<row>; and point clouds as meshes source, translation and target,
     where the modality of the target has them. Item k of the target is a partner of item k of the source only where the
     data are paired. Points of source and translation are coloured by their height in the source, those of the target by
@@ -46,19 +45,19 @@ class SampleLogger(Callback):
         picture = None if self.picture is None else gallery(outcome, target.modality, self.picture)
         for log in trainer.loggers:
             log.log_metrics({f"val/{k}": v for k, v in numbers.items()}, step)
-            if picture is not None and isinstance(log, TensorBoardLogger):
-                log.experiment.add_image("gallery", picture, step)
-                show(outcome, target.modality.surface(), log.experiment, step)
+            if picture is not None and isinstance(log, RunLogger):
+                log.picture("gallery", picture, step)
+                show(outcome, target.modality.surface(), log, step)
         logger.info("step %d: %s", step, ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
 
-def show(outcome: EvaluationResult, surface: Modality, board: SummaryWriter, step: int) -> None:
+def show(outcome: EvaluationResult, surface: Modality, log: RunLogger, step: int) -> None:
     """Record sounds and clouds of an evaluation; nothing for points that are neither.
 
     Args:
         outcome: The evaluation.
         surface: Modality of its points.
-        board: Where to.
+        log: Where to.
         step: Number of optimiser steps.
     """
     result = outcome.result
@@ -72,10 +71,10 @@ def show(outcome: EvaluationResult, surface: Modality, board: SummaryWriter, ste
         sound = surface.sound(x)
         for k, wave in enumerate([] if sound is None else sound.waves):
             assert sound is not None
-            board.add_audio(f"sound_{k}/{name}", wave.cpu() / 32768, step, sound.rate)
+            log.sound(f"sound_{k}/{name}", wave, sound.rate, step)
     clouds = rows(MESHES)
     origins = {"translation": clouds.get("source", clouds["translation"])}
     for name, x in clouds.items():
         shapes = surface.vertices(x, origins.get(name, x))
         if shapes is not None:
-            board.add_mesh(name, shapes.points, shapes.colours, global_step=step)
+            log.clouds(name, shapes.points, shapes.colours, step)

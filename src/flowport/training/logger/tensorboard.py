@@ -6,13 +6,15 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from flowport.errors import Amount
+from flowport.training.logger.base import UNCHARTED, RunLogger
+
 REFERENCES = ("floor", "untranslated", "retrieved", "ceiling", "chance")
 """Suffixes of numbers that a metric is read against."""
-UNCHARTED = ("epoch",)
-"""Numbers that Lightning adds and that say nothing here: the whole training is one epoch."""
 
 
 def charts(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -52,7 +54,7 @@ def as_table(numbers: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class Board(TensorBoardLogger):
+class TensorboardLogger(RunLogger, TensorBoardLogger):
     """TensorBoardLogger of a run that a resumed run continues.
 
     The references of a metric (floor, untranslated, …) are written as runs of these names in folders of the record, so
@@ -65,7 +67,7 @@ class Board(TensorBoardLogger):
             process recorded of later steps is discarded by TensorBoard.
     """
 
-    def __init__(self, folder: Path, done: int | None = None) -> None:
+    def __init__(self, folder: Path, done: Amount | None = None) -> None:
         self.purge = 0 if done is None else done + 1
         super().__init__(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=self.purge)
         self.beside: dict[str, SummaryWriter] = {}
@@ -109,6 +111,18 @@ class Board(TensorBoardLogger):
         self.experiment.add_text("results", as_table(numbers), step)
         self.experiment._get_file_writer().add_summary(hparams({}, {})[2], step)
         self.save()
+
+    @rank_zero_only
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
+        self.experiment.add_image(name, pixels, step)
+
+    @rank_zero_only
+    def sound(self, name: str, wave: Tensor, rate: int, step: int) -> None:
+        self.experiment.add_audio(name, wave.cpu() / 32768, step, rate)
+
+    @rank_zero_only
+    def clouds(self, name: str, points: Tensor, colours: Tensor, step: int) -> None:
+        self.experiment.add_mesh(name, points, colours, global_step=step)
 
     @rank_zero_only
     def save(self) -> None:

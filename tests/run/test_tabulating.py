@@ -1,0 +1,79 @@
+"""``flowport tabulate`` says what became of every job of a sweep."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from flowport.run.tabulating import read_jobs
+from tests import runs
+
+
+def job(folder: Path, name: str, words: list[str], numbers: dict[str, float] | None = None) -> Path:
+    place = folder / name
+    (place / ".hydra").mkdir(parents=True)
+    (place / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in words))
+    if numbers is not None:
+        (place / "metrics.json").write_text(json.dumps(numbers))
+    return place
+
+
+def sweep(folder: Path) -> Path:
+    for k, (coupling, seed) in enumerate((c, s) for c in ("exact", "independent") for s in (0, 1)):
+        numbers = {"test/w2": k + 0.5, "test/nfe": 8.0, "train/seconds": 1.0 + k}
+        job(folder, str(k), [f"coupling={coupling}", f"seed={seed}"], numbers)
+    job(folder, "4", ["coupling=partial", "seed=0"]).joinpath("refused.txt").write_text("no mass to leave\n")
+    failed = job(folder, "5", ["coupling=partial", "seed=1"])
+    (failed / "status.json").write_text(json.dumps({"state": "failed", "error": "the loss is not finite\nat step 3"}))
+    job(folder, "6", ["coupling=partial", "seed=2"])
+    job(folder, "7", ["coupling=partial", "seed=3"]).joinpath("metrics.json").write_text("{")
+    odd = job(folder, "8", ["coupling=partial", "seed=4"])
+    (odd / "status.json").write_text(json.dumps({"state": "\x1b[31m", "error": ["a"]}))
+    finished = job(folder, "9", ["coupling=exact", "seed=2"], {"test/w2": 1.0})
+    (finished / "status.json").write_text(json.dumps({"state": "running", "error": None}))
+    (folder / ".hydra").mkdir()
+    return folder
+
+
+def test_every_job_has_its_status_and_its_reason(tmp_path: Path) -> None:
+    found = {one.name: (one.status, one.error) for one in read_jobs(sweep(tmp_path))}
+    assert [found[str(k)][0] for k in range(4)] == ["finished"] * 4
+    assert found["4"] == ("refused", "no mass to leave")
+    assert found["5"] == ("failed", "the loss is not finite at step 3")
+    assert found["6"][0] == found["8"][0] == "unfinished"
+    assert found["7"][0] == "unreadable" and "not JSON" in found["7"][1]
+    assert found["9"] == ("finished", ""), "its numbers are there"
+
+
+def test_the_command_writes_runs_differences_pivot_and_curves(tmp_path: Path, capfd: Any) -> None:
+    folder = sweep(tmp_path)
+    words = [
+        "--metrics",
+        "w2",
+        "--against",
+        "train/seconds",
+        "nfe",
+        "--pivot",
+        "coupling",
+        "seed",
+        "--baseline",
+        "first",
+    ]
+    said = runs.here(capfd, "tabulate.py", str(folder), *words)
+    assert said.code == 0 and "left out of the table" in said.err and "Traceback" not in said.err
+    assert "5 of 10 jobs have no numbers:" in said.out and "(coupling=partial seed=0): no mass to leave" in said.out
+    assert "refused" in (folder / "table.md").read_text()
+    frame = pandas.read_csv(folder / "runs.csv")
+    assert len(frame) == 10 and frame["status"].value_counts()["finished"] == 5
+    gaps = pandas.read_csv(folder / "differences.csv").set_index("coupling")
+    assert gaps.loc["independent", "difference"] == 2.0 and gaps.loc["independent", "seeds"] == 2
+    assert gaps.loc["independent", "minus"] == "exact" and math.isclose(gaps.loc["independent", "standard error"], 0)
+    assert gaps.loc["independent", "within error"] == "no" and gaps.loc["exact", "within error"] == "yes"
+    pivot = pandas.read_csv(folder / "pivot.csv")
+    assert pivot["seed=1 mean"].tolist() == [1.5, 3.5]
+    for picture in ("table.png", "curves.png", "pivot.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    said = runs.here(capfd, "tabulate.py", str(folder), "--pivot", "coupling", "nonsense")
+    assert said.code == 2 and "no run of this sweep has an override nonsense" in said.err
