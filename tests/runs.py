@@ -101,12 +101,24 @@ class Said:
         return lines[0].removeprefix("flowport: ")
 
 
+HEARD = """
+import runpy, signal
+
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("flowport.run", run_name="__main__", alter_sys=True)
+"""
+"""Signals act on the run also where this process ignores them, as one in the background of a shell does."""
+
+
 @contextmanager
 def _process_state() -> Iterator[None]:
-    path, variables = list(sys.path), dict(os.environ)
+    path, variables, handlers = list(sys.path), dict(os.environ), list(logging.getLogger().handlers)
     try:
         yield
     finally:
+        logging.getLogger().handlers[:] = handlers  # without Hydra's, to a stream that pytest closes
         sys.path[:] = path
         os.environ.clear()
         os.environ.update(variables)
@@ -118,8 +130,6 @@ def here(capfd: Any, script: str, *words: str) -> Said:
     code = 0
     GlobalHydra.instance().clear()
     capfd.readouterr()
-    root = logging.getLogger()  # where Hydra of an earlier call has put a handler to a stream that pytest closed
-    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
     with _process_state(), mock.patch.object(sys, "argv", [str(ROOT / "launch" / script), *words]):
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")

@@ -122,7 +122,7 @@ def test_the_commands_refuse_a_device_before_they_read_data(capfd: object, train
 @pytest.mark.usefixtures("no_gpu")
 def test_evaluate_takes_the_device_of_the_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("flowport.run.evaluate.measure", lambda run, out, device: seen.append(device) or {})
+    monkeypatch.setattr("flowport.run.evaluate.measure", lambda run, out, device, *rest: seen.append(device) or {})
     evaluate(RunFolder(trained), composed("evaluate", f"run={trained}"), RunFolder(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -256,7 +256,7 @@ def test_training_on_cuda_rounds_to_tf32_and_says_it(
     run = mock.Mock(spec=Run, config=runs.configured(*words), module=None, data=None)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with caplog.at_level(logging.INFO):
-        _fit(trainer, run, None)
+        _fit(trainer, run, Path("last.ckpt"), False)
     assert seen == [precision]
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
     said = [line for line in caplog.messages if "TF32" in line]

@@ -127,8 +127,9 @@ def test_what_a_stranger_wrote_is_text_in_tables(tmp_path: Path, capfd: Any) -> 
     assert said.code == 0, said.err
     page, sheet = (tmp_path / "table.md").read_text(), (tmp_path / "table.csv").read_text()
     assert "\x1b" not in said.out + page + sheet
-    assert "<script>" not in page and "`rm`" not in page and len({line.count(" | ") for line in page.splitlines()}) == 1
-    assert "\n=" not in sheet and ",=" not in sheet and "-0.500" in sheet, "a number is no formula"
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert "<script>" not in page and "`rm`" not in page and len({line.count(" | ") for line in rows}) == 1
+    assert "\n=" not in sheet and ",=" not in sheet and ",-0.5," in sheet, "a number is no formula"
     assert "\x1b" not in table({evil: evil}) and "[red]" in table({"[red]": 1.0})
 
 

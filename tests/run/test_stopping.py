@@ -20,19 +20,8 @@ pytestmark = pytest.mark.slow
 LONG = [*runs.TINY, runs.QUIET, "trainer.max_steps=400", "checkpoint_every=1000", "network.depth=1"]
 
 
-HEARD = """
-import runpy, signal
-
-for number in (signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("flowport.run", run_name="__main__", alter_sys=True)
-"""
-"""Signals act on the run also where this process ignores them, as one in the background of a shell does."""
-
-
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HEARD, "train", *words]
+    command = [sys.executable, "-c", runs.HEARD, "train", *words]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command,

@@ -23,7 +23,7 @@ JOBLIB = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher")
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(runs.ROOT / "launch" / "train.py"), "-m", *WORDS, *words]
+    command = [sys.executable, "-c", runs.HEARD, "train", "-m", *WORDS, *words]
     variables, pipe = {**os.environ, "OMP_NUM_THREADS": "1"}, subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=variables, text=True, stdout=pipe, stderr=pipe)
 
@@ -52,7 +52,7 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_by_the_same_command(tmp_path
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.count("stopped by SIGINT") == 1 and "Traceback" not in said
-    assert "with 0 of 3 jobs finished" in said and "go on by the same command, python" in said and "seed=0,1,2" in said
+    assert "with 0 of 3 jobs finished" in said and "go on by the same command, " in said and "seed=0,1,2" in said
     assert [status(sweep, k)["state"] for k in range(3)] == ["killed", "killed", "queued"]
 
     lives = Claim(sweep)  # as another sweep has it while it runs

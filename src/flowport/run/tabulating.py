@@ -150,7 +150,7 @@ def _table_blocks(sheet: SweepTable, folder: Path, runs: Sequence[Job]) -> list[
 
 def _lost(jobs: Sequence[Job]) -> list[str]:
     """The jobs without numbers as the study names them; it names unreadable ones by itself."""
-    told = {"refused": "was refused"}
+    told = {"refused": "was refused", "failed": "failed", "killed": "was killed"}
     return [
         f"job {job.name} ({job.words}), which {told.get(job.status, 'is ' + job.status)}: {job.error}"
         for job in jobs
