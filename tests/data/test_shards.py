@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flowport.coupling import ExactCoupling, IndependentCoupling
+from flowport.coupling import ExactCoupling, IndependentCoupling, SinkhornCoupling
+from flowport.coupling.base import Coupling
 from flowport.data.pairing import ClassMatchedPairing, PairedPairing, Pairing, UnpairedPairing
 from flowport.data.stream import PairStream
 from flowport.distribution import EightGaussians, Gaussian, Moons
@@ -74,6 +75,17 @@ def test_a_coupling_of_the_whole_set_is_shared_pair_by_pair(name: str, block: in
     each = shards(pairing, ExactCoupling(), "all", 2, block)
     for step in (0, 2, 3, 7):  # the epoch ends within a batch
         assert equal(joined([stream.at(step) for stream in each]), alone.at(step)), step
+
+
+@pytest.mark.parametrize("coupling", [ExactCoupling(), SinkhornCoupling(epsilon=0.1)])
+@pytest.mark.parametrize("pool", [1, 2])
+def test_points_that_are_coupled_together_are_the_pairs_of_one_process(coupling: Coupling, pool: int) -> None:
+    for pairing in (PAIRINGS["stored"], UnpairedPairing(Moons(), EightGaussians())):
+        alone = PairStream(pairing, coupling, ROOT, 12, pool)
+        both = [PairStream(pairing, coupling, ROOT, 6, pool, rank, 2, together=True) for rank in range(2)]
+        for step in (0, 1, 4):
+            assert equal(joined([stream.at(step) for stream in both]), alone.at(step)), step
+            assert both[1].facts_of(step) == alone.facts_of(step)
 
 
 def test_with_a_coupling_of_its_own_each_process_has_its_part_of_the_pool() -> None:

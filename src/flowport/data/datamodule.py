@@ -35,6 +35,8 @@ class PairDataModule(Checked, LightningDataModule):
         placement: Where stored data are during training; None for ``ResidentPlacement()``.
         repeat: Number of successive steps that use the same batch, for fine-tuning methods that reuse trajectories.
         block: Number of successive minibatches drawn and encoded in one go, or ``"auto"`` (see ``PairStream``).
+        together: Of several processes, couple the points of all: each solves the same plan, of pools as many times as
+            large as there are processes, and keeps its own rows of it. Otherwise each couples its own points.
 
     Raises:
         FlowportError: When repeat, batch, pool or block is below 1.
@@ -52,6 +54,7 @@ class PairDataModule(Checked, LightningDataModule):
         placement: Placement | None = None,
         repeat: int = 1,
         block: Annotated[int, Range(least=1, most=4096)] | Literal["auto"] = "auto",
+        together: bool = False,
     ) -> None:
         super().__init__()
         if repeat < 1:
@@ -60,7 +63,7 @@ class PairDataModule(Checked, LightningDataModule):
         self.placement, self._placed = placement or ResidentPlacement(), dict[torch.device, Pairing]()
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
         self.batch, self.pool, self.prefetch, self.validation_items = batch, pool, prefetch, validation_items
-        self.block = block
+        self.block, self.together = block, together
         self.train = PairStream(pairing.split("train"), coupling, randomness.under("train"), batch, pool, block=block)
         if pool == "auto":
             logger.info("data.pool=auto is %s here", self.train.pool)
@@ -87,10 +90,12 @@ class PairDataModule(Checked, LightningDataModule):
             rank,
             world_size,
             self.block,
+            self.together,
         )
-        if world_size > 1 and not self.coupling.independent and self.train.pool != "all":
+        if world_size > 1 and not (self.together or self.coupling.independent or self.train.pool == "all"):
             logger.info(
-                "each of the %d processes couples its own points: the plan is that of pools of %d points, not of %d",
+                "each of the %d processes couples its own points: the plan is that of pools of %d points, not of %d "
+                "(data.together=true: all points at once)",
                 world_size,
                 self.train.pool * self.batch,
                 world_size * self.train.pool * self.batch,

@@ -53,7 +53,8 @@ class PairStream:
     their augmentation are drawn on every process, which keeps its own rows, since a generator has no way to skip those
     of others. With an independent coupling or ``pool="all"`` the batches of R processes, joined in the order of their
     numbers, therefore equal those of that one process; any other coupling is solved by every process over its own part
-    of the pool, with random numbers of its own.
+    of the pool, with random numbers of its own. With ``together`` every process solves the coupling over the whole
+    pools of that one process instead and keeps its own rows of each batch, so that the batches are equal as well.
 
     Args:
         pairing: Joint law of source and target before the coupling.
@@ -69,6 +70,7 @@ class PairStream:
         block: Number of successive minibatches that are drawn, augmented and encoded in one go, rounded down to whole
             pools, and then coupled pool by pool; ``"auto"`` is 1 on the CPU and on CUDA up to 64, of at most 2,048
             points and 32 MiB.
+        together: Couple the points of all processes.
 
     Raises:
         FlowportError: When batch, pool or block is below 1.
@@ -84,6 +86,7 @@ class PairStream:
         rank: int = 0,
         world_size: int = 1,
         block: int | Literal["auto"] = "auto",
+        together: bool = False,
     ) -> None:
         if batch < 1 or (isinstance(pool, int) and pool < 1):
             raise FlowportError(
@@ -92,6 +95,10 @@ class PairStream:
         if isinstance(block, int) and block < 1:
             raise FlowportError(f"data.block must be at least 1, or auto, not {block}")
         self.pairing, self.coupling, self.randomness = pairing, coupling, randomness
+        self._rows: slice | None = None  # of this process in a batch of all, which is drawn as by one process
+        if together and world_size > 1:
+            self._rows = slice(rank * batch, (rank + 1) * batch)
+            batch, rank, world_size = batch * world_size, 0, 1
         self.batch, self.rank, self.world_size = batch, rank, world_size
         self.pool = 1 if coupling.independent else _pool_of(pool, pairing, batch)
         self.block = _block_of(block, pairing, batch * world_size)
@@ -110,6 +117,10 @@ class PairStream:
         Raises:
             FlowportError: When the coupling cannot be solved, or source or target is not stored and the pool is "all".
         """
+        pair = self._at(step)
+        return pair if self._rows is None else replace(pair.take(self._rows, self._rows), facts=pair.facts)
+
+    def _at(self, step: int) -> Pair:
         if self.pool == "all":
             number, offset = divmod(step, self.block)
             return replace(self._piece(number, offset, self.batch, self._of_whole), facts=self.facts)
@@ -132,7 +143,7 @@ class PairStream:
         """
         stream = copy(self)
         stream._cached, stream._blocks = None, {}  # which a thread may have drawn ahead
-        pair = stream.at(step)
+        pair = stream._at(step)
         pair = pair if stream._cached is None else stream._cached[1]
         cost = (pair.source.x - pair.target.x).double().square().sum() / len(pair)
         return {name: float(value) for name, value in {**pair.facts, "pair_cost": cost}.items()}
