@@ -18,7 +18,7 @@ from flowport.run.cli import report_errors
 from flowport.run.rank_launch import Processes, handed_over, job_of
 from flowport.run.rank_place import Place, alone, environment_of, place_of
 from flowport.run.run_folder import RunFolder
-from flowport.run.trainer_options import check_trainer, refuse_several
+from flowport.run.trainer_options import check_trainer, refuse_several, refuse_split
 from tests import runs
 
 PROGRAM = """
@@ -137,7 +137,11 @@ def test_a_process_alone_has_no_place_in_its_environment(monkeypatch: pytest.Mon
             r"trainer.devices=2 needs a strategy for several processes that flowport supports, not",
         ),
         (["+trainer.num_nodes=2"], r"trainer.num_nodes=2 needs a strategy for several processes"),
-        (["trainer=ddp", "trainer.strategy=fsdp"], r"not trainer.strategy=fsdp: use trainer=ddp"),
+        (
+            ["trainer=ddp", "trainer.strategy=deepspeed"],
+            r"not trainer.strategy=deepspeed: use trainer=ddp.*trainer=fsdp",
+        ),
+        (["trainer=fsdp", "trainer.precision=16-mixed"], r"use trainer.precision=bf16-mixed or 32-true"),
         (["trainer=ddp", "trainer.accelerator=cuda:1"], r"but trainer.accelerator=cuda:1 is one device"),
     ],
 )
@@ -165,3 +169,14 @@ def test_a_job_survives_its_way_as_text(tmp_path: Path) -> None:
     job = json.loads(json.dumps(job_of(config, RunFolder(tmp_path, True), True)))
     assert OmegaConf.create(job["config"]) == OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     assert (job["folder"], job["trust"], job["resume"]) == (str(tmp_path), True, True)
+
+
+def test_fine_tuning_refuses_weights_that_are_split() -> None:
+    config = runs.configured("trainer=fsdp", "trainer.accelerator=cpu")
+    check_trainer(config.trainer)
+    with pytest.raises(
+        FlowportError, match="fine-tuning needs all of them in each: use trainer=ddp"
+    ):
+        refuse_split(config.trainer, "fine-tuning")
+    config.trainer.devices = 1
+    refuse_split(config.trainer, "fine-tuning")

@@ -23,6 +23,7 @@ from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.device import accelerator_of, asked
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
+from flowport.run.trainer_options import refuse_split
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
@@ -56,6 +57,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     check_values(overrides)
     check_kind("strength", overrides.strength, float)
     check_kind("certified", overrides.certified, int, 2)
+    refuse_split(overrides.trainer, "fine-tuning")
     asked(overrides)
     if overrides.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")

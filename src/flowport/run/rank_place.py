@@ -146,5 +146,9 @@ def options_of(processes: int, strategy: str) -> dict[str, Any]:
         cluster = TorchElasticEnvironment()
     if place is not None and place.starter == "srun":
         cluster = SLURMEnvironment(auto_requeue=False)
-    shared = DDPStrategy(timeout=WAIT, find_unused_parameters=True, broadcast_buffers=False)
+    shared: Any = DDPStrategy(timeout=WAIT, find_unused_parameters=True, broadcast_buffers=False)
+    if strategy == "fsdp":
+        from flowport.training.sharding import ShardingStrategy
+
+        shared = ShardingStrategy(processes, 1, save_distributed_checkpoint=False, timeout=WAIT)
     return {"strategy": shared, "use_distributed_sampler": False, "plugins": [cluster]}

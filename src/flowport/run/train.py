@@ -4,6 +4,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ QUIET = (
     ".*resuming from a checkpoint that ended before the epoch.*",  # batches are a function of the step
     ".*smaller than the logging interval.*",
     ".*does not have many workers.*",
+    ".*`srun` command is available on your system but is not used.*",  # on every login node
+    ".*returned a view tensor.*",  # FSDP2's note on in-place operations, which no network applies to its output
 )
 """Warnings of Lightning's that mislead here."""
 
@@ -151,6 +154,7 @@ def train(
     saving.check()
     if not first():
         return {}
+    run = _gathered(run, folder, parts, base)
     numbers = {
         "train/steps": trainer.global_step,
         "train/seconds": round(clock.seconds, 2),
@@ -172,6 +176,15 @@ def train(
 def _built(config: DictConfig, parts: Parts | None, base: RunFolder | None) -> Run:
     require_present(config.trainer)
     return build(config, parts, base)
+
+
+def _gathered(run: Run, folder: RunFolder, parts: Parts | None, base: RunFolder | None) -> Run:
+    """A run whose weights are split over processes, with all of them as its checkpoint holds them."""
+    if not run.module.split:
+        return run
+    alone = build(run.config, parts, base).module
+    alone.load_state_dict(folder.read_checkpoint()["state_dict"])
+    return replace(run, module=alone.to(run.module.device))
 
 
 def _profiled(config: DictConfig, folder: RunFolder) -> list[lightning.Callback]:

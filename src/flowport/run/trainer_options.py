@@ -39,7 +39,7 @@ HALVES = {"16": "16-mixed", "16-true": "16-mixed", "bf16": "bf16-mixed", "bf16-t
 REACHING = ("accelerator", "precision", "tf32", "benchmark", "deterministic", "detect_anomaly", "strategy")
 """Options that say how the machine computes, which a base that is trained first takes from the command's trainer."""
 
-SHARED = ("ddp",)
+SHARED = ("ddp", "fsdp")
 """Strategies by which several processes train one run; with one process they change nothing."""
 
 SET_HERE = {
@@ -104,6 +104,23 @@ def refuse_several(options: DictConfig, task: str) -> None:
         )
 
 
+def refuse_split(options: DictConfig, task: str) -> None:
+    """Refuse weights that are split over processes for a task that needs all of them in each.
+
+    Args:
+        options: The node ``trainer`` of a config.
+        task: What is done, for the message.
+
+    Raises:
+        FlowportError: For more than one process with ``trainer.strategy=fsdp``.
+    """
+    if processes_of(options) > 1 and options.get("strategy") == "fsdp":
+        raise FlowportError(
+            f"trainer.strategy=fsdp splits the weights over processes, but {task} needs all of them in each: use "
+            "trainer=ddp"
+        )
+
+
 def _check_processes(options: DictConfig) -> None:
     many = next((key for key in ("devices", "num_nodes") if options.get(key, 1) != 1), None)
     if many is None:
@@ -112,7 +129,13 @@ def _check_processes(options: DictConfig) -> None:
     if strategy not in SHARED:
         raise FlowportError(
             f"trainer.{many}={options[many]} needs a strategy for several processes that flowport supports, not "
-            f"trainer.strategy={strategy}: use trainer=ddp or trainer.strategy=ddp, which copies the weights"
+            f"trainer.strategy={strategy}: use trainer=ddp, which copies the weights, or trainer=fsdp, which splits "
+            "them"
+        )
+    if strategy == "fsdp" and options.get("precision") == "16-mixed":
+        raise FlowportError(
+            "trainer.precision=16-mixed scales gradients, which trainer.strategy=fsdp does not support: use "
+            "trainer.precision=bf16-mixed or 32-true"
         )
     if ":" in place or place == "mps":
         raise FlowportError(

@@ -54,6 +54,7 @@ class AveragedModule(CapturedModule, ABC):
     Attributes:
         batches: Number of training batches so far.
         draws: Randomness of this process.
+        split: Whether each process holds a part of the weights only.
         codec: Encoder and decoder of a target in latent space, so that checkpoints contain them; None otherwise.
 
     Raises:
@@ -79,11 +80,22 @@ class AveragedModule(CapturedModule, ABC):
         self.ema: Field = ema.requires_grad_(False).eval()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.randomness, self.ema_decay = randomness, ema_decay
+        self.split = False
         self.codec = target.modality.codec()  # in a latent space, a part of the flow's weights
+
+    def configure_model(self) -> None:
+        """Split the weights and their average over the processes where the strategy asks for it (``trainer=fsdp``)."""
+        if self.device_mesh is None or self.split:
+            return
+        from flowport.training.sharding import shard
+
+        for flow in (self.field, self.ema):
+            shard(flow, self.device_mesh["data_parallel"])
+        self.split = True
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if self.device.type == "cuda" and len(self.source.event_shape) == 3:
+        if self.device.type == "cuda" and len(self.source.event_shape) == 3 and self.device_mesh is None:
             # cuDNN's convolutions in half precision are fastest with channels last.
             for flow in (self.field, self.ema):
                 flow.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from flowport.field.base import Field
 from flowport.network.recording import GraphRecording, Recording
+from flowport.training import ranks
 from flowport.training.capture_obstacles import obstacle_of
 from flowport.training.captured_step import CapturedStep
 from flowport.training.device_optimizer import make_portable, match_layout, use_fused
@@ -180,7 +181,7 @@ class CapturedModule(GuardedModule, ABC):
             nn.utils.clip_grad_value_(parameters, most)
         elif most:
             nn.utils.clip_grads_with_norm_(parameters, most, norm)
-        return norm
+        return ranks.whole(norm)
 
     def _finish(self, optimizer: Optimizer, rest: Tensor) -> Tensor:
         """Clipping, optimiser and moving average; the norm of the gradient before clipping, ()."""

@@ -66,7 +66,7 @@ def make_portable(states: Sequence[Mapping[str, Any]], settings: Sequence[Mappin
         settings: Options of each parameter group by the config.
     """
     for state in states:
-        for group, wanted in zip(state["param_groups"], settings, strict=False):
+        for group, wanted in zip(state.get("param_groups", ()), settings, strict=False):
             group.update({name: wanted[name] for name in OF_THE_DEVICE if name in wanted})
 
 

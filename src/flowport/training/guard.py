@@ -73,7 +73,7 @@ class GuardedModule(LightningModule):
         """
         self.check_losses()
         weights = list(self.named_parameters())
-        bad = next((k for k, (_, p) in enumerate(weights) if not bool(p.isfinite().all())), ranks.NEVER)
+        bad = next((k for k, (_, p) in enumerate(weights) if not bool(ranks.local(p).isfinite().all())), ranks.NEVER)
         bad = ranks.least(bad)
         if bad != ranks.NEVER:
             raise FlowportError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 WAIT = timedelta(hours=12)
 """Longest wait for another process: the first one measures and draws alone while the others wait."""
@@ -57,6 +58,34 @@ def gathered(value: Any) -> list[Any]:
     found: list[Any] | None = [None] * count() if number() == 0 else None
     dist.gather_object(value, found, dst=0, group=_channel())
     return found or []
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: all of it, unless its values are split over processes (FSDP2).
+
+    Args:
+        tensor: Any tensor.
+    """
+    split: Any = tensor
+    return split.to_local() if _split(tensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all processes, which all of them ask for at the same point.
+
+    Args:
+        tensor: Any tensor.
+    """
+    split: Any = tensor
+    return split.full_tensor() if _split(tensor) else tensor
+
+
+def _split(tensor: Tensor) -> bool:
+    if count() == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def leave() -> None:

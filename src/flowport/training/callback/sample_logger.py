@@ -35,12 +35,15 @@ class SampleLogger(Callback):
         self.evaluation, self.picture = evaluation, picture
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
         assert isinstance(module, AveragedModule)
+        writes = trainer.is_global_zero
+        if trainer.sanity_checking or not (writes or module.split):  # to gather split weights takes all processes
+            return
         pair, step = trainer.datamodule.placed(module.device), trainer.global_step  # type: ignore[attr-defined]
         source, target = pair.source, pair.target
         outcome = self.evaluation.outcome(module.ema, source, target, module.randomness, part="validation")
+        if not writes:
+            return
         numbers = self.evaluation.measure(outcome)
         picture = None if self.picture is None else gallery(outcome, target.modality, self.picture)
         for log in trainer.loggers:
