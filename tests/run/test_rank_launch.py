@@ -174,9 +174,7 @@ def test_a_job_survives_its_way_as_text(tmp_path: Path) -> None:
 def test_fine_tuning_refuses_weights_that_are_split() -> None:
     config = runs.configured("trainer=fsdp", "trainer.accelerator=cpu")
     check_trainer(config.trainer)
-    with pytest.raises(
-        FlowportError, match="fine-tuning needs all of them in each: use trainer=ddp"
-    ):
+    with pytest.raises(FlowportError, match="fine-tuning needs all of them in each: use trainer=ddp"):
         refuse_split(config.trainer, "fine-tuning")
     config.trainer.devices = 1
     refuse_split(config.trainer, "fine-tuning")
