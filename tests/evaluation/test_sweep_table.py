@@ -53,6 +53,18 @@ def test_mean_and_standard_error_over_seeds(folder: Path) -> None:
     assert [values for values, _ in sheet.rows][-1] == ("any: floor",), "the floor is one row where it does not vary"
 
 
+def test_references_of_one_seed_count_once(tmp_path: Path) -> None:
+    """Settings share the points of a seed: two seeds are two values, however many settings vary."""
+    rows = [
+        ([f"coupling={c}", f"path={p}", f"seed={s}"], {"test/w2": 1.0, "test/w2_floor": 0.2 + 0.2 * s})
+        for c in ("exact", "independent")
+        for p in ("linear", "trigonometric")
+        for s in (0, 1)
+    ]
+    cells = dict(read(sweep(tmp_path, rows), []).rows)[("any", "floor")]["test/w2"]
+    assert (cells.n, cells.mean) == (2, pytest.approx(0.3)) and cells.error == pytest.approx(0.1)
+
+
 def test_files_and_headline(folder: Path) -> None:
     write_tables(folder, TableOptions(("w2", "train/seconds")))
     text = (folder / "table.md").read_text()

@@ -79,7 +79,7 @@ def test_two_folders_of_pictures_are_studied_by_one_command(tmp_path: Path, capf
     assert said.code == 1 and "1 of 3 jobs did not finish" in said.err, said.err
     page = (tmp_path / "sweep" / "study.md").read_text()
     assert "rank of the true partner" in page and "coupling=independent" in page
-    assert "which failed: pairing=class_matched needs" in page
+    assert "which failed: pairing=class_matched needs" in page and "peak_memory_mib" in page
     assert (tmp_path / "sweep" / "study.html").stat().st_size > 10_000
     assert StudyAtEnd.folder is None
     GlobalHydra.instance().clear()

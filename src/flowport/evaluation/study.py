@@ -19,7 +19,7 @@ from flowport.errors import FlowportError, printable
 from flowport.evaluation.bootstrap import Estimate, estimate, paired_difference
 from flowport.evaluation.items import UNTRANSLATED, ItemTable
 from flowport.evaluation.showcase import Showcase
-from flowport.evaluation.sweep_table import SEED, MeanAndError, varied_settings
+from flowport.evaluation.sweep_table import SEED, MeanAndError, distinct, varied_settings
 from flowport.modality import gallery
 
 IDLE = "untranslated"
@@ -358,7 +358,7 @@ def realism(study: Study) -> tuple[list[str], list[list[str]]]:
     for reference, title in (("floor", "floor (real target items)"), (IDLE, IDLE)):
         cells = [[run.numbers[f"{n}_{reference}"] for run in every if f"{n}_{reference}" in run.numbers] for n in names]
         if any(cells):
-            rows.append([title, *(str(MeanAndError.of(values)) if values else "" for values in cells)])
+            rows.append([title, *(str(MeanAndError.of(distinct(values))) if values else "" for values in cells)])
     return ["setting", *(n.removeprefix("test/") for n in names)], rows if names else []
 
 

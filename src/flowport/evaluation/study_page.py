@@ -162,13 +162,15 @@ def _section(one: Comparison) -> list[Block]:
         rows.append((IDLE, interval(one.idle), "", "", ""))
     rows += [(name, f"{value:.3g}", "", "", "") for name, value in one.lines.items()]
     rows += [(f"least of any pairing of the points of {name}", f"{v:.3g}", "", "", "") for name, v in one.least.items()]
+    filled = [k for k in range(len(head)) if k == 0 or any(row[k] for row in rows)]
+    table = tuple(tuple(row[k] for k in filled) for row in (head, *rows))
     used = next(iter(one.values.values()))
     meaning = f"{number.title[0].upper()}{number.title[1:]} is the {number.meaning}."
     return [
         Block("head", number.title),
         Block("text", f"{meaning} Over {used.items} items of {used.groups} files."),
         Block("text", one.sentence() + one.beside_idle()),
-        Block("table", rows=(head, *rows)),
+        Block("table", rows=table),
     ]
 
 

@@ -263,8 +263,19 @@ def _headline(jobs: list[Job]) -> list[str]:
     return [m for m in names if not m.endswith(hidden)]
 
 
+def distinct(values: Sequence[float]) -> list[float]:
+    """The independent values of a reference: runs of one seed draw the same points, which count once.
+
+    Args:
+        values: One number per run.
+    """
+    return list(dict.fromkeys(values))
+
+
 def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict[str, MeanAndError]:
     values = {m: [r[m + suffix] for r in runs if m + suffix in r] for m in wanted}
+    if suffix:
+        values = {m: distinct(v) for m, v in values.items()}
     return {m: MeanAndError.of(v) for m, v in values.items() if v}
 
 

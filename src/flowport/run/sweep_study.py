@@ -1,5 +1,6 @@
 """The study of a sweep's folder: reads the items of its runs, names what it leaves out, and writes the page."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,15 @@ def _read(job: RunFolder) -> StudyRun:
     shows = read_json(job.show) if job.show.exists() else {}
     show = read_showcase(shows, job.show, job.sounds())
     pictures = {row: job.example(row) for row in EXAMPLES if job.example(row).is_file()}
-    return StudyRun(f"job {job.path.name}", held.settings, table, held.numbers, pictures, show, _choices(job))
+    numbers = {**held.numbers, **_memory(job)}
+    return StudyRun(f"job {job.path.name}", held.settings, table, numbers, pictures, show, _choices(job))
+
+
+def _memory(job: RunFolder) -> dict[str, float]:
+    """The largest memory of the process of a job, as its status says; empty where it says nothing."""
+    held = read_json(job.status).get("peak_memory_mib") if job.status.is_file() else None
+    known = isinstance(held, int | float) and not isinstance(held, bool) and math.isfinite(held)
+    return {"peak_memory_mib": float(held)} if known and held is not None else {}
 
 
 def _choices(job: RunFolder) -> dict[str, str]:
