@@ -50,7 +50,7 @@ def said(folder: Path, rank: int) -> dict[str, Any]:
 
 def test_weights_and_averages_are_equal_on_both_bit_by_bit(together: Path) -> None:
     ours, theirs = (torch.load(together / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert len(ours) == len(theirs) == 6
+    assert len(ours) == len(theirs) == 7
     assert all(runs.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert not runs.equal(ours[0], ours[1]), "50 steps are more than 30"
 
@@ -87,6 +87,10 @@ def test_a_signal_to_one_process_saves_the_same_step_and_stops_both(together: Pa
     for rank in range(2):
         assert said(together, rank)["signal"].startswith("stopped by SIGTERM after step 7, which is saved")
     assert torch.load(together / "signal" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 7
+
+
+def test_where_the_minutes_of_one_process_are_over_both_save(together: Path) -> None:
+    assert [said(together, rank)["minutes"] for rank in range(2)] == [[3, 8, 10, 10]] * 2
 
 
 TWO = (*runs.TINY, runs.QUIET, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=400", "network.depth=1")

@@ -4,11 +4,13 @@ Each process leaves what it saw in <folder>/<rank>.json and its weights in <fold
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from omegaconf import DictConfig
 
 from flowport.errors import FlowportError
@@ -86,6 +88,26 @@ def at_signal(folder: Path) -> str:
     return ""
 
 
+def by_minutes(folder: Path) -> list[int]:
+    """Steps at which a training is saved whose minutes are over on the second process alone, after steps 3 and 8."""
+    plain, save, saved = Checkpointing.on_train_batch_end, Trainer.save_checkpoint, list[int]()
+
+    def on_train_batch_end(self, trainer, *rest):
+        self.seconds = 0.0 if trainer.global_step in (3, 8) and ranks.number() == 1 else math.inf
+        plain(self, trainer, *rest)
+
+    def save_checkpoint(self, *arguments):
+        saved.append(self.global_step)
+        save(self, *arguments)
+
+    Checkpointing.on_train_batch_end, Trainer.save_checkpoint = on_train_batch_end, save_checkpoint
+    try:
+        train(composed("train", *FLOW, *BOTH, "trainer.max_steps=10"), RunFolder(folder))
+    finally:
+        Checkpointing.on_train_batch_end, Trainer.save_checkpoint = plain, save
+    return saved
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     place, found = here(), list[dict[str, torch.Tensor]]()
@@ -102,6 +124,7 @@ def main(folder: Path) -> None:
     resume(RunFolder(folder / "stopped"), ["trainer.max_steps=10"])
     LOG["nan"] = at_nan(12, 1, folder / "nan")
     LOG["signal"] = at_signal(folder / "signal")
+    LOG["minutes"] = by_minutes(folder / "minutes")
     torch.save(found, folder / f"{place.rank}.pt")
     (folder / f"{place.rank}.json").write_text(json.dumps(LOG, default=str))
 

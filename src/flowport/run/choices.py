@@ -9,6 +9,7 @@ LEFT_OUT = (
     "run",
     "threads",
     "checkpoint_every",
+    "checkpoint_minutes",
     "hydra",
     "optimise",
     "base",

@@ -31,8 +31,8 @@ from flowport.errors import FlowportError, Stopped, printable
 from flowport.run.words import Groups, check_words
 
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-"""Signals that stop a command; SIGUSR1 and SIGUSR2 stay free for clusters."""
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR2)
+"""Signals that stop a command; SIGUSR2 is the one by which a cluster announces its time limit."""
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
     *(errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
@@ -130,7 +130,7 @@ class report_errors:
         self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             stopping = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
-            self.handlers = {n: signal.signal(n, _stop) for n in stopping}
+            self.handlers = {n: signal.signal(n, stop_by) for n in stopping}
         if sys.argv[0].endswith(".py"):  # launch/tabulate.py must not hide the library that others import
             launchers = Path(sys.argv[0]).resolve().parent
             sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != launchers]
@@ -163,7 +163,16 @@ def _show(show: Callable[..., None], message: Any, kind: Any, filename: str, *re
         show(message, kind, filename, *rest)
 
 
-def _stop(number: int, frame: object) -> None:
+def stop_by(number: int, frame: object) -> None:
+    """Handler of a signal that comes outside of training.
+
+    Args:
+        number: Of the signal.
+        frame: Not used.
+
+    Raises:
+        Stopped: Always.
+    """
     Stopped.received = number
     raise Stopped(number)
 

@@ -30,7 +30,8 @@ from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
 OWN = (
-    *("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "checkpoint_every", "certified", "optimise"),
+    *("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "certified", "optimise"),
+    *("checkpoint_every", "checkpoint_minutes"),
     *("capture", "profile"),
 )
 """Keys of a fine-tuning that replace the base's."""

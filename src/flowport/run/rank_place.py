@@ -132,9 +132,10 @@ def options_of(processes: int, strategy: str) -> dict[str, Any]:
             f"{place.starter} started {place.size} processes, but trainer.devices × trainer.num_nodes is {processes}: "
             "give them as many devices and nodes as processes, with trainer=ddp"
         )
-    if processes == 1:
-        return {"strategy": "auto"} if strategy in SHARED else {}
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    if processes == 1:  # Lightning would take over the signals of a Slurm job, which are flowport's and submitit's
+        return {"plugins": [LightningEnvironment()], **({"strategy": "auto"} if strategy in SHARED else {})}
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.pytorch.strategies import DDPStrategy

@@ -19,6 +19,7 @@ from flowport.cache import write_atomically
 from flowport.errors import FlowportError, Stopped
 from flowport.run.claim import claimed
 from flowport.run.job_status import Stopwatch, digest_of, read_status, write_status
+from flowport.run.requeue import number_in_slurm, requeued
 from flowport.run.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,13 @@ def run_in_sweep(work: Work, resume: Work, config: DictConfig, path: Path) -> Ma
 
     Raises:
         Stopped: Where a signal ended it.
+        SystemExit: Where a signal ended a job of submitit's.
     """
     folder, digest = RunFolder(path), digest_of(config)
     hydra = HydraConfig.get()
     own = hydra.output_subdir is None  # else another sweeper than flowport's, which has written .hydra already
-    with claimed(folder.path, lambda holder: logger.info("waiting for the process %(pid)s of %(host)s", holder)):
+    waiting = partial(logger.info, "waiting for the process %(pid)s of %(host)s")
+    with requeued(folder), claimed(folder.path, waiting):
         step = step_of(folder, digest) if own else "anew"
         if step == "skip":
             return folder.read_metrics()
@@ -81,6 +84,7 @@ def run_in_sweep(work: Work, resume: Work, config: DictConfig, path: Path) -> Ma
         words = [str(word) for word in hydra.overrides.task]
         facts = {"config": digest, "overrides": words, "command": str(hydra.job.name), "pid": os.getpid()}
         facts |= {"attempts": read_status(folder).get("attempts", 0) + 1, "resumed": step == "resume" or None}
+        facts |= {"slurm": number_in_slurm()}
         shown = str(hydra.launcher._target_).endswith(".BasicLauncher")  # one after the other, in this process
         with _output_to(None if shown else folder.said):
             return _followed(resume if step == "resume" else work, config, folder, facts)

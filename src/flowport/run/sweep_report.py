@@ -116,10 +116,12 @@ def stopped(stop: BaseException, folder: Path, jobs: list[PlannedJob]) -> Stoppe
     done = sum(job.state == "finished" for job in jobs)
     number = stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT)
     start = sys.argv[0] if sys.argv[0].startswith("flowport") else f"python {sys.argv[0]}"
+    there = [job for job in jobs if job.state in ("queued", "running") and "slurm" in job.held()]
+    on = f"; {_jobs(len(there))} stay in Slurm's queue, and that command waits for them" if there else ""
     return Stopped(
         number,
         f"with {done} of {_jobs(len(jobs))} finished in {folder}: go on by the same command, "
-        f"{start} {shlex.join(sys.argv[1:])}",
+        f"{start} {shlex.join(sys.argv[1:])}{on}",
     )
 
 

@@ -139,7 +139,7 @@ def train(
         folder.write_config(config, {"source": remember(run.module.source), "target": remember(run.module.target)})
     if not resume:
         _measured_before(run, folder, before)
-    saving = Checkpointing(folder.checkpoint, config.checkpoint_every)
+    saving = Checkpointing(folder.checkpoint, config.checkpoint_every, config.get("checkpoint_minutes"))
     samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
     callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
     trainer = build_trainer(config, folder, callbacks, done)

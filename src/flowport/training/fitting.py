@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 
 import lightning
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from flowport.tensors import float32_products
 from flowport.training.callback import TrainingClock
@@ -42,6 +43,7 @@ def train_in_memory(
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=progress,
+            plugins=[LightningEnvironment()],  # one process, also inside a job of a cluster
         )
         with float32_products(tf32=made.strategy.root_device.type == "cuda"):
             made.fit(module, data)

@@ -1,4 +1,4 @@
-"""A sweeper whose folder is the state of the sweep, and a launcher of processes on this machine.
+"""A sweeper whose folder is the state of the sweep, and launchers of processes on this machine and of Slurm jobs.
 
 Hydra reads this module at every command: nothing heavy is imported before a sweep begins.
 """
@@ -83,5 +83,41 @@ class LocalLauncher(Launcher):
             failed = isinstance(value, BaseException)
             done = JobReturn(overrides=words, status=JobStatus.FAILED if failed else JobStatus.COMPLETED)
             done.return_value = value
+            returns.append(done)
+        return returns
+
+
+class SlurmLauncher(Launcher):
+    """One array of Slurm jobs, submitted by submitit, that this process or a later one waits for.
+
+    Args:
+        **options: Of submitit, for instance ``timeout_min`` and ``partition``; null leaves one out.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.setting: dict[str, Any] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.setting = {"context": hydra_context, "task": task_function, "config": config}
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        import pickle
+        import sys
+
+        from omegaconf import OmegaConf
+
+        from flowport.run.slurm_jobs import SlurmJobs
+
+        context, config = self.setting["context"], self.setting["config"]
+        options = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in self.options.items()}
+        setting = pickle.dumps({**self.setting, "singletons": Singleton.get_state()["instances"], "argv": sys.argv})
+        jobs, returns = [], []
+        for number, words in enumerate(job_overrides, initial_job_idx):
+            sweep = context.config_loader.load_sweep_config(config, list(words)).hydra.sweep
+            jobs.append((number, list(words), Path(str(sweep.dir)) / str(sweep.subdir)))
+        for (_, words, _), killed in zip(jobs, SlurmJobs(Path(str(config.hydra.sweep.dir)), setting, options).run(jobs)):
+            done = JobReturn(overrides=words, status=JobStatus.FAILED if killed else JobStatus.COMPLETED)
+            done.return_value = killed
             returns.append(done)
         return returns

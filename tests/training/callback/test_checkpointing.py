@@ -1,0 +1,74 @@
+"""When a training is saved: by steps, by minutes, and at a signal, after which nothing of its record is missing."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import lightning
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from flowport.errors import Stopped
+from flowport.run.run_folder import RunFolder
+from flowport.run.stage import resume
+from flowport.training.callback import checkpointing
+from flowport.training.callback.checkpointing import Checkpointing
+from tests import runs
+
+EVERY = ("trainer.log_every_n_steps=1", "trainer.val_check_interval=5")
+
+
+def saved_at(seconds: list[float], every: int, minutes: float | None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps after which a training is saved whose steps end at these times; it began at 0."""
+    found, now = list[int](), 0.0
+    trainer, module = mock.Mock(spec=lightning.Trainer), mock.Mock(spec=lightning.LightningModule)
+    trainer.global_step, trainer.max_steps = 0, 100
+    trainer.save_checkpoint = lambda path: found.append(trainer.global_step)
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
+    saving = Checkpointing(Path("last.ckpt"), every, minutes)
+    saving.on_train_start(trainer, module)
+    for now in seconds:
+        trainer.global_step += 1
+        saving.on_train_batch_end(trainer, module, None, None, 0)
+    saving.teardown(trainer, module, "fit")
+    return found
+
+
+def test_minutes_count_from_the_last_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [10.0, 20.0, 61.0, 70.0, 90.0, 130.0, 150.0]
+    assert saved_at(seconds, 100, 1.0, monkeypatch) == [3, 6]
+    assert saved_at(seconds, 5, 1.0, monkeypatch) == [3, 5, 7]
+    assert saved_at(seconds, 5, None, monkeypatch) == [5]
+
+
+class Signalling(lightning.Callback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            self.step = -1
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("step", [6, 9])  # after step 10 it validates
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_stopped_training_misses_nothing_in_its_record(
+    step: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWPORT_TRUST", __name__.partition(".")[0])
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    runs.run(whole, *EVERY)
+    own = f"{{_target_: {__name__}.Signalling, step: {step}, number: {int(number)}}}"
+    name = signal.Signals(number).name
+    with pytest.raises(Stopped, match=f"stopped by {name} after step {step + 1}, which is saved: go on by"):
+        runs.run(broken, *EVERY, f"+callback.mine={own}")
+    resume(RunFolder(broken), [])
+    assert runs.equal(runs.weights(broken), runs.weights(whole))
+    for tag in ("train/loss", "val/loss"):
+        found = [EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(tag) for folder in (broken, whole)]
+        assert [(each.step, each.value) for each in found[0]] == [(each.step, each.value) for each in found[1]]
