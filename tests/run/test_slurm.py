@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests import runs
 from tests.run import slurm_cluster
+from tests.run.slow_sweep import LIMIT, TINY, Sweep, steps_of, table, until
 from tests.run.slurm_cluster import Cluster
 
 pytestmark = [
@@ -25,9 +25,6 @@ pytestmark = [
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(not slurm_cluster.installed(), reason="needs Slurm and munge (slurm-wlm, munge)"),
 ]
-TINY = [*runs.TINY, runs.QUIET, "gallery=false"]
-CLOCK = r"second|step_ms|peak|memory|host|attempts|slurm|folder|job"
-LIMIT = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -40,75 +37,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.stop()
 
 
-class Sweep:
-    """A command of a sweep on Slurm, whose steps are slow while ``<folder>/slow`` exists."""
-
-    def __init__(self, cluster: Cluster, folder: Path, *words: str) -> None:
-        self.cluster, self.place, self.folder = cluster, folder, folder / "sweep"
-        self.slow = folder / "slow"
-        self.slow.touch()
-        own = [f"+callback.slow={{_target_: tests.run.slow_steps.SlowSteps, path: {self.slow}}}"]
-        steps = ["trainer.max_steps=200", "checkpoint_every=2", "trainer.log_every_n_steps=1", "evaluation_items=16"]
-        self.training = [*TINY, *own, *steps]
-        self.words = [*self.training, *on_slurm(), *words, f"hydra.sweep.dir={self.folder}"]
-
-    @property
-    def variables(self) -> dict[str, str]:
-        path = os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {**self.cluster.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "FLOWPORT_TRUST": "tests"}
-
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, str(runs.ROOT / "launch" / "train.py"), "-m", *self.words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.place, env=self.variables, text=True, stdout=pipe, stderr=pipe)
-
-    def status(self, job: int) -> dict[str, Any]:
-        place = self.folder / str(job) / "status.json"
-        return json.loads(place.read_text()) if place.is_file() else {}
-
-    def running(self, job: int, attempt: int = 1) -> bool:
-        """Whether a job has saved a checkpoint in one of its attempts."""
-        held, saved = self.status(job), self.folder / str(job) / "checkpoints" / "last.ckpt"
-        if held.get("state") != "running" or held["attempts"] < attempt or not saved.is_file():
-            return False
-        began = (self.folder / str(job) / "status.json").stat().st_mtime
-        return saved.stat().st_mtime > began
-
-    def unbroken(self, capfd: Any, job: int) -> Path:
-        """The same run without a sweep or a stop."""
-        folder = self.place / f"unbroken{job}"
-        words = [word for word in self.status(job)["overrides"] if word.startswith("seed=")]
-        said = runs.here(capfd, "train.py", *self.training, *words, f"hydra.run.dir={folder}")
-        assert said.code == 0, said.err
-        return folder
+def sweep_on(cluster: Cluster, folder: Path, *words: str) -> Sweep:
+    return Sweep(folder, cluster.variables, [*on_slurm(), *words])
 
 
 def on_slurm(minutes: int = 10) -> list[str]:
     own = [f"hydra.launcher.{word}" for word in (f"timeout_min={minutes}", "cpus_per_task=1")]
     return ["hydra/launcher=slurm", "jobs=4", *own]
-
-
-def until(condition: Callable[[], bool], *alive: subprocess.Popen[str]) -> None:
-    late = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < late, "it has lasted too long"
-        for process in alive:
-            assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-
-
-def steps_of(folder: Path) -> list[int]:
-    """Steps of the loss as TensorBoard reads them."""
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
-    return [event.step for event in events.Scalars("train/loss")]
-
-
-def table(folder: Path) -> pandas.DataFrame:
-    """runs.csv without what depends on the clock and the machine."""
-    found = pandas.read_csv(folder / "runs.csv")
-    return found[[name for name in found.columns if not found[name].isna().all()]].drop(
-        columns=list(found.filter(regex=CLOCK).columns)
-    )
 
 
 def test_the_tables_of_slurm_and_of_one_process_are_equal(
@@ -130,7 +65,7 @@ def test_the_tables_of_slurm_and_of_one_process_are_equal(
 
 
 def test_a_sweep_survives_every_death(cluster: Cluster, tmp_path: Path, capfd: Any) -> None:
-    sweep = Sweep(cluster, tmp_path, "seed=0,1,2")
+    sweep = sweep_on(cluster, tmp_path, "seed=0,1,2")
     parent = sweep.start()
     until(lambda: all(sweep.running(job) for job in range(3)), parent)
     os.kill(sweep.status(0)["pid"], signal.SIGKILL)  # a worker
@@ -173,7 +108,7 @@ def test_a_sweep_survives_every_death(cluster: Cluster, tmp_path: Path, capfd: A
 def test_at_a_time_limit_a_job_is_queued_again_and_its_steps_never_go_back(
     cluster: Cluster, tmp_path: Path, capfd: Any
 ) -> None:
-    sweep = Sweep(cluster, tmp_path, "seed=0", "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
+    sweep = sweep_on(cluster, tmp_path, "seed=0", "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
     sweep.words += ["checkpoint_every=1000"]
     sweep.training += ["checkpoint_every=1000"]
     parent = sweep.start()
@@ -201,7 +136,7 @@ exit $code
 
 
 def test_a_batch_script_of_one_run_goes_on(cluster: Cluster, tmp_path: Path, capfd: Any) -> None:
-    sweep = Sweep(cluster, tmp_path, "seed=0")
+    sweep = sweep_on(cluster, tmp_path, "seed=0")
     run, script = tmp_path / "run", tmp_path / "script.sh"
     words = " ".join(f"'{word}'" for word in [*sweep.training, "seed=0"])
     program = runs.ROOT / "launch" / "train.py"

@@ -123,8 +123,8 @@ def test_a_killed_worker_of_joblib_s_ends_no_other_job_that_waits(tmp_path: Path
     assert re.search(r"job 2 \(seed=2\) finished", said) and "did not finish" in said
 
 
-def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, capfd: Any) -> None:
-    if importlib.util.find_spec("hydra_plugins.hydra_ray_launcher") is not None:
-        pytest.skip("Ray's launcher is installed")
+def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     said = runs.here(capfd, "train.py", "-m", *FAST, "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert "this launcher needs hydra-ray-launcher, which is not installed" in said.sentence
+    assert said.code == 2 and 'hydra/launcher=ray needs Ray: pip install "flowport[ray]"' in said.err
+    assert "Traceback" not in said.err

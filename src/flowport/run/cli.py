@@ -44,8 +44,6 @@ MEMORY = re.compile(
 """What torch and numpy say of a size that no memory holds."""
 UNSAVED = re.compile(r"inline_container\.cc|PytorchStreamWriter failed writing")
 """What torch says where a disk does not take a checkpoint."""
-PLUGIN = re.compile(r"Unknown plugin class : 'hydra_plugins\.(\w+)")
-"""What Hydra says of a launcher that is not installed."""
 UNBUILT = re.compile(r"Error (?:in call to|locating) target '([^']+)'.*?full_key: (\S+)", re.DOTALL)
 
 
@@ -93,6 +91,10 @@ def explained(groups: Groups) -> Iterator[None]:
         members = sorted(error.options or (path.stem for path in (groups.configs / group).glob("*.yaml")))
         raise FlowportError(f"{group}={member} does not exist: choose {', '.join(members)}") from None
     except ConfigCompositionException as error:
+        if "'hydra/launcher/ray' with schema" in str(error):
+            raise FlowportError(
+                "hydra-ray-launcher has a config of the same name: uninstall it, Ray alone is needed"
+            ) from None
         unknown = UNKNOWN.search(str(error))
         if unknown is None:
             raise
@@ -236,9 +238,7 @@ def _too_large(message: str) -> str:
 
 
 def _unwritable(error: BaseException | None) -> str | None:
-    """The sentence for a full disk, a folder that may not be written, or a launcher that is not installed."""
-    if isinstance(error, RuntimeError) and (plugin := PLUGIN.search(str(error))):
-        return f"this launcher needs {plugin[1].replace('_', '-')}, which is not installed: choose hydra/launcher=local"
+    """The sentence for a full disk, or a folder that may not be written."""
     if isinstance(error, RuntimeError) and UNSAVED.search(str(error)):
         return "a checkpoint cannot be written: no space is left on the disk; what was saved before is whole"
     if not isinstance(error, OSError) or error.errno not in UNWRITABLE:

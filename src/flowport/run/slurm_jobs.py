@@ -162,7 +162,9 @@ class SlurmJobs:
             made = executor.map_array(work, *zip(*jobs, strict=True))
         except (RuntimeError, subprocess.CalledProcessError) as error:  # of submitit, around what sbatch said
             said = " ".join(str(error).split())
-            raise FlowportError(f"Slurm refuses the jobs of this sweep: {said.rpartition('sbatch: error: ')[2]}") from None
+            raise FlowportError(
+                f"Slurm refuses the jobs of this sweep: {said.rpartition('sbatch: error: ')[2]}"
+            ) from None
         numbers = {job[2]: str(one.job_id) for job, one in zip(jobs, made, strict=True)}
         for place, number in numbers.items():
             _note(place, number)
@@ -226,7 +228,9 @@ def _note(folder: Path, number: str) -> None:
 def _require_slurm() -> None:
     """Raise FlowportError where jobs cannot be submitted."""
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
-        raise FlowportError("hydra/launcher=slurm needs Slurm's sbatch and squeue on the PATH: choose hydra/launcher=local")
+        raise FlowportError(
+            "hydra/launcher=slurm needs Slurm's sbatch and squeue on the PATH: choose hydra/launcher=local"
+        )
     try:
         import submitit  # noqa: F401
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""A sweeper whose folder is the state of the sweep, and launchers of processes on this machine and of Slurm jobs.
+"""A sweeper whose folder is the state of the sweep, and launchers of processes, Slurm jobs and Ray tasks.
 
 Hydra reads this module at every command: nothing heavy is imported before a sweep begins.
 """
@@ -47,37 +47,28 @@ class FolderSweeper(BasicSweeper):
         run_sweep(folder, jobs, self.launcher.launch, self.config, self.max_batch_size or len(jobs))
 
 
-class LocalLauncher(Launcher):
-    """Processes on this machine, ``jobs`` at a time; one that is killed costs its own job alone.
-
-    Args:
-        jobs: Number of processes.
-        **other: Options of other launchers, which are refused by name.
-    """
-
-    def __init__(self, jobs: int = 2, **other: Any) -> None:
-        self.jobs, self.other = jobs, other
-        self.setting: dict[str, Any] = {}
+class SweepLauncher(Launcher):
+    """A launcher that gives its processes what Hydra has composed."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.setting = {"context": hydra_context, "task": task_function, "config": config}
+        self.setting: dict[str, Any] = {"context": hydra_context, "task": task_function, "config": config}
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    @property
+    def pickled(self) -> bytes:
+        """What a process reads before its jobs."""
         import pickle
         import sys
 
-        from flowport.errors import FlowportError
-        from flowport.run.local_workers import LocalWorkers
+        return pickle.dumps({**self.setting, "singletons": Singleton.get_state()["instances"], "argv": sys.argv})
 
-        for name in self.other:
-            raise FlowportError(
-                f"hydra.launcher.{name} is no option of hydra/launcher=local: jobs=<how many at a time>"
-            )
-        folder = Path(str(self.setting["config"].hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        setting = pickle.dumps({**self.setting, "singletons": Singleton.get_state()["instances"], "argv": sys.argv})
-        jobs = [(initial_job_idx + k, list(words)) for k, words in enumerate(job_overrides)]
-        found = LocalWorkers(setting, self.jobs, folder / "workers.txt").run(jobs)
+    @staticmethod
+    def returned(job_overrides: Sequence[Sequence[str]], found: Sequence[Any]) -> list[JobReturn]:
+        """Hydra's record of every job.
+
+        Args:
+            job_overrides: Words of each.
+            found: What each returned, or the exception that it raised.
+        """
         returns = []
         for words, value in zip(job_overrides, found, strict=True):
             failed = isinstance(value, BaseException)
@@ -87,7 +78,32 @@ class LocalLauncher(Launcher):
         return returns
 
 
-class SlurmLauncher(Launcher):
+class LocalLauncher(SweepLauncher):
+    """Processes on this machine, ``jobs`` at a time; one that is killed costs its own job alone.
+
+    Args:
+        jobs: Number of processes.
+        **other: Options of other launchers, which are refused by name.
+    """
+
+    def __init__(self, jobs: int = 2, **other: Any) -> None:
+        self.jobs, self.other = jobs, other
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from flowport.errors import FlowportError
+        from flowport.run.local_workers import LocalWorkers
+
+        for name in self.other:
+            raise FlowportError(
+                f"hydra.launcher.{name} is no option of hydra/launcher=local: jobs=<how many at a time>"
+            )
+        folder = Path(str(self.setting["config"].hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(initial_job_idx + k, list(words)) for k, words in enumerate(job_overrides)]
+        return self.returned(job_overrides, LocalWorkers(self.pickled, self.jobs, folder / "workers.txt").run(jobs))
+
+
+class SlurmLauncher(SweepLauncher):
     """One array of Slurm jobs, submitted by submitit, that this process or a later one waits for.
 
     Args:
@@ -96,28 +112,36 @@ class SlurmLauncher(Launcher):
 
     def __init__(self, **options: Any) -> None:
         self.options = options
-        self.setting: dict[str, Any] = {}
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.setting = {"context": hydra_context, "task": task_function, "config": config}
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        import pickle
-        import sys
-
         from omegaconf import OmegaConf
 
         from flowport.run.slurm_jobs import SlurmJobs
 
         context, config = self.setting["context"], self.setting["config"]
         options = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in self.options.items()}
-        setting = pickle.dumps({**self.setting, "singletons": Singleton.get_state()["instances"], "argv": sys.argv})
-        jobs, returns = [], []
+        jobs = list[tuple[int, list[str], Path]]()
         for number, words in enumerate(job_overrides, initial_job_idx):
             sweep = context.config_loader.load_sweep_config(config, list(words)).hydra.sweep
             jobs.append((number, list(words), Path(str(sweep.dir)) / str(sweep.subdir)))
-        for (_, words, _), killed in zip(jobs, SlurmJobs(Path(str(config.hydra.sweep.dir)), setting, options).run(jobs)):
-            done = JobReturn(overrides=words, status=JobStatus.FAILED if killed else JobStatus.COMPLETED)
-            done.return_value = killed
-            returns.append(done)
-        return returns
+        queue = SlurmJobs(Path(str(config.hydra.sweep.dir)), self.pickled, options)
+        return self.returned(job_overrides, queue.run(jobs))
+
+
+class RayLauncher(SweepLauncher):
+    """Tasks of Ray, ``jobs`` at a time.
+
+    Args:
+        jobs: Number of tasks.
+        address: Of a cluster; None starts one on this machine.
+        **needs: Options of a task, for instance ``num_gpus``.
+    """
+
+    def __init__(self, jobs: int = 2, address: str | None = None, **needs: Any) -> None:
+        self.jobs, self.address, self.needs = jobs, address, needs
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from flowport.run.ray_jobs import RayJobs
+
+        jobs = [(initial_job_idx + k, list(words)) for k, words in enumerate(job_overrides)]
+        return self.returned(job_overrides, RayJobs(self.pickled, self.jobs, self.address, self.needs).run(jobs))

@@ -1,5 +1,6 @@
 """When a training is saved: by steps, by minutes, and at a signal, after which nothing of its record is missing."""
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -29,7 +30,7 @@ def saved_at(seconds: list[float], every: int, minutes: float | None, monkeypatc
     monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
     saving = Checkpointing(Path("last.ckpt"), every, minutes)
     saving.on_train_start(trainer, module)
-    for now in seconds:
+    for now in seconds:  # noqa: B007
         trainer.global_step += 1
         saving.on_train_batch_end(trainer, module, None, None, 0)
     saving.teardown(trainer, module, "fit")
@@ -69,6 +70,50 @@ def test_a_stopped_training_misses_nothing_in_its_record(
         runs.run(broken, *EVERY, f"+callback.mine={own}")
     resume(RunFolder(broken), [])
     assert runs.equal(runs.weights(broken), runs.weights(whole))
-    for tag in ("train/loss", "val/loss"):
-        found = [EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(tag) for folder in (broken, whole)]
-        assert [(each.step, each.value) for each in found[0]] == [(each.step, each.value) for each in found[1]]
+    for tag in ("train/loss", "val/loss", "val/w2"):
+        assert recorded(broken, tag) == recorded(whole, tag), tag
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "csv"])
+def test_what_a_killed_process_wrote_of_the_next_step_is_replaced(
+    logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 11 and 12 are written but not saved, and a validation after step 10 is."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    words = (*EVERY, "checkpoint_every=10", f"logger=[{logger}]")
+    runs.run(whole, *words)
+    program = "from pathlib import Path; import sys; from tests import runs; runs.run(Path(sys.argv[1]), *sys.argv[2:])"
+    runs.killed(f"{DYING}\n{program}", str(broken), *words)
+    resume(RunFolder(broken), [])
+    assert runs.equal(runs.weights(broken), runs.weights(whole))
+    for tag in ("train/loss", "val/loss", "val/w2"):
+        found = [recorded(folder, tag) for folder in (broken, whole)]
+        assert found[0] == found[1], tag
+
+
+DYING = """
+import os, signal
+
+from flowport.training.flow_module import FlowModule
+
+plain = FlowModule.training_step
+
+
+def dying(self, pair, batch_idx):
+    if self.batches == 12:
+        for logger in self.trainer.loggers:
+            logger.save()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, pair, batch_idx)
+
+
+FlowModule.training_step = dying
+"""
+
+
+def recorded(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Steps and values of a number."""
+    if (folder / "csv").exists():
+        with (folder / "csv" / "numbers.csv").open(newline="") as file:
+            return [(int(row["step"]), float(row["value"])) for row in csv.DictReader(file) if row["name"] == tag]
+    return [(each.step, each.value) for each in EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(tag)]

@@ -11,6 +11,12 @@ from flowport.errors import Checked
 
 UNCHARTED = ("epoch",)
 """Numbers that Lightning adds and that say nothing here: the whole training is one epoch."""
+OF_A_STEP = ("train/", "tune/", "coupling/")
+"""Beginnings of the names of numbers that Lightning records at the count of the steps before their own.
+
+The numbers of step n + 1 stand at n, as do those of a validation after n steps: of a record that goes on after n steps,
+those of the next step, which a killed process may have written, are dropped, and those of the validation are kept.
+"""
 
 
 class RunLogger(Checked, Logger):

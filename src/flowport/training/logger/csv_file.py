@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from flowport.cache import write_atomically
 from flowport.errors import Amount
-from flowport.training.logger.base import UNCHARTED, RunLogger
+from flowport.training.logger.base import OF_A_STEP, UNCHARTED, RunLogger
 
 HEAD = ["step", "name", "value"]
 
@@ -69,8 +69,8 @@ class CsvLogger(RunLogger):
         kept = []
         if self.done is not None and self.file.is_file():
             rows = csv.reader(io.StringIO(self.file.read_text(errors="replace"), newline=""))
-            kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) <= self.done]
-            kept = [row for row in kept if _is_number(row[2])]
+            kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and _is_number(row[2])]
+            kept = [row for row in kept if int(row[0]) + row[1].startswith(OF_A_STEP) <= self.done]
         text = _lines([HEAD, *kept])
         write_atomically(self.file, lambda place: place.write_text(text, newline=""))
 

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from flowport.errors import Amount
-from flowport.training.logger.base import UNCHARTED, RunLogger
+from flowport.training.logger.base import OF_A_STEP, UNCHARTED, RunLogger
 
 REFERENCES = ("floor", "untranslated", "retrieved", "ceiling", "chance")
 """Suffixes of numbers that a metric is read against."""
@@ -54,6 +56,21 @@ def as_table(numbers: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def after_step(folder: Path, step: int) -> list[Any]:
+    """The events of a record that belong to what was measured and drawn after a step, the last one of every name.
+
+    Args:
+        folder: Of the record.
+        step: Number of optimiser steps.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*tfevents*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            if event.step == step:
+                found |= {one.tag: event for one in event.summary.value if not one.tag.startswith(OF_A_STEP)}
+    return list({id(event): event for event in found.values()}.values())
+
+
 class TensorboardLogger(RunLogger, TensorBoardLogger):
     """TensorBoardLogger of a run that a resumed run continues.
 
@@ -69,8 +86,20 @@ class TensorboardLogger(RunLogger, TensorBoardLogger):
 
     def __init__(self, folder: Path, done: Amount | None = None) -> None:
         self.purge = 0 if done is None else done + 1
-        super().__init__(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=self.purge)
+        self.kept = after_step(Path(folder) / "tensorboard", done) if done else []
+        first = done or self.purge
+        super().__init__(folder, name="", version="tensorboard", default_hp_metric=False, purge_step=first)
         self.beside: dict[str, SummaryWriter] = {}
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The writer, which begins with what stands of a validation after the last step of the checkpoint."""
+        writer = super().experiment
+        kept, self.kept = self.kept, []
+        for event in kept:
+            writer._get_file_writer().event_writer.add_event(event)
+        return writer
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
