@@ -1,11 +1,11 @@
-# make train | sweep | finetune | arena | test | test-all | extras | lint | docs | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+# make train | sweep | finetune | arena | test | test-all | extras | launchers | lint | docs | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: train sweep finetune arena test test-all extras lint docs bench gpu help
+.PHONY: train sweep finetune arena test test-all extras launchers lint docs bench gpu help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -35,12 +35,16 @@ test: $(STAMP)  # the fast lane
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(STAMP)  # prints the share of lines of every module that the tests run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov=flowport --cov-report=term:skip-covered $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not cluster" --cov=flowport --cov-report=term:skip-covered $(ARGS)
 
 EXTRAS := diffusers==0.42.1 mlflow==3.17.2 peft==0.21.2 transformers==5.24.0 wandb==0.31.0
 extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for them
 	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock $(EXTRAS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement tests/field/test_pretrained.py tests/reward/test_clip.py tests/finetuning/test_adapters.py $(ARGS)
+
+launchers: $(STAMP)  # Ray, and the tests of sweeps on Ray and, where it is installed (slurm-wlm, munge), on Slurm
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock ray==2.60.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/run/test_slurm.py tests/run/test_ray.py tests/run/test_launchers.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src launch tests

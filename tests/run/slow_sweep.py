@@ -35,7 +35,7 @@ class Sweep:
         self.words = [*self.training, *words, f"hydra.sweep.dir={self.folder}"]
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, str(runs.ROOT / "launch" / "train.py"), "-m", *self.words]
+        command = [sys.executable, "-c", runs.HEARD, "train", "-m", *self.words]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=self.place, env=self.variables, text=True, stdout=pipe, stderr=pipe)
 

@@ -19,7 +19,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("basic")
 
 
-@pytest.mark.parametrize("launcher", NEEDS)
+@pytest.mark.parametrize("launcher", ["local", "submitit_local", pytest.param("ray", marks=pytest.mark.cluster)])
 def test_tables_are_equal(launcher: str, alone: Path, tmp_path: Path, capfd: Any) -> None:
     if importlib.util.find_spec(NEEDS[launcher]) is None:
         pytest.skip(f"needs {NEEDS[launcher]}")

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(not slurm_cluster.installed(), reason="needs Slurm and munge (slurm-wlm, munge)"),
 ]
+Limited = tuple[Sweep, subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_the_tables_of_slurm_and_of_one_process_are_equal(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_sweep_survives_every_death(cluster: Cluster, tmp_path: Path, capfd: Any) -> None:
+def test_a_sweep_survives_every_death(cluster: Cluster, limited: Limited, tmp_path: Path, capfd: Any) -> None:
     sweep = sweep_on(cluster, tmp_path, "seed=0,1,2")
     parent = sweep.start()
     until(lambda: all(sweep.running(job) for job in range(3)), parent)
@@ -80,7 +81,8 @@ def test_a_sweep_survives_every_death(cluster: Cluster, tmp_path: Path, capfd: A
     parent = sweep.start()
     until(lambda: sweep.running(0, 2), parent)
     assert [sweep.status(job)["slurm"] for job in (1, 2)] == numbers[1:], "they are waited for"
-    assert len(cluster.ask("squeue", "--noheader", "--array", "--format=%i").split()) == 3
+    in_queue = cluster.ask("squeue", "--noheader", "--array", "--format=%i").split()
+    assert sorted(in_queue) == sorted([sweep.status(0)["slurm"], *numbers[1:], limited[0].status(0)["slurm"]])
     parent.kill()
     _, said = parent.communicate(timeout=LIMIT)
     assert "2 jobs are in Slurm's queue already: they are waited for" in said
@@ -105,23 +107,32 @@ def test_a_sweep_survives_every_death(cluster: Cluster, tmp_path: Path, capfd: A
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_at_a_time_limit_a_job_is_queued_again_and_its_steps_never_go_back(
-    cluster: Cluster, tmp_path: Path, capfd: Any
-) -> None:
-    sweep = sweep_on(cluster, tmp_path, "seed=0", "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
-    sweep.words += ["checkpoint_every=1000"]
-    sweep.training += ["checkpoint_every=1000"]
+@pytest.fixture(scope="module", autouse=True)
+def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    """A sweep of one job that meets its time limit while other tests run: Slurm counts in minutes."""
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15"]
+    sweep = sweep_on(cluster, tmp_path_factory.mktemp("limited"), "seed=0", *limit)
+    sweep.words, sweep.training = ([*words, "checkpoint_every=1000"] for words in (sweep.words, sweep.training))
     parent = sweep.start()
+    try:
+        yield sweep, parent
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def test_at_a_time_limit_a_job_is_queued_again_and_its_steps_never_go_back(limited: Limited, capfd: Any) -> None:
+    sweep, parent = limited
     folder = sweep.folder / "0"
-    until(lambda: sweep.status(0).get("attempts") == 2, parent)
+    until(lambda: sweep.status(0).get("attempts", 0) > 1)
     sweep.slow.unlink()
     _, said = parent.communicate(timeout=LIMIT)
     assert parent.returncode == 0 and "Traceback" not in said, said
-    assert sweep.status(0)["resumed"] and len(list(folder.glob("tensorboard/events*"))) >= 2
+    assert sweep.status(0)["resumed"]
     files = sorted(folder.glob("tensorboard/events*"), key=lambda path: path.stat().st_mtime)
     parts = [EventAccumulator(str(path), {"scalars": 0}).Reload() for path in files]
-    steps = [[event.step for event in part.Scalars("train/loss")] for part in parts if "train/loss" in str(part.Tags())]
-    assert len(steps) == 2 and steps[0] + steps[1] == list(range(200)), "the second part begins where the first ended"
+    steps = [event.step for part in parts if "train/loss" in str(part.Tags()) for event in part.Scalars("train/loss")]
+    assert len(parts) > 1 and steps == list(range(200)), "every part begins where the one before ended"
     assert runs.equal(runs.weights(folder), runs.weights(sweep.unbroken(capfd, 0)))
 
 
@@ -157,6 +168,16 @@ def test_a_batch_script_of_one_run_goes_on(cluster: Cluster, tmp_path: Path, cap
     (sweep.folder / "0").mkdir(parents=True)
     (sweep.folder / "0" / "status.json").write_text(json.dumps({"overrides": ["seed=0"]}))
     assert runs.equal(runs.weights(run), runs.weights(sweep.unbroken(capfd, 0)))
+
+
+def test_the_tasks_of_one_job_train_together(cluster: Cluster, tmp_path: Path) -> None:
+    both = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    sweep = sweep_on(cluster, tmp_path, "seed=0", *both, "hydra.launcher.tasks_per_node=2", "trainer.max_steps=20")
+    sweep.slow.unlink()
+    parent = sweep.start()
+    _, said = parent.communicate(timeout=LIMIT)
+    assert parent.returncode == 0 and sweep.status(0)["state"] == "finished", said
+    assert "each of the 2 processes" in (sweep.folder / "0" / "output.txt").read_text()
 
 
 def test_what_slurm_refuses_is_said(cluster: Cluster, tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:

@@ -1,7 +1,6 @@
 """Jobs of a sweep as tasks of a Ray cluster, of one that is running or of one that is started on this machine."""
 
 import os
-import pickle
 import sys
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from typing import Any
 from flowport.errors import FlowportError, Stopped
 from flowport.run.local_workers import GRACE, Killed
 from flowport.run.planned_job import LOOK
+from flowport.run.sweep_job import run_pickled
 
 
 def work(setting: bytes, number: int, words: Sequence[str]) -> Any:
@@ -24,17 +24,8 @@ def work(setting: bytes, number: int, words: Sequence[str]) -> Any:
     Returns:
         Its value, the exception that it raised, or ``Killed`` where a signal stopped it.
     """
-    from hydra.core.singleton import Singleton
-    from hydra.core.utils import setup_globals
-
-    from flowport.run.local_worker import execute
-
-    held = pickle.loads(setting)
-    sys.argv = held["argv"]
-    setup_globals()
-    Singleton.set_state({**Singleton.get_state(), "instances": held["singletons"]})
     try:
-        return execute(held, number, words)
+        return run_pickled(setting, number, words)
     except (Stopped, KeyboardInterrupt) as stop:  # which would end the process, and Ray would run the job again
         return Killed(str(stop) or "SIGINT")
 

@@ -1,7 +1,6 @@
 """Jobs of a sweep in Slurm's queue: each is submitted once, and is waited for also by a parent that comes later."""
 
 import os
-import pickle
 import shlex
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from flowport.run.job_status import read_status, write_status
 from flowport.run.local_workers import Killed
 from flowport.run.planned_job import ENDED
 from flowport.run.run_folder import RunFolder
+from flowport.run.sweep_job import run_pickled
 from flowport.run.sweep_report import say
 
 OF_ALL = ("name", "timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb")
@@ -44,10 +44,6 @@ class SlurmWork:
             words: Its overrides.
             folder: Its folder.
         """
-        from hydra.core.singleton import Singleton
-        from hydra.core.utils import setup_globals
-
-        from flowport.run.local_worker import execute
         from flowport.run.rank_entry import follow
         from flowport.run.rank_launch import Lead
         from flowport.run.rank_place import here
@@ -55,12 +51,8 @@ class SlurmWork:
         place = here()
         if place is not None and place.rank:
             return follow(place)
-        setting = pickle.loads(self.setting)
-        sys.argv = setting["argv"]
-        setup_globals()
-        Singleton.set_state({**Singleton.get_state(), "instances": setting["singletons"]})
         with nullcontext() if place is None else Lead():
-            value = execute(setting, number, words)
+            value = run_pickled(self.setting, number, words)
             if place is not None and read_status(RunFolder(folder)).get("state") != "finished":
                 raise SystemExit(1)  # the other tasks end as well
         return value

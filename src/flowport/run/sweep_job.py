@@ -2,17 +2,20 @@
 
 import logging
 import os
+import pickle
 import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.cache import write_atomically
@@ -88,6 +91,23 @@ def run_in_sweep(work: Work, resume: Work, config: DictConfig, path: Path) -> Ma
         shown = str(hydra.launcher._target_).endswith(".BasicLauncher")  # one after the other, in this process
         with _output_to(None if shown else folder.said):
             return _followed(resume if step == "resume" else work, config, folder, facts)
+
+
+def run_pickled(setting: bytes, number: int, words: Sequence[str]) -> Any:
+    """Run one job in a process that knows nothing of Hydra yet, and return its value or its exception.
+
+    Args:
+        setting: Pickled values of the sweep, as of ``LocalWorkers``.
+        number: Of the job.
+        words: Its overrides.
+    """
+    from flowport.run.local_worker import execute
+
+    held = pickle.loads(setting)
+    sys.argv = held["argv"]
+    setup_globals()
+    Singleton.set_state({**Singleton.get_state(), "instances": held["singletons"]})
+    return execute(held, number, words)
 
 
 def _followed(work: Work, config: DictConfig, folder: RunFolder, facts: dict[str, Any]) -> Mapping[str, Any] | None:
