@@ -30,10 +30,11 @@ class FolderSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from flowport.run.job_status import PLACES
         from flowport.run.planned_job import PlannedJob
+        from flowport.run.sweep_composer import SweepComposer
         from flowport.run.sweep_folder import run_sweep
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
-        loader = self.hydra_context.config_loader
+        loader = self.hydra_context.config_loader = SweepComposer(self.hydra_context.config_loader)  # launchers have it
         words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
         overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
