@@ -62,13 +62,13 @@ def test_configs_equal_hydra_s_own(loader: Any) -> None:
 
 def test_jobs_that_differ_in_values_are_composed_from_files_once(loader: Any, monkeypatch: Any) -> None:
     master, composer, composed = master_of(loader), SweepComposer(loader), list[Any]()
-    monkeypatch.setattr(
-        type(loader),
-        "load_configuration",
-        lambda self, *words, _old=type(loader).load_configuration, **more: (
-            composed.append(more.get("overrides")) or _old(self, *words, **more)
-        ),
-    )
+    plain = type(loader).load_configuration
+
+    def noted(*words: Any, **more: Any) -> DictConfig:
+        composed.append(more["overrides"])
+        return plain(*words, **more)
+
+    monkeypatch.setattr(type(loader), "load_configuration", noted)
     for seed in range(5):
         for coupling in ("exact", "independent"):
             composer.load_sweep_config(master, [f"coupling={coupling}", f"seed={seed}"])

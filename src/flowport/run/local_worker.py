@@ -1,7 +1,8 @@
 """A process that runs jobs of a sweep, one after the other, started by ``flowport.run.local_workers``.
 
 It reads from its standard input the settings of the sweep and then its jobs, and writes what they return to its
-standard output. It stops where its parent has ended.
+standard output. It stops where its parent has ended. Its jobs do not see each other: a job's results are those that it
+has in a process of its own.
 """
 
 import os
@@ -19,6 +20,7 @@ from hydra.core.utils import run_job, setup_globals
 from omegaconf import DictConfig, open_dict
 
 from flowport.run.cli import report_errors
+from flowport.run.process_state import MemoryWatch, unchanged_process
 
 
 def execute(setting: dict[str, Any], number: int, words: Sequence[str]) -> Any:
@@ -34,13 +36,14 @@ def execute(setting: dict[str, Any], number: int, words: Sequence[str]) -> Any:
         config.hydra.job.id = f"{config.hydra.job.name}_{number}"
         config.hydra.job.num = number
     HydraConfig.instance().set_config(config)
-    done = run_job(
-        hydra_context=setting["context"],
-        config=config,
-        task_function=setting["task"],
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+    with unchanged_process():
+        done = run_job(
+            hydra_context=setting["context"],
+            config=config,
+            task_function=setting["task"],
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
     return done._return_value
 
 
@@ -55,15 +58,17 @@ def serve() -> None:
     jobs: queue.Queue[Any] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
+    watch = MemoryWatch()
     while (job := jobs.get()) is not None:
         busy.set()
         with report_errors():
             value = execute(setting, *job)
         busy.clear()
+        worn = watch.worn()
         try:
-            text = pickle.dumps(value)
+            text = pickle.dumps((value, worn))
         except Exception:
-            text = pickle.dumps(RuntimeError(str(value)))
+            text = pickle.dumps((RuntimeError(str(value)), worn))
         answers.write(text)
         answers.flush()
 

@@ -1,7 +1,7 @@
 """Processes on this machine that run the jobs of a sweep, each of them one job after the other.
 
-A process that is killed costs its own job alone: its neighbours go on, and a new process takes its place. All of them
-end with the process that started them.
+A process that is killed costs its own job alone: its neighbours go on, and a new process takes its place, as one does
+where the memory of a process has grown. All of them end with the process that started them.
 """
 
 import json
@@ -58,8 +58,8 @@ class _Worker:
             self.process.stdin.write(setting)
             self.process.stdin.flush()
 
-    def run(self, job: Any) -> Any:
-        """The value that a job returns, or the exception that it raised.
+    def run(self, job: Any) -> tuple[Any, bool]:
+        """The value that a job returns, or the exception that it raised; and whether the process has served its time.
 
         Raises:
             Killed: Where the process ended.
@@ -67,7 +67,8 @@ class _Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             send(self.process.stdin, job)
-            return pickle.load(self.process.stdout)
+            value, worn = pickle.load(self.process.stdout)
+            return value, worn
         except (OSError, EOFError, pickle.UnpicklingError):
             code = self.process.wait()
             raise Killed(signal.Signals(-code).name if code < 0 else f"exit status {code}") from None
@@ -133,9 +134,13 @@ class LocalWorkers:
                     worker = _Worker(self.setting, self.log)
                     self.workers.append(worker)
             try:
-                results[number] = worker.run(job)
+                results[number], worn = worker.run(job)
             except Killed as killed:
                 results[number], worker = killed, None
+                continue
+            if worn:  # its memory has grown
+                worker.close()
+                worker = None
 
     def _stop(self) -> None:
         """Stop the processes, which save their checkpoints."""

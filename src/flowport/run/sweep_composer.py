@@ -26,8 +26,8 @@ READ = 10_000
 class SweepComposer:
     """Hydra's loader of configs, of which ``load_sweep_config`` composes what is new and no more.
 
-    Two jobs whose words differ in values of keys alone, as in ``seed``, share every choice of a file, so that the config
-    of one becomes that of the other by setting the values. All else is passed on to Hydra's loader.
+    Two jobs whose words differ in values of keys alone, as in ``seed``, share every choice of a file, so that the
+    config of one becomes that of the other by setting the values. All else is passed on to Hydra's loader.
 
     Args:
         loader: Hydra's.

@@ -5,9 +5,10 @@ Hydra reads this module at every command: nothing heavy is imported before a swe
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
@@ -34,7 +35,8 @@ class FolderSweeper(BasicSweeper):
         from flowport.run.sweep_folder import run_sweep
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
-        loader = self.hydra_context.config_loader = SweepComposer(self.hydra_context.config_loader)  # launchers have it
+        loader = cast(ConfigLoader, SweepComposer(self.hydra_context.config_loader))
+        self.hydra_context.config_loader = loader  # which the launcher uses
         words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
         overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
