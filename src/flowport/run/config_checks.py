@@ -52,7 +52,7 @@ KEYS: dict[str, Any] = {
     "ema_decay": Annotated[float, Range(least=0, most=1)],
     "evaluation_items": Points | None,
     "checkpoint_every": Count,
-    "optimise": str | None,
+    "optimise": str | Sequence[str] | None,
     "profile": bool,
     "gallery": bool,
     "jobs": Annotated[int, Range(least=1, most=4096)],
