@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
@@ -51,13 +51,14 @@ def serve() -> None:
     """Read jobs and run them until there are no more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what jobs print beside their own files does not get among the answers
-    setting = pickle.load(sys.stdin.buffer)
+    asked = os.fdopen(os.dup(0), "rb")  # not sys.stdin, which the end of Python waits for while a thread reads it
+    setting = pickle.load(asked)
     sys.argv = setting["argv"]
     setup_globals()
     Singleton.set_state({**Singleton.get_state(), "instances": setting["singletons"]})
     jobs: queue.Queue[Any] = queue.Queue()
     busy = threading.Event()
-    threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
+    threading.Thread(target=_read, args=(asked, jobs, busy), daemon=True).start()
     watch = MemoryWatch()
     while (job := jobs.get()) is not None:
         busy.set()
@@ -73,11 +74,11 @@ def serve() -> None:
         answers.flush()
 
 
-def _read(jobs: queue.Queue[Any], busy: threading.Event) -> None:
+def _read(asked: IO[bytes], jobs: queue.Queue[Any], busy: threading.Event) -> None:
     """Pass jobs on; where the parent has ended, stop the job that runs, which saves its checkpoint."""
     while True:
         try:
-            jobs.put(pickle.load(sys.stdin.buffer))
+            jobs.put(pickle.load(asked))
         except EOFError:
             jobs.put(None)
             if busy.is_set():

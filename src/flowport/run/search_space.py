@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from flowport.errors import FlowportError
 
-EXAMPLE = "'optimizer.lr=tag(log,interval(1e-4,1e-2))' coupling=exact,independent"
+EXAMPLE = "'optimizer.lr=tag(log,interval(1e-4,1e-2))' 'network.width=int(interval(16,256))' coupling=exact,independent"
 """What a search may choose from."""
 DIGITS = 6
 """Significant digits of a number that a search proposes."""
