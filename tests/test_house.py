@@ -82,11 +82,13 @@ def test_hydra_lives_in_the_run_folder() -> None:
         "config_checks.py",
         "local_worker.py",
         "restore.py",
+        "search_space.py",
         "stage.py",
         "sweep_composer.py",
         "sweep_end.py",
         "sweep_job.py",
         "train.py",
+        "trials.py",
         "words.py",
     }
 

@@ -38,10 +38,12 @@ def sweep(folder: Path, *words: str) -> dict[str, float]:
     """The quality of every run of a sweep, by its overrides."""
     command = [sys.executable, str(ROOT / "launch" / "train.py"), "-m", *RUN, *words, f"hydra.sweep.dir={folder}"]
     subprocess.run(command, check=True)
-    found = {}
+    found, common = {}, {word.partition("=")[0] for word in RUN}
     for path in sorted(folder.glob("*/metrics.json")):
         words = json.loads((path.parent / "status.json").read_text())["overrides"]
-        found[" ".join(word for word in words if word not in RUN)] = json.loads(path.read_text())["test/w2"]
+        found[" ".join(word for word in words if word.partition("=")[0] not in common)] = json.loads(path.read_text())[
+            "test/w2"
+        ]
     return found
 
 
@@ -49,7 +51,7 @@ def main(words: list[str]) -> None:
     folder = Path(words[0] if words else "outputs/bench/compare_search").absolute()
     grid = sweep(folder / "grid", *GRID)
     best = min(grid, key=grid.__getitem__)
-    chosen = [word for word in best.split() if not word.startswith("hydra.")]
+    chosen = best.split()
     again = sweep(folder / "seeds", *chosen, f"seed=range({SEEDS})")
     error = stdev(again.values())
     print(f"grid: {len(grid)} runs, best {grid[best]:.4f} ({' '.join(chosen)}), error of a run {error:.4f}")

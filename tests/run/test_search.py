@@ -67,7 +67,7 @@ def test_a_search_repeats_no_run_goes_on_to_its_total_and_draws_its_front(tmp_pa
     said = runs.here(capfd, "tabulate.py", str(sweep))
     assert said.code == 0
     lines = (sweep / "pareto.csv").read_text().splitlines()
-    assert lines[0].endswith("test/w2,test/nfe,front") and "job,solver,grid.steps" in lines[0]
+    assert lines[0].endswith("test/w2,test/nfe,front") and "job,grid.steps,solver" in lines[0]
     best = {t.values[0]: t.values[1] for t in trials(sweep)}
     least = min(best)
     assert any(f"{least}," in line and line.endswith("True") for line in lines[1:])

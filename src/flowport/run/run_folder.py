@@ -156,6 +156,11 @@ class RunFolder:
         return self.path / "status.json"
 
     @property
+    def progress(self) -> Path:
+        """How far the training of a job of a sweep is, while it runs."""
+        return self.path / "progress.json"
+
+    @property
     def traceback(self) -> Path:
         """Where a failed job of a sweep was when it failed."""
         return self.path / "traceback.txt"

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from flowport.errors import Stopped, printable
 from flowport.run.planned_job import ENDED, LOOK, PlannedJob
+from flowport.run.sweep_progress import ProgressLines
 
 ANEW = "restart=true starts every job anew, hydra.sweep.dir=<folder> another sweep"
 """How not to go on."""
@@ -86,6 +87,7 @@ def watched(jobs: list[PlannedJob], at_once: int, total: int | None = None) -> I
 
 def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event, total: int) -> None:
     told, spent = {job.number for job in jobs if job.state in ENDED}, list[float]()
+    lines = ProgressLines(total - len(told), at_once)
     while True:
         last = over.is_set()
         for job in list(jobs):
@@ -100,6 +102,8 @@ def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event, total: i
                 say(_line(job, f"{len(told)}/{total}", minutes if len(told) < total else None))
         if last:
             return
+        for line in lines.of([job for job in list(jobs) if job.number not in told and job.state == "running"]):
+            say(line)
         over.wait(LOOK)
 
 

@@ -56,6 +56,7 @@ class Trials:
 
     def __init__(self, folder: Path, space: SearchSpace, objectives: Sequence[str], sampler: DictConfig) -> None:
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.objectives, self.sampler = space, list(objectives), sampler
@@ -63,10 +64,9 @@ class Trials:
         self.repeats: dict[int, list[int]] = defaultdict(list)
         path = folder / JOURNAL
         _mend(path)
-        directions = ["maximize" if direction(name) < 0 else "minimize" for name in self.objectives]
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        directions: list[Any] = ["maximize" if direction(name) < 0 else "minimize" for name in self.objectives]
         try:
-            storage = optuna.storages.JournalStorage(backend)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
             self.study = optuna.create_study(
                 storage=storage, study_name=STUDY, directions=directions, load_if_exists=True
             )
