@@ -23,8 +23,8 @@ def test_the_budget_is_said_once_and_every_job_has_its_line(tmp_path: Path, monk
     slow = job(tmp_path, 0, step=100, steps=1000, step_seconds=0.12)
     fast = job(tmp_path, 1, step=200, steps=1000, step_seconds=0.06)
     assert lines.of([slow, fast]) == [
-        "budget: 5 jobs of 1.5 min of training, about 4.5 min in all with 2 at a time (by the first steps, 90 ms each), and "
-        " measuring on top"
+        "budget: 5 jobs of 1.5 min of training, about 4.5 min in all with 2 at a time (by the first steps, 90 ms "
+        "each), and measuring on top"
     ]
     assert lines.of([slow, fast]) == []
     monkeypatch.setattr(sweep_progress, "SAID", 0.0)

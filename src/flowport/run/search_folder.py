@@ -14,7 +14,7 @@ from flowport.run.planned_job import ENDED, PlannedJob
 from flowport.run.search_space import SearchSpace
 from flowport.run.sweep_folder import Launch, launched, refuse_second, remove, settle
 from flowport.run.sweep_report import at_once, report, say, stopped, watched
-from flowport.run.trials import JOURNAL, Trials, require_optuna
+from flowport.run.trials import IN_VAIN, JOURNAL, Trials, require_optuna
 from flowport.run.words import objectives
 
 Plan = Callable[[int, tuple[str, ...]], PlannedJob]
@@ -32,7 +32,7 @@ class Search:
         folder: Of the sweep.
         space: What is chosen.
         plan: Makes the job of a trial.
-        total: Number of trials, those of earlier calls among them.
+        total: Number of trials that are runs of their own, those of earlier calls among them.
         sampler: Node of Optuna's sampler.
     """
 
@@ -71,17 +71,21 @@ class Search:
         return False
 
     @property
+    def exhausted(self) -> bool:
+        """Whether nothing new is proposed any more."""
+        return self.trials.in_vain >= IN_VAIN
+
+    @property
     def left(self) -> int:
-        """Number of trials that are still to be run or proposed."""
-        return len(self.waiting) + max(0, self.total - len(self.trials))
+        """Number of runs that are still to be proposed, or to go on."""
+        return len(self.waiting) + (0 if self.exhausted else max(0, self.total - len(self.jobs)))
 
     def take(self) -> PlannedJob | None:
-        """The next job; None where all trials have been proposed."""
-        while self.waiting or len(self.trials) < self.total:
+        """The next job; None where all have been proposed."""
+        while self.left:
             again = bool(self.waiting)
             number, words, first = self.waiting.pop(0) if again else self.trials.ask()
             if first is not None:
-                say(f"trial {number} proposes what trial {first} has tried: it is told those numbers")
                 self.trials.repeat(number, first)
                 continue
             job = next((each for each in self.jobs if each.number == number), None) or self._planned(number, words)
@@ -127,9 +131,12 @@ class Search:
             f"{number} ({by_number[number]}): {', '.join(f'{n} {v:.4g}' for n, v in zip(names, values, strict=True))}"
             for number, values in best
         ]
+        count = f"{len(self.jobs)} runs"
+        if self.exhausted:
+            count += ", with which all that is proposed has been tried,"
         if len(names) == 1:
-            return f"the best of {len(self.trials)} trials is trial {shown[0]}"
-        return f"of {len(self.trials)} trials none excels these in all of {', '.join(names)}: trial {'; '.join(shown)}"
+            return f"the best of {count} is trial {shown[0]}"
+        return f"of {count} none excels these in all of {', '.join(names)}: trial {'; '.join(shown)}"
 
 
 def run_search(search: Search, launch: Launch, stream: Stream | None, config: DictConfig) -> None:
@@ -176,15 +183,15 @@ def run_search(search: Search, launch: Launch, stream: Stream | None, config: Di
 
 def _plan(search: Search, config: DictConfig) -> str:
     """What is said before a search starts."""
-    held, total, names = len(search.trials), search.total, ", ".join(search.trials.objectives)
+    held, total, names = len(search.jobs), search.total, ", ".join(search.trials.objectives)
     if not search.left:
         return (
-            f"the search in {search.folder} has its {held} trials: nothing is started; hydra.sweeper.n_trials=<more> "
+            f"the search in {search.folder} has its {held} runs: nothing is started; hydra.sweeper.n_trials=<more> "
             "goes on, restart=true starts it anew"
         )
     if not held:
-        return f"{total} trials for {names} in {search.folder}, {at_once(config)}; the same command again goes on there"
-    return f"going on in {search.folder}: {search.left} of {total} trials for {names} are left, {at_once(config)}"
+        return f"{total} runs for {names} in {search.folder}, {at_once(config)}; the same command again goes on there"
+    return f"going on in {search.folder}: {search.left} of {total} runs for {names} are left, {at_once(config)}"
 
 
 def _remove(folder: Path) -> None:

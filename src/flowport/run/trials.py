@@ -19,6 +19,8 @@ from flowport.run.search_space import SearchSpace
 
 JOURNAL = "optuna.journal"
 """File of the journal in the folder of a sweep, which Optuna and its dashboard read as a JournalStorage."""
+IN_VAIN = 20
+"""Number of proposals in a row which are known already, from which on a space is taken for exhausted."""
 STUDY = "sweep"
 """Name of the study in the journal."""
 
@@ -36,7 +38,8 @@ def require_optuna() -> None:
 class Trials:
     """The trials of a search, which the process that holds the claim of the folder writes alone.
 
-    A trial that proposes what another one has tried, or tries, is no run: it is told that one's numbers. The proposal
+    A trial that proposes what another one has tried, or tries, is no run: it is told that one's numbers, which costs
+    nothing, and Optuna is asked again, until it has proposed nothing new ``IN_VAIN`` times in a row. The proposal
     of a trial depends on the sampler's seed, the trial's number and what was told before, so that a search that was
     interrupted goes on as if it had not been.
 
@@ -82,6 +85,11 @@ class Trials:
 
     def __len__(self) -> int:
         return len(self.study.get_trials(deepcopy=False))
+
+    @property
+    def in_vain(self) -> int:
+        """Number of trials, after the last one that was new, which repeat others."""
+        return len(self) - 1 - max((number for number, _ in self.runs()), default=-1)
 
     def ask(self) -> tuple[int, tuple[str, ...], int | None]:
         """The next trial: its number, its words, and the trial that it repeats, None for a new one."""

@@ -66,7 +66,7 @@ class OptunaSweeper(FolderSweeper):
     Args:
         max_batch_size: Not used.
         params: Values and ranges by key.
-        n_trials: Number of trials, those of earlier calls of the same command among them.
+        n_trials: Number of trials that are runs, those of earlier calls of the same command among them.
         sampler: Node of Optuna's sampler.
     """
 
