@@ -37,10 +37,10 @@ test: $(STAMP)  # the fast lane
 test-all: $(STAMP)  # prints the share of lines of every module that the tests run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not cluster" --cov=flowport --cov-report=term:skip-covered $(ARGS)
 
-EXTRAS := diffusers==0.42.1 mlflow==3.17.2 peft==0.21.2 transformers==5.24.0 wandb==0.31.0
+EXTRAS := diffusers==0.42.1 mlflow==3.17.2 optuna==5.0.0 peft==0.21.2 transformers==5.24.0 wandb==0.31.0
 extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for them
 	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock $(EXTRAS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement tests/field/test_pretrained.py tests/reward/test_clip.py tests/finetuning/test_adapters.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/agreement tests/field/test_pretrained.py tests/reward/test_clip.py tests/finetuning/test_adapters.py tests/run/test_search.py $(ARGS)
 
 launchers: $(STAMP)  # Ray, and the tests of sweeps on Ray and, where it is installed (slurm-wlm, munge), on Slurm
 	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock ray==2.60.0

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowport.distribution import folder as contents
 from flowport.distribution.files import Files, Reading
 from flowport.distribution.folder import FolderContents, collect
 from flowport.errors import FlowportError
@@ -188,3 +191,19 @@ def test_what_a_missing_package_could_not_read_is_tried_again(tmp_path, monkeypa
     monkeypatch.undo()
     monkeypatch.setattr("flowport.distribution.folder.CACHE", tmp_path / "cache")
     assert len(collect(folder, Needing(), True).items) == 18
+
+
+def test_of_two_jobs_that_ask_at_once_one_decodes(tmp_path, monkeypatch):
+    folder, decoded = written(tmp_path / "f", {f"{k}.txt": f"2 {k}" for k in range(9)}), []
+    plain = contents._decoded
+
+    def slow(*words):
+        decoded.append(words)
+        time.sleep(0.3)
+        return plain(*words)
+
+    monkeypatch.setattr("flowport.distribution.folder._decoded", slow)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: read(folder).items, range(4)))
+    assert len(decoded) == 1
+    assert all(torch.equal(items, found[0]) for items in found)

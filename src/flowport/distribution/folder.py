@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -156,15 +157,7 @@ def collect(path: str, files: Files, skip_bad_files: bool = False, group_by: str
         raise FlowportError(f"{path} holds no {', '.join(files.suffixes)} file: nothing to learn from")
     grouped = _grouped(names, group_by)
     cache_file = CACHE / f"{_digest(listing.folder, names, files)}.safetensors"
-    cached = read_tensors(cache_file)
-    if cached is None:
-        items, counts, facts = _decoded(listing.folder, names, files)
-        if len(items) and not facts.pop("missing"):
-            write_tensors(cache_file, {"items": items, "counts": counts}, facts, checksum=True)
-            mapped = read_tensors(cache_file)
-            items = mapped[0]["items"] if mapped else items  # memory-mapped pages of the file, which can be evicted
-    else:
-        (items, counts), facts = (cached[0][name] for name in ("items", "counts")), cached[1]
+    items, counts, facts = _kept(cache_file, lambda: _decoded(listing.folder, names, files))
     for note, number in facts["notes"].items():
         logger.warning("%s: %d %s %s", path, number, files.kind, note)
     bad = {**listing.broken, **facts["bad"]}
@@ -179,6 +172,33 @@ def collect(path: str, files: Files, skip_bad_files: bool = False, group_by: str
     file = torch.arange(len(good)).repeat_interleave(counts)
     classes, class_names = _classes(good, file)
     return FolderContents(items, file, classes, good, class_names, [grouped[k] for k in kept])
+
+
+Decoded = tuple[Tensor, Tensor, dict[str, Any]]
+"""Items, their number per file, and facts."""
+
+
+def _kept(path: Path, decode: Callable[[], Decoded]) -> Decoded:
+    """The decoded data of a file of the cache; of several processes that ask at once, one decodes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    except OSError:  # the cache cannot be written
+        lock = None
+    try:
+        cached = read_tensors(path)
+        if cached is not None:
+            return cached[0]["items"], cached[0]["counts"], cached[1]
+        items, counts, facts = decode()
+        if len(items) and not facts.pop("missing"):
+            write_tensors(path, {"items": items, "counts": counts}, facts, checksum=True)
+            mapped = read_tensors(path)
+            items = mapped[0]["items"] if mapped else items  # memory-mapped pages of the file, which can be evicted
+        return items, counts, facts
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def report(path: str, listing: Listing, files: Files, names: list[str]) -> None:

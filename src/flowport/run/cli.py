@@ -28,7 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowport.errors import FlowportError, Stopped, printable
-from flowport.run.words import Groups, check_words
+from flowport.run.words import Groups, check_words, objectives
 
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR2)
@@ -59,7 +59,7 @@ def launch(task: Task, configs: Path, name: str) -> None:
     Args:
         task: What is run.
         configs: The folder of configs.
-        name: Its primary config; ``config.optimise`` names the number that a sweeper minimises.
+        name: Its primary config; ``config.optimise`` names the number, or the numbers, that a sweeper optimises.
 
     Raises:
         FlowportError: For options and config names that do not exist; printed before it leaves this function.
@@ -111,11 +111,15 @@ def composed(name: str, words: list[str]) -> DictConfig:
     return compose(name, words)
 
 
-def _wanted(numbers: Mapping[str, Any], name: str | None) -> Any:
-    """The number that a sweeper minimises, None where none is requested."""
-    if name is not None and name not in numbers:
-        raise FlowportError(f"optimise={name} is not measured in this run: choose one of {', '.join(sorted(numbers))}")
-    return None if name is None else numbers[name]
+def _wanted(numbers: Mapping[str, Any], optimise: Any) -> Any:
+    """The number that a sweeper optimises, several as a list, None where none is requested."""
+    names = objectives(optimise)
+    for name in names:
+        if name not in numbers:
+            listed = ", ".join(sorted(numbers))
+            raise FlowportError(f"optimise={name} is not measured in this run: choose one of {listed}")
+    found = [numbers[name] for name in names]
+    return found if optimise is not None and not isinstance(optimise, str) else next(iter(found), None)
 
 
 class report_errors:

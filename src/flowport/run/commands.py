@@ -274,7 +274,10 @@ def _with_sweep_name(words: list[str], name: str) -> list[str]:
 
 def _number_of(words: list[str], name: str) -> str:
     """8 hex digits of the words of a sweep in their order, without those that say where and how it runs."""
-    places = ("-m", "--multirun", "jobs=", "restart=", "hydra/launcher=", "hydra.launcher.", "+hydra.launcher.")
+    places = (
+        *("-m", "--multirun", "jobs=", "restart=", "hydra/launcher=", "hydra.launcher.", "+hydra.launcher."),
+        "hydra.sweeper.n_trials=",  # with more of them the same search goes on
+    )
     kept = [name, *(word for word in words if not word.startswith(places))]
     return blake2b("\0".join(kept).encode(), digest_size=4).hexdigest()
 

@@ -54,7 +54,7 @@ KEYS: dict[str, Any] = {
     "evaluation_items": Points | None,
     "checkpoint_every": Count,
     "checkpoint_minutes": Positive | None,
-    "optimise": str | None,
+    "optimise": str | Sequence[str] | None,
     "profile": bool,
     "gallery": bool,
     "jobs": Annotated[int, Range(least=1, most=4096)],

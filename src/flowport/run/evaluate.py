@@ -22,6 +22,7 @@ from flowport.run.config_checks import check_kind
 from flowport.run.device import device_of
 from flowport.run.restore import record, restore
 from flowport.run.run_folder import RunFolder, write_json
+from flowport.run.words import objectives
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +110,12 @@ def _draw_ways(outcome: EvaluationResult, at: torch.Tensor, modality: Modality, 
         modality.surface().render(rows, str(folder.example("ways")))
 
 
-def check_measures(run: Run, optimise: str | None) -> set[str]:
+def check_measures(run: Run, optimise: Any) -> set[str]:
     """Check, before a run is trained or translated, that its metrics can be measured, ``optimise`` among them.
 
     Args:
         run: A run.
-        optimise: The number that a sweeper minimises, or None.
+        optimise: Name of the number that a sweeper optimises, several names, or None.
 
     Returns:
         The names of the numbers of ``measure``, test/<metric>; empty where they are not known before.
@@ -125,9 +126,10 @@ def check_measures(run: Run, optimise: str | None) -> set[str]:
     module = run.module
     names = run.evaluation.rehearse(module.ema, module.source, module.target, module.randomness)
     known = {f"test/{name}" for name in names} | {"test/nfe", "test/seconds"}
-    wanted = str(optimise)
-    if (names or not run.evaluation.metrics) and wanted.startswith("test/") and wanted not in known:
-        raise FlowportError(f"optimise={wanted} is not measured in this run: choose one of {', '.join(sorted(known))}")
+    for wanted in objectives(optimise) if names or not run.evaluation.metrics else ():
+        if wanted.startswith("test/") and wanted not in known:
+            listed = ", ".join(sorted(known))
+            raise FlowportError(f"optimise={wanted} is not measured in this run: choose one of {listed}")
     return known - {"test/seconds"} if names else set()
 
 

@@ -1,7 +1,7 @@
 """Processes on this machine that run the jobs of a sweep, each of them one job after the other.
 
-A process that is killed costs its own job alone: its neighbours go on, and a new process takes its place. All of them
-end with the process that started them.
+A process that is killed costs its own job alone: its neighbours go on, and a new process takes its place, as one does
+where the memory of a process has grown. All of them end with the process that started them.
 """
 
 import json
@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,8 +59,8 @@ class _Worker:
             self.process.stdin.write(setting)
             self.process.stdin.flush()
 
-    def run(self, job: Any) -> Any:
-        """The value that a job returns, or the exception that it raised.
+    def run(self, job: Any) -> tuple[Any, bool]:
+        """The value that a job returns, or the exception that it raised; and whether the process has served its time.
 
         Raises:
             Killed: Where the process ended.
@@ -67,7 +68,8 @@ class _Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             send(self.process.stdin, job)
-            return pickle.load(self.process.stdout)
+            value, worn = pickle.load(self.process.stdout)
+            return value, worn
         except (OSError, EOFError, pickle.UnpicklingError):
             code = self.process.wait()
             raise Killed(signal.Signals(-code).name if code < 0 else f"exit status {code}") from None
@@ -92,6 +94,7 @@ class LocalWorkers:
         self.setting, self.jobs, self.log = setting, jobs, log
         self.lock, self.stopped = threading.Lock(), False
         self.workers: list[_Worker] = []
+        self.failure: BaseException | None = None
 
     def run(self, jobs: Sequence[Any]) -> list[Any]:
         """What the jobs returned, or the exceptions that they raised (``Killed`` where a process ended), in order.
@@ -101,14 +104,34 @@ class LocalWorkers:
         Args:
             jobs: What the processes are sent.
         """
-        waiting, results = deque(enumerate(jobs)), [None for _ in jobs]
-        count = min(self.jobs, len(jobs))
-        slots = [threading.Thread(target=self._serve, args=(waiting, results), daemon=True) for _ in range(count)]
+        results = [None for _ in jobs]
+        waiting, places = deque(jobs), count()
+
+        def ended(place: int, value: Any) -> None:
+            results[place] = value
+
+        self.jobs = min(self.jobs, len(jobs))
+        self.stream(lambda: (next(places), waiting.popleft()) if waiting else None, ended)
+        return results
+
+    def stream(self, take: Callable[[], tuple[int, Any] | None], ended: Callable[[int, Any], None]) -> None:
+        """Run jobs that are known when a process becomes free, and not before.
+
+        Both arguments are called by one thread at a time. What they raise ends all, as an interruption does.
+
+        Args:
+            take: The next job and its number; None where there is none, after which it is not asked again by this
+                process.
+            ended: Called with the number of a job and what ``run`` would return for it.
+        """
+        slots = [threading.Thread(target=self._guarded, args=(take, ended), daemon=True) for _ in range(self.jobs)]
         try:
             for slot in slots:
                 slot.start()
-            while any(slot.is_alive() for slot in slots):
+            while any(slot.is_alive() for slot in slots) and self.failure is None:
                 time.sleep(0.05)  # a signal interrupts this
+            if self.failure is not None:
+                raise self.failure
         except BaseException:
             self._stop()
             raise
@@ -119,23 +142,34 @@ class LocalWorkers:
             worker.process.wait()
         if self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
-        return results
 
-    def _serve(self, waiting: deque[tuple[int, Any]], results: list[Any]) -> None:
-        """Run waiting jobs until none is left."""
+    def _guarded(self, *both: Callable[..., Any]) -> None:
+        try:
+            self._serve(*both)
+        except BaseException as failure:
+            self.failure = failure
+
+    def _serve(self, take: Callable[[], tuple[int, Any] | None], ended: Callable[[int, Any], None]) -> None:
+        """Run jobs until none is left."""
         worker: _Worker | None = None
         while True:
             with self.lock:
-                if self.stopped or not waiting:
+                if self.stopped or (found := take()) is None:
                     break
-                number, job = waiting.popleft()
+                number, job = found
                 if worker is None:
                     worker = _Worker(self.setting, self.log)
                     self.workers.append(worker)
             try:
-                results[number] = worker.run(job)
+                value, worn = worker.run(job)
             except Killed as killed:
-                results[number], worker = killed, None
+                value, worn, worker = killed, False, None
+            if worn and worker is not None:  # its memory has grown
+                worker.close()
+                worker = None
+            with self.lock:
+                if not self.stopped:
+                    ended(number, value)
 
     def _stop(self) -> None:
         """Stop the processes, which save their checkpoints."""

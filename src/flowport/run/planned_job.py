@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,14 @@ class PlannedJob:
         place = [f"hydra.sweep.dir={_quoted(str(sweep))}", f"hydra.sweep.subdir={_quoted(name)}"]
         place.append("hydra.output_subdir=null")  # Hydra would write its config over that of a run to be resumed
         return cls(number, tuple(words), RunFolder(sweep / name), digest_of(config), tuple(place))
+
+    def showing_without(self, common: frozenset[str]) -> "PlannedJob":
+        """The same job, which shows its words without some.
+
+        Args:
+            common: Those that all jobs of the sweep have.
+        """
+        return replace(self, common=common)
 
     def __str__(self) -> str:
         own = [word for word in self.words if word not in self.common]

@@ -10,11 +10,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import yaml
 from filelock import FileLock, Timeout
@@ -153,6 +154,11 @@ class RunFolder:
     def status(self) -> Path:
         """The state of a job of a sweep."""
         return self.path / "status.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far the training of a job of a sweep is, while it runs."""
+        return self.path / "progress.json"
 
     @property
     def traceback(self) -> Path:
@@ -525,11 +531,12 @@ def built_by() -> dict[str, Any]:
         "git": _git(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "lightning": lightning.__version__,
+        "lightning": metadata.version("lightning"),
         "host": platform.node(),
     }
 
 
+@cache  # of the code that this process has read
 def _git() -> str | None:
     """The commit of the checkout that flowport runs from, with ``-dirty`` after local changes; None when installed."""
     checkout = Path(__file__).parents[3]

@@ -3,7 +3,6 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, Stopped
-from flowport.run.claim import claimed
+from flowport.run.claim import Claim, claimed
 from flowport.run.cli import sentence_of
 from flowport.run.local_workers import Killed
 from flowport.run.planned_job import ENDED, PlannedJob
@@ -41,10 +40,10 @@ def run_sweep(folder: Path, jobs: list[PlannedJob], launch: Launch, config: Dict
     if shared:
         raise FlowportError(f"several jobs of this sweep share {shared[0]}: hydra.sweep.subdir must tell them apart")
     common = frozenset(set[str].intersection(*(set(job.words) for job in jobs)))
-    jobs = [replace(job, common=common) for job in jobs]
-    with claimed(folder, partial(_refuse, folder)):
+    jobs = [job.showing_without(common) for job in jobs]
+    with claimed(folder, partial(refuse_second, folder)):
         if config.get("restart"):
-            _remove(jobs)
+            remove([job.folder.path for job in jobs])
         steps = [job.step for job in jobs]
         waiting = [job for job, step in zip(jobs, steps, strict=True) if step != "skip"]
         say(plan(folder, steps, config))
@@ -61,28 +60,41 @@ def run_sweep(folder: Path, jobs: list[PlannedJob], launch: Launch, config: Dict
         raise SystemExit(1)
 
 
-def _refuse(folder: Path, holder: dict[str, Any]) -> None:
+def refuse_second(folder: Path, holder: dict[str, Any]) -> None:
+    """Refuse a second sweep in a folder.
+
+    Args:
+        folder: Of the sweep.
+        holder: ``host`` and ``pid`` of the process that works there.
+
+    Raises:
+        FlowportError: Always.
+    """
     raise FlowportError(
         f"{folder} is being written by another sweep, process {holder.get('pid')} of {holder.get('host')}: wait for "
         "it, or give hydra.sweep.dir=<another folder>"
     )
 
 
-def _remove(jobs: list[PlannedJob]) -> None:
-    """Remove the folders that jobs of earlier sweeps left, unless one of them still runs."""
-    for job in jobs:
-        if holder := job.holder():
-            _refuse(job.folder.path, holder)
-    for job in jobs:
-        if job.folder.status.is_file():
-            shutil.rmtree(job.folder.path)
+def remove(folders: Sequence[Path]) -> None:
+    """Remove the folders that jobs of earlier sweeps left, unless one of them still runs.
+
+    Args:
+        folders: Of the jobs.
+    """
+    for path in folders:
+        if holder := Claim(path).holder():
+            refuse_second(path, holder)
+    for path in folders:
+        if (path / "status.json").is_file():
+            shutil.rmtree(path)
 
 
 def _run(jobs: list[PlannedJob], launch: Launch, batch: int) -> None:
     """Run jobs until each has ended; those that a broken launcher left waiting are given to it again."""
     waiting = jobs
     while waiting:
-        failures = [_launched(waiting[first : first + batch], launch) for first in range(0, len(waiting), batch)]
+        failures = [launched(waiting[first : first + batch], launch) for first in range(0, len(waiting), batch)]
         for job in waiting:
             job.wait()
         left = [job for job in waiting if job.state not in ENDED]
@@ -94,20 +106,29 @@ def _run(jobs: list[PlannedJob], launch: Launch, batch: int) -> None:
         waiting = left
 
 
-def _launched(jobs: list[PlannedJob], launch: Launch) -> Exception | None:
-    """Run some jobs; the exception by which the launcher ended, as joblib's does where a process was killed."""
+def launched(jobs: list[PlannedJob], launch: Launch) -> Exception | None:
+    """Run some jobs; the exception by which the launcher ended, as joblib's does where a process was killed.
+
+    Args:
+        jobs: The jobs.
+        launch: Of Hydra's launcher.
+    """
     try:
         returns = launch([[*job.words, *job.place] for job in jobs], jobs[0].number)
     except Exception as error:
         return error
     for job, found in zip(jobs, returns, strict=False):
-        _settle(job, found)
+        settle(job, getattr(found, "_return_value", None))
     return None
 
 
-def _settle(job: PlannedJob, found: Any) -> None:
-    """Note a job that ended before it could say so itself, from Hydra's record of it."""
-    value = getattr(found, "_return_value", None)
+def settle(job: PlannedJob, value: Any) -> None:
+    """Note a job that ended before it could say so itself.
+
+    Args:
+        job: The job.
+        value: What it returned, or the exception that it raised.
+    """
     if not isinstance(value, BaseException) or job.holder():
         return
     if isinstance(value, Killed) and job.state not in ("finished", "failed"):

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from flowport.errors import Stopped, printable
 from flowport.run.planned_job import ENDED, LOOK, PlannedJob
+from flowport.run.sweep_progress import ProgressLines
 
 ANEW = "restart=true starts every job anew, hydra.sweep.dir=<folder> another sweep"
 """How not to go on."""
@@ -42,15 +43,23 @@ def plan(folder: Path, steps: list[str], config: DictConfig) -> str:
     count = Counter(steps)
     if count["skip"] == len(steps):
         return f"the sweep in {folder} is finished, all {_jobs(len(steps))}: nothing is started; {ANEW}"
-    at_once = f"{config.get('jobs', 1)} at a time"
-    if str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
-        at_once = "one after the other"
     if not count["skip"] and not count["resume"]:
-        return f"{_jobs(len(steps))} in {folder}, {at_once}; the same command again goes on there"
+        return f"{_jobs(len(steps))} in {folder}, {at_once(config)}; the same command again goes on there"
     return (
         f"going on in {folder}: of {_jobs(len(steps))} {count['skip']} finished, {count['resume']} resumed, "
-        f"{count['anew']} from the start, {at_once}; {ANEW}"
+        f"{count['anew']} from the start, {at_once(config)}; {ANEW}"
     )
+
+
+def at_once(config: DictConfig) -> str:
+    """How many jobs run at a time, in words.
+
+    Args:
+        config: Of the sweep, with Hydra's own node.
+    """
+    if str(config.hydra.launcher._target_).endswith(".BasicLauncher"):
+        return "one after the other"
+    return f"{config.get('jobs', 1)} at a time"
 
 
 def _jobs(number: int) -> str:
@@ -58,15 +67,16 @@ def _jobs(number: int) -> str:
 
 
 @contextmanager
-def watched(jobs: list[PlannedJob], at_once: int) -> Iterator[None]:
+def watched(jobs: list[PlannedJob], at_once: int, total: int | None = None) -> Iterator[None]:
     """A context in which every job that ends is said in a line, with the time that is left.
 
     Args:
-        jobs: Of the sweep.
+        jobs: Of the sweep; more of them may come.
         at_once: How many of them run at a time.
+        total: How many there will be; None for those that there are.
     """
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(jobs, at_once, over), daemon=True)
+    watch = threading.Thread(target=_watch, args=(jobs, at_once, over, total or len(jobs)), daemon=True)
     watch.start()
     try:
         yield
@@ -75,11 +85,12 @@ def watched(jobs: list[PlannedJob], at_once: int) -> Iterator[None]:
         watch.join()
 
 
-def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event) -> None:
+def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event, total: int) -> None:
     told, spent = {job.number for job in jobs if job.state in ENDED}, list[float]()
+    lines = ProgressLines(total - len(told), at_once)
     while True:
         last = over.is_set()
-        for job in jobs:
+        for job in list(jobs):
             job.note_death()
             state = job.state
             if state not in ENDED:
@@ -87,10 +98,12 @@ def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event) -> None:
             elif job.number not in told:
                 told.add(job.number)
                 spent.append(float(job.held().get("seconds", 0.0)))
-                minutes = sum(spent) / len(spent) * (len(jobs) - len(told)) / max(at_once, 1) / 60
-                say(_line(job, f"{len(told)}/{len(jobs)}", minutes if len(told) < len(jobs) else None))
+                minutes = sum(spent) / len(spent) * (total - len(told)) / max(at_once, 1) / 60
+                say(_line(job, f"{len(told)}/{total}", minutes if len(told) < total else None))
         if last:
             return
+        for line in lines.of([job for job in list(jobs) if job.number not in told and job.state == "running"]):
+            say(line)
         over.wait(LOOK)
 
 

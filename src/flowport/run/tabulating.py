@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
-from flowport.evaluation import sweep_files, sweep_pictures
+from flowport.evaluation import pareto, sweep_files, sweep_pictures
 from flowport.evaluation.study_block import Block
 from flowport.evaluation.sweep_differences import differences, marked
 from flowport.evaluation.sweep_table import (
@@ -19,8 +19,9 @@ from flowport.evaluation.sweep_table import (
     metric_name,
     tabulated,
 )
-from flowport.run.run_folder import RunFolder, finished_runs, read_json
+from flowport.run.run_folder import RunFolder, finished_runs, load_yaml, read_json
 from flowport.run.sweep_study import write_study
+from flowport.run.words import objectives
 
 STATES = ("queued", "running", "failed", "killed", "refused")
 """What a job's status.json may say of a job that has no numbers."""
@@ -89,7 +90,8 @@ def write_tables(folder: Path, options: TableOptions) -> str:
     """Write the tables and pictures of a sweep, and its study where its runs have items.
 
     Written are runs.csv, table.csv, table.md, table.png, differences.csv; curves.png with ``against``; pivot.csv,
-    pivot.md and pivot.png with ``pivot``; translations.png where runs left pictures.
+    pivot.md and pivot.png with ``pivot``; pareto.csv and pareto.png where the sweep optimises several numbers;
+    translations.png where runs left pictures.
 
     Args:
         folder: The folder that a multirun wrote.
@@ -124,7 +126,8 @@ def write_tables(folder: Path, options: TableOptions) -> str:
         sweep_pictures.draw_curves(whole, sheet.metrics, options.against, folder / "curves.png")
     sweep_pictures.compare(runs, folder / "translations.png")
     text += _pivot(runs, sheet.metrics, options.pivot, folder)
-    page = write_study(folder, _table_blocks(whole, folder, runs), _lost(jobs))
+    blocks = [*_table_blocks(whole, folder, runs), *_front(runs, folder)]
+    page = write_study(folder, blocks, _lost(jobs))
     return text + (f"\n{page}" if page else "")
 
 
@@ -146,6 +149,21 @@ def _table_blocks(sheet: SweepTable, folder: Path, runs: Sequence[Job]) -> list[
         caption = "Quality over what a translation costs: evaluations of the field, transport, seconds of training."
         blocks.append(Block("picture", caption, picture=folder / "study_curves.png"))
     return blocks
+
+
+def _front(runs: Sequence[Job], folder: Path) -> list[Block]:
+    """The Pareto front as files and for the study, where the sweep optimises several numbers."""
+    try:
+        names = objectives(load_yaml(folder / "multirun.yaml").get("optimise"))
+    except (FlowportError, AttributeError):  # of another sweeper, which writes none
+        return []
+    if len(names) < 2 or not any(all(name in job.numbers for name in names) for job in runs):
+        return []
+    frame = pareto.front_frame(runs, names)
+    sweep_files.write_frame(frame, folder / "pareto.csv")
+    pareto.draw_front(frame, names, folder / "pareto.png")
+    caption = f"Runs by {', '.join(names)}; on the front are those that no other run excels in all of them."
+    return [Block("head", "the Pareto front"), Block("picture", caption, picture=folder / "pareto.png")]
 
 
 def _lost(jobs: Sequence[Job]) -> list[str]:

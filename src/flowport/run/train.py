@@ -141,7 +141,7 @@ def train(
         _measured_before(run, folder, before)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every, config.get("checkpoint_minutes"))
     samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
-    callbacks = [ResumeFinished(), ProgressLog(), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
+    callbacks = [ResumeFinished(), _progress(folder), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
     trainer = build_trainer(config, folder, callbacks, done)
     observers = Observers(trainer.loggers)
     if not resume:
@@ -185,6 +185,11 @@ def _gathered(run: Run, folder: RunFolder, parts: Parts | None, base: RunFolder 
     alone = build(run.config, parts, base).module
     alone.load_state_dict(folder.read_checkpoint()["state_dict"])
     return replace(run, module=alone.to(run.module.device))
+
+
+def _progress(folder: RunFolder) -> ProgressLog:
+    """What tells how far the training is, for a job of a sweep also in a file of its folder."""
+    return ProgressLog(folder.progress if first() and folder.status.is_file() else None)
 
 
 def _profiled(config: DictConfig, folder: RunFolder) -> list[lightning.Callback]:

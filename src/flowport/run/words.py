@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,6 +23,17 @@ MOVED = {
     "trainer.logger": "choose logger=[tensorboard,csv,wandb,mlflow], or logger=[] for none",
 }
 """Options of Lightning's Trainer that are groups here, and what to write."""
+
+
+def objectives(optimise: Any) -> list[str]:
+    """The names of the numbers that are optimised.
+
+    Args:
+        optimise: The key of a config: a name, several, or None.
+    """
+    if optimise is None:
+        return []
+    return [optimise] if isinstance(optimise, str) else [str(name) for name in optimise]
 
 
 @dataclass(frozen=True)

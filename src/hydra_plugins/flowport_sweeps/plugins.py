@@ -3,17 +3,22 @@
 Hydra reads this module at every command: nothing heavy is imported before a sweep begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from flowport.run.local_workers import LocalWorkers
 
 
 class FolderSweeper(BasicSweeper):
@@ -28,23 +33,64 @@ class FolderSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        from flowport.run.job_status import PLACES
         from flowport.run.planned_job import PlannedJob
         from flowport.run.sweep_folder import run_sweep
 
-        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
-        loader = self.hydra_context.config_loader
-        words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
-        overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
+        overrides, loader, folder = self._read(arguments)
+        assert self.config is not None and self.launcher is not None
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         jobs = list[PlannedJob]()
         for batch in self.overrides:
             for job in batch:
                 config = loader.load_sweep_config(self.config, list(job))
                 jobs.append(PlannedJob.of(folder, len(jobs), list(job), config))
         run_sweep(folder, jobs, self.launcher.launch, self.config, self.max_batch_size or len(jobs))
+
+    def _read(self, arguments: list[str]) -> tuple[list[Override], ConfigLoader, Path]:
+        """What varies and what does not, as Hydra parsed it, the loader of configs, and the sweep's folder."""
+        from flowport.run.job_status import PLACES
+        from flowport.run.sweep_composer import SweepComposer
+
+        assert self.config is not None and self.hydra_context is not None
+        loader = cast(ConfigLoader, SweepComposer(self.hydra_context.config_loader))
+        self.hydra_context.config_loader = loader  # which the launcher uses
+        words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
+        overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
+        return overrides, loader, Path(str(self.config.hydra.sweep.dir)).absolute()
+
+
+class OptunaSweeper(FolderSweeper):
+    """Optuna proposes the jobs by ask and tell, on its journal in the folder of the sweep.
+
+    Args:
+        max_batch_size: Not used.
+        params: Values and ranges by key.
+        n_trials: Number of trials that are runs, those of earlier calls of the same command among them.
+        sampler: Node of Optuna's sampler.
+    """
+
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None, n_trials: int, sampler: DictConfig
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.n_trials, self.sampler = n_trials, sampler
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from flowport.run.planned_job import PlannedJob
+        from flowport.run.search_folder import Search, run_search
+        from flowport.run.search_space import SearchSpace
+
+        overrides, loader, folder = self._read(arguments)
+        assert self.config is not None and self.launcher is not None
+        master, space = self.config, SearchSpace.of(overrides)
+
+        def plan(number: int, words: tuple[str, ...]) -> PlannedJob:
+            return PlannedJob.of(folder, number, words, loader.load_sweep_config(master, list(words)))
+
+        search = Search(folder, space, plan, self.n_trials, self.sampler)
+        stream = self.launcher.stream if isinstance(self.launcher, LocalLauncher) else None
+        run_search(search, self.launcher.launch, stream, master)
 
 
 class SweepLauncher(Launcher):
@@ -90,6 +136,24 @@ class LocalLauncher(SweepLauncher):
         self.jobs, self.other = jobs, other
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        jobs = [(initial_job_idx + k, list(words)) for k, words in enumerate(job_overrides)]
+        return self.returned(job_overrides, self._workers().run(jobs))
+
+    def stream(self, take: Callable[[], tuple[int, Sequence[str]] | None], ended: Callable[[int, Any], None]) -> None:
+        """Run jobs that are chosen when a process becomes free.
+
+        Args:
+            take: The number and the overrides of the next job; None where there is none.
+            ended: Called with the number of a job and what it returned, or the exception that it raised.
+        """
+
+        def next_job() -> tuple[int, Any] | None:
+            found = take()
+            return None if found is None else (found[0], (found[0], list(found[1])))
+
+        self._workers().stream(next_job, ended)
+
+    def _workers(self) -> "LocalWorkers":
         from flowport.errors import FlowportError
         from flowport.run.local_workers import LocalWorkers
 
@@ -99,8 +163,7 @@ class LocalLauncher(SweepLauncher):
             )
         folder = Path(str(self.setting["config"].hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = [(initial_job_idx + k, list(words)) for k, words in enumerate(job_overrides)]
-        return self.returned(job_overrides, LocalWorkers(self.pickled, self.jobs, folder / "workers.txt").run(jobs))
+        return LocalWorkers(self.pickled, self.jobs, folder / "workers.txt")
 
 
 class SlurmLauncher(SweepLauncher):

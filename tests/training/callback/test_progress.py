@@ -1,5 +1,6 @@
 """Lines on the progress of long work, where there is no terminal."""
 
+import json
 import logging
 
 import lightning
@@ -19,6 +20,25 @@ def test_a_log_tells_the_step_the_loss_and_the_time_left(tmp_path, monkeypatch, 
     lines = [r.message for r in caplog.records if "min left" in r.message]
     assert len(lines) == 20 and lines[9].startswith("step 10 of 20, loss ")
     assert lines[-1].endswith("about 0.0 min left")
+
+
+def test_a_job_of_a_sweep_notes_how_far_it_is_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "NOTED", 0.0)
+    notes, plain = [], progress.write_atomically
+
+    def noted(path, writer):
+        plain(path, writer)
+        notes.append(json.loads(path.read_text()))
+
+    monkeypatch.setattr(progress, "write_atomically", noted)
+    folder = runs.RunFolder(tmp_path / "run")
+    folder.create()
+    folder.progress.write_text("of a process that was killed")
+    folder.status.write_text('{"state": "running"}')
+    runs.run(folder.path)
+    assert [note["step"] for note in notes] == list(range(1, 21))
+    assert notes[0]["steps"] == 20 and all(note["step_seconds"] > 0 for note in notes)
+    assert not folder.progress.exists()
 
 
 def test_the_bar_reads_the_loss_at_logging_steps_only(monkeypatch):
