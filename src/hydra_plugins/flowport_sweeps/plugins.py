@@ -3,7 +3,7 @@
 Hydra reads this module at every command: nothing heavy is imported before a sweep begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class FolderSweeper(BasicSweeper):
@@ -25,11 +25,22 @@ class FolderSweeper(BasicSweeper):
     Args:
         max_batch_size: Largest number of jobs that the launcher is given at once.
         params: Swept values by key.
+        domains: Domains by name, by group: all combinations are run for every ordered pair of two of one group.
     """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: MutableMapping[str, str] | None = None,
+        domains: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.domains = None if domains is None else OmegaConf.to_container(OmegaConf.create(domains))
 
     def sweep(self, arguments: list[str]) -> Any:
         from flowport.run.job_status import PLACES
         from flowport.run.planned_job import PlannedJob
+        from flowport.run.sweep_domains import pair_words
         from flowport.run.sweep_folder import run_sweep
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
@@ -39,11 +50,10 @@ class FolderSweeper(BasicSweeper):
         overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        grid = [list(job) for batch in self.overrides for job in batch]
         jobs = list[PlannedJob]()
-        for batch in self.overrides:
-            for job in batch:
-                config = loader.load_sweep_config(self.config, list(job))
-                jobs.append(PlannedJob.of(folder, len(jobs), list(job), config))
+        for words in ([*pair, *job] for pair in pair_words(self.domains) for job in grid):
+            jobs.append(PlannedJob.of(folder, len(jobs), words, loader.load_sweep_config(self.config, words)))
         run_sweep(folder, jobs, self.launcher.launch, self.config, self.max_batch_size or len(jobs))
 
 
