@@ -42,7 +42,9 @@ def test_columns_are_those_of_a_loop():
     found = dict(zip(COLUMNS, retrieval(Sample(x), Sample(y), partner).T, strict=True))
     for i in range(7):
         gaps = [float((x[i].double() - y[j].double()).square().mean().sqrt()) for j in range(11)]
-        mine, rest = ([g for g, p in zip(gaps, partner[i].tolist(), strict=True) if p is want] for want in (True, False))
+        mine, rest = (
+            [g for g, p in zip(gaps, partner[i].tolist(), strict=True) if p is want] for want in (True, False)
+        )
         assert float(found["near"][i]) == pytest.approx(sum(mine) / len(mine))
         assert float(found["far"][i]) == pytest.approx(sum(gaps) / 11)
         nearer = [sum(g < own for g in rest) / len(rest) for own in mine]
@@ -55,7 +57,9 @@ def test_columns_are_those_of_a_loop():
 def test_a_translation_to_the_partner_has_distance_and_rank_0_and_one_to_another_item_does_not():
     targets = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
     right = numbers(outcome(targets, Sample(targets), torch.arange(40)))
-    assert right["partner_distance"] == right["partner_rank"] == 0 and right["partner_mrr"] == right["partner_top1"] == 1
+    assert (
+        right["partner_distance"] == right["partner_rank"] == 0 and right["partner_mrr"] == right["partner_top1"] == 1
+    )
     wrong = numbers(outcome(targets.roll(1, 0), Sample(targets), torch.arange(40)))
     assert wrong["partner_distance"] > 0.8 and wrong["partner_top1"] == 0
     assert wrong["partner_n"] == wrong["partner_of"] == 40
@@ -64,7 +68,9 @@ def test_a_translation_to_the_partner_has_distance_and_rank_0_and_one_to_another
 def test_random_translations_have_the_values_of_chance_within_three_errors():
     draw = torch.Generator().manual_seed(2)
     targets = torch.randn(60, 4, generator=draw)
-    found = numbers(*(outcome(torch.randn(60, 4, generator=draw), Sample(targets), torch.randperm(60)) for _ in range(30)))
+    found = numbers(
+        *(outcome(torch.randn(60, 4, generator=draw), Sample(targets), torch.randperm(60)) for _ in range(30))
+    )
     for name in ("rank", "mrr", "top1"):
         gap = found[f"partner_{name}"] - found[f"partner_{name}_chance"]
         assert abs(gap) < 3 * found[f"partner_{name}_se"], name
@@ -120,7 +126,9 @@ def test_items_without_a_partner_are_left_out():
 def test_batches_are_one():
     draw = torch.Generator().manual_seed(6)
     targets = Sample(torch.randn(12, 3, generator=draw), torch.arange(12) % 3)
-    whole = outcome(torch.randn(12, 3, generator=draw), targets, torch.arange(12), Sample(torch.zeros(12, 3), torch.arange(12) % 3))
+    whole = outcome(
+        torch.randn(12, 3, generator=draw), targets, torch.arange(12), Sample(torch.zeros(12, 3), torch.arange(12) % 3)
+    )
 
     def some(rows):
         return replace(whole, source=whole.source[rows], result=whole.result[rows], partner_at=whole.partner_at[rows])

@@ -1,4 +1,4 @@
-"""Characters drawn in the typefaces that ship with matplotlib: one character in two faces is a pair of true partners."""
+"""Characters drawn in the typefaces that ship with matplotlib: a character in two faces is a pair of true partners."""
 
 import unicodedata
 from collections.abc import Iterable

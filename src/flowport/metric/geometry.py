@@ -84,6 +84,8 @@ class Geometry(Metric):
         source_dimension, target_dimension  intrinsic dimensions (``two_nn_dimension``);
         domain_w2                           W2 of source and target, where they have one shape;
         domain_gw                           ``gromov_wasserstein`` of at most ``matched`` points of each;
+        _relative                           both divided by √(r_x r_y), where r is the root mean square of the distances
+                                            between two points of a side, to compare data of different sizes;
         geometry_n                          the number of source points.
 
     Args:
@@ -127,11 +129,18 @@ class Geometry(Metric):
         values = {"source_dimension": two_nn_dimension(x), "target_dimension": two_nn_dimension(y)}
         if x.shape[1] == y.shape[1]:
             found = kept_number("domain_w2", name, lambda: float(wasserstein_2(x, y)))
-            values["domain_w2"] = torch.tensor(found, dtype=torch.float64)
+            values |= _scaled("domain_w2", found, x, y)
         few = [self._some(points, self.matched) for points in (x, y)]
         found = kept_number("domain_gw", name, lambda: float(gromov_wasserstein(*few)))
-        values["domain_gw"] = torch.tensor(found, dtype=torch.float64)
+        values |= _scaled("domain_gw", found, x, y)
         return values | {"geometry_n": torch.tensor(len(x))}
 
     def _some(self, points: Tensor, n: int) -> Tensor:
         return thin(points, n, Randomness(self.seed, scope="geometry").generator("points"))
+
+
+def _scaled(name: str, value: float, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """A distance in the unit of the points, and relative to their spread: E|x − x'|² is twice the variance."""
+    spread = [2 * points.var(dim=0, correction=0).sum() for points in (x, y)]
+    found = torch.tensor(value, dtype=torch.float64)
+    return {name: found, f"{name}_relative": found / (spread[0] * spread[1]).cpu().sqrt().sqrt().clamp_min(1e-300)}

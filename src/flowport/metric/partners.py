@@ -221,7 +221,7 @@ class PartnerRetrieval(Metric):
                 values[f"partner_{name}_untranslated"] = before[:, k].mean()
         if len(found) == 1:  # one point has no error
             values = {name: value for name, value in values.items() if not name.endswith("_se")}
-        return values | {"partner_n": torch.tensor(len(found)), "partner_of": self.of}
+        return values | {"partner_n": torch.tensor(len(found)), "partner_of": self.of.double()}
 
 
 def _classes(sample: Sample) -> Tensor | None:

@@ -16,14 +16,14 @@ def pair_words(domains: Mapping[str, Any] | None) -> list[list[str]]:
     ``pair.target``.
 
     Args:
-        domains: Domains by their names, by group.
+        domains: Domains by their names, by group; a domain or a group that is null is left out.
 
     Raises:
         FlowportError: For what is no such mapping, a group of one, and a name that two groups have.
     """
     if not domains:
         return [[]]
-    groups = {str(group): _group(str(group), held) for group, held in domains.items()}
+    groups = {str(group): _group(str(group), held) for group, held in domains.items() if held is not None}
     names = [name for held in groups.values() for name in held]
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
@@ -38,7 +38,8 @@ def pair_words(domains: Mapping[str, Any] | None) -> list[list[str]]:
 
 
 def _group(group: str, held: Any) -> dict[str, Mapping[str, Any]]:
-    found = {str(name): domain for name, domain in held.items()} if isinstance(held, Mapping) else {}
+    named = held.items() if isinstance(held, Mapping) else ()
+    found = {str(name): domain for name, domain in named if domain is not None}
     if len(found) < 2:
         raise FlowportError(
             f"hydra.sweeper.domains.{group} needs two domains or more, between which flows are trained: {FORM}"

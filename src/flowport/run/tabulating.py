@@ -8,7 +8,10 @@ from pathlib import Path
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
 from flowport.evaluation import sweep_files, sweep_pictures
+from flowport.evaluation.atlas import translations
+from flowport.evaluation.atlas_page import atlas_blocks
 from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_page import write_blocks
 from flowport.evaluation.sweep_differences import differences, marked
 from flowport.evaluation.sweep_table import (
     FINISHED,
@@ -89,7 +92,8 @@ def write_tables(folder: Path, options: TableOptions) -> str:
     """Write the tables and pictures of a sweep, and its study where its runs have items.
 
     Written are runs.csv, table.csv, table.md, table.png, differences.csv; curves.png with ``against``; pivot.csv,
-    pivot.md and pivot.png with ``pivot``; translations.png where runs left pictures.
+    pivot.md and pivot.png with ``pivot``; translations.png where runs left pictures; atlas.csv, atlas.md and a picture
+    per setting for a sweep over domains, whose page is the atlas.
 
     Args:
         folder: The folder that a multirun wrote.
@@ -124,7 +128,10 @@ def write_tables(folder: Path, options: TableOptions) -> str:
         sweep_pictures.draw_curves(whole, sheet.metrics, options.against, folder / "curves.png")
     sweep_pictures.compare(runs, folder / "translations.png")
     text += _pivot(runs, sheet.metrics, options.pivot, folder)
-    page = write_study(folder, _table_blocks(whole, folder, runs), _lost(jobs))
+    if atlas := translations(runs):  # whose items are of different data in every pair
+        page: Path | None = write_blocks([*atlas_blocks(atlas, folder), *_left_out(jobs)], folder)
+    else:
+        page = write_study(folder, _table_blocks(whole, folder, runs), _lost(jobs))
     return text + (f"\n{page}" if page else "")
 
 
@@ -156,6 +163,11 @@ def _lost(jobs: Sequence[Job]) -> list[str]:
         for job in jobs
         if job.status not in (FINISHED, "unreadable")
     ]
+
+
+def _left_out(jobs: Sequence[Job]) -> list[Block]:
+    lines = _lost(jobs)
+    return [Block("head", "left out"), *(Block("text", line) for line in lines)] if lines else []
 
 
 def _beside(text: str) -> str:

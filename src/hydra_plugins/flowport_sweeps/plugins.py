@@ -3,7 +3,7 @@
 Hydra reads this module at every command: nothing heavy is imported before a sweep begins.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,11 @@ class FolderSweeper(BasicSweeper):
     def __init__(
         self,
         max_batch_size: int | None,
-        params: MutableMapping[str, str] | None = None,
-        domains: Mapping[str, Any] | None = None,
+        params: dict[str, str] | None = None,
+        domains: DictConfig | dict[str, Any] | None = None,
     ) -> None:
         super().__init__(max_batch_size, params)
-        self.domains = None if domains is None else OmegaConf.to_container(OmegaConf.create(domains))
+        self.domains = OmegaConf.to_container(domains) if isinstance(domains, DictConfig) else domains
 
     def sweep(self, arguments: list[str]) -> Any:
         from flowport.run.job_status import PLACES
@@ -50,9 +50,10 @@ class FolderSweeper(BasicSweeper):
         overrides = [each for each in overrides if each.get_key_element() not in PLACES]  # no settings
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        domains: Any = self.domains
         grid = [list(job) for batch in self.overrides for job in batch]
         jobs = list[PlannedJob]()
-        for words in ([*pair, *job] for pair in pair_words(self.domains) for job in grid):
+        for words in ([*pair, *job] for pair in pair_words(domains) for job in grid):
             jobs.append(PlannedJob.of(folder, len(jobs), words, loader.load_sweep_config(self.config, words)))
         run_sweep(folder, jobs, self.launcher.launch, self.config, self.max_batch_size or len(jobs))
 
