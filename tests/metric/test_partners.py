@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowport.distribution import Gaussian, Glyphs, TensorFile
+from flowport.distribution import Brass, Flute, Gaussian, Glyphs, Notes, TensorFile
 from flowport.errors import FlowportError
 from flowport.metric import EvaluationResult, PartnerRetrieval, retrieval
 from flowport.metric.partners import COLUMNS, chance_of
@@ -144,5 +144,8 @@ def test_data_without_partners_and_classes_are_refused(tmp_path):
     with pytest.raises(FlowportError, match="have neither"):
         PartnerRetrieval().check(plain, plain)
     PartnerRetrieval().check(Glyphs("sans"), Glyphs("serif"))
+    PartnerRetrieval().check(
+        Notes(Flute(), 0, train=10), Notes(Brass(), 1, train=10)
+    )  # partners in the test split alone
     with pytest.raises(FlowportError, match="analytic law"):
         PartnerRetrieval().update(replace(outcome(torch.zeros(1, 2), Sample(torch.zeros(2, 2))), candidates=None))

@@ -31,8 +31,8 @@ FOUND = "test/partner_rank"
 """The number that says whether the true partner is found: 0 is always, 1/2 is chance."""
 DISTANCES = ("test/energy", "test/mmd", "test/sliced_w2", "test/w2")
 """Distances to the target by which a flow has learnt or not; the first one that was measured."""
-HALFWAY, SLACK = 0.5, 1.1
-"""A flow has learnt from this share of the way to the floor on, or below this multiple of the floor."""
+REST, SLACK = 0.25, 1.1
+"""A flow has learnt where this share of the way to the floor is left, or less, or below this multiple of the floor."""
 PREDICTORS = {
     "W2": lambda n: n.get("test/domain_w2_relative", math.nan),
     "Gromov–Wasserstein": lambda n: n.get("test/domain_gw_relative", math.nan),
@@ -80,8 +80,8 @@ class Translation:
 def has_learnt(numbers: Mapping[str, float]) -> bool:
     """Whether a flow has learnt its target.
 
-    Its distance to the target is at most halfway between the floor and that of untranslated source points, or at most a
-    tenth above the floor. Where no distance with a floor was measured, it counts as learnt.
+    Of the way from the distance of untranslated source points to the floor, at most a quarter is left, or the distance
+    is at most a tenth above the floor. Where no distance with a floor was measured, it counts as learnt.
 
     Args:
         numbers: Numbers of the run, by name.
@@ -89,7 +89,7 @@ def has_learnt(numbers: Mapping[str, float]) -> bool:
     for name in DISTANCES:
         floor, before = numbers.get(f"{name}_floor"), numbers.get(f"{name}_untranslated")
         if name in numbers and floor is not None and before is not None:
-            return numbers[name] <= max(floor + HALFWAY * (before - floor), SLACK * floor)
+            return numbers[name] <= max(floor + REST * (before - floor), SLACK * floor)
     return True
 
 
@@ -200,18 +200,20 @@ def mid_ranks(values: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
 
 
 def over_domains(
-    pairs: Sequence[tuple[str, str]], statistic: Callable[[Tensor], Tensor], draws: int = DRAWS
+    pairs: Sequence[tuple[str, str]], statistic: Callable[[Tensor], Tensor], draws: int = DRAWS, together: int = 1
 ) -> Interval:
     """A statistic of pairs of domains with its percentile interval over resampled domains.
 
     The percentiles are those of Student's t on n − 1 degrees, widened by √(n/(n − 1)) for n domains, because plain ones
     are too narrow where n is small; of nine domains with additive effects an interval still covers in about 87 % of
-    atlases only (47 % where pairs are resampled). Resamples without a pair, or in which the statistic is not defined, are left out.
+    atlases only (47 % where pairs are resampled). Resamples without a pair, or in which the statistic is not defined,
+    are left out.
 
     Args:
         pairs: Names of source and target.
         statistic: Weights of the pairs (r, p) -> the statistic under each of them, (r,).
         draws: Number of resamples.
+        together: Number of intervals that hold together (Bonferroni).
     """
     value = float(statistic(torch.ones(1, len(pairs), dtype=torch.float64)))
     domains = len({name for pair in pairs for name in pair})
@@ -221,7 +223,7 @@ def over_domains(
         found = statistic(weights[weights.sum(1) > 0])
         found = found[found.isfinite()]
         if len(found) > draws // 2:
-            level = float(norm.cdf(math.sqrt(domains / (domains - 1)) * t.ppf(TAIL, domains - 1)))
+            level = float(norm.cdf(math.sqrt(domains / (domains - 1)) * t.ppf(TAIL / together, domains - 1)))
             low, high = torch.quantile(found, torch.tensor([level, 1 - level], dtype=found.dtype)).tolist()
     return Interval(value, low, high, len(pairs), domains)
 
@@ -257,12 +259,13 @@ def difference(first: Sequence[Translation], second: Sequence[Translation], name
     return over_domains(list(gaps), lambda w: weighted_mean(w, values))
 
 
-def predicted_by(chosen: Sequence[Translation], predictor: str) -> Interval | None:
+def predicted_by(chosen: Sequence[Translation], predictor: str, together: int = 1) -> Interval | None:
     """Spearman's correlation of what is known before and the rank of the partner, over pairs of domains.
 
     Args:
         chosen: The pairs, one setting each.
         predictor: One of ``PREDICTORS``.
+        together: Number of such intervals that hold together.
 
     Returns:
         None for fewer than ``FEWEST`` pairs in which the predictor is known, and where it is the same in all.
@@ -273,4 +276,6 @@ def predicted_by(chosen: Sequence[Translation], predictor: str) -> Interval | No
         return None
     x = torch.tensor([value for _, value in known], dtype=torch.float64)
     y = torch.tensor([t.numbers[FOUND] for t, _ in known], dtype=torch.float64)
-    return over_domains([(t.source, t.target) for t, _ in known], lambda w: weighted_correlation(w, x, y))
+    return over_domains(
+        [(t.source, t.target) for t, _ in known], lambda w: weighted_correlation(w, x, y), together=together
+    )

@@ -11,8 +11,8 @@ from flowport.cache import write_atomically
 from flowport.errors import printable
 from flowport.evaluation.atlas import (
     FOUND,
-    HALFWAY,
     PREDICTORS,
+    REST,
     SLACK,
     Interval,
     Translation,
@@ -67,7 +67,10 @@ def atlas_blocks(atlas: Sequence[Translation], folder: Path) -> list[Block]:
         Block("note", _method(atlas)),
         Block("head", "does the geometry of the data predict the rank of the partner?"),
         Block("table", rows=_predictions(learnt)),
-        Block("note", "Spearman's correlation over pairs, with its 95 % interval over domains; bold: it leaves out 0."),
+        Block(
+            "note",
+            "Spearman's correlation over pairs with intervals over domains that hold together at 95 % (Bonferroni).",
+        ),
     ]
     for k, setting in enumerate(settings):
         picture = folder / f"atlas_{k}.png"
@@ -115,9 +118,9 @@ def _compared(a: str, b: str, gap: Interval) -> str:
 
 
 def _foretold(learnt: dict[str, list[Translation]]) -> list[str]:
-    lines = []
+    lines, together = [], len(learnt) * len(PREDICTORS)
     for setting, chosen in learnt.items():
-        found = {name: predicted_by(chosen, name) for name in PREDICTORS}
+        found = {name: predicted_by(chosen, name, together) for name in PREDICTORS}
         shown = [f"{name} ({value})" for name, value in found.items() if value is not None and value.differs()]
         what = f"is predicted by {', '.join(shown)}" if shown else "is predicted by nothing that was measured before"
         lines.append(f"{setting}: the rank of the partner {what}.")
@@ -130,15 +133,15 @@ def _method(atlas: Sequence[Translation]) -> str:
         "The rank is the share of the other held-out targets that are nearer to a translation than its true partner "
         "is; held-out items are unseen on both sides. [a, b] is a 95 % interval by the bootstrap over the "
         f"{len(domains)} domains: a pair counts as often as both of its domains were drawn. A flow has learnt where "
-        f"its distance to the target is at most {HALFWAY:g} of the way from the floor (real target items in place of "
-        f"translations) to untranslated source items, or at most {SLACK:g} times the floor."
+        f"at most {REST:g} is left of the way from untranslated source items to the floor (real target items in place "
+        f"of translations) of the distance to the target, or that is at most {SLACK:g} times the floor."
     )
 
 
 def _predictions(learnt: dict[str, list[Translation]]) -> tuple[tuple[str, ...], ...]:
-    rows = [("known before", *learnt)]
+    rows, together = [("known before", *learnt)], len(learnt) * len(PREDICTORS)
     for name in PREDICTORS:
-        found = [predicted_by(chosen, name) for chosen in learnt.values()]
+        found = [predicted_by(chosen, name, together) for chosen in learnt.values()]
         rows.append((name, *(_cell(value) for value in found)))
     return tuple(rows)
 
@@ -146,7 +149,7 @@ def _predictions(learnt: dict[str, list[Translation]]) -> tuple[tuple[str, ...],
 def _cell(value: Interval | None) -> str:
     if value is None:
         return "too few pairs"
-    return f"**{value}**" if value.differs() else str(value)
+    return f"{value}, predicts" if value.differs() else str(value)
 
 
 def numbers_of(one: Translation) -> dict[str, float]:
@@ -195,7 +198,7 @@ def _draw(chosen: Sequence[Translation], domains: Sequence[str], setting: str, p
     from matplotlib.figure import Figure
 
     side = 0.5 * len(domains) + 1.6
-    figure = Figure(figsize=(side * len(MATRICES), side + 0.4))
+    figure = Figure(figsize=(side * len(MATRICES), side + 0.4), layout="constrained")
     names = [printable(name).replace("$", "\\$") for name in domains]
     for axis, (name, title) in zip(figure.subplots(1, len(MATRICES), squeeze=False)[0], MATRICES.items(), strict=True):
         grid = np.full((len(domains), len(domains)), np.nan)
@@ -215,5 +218,4 @@ def _draw(chosen: Sequence[Translation], domains: Sequence[str], setting: str, p
         axis.set_ylabel("source", fontsize=8)
         axis.set_title(title, fontsize=8)
     figure.suptitle(setting.replace("$", "\\$"), fontsize=9)
-    figure.tight_layout()
     write_atomically(path, lambda place: figure.savefig(place, dpi=110, format="png"))
