@@ -17,6 +17,7 @@ from flowport.evaluation.atlas import (
     over_domains,
     pair_weights,
     predicted_by,
+    told_by_name,
     translations,
     weighted_correlation,
     weighted_mean,
@@ -107,6 +108,7 @@ def test_seeds_are_averaged_and_words_of_the_domains_are_no_setting():
         ("a", "b", "coupling independent", 2),
     ]
     assert found[0].numbers[FOUND] == pytest.approx(0.2)
+    assert list(told_by_name(jobs[0]).settings) == ["pair.source", "pair.target", "coupling", "seed"]
     assert translations([Job({"seed": "0"}, {FOUND: 0.1}, NONE)]) == []
 
 

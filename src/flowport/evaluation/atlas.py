@@ -13,7 +13,7 @@ References:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -112,6 +112,18 @@ def translations(jobs: Sequence[Job]) -> list[Translation]:
         means = {name: math.fsum(run[name] for run in runs) / len(runs) for name in common}
         found.append(Translation(source, target, setting, means, len(runs)))
     return found
+
+
+def told_by_name(job: Job) -> Job:
+    """A run with the names of its domains in place of the overrides that choose them; others as they are.
+
+    Args:
+        job: The run.
+    """
+    if SOURCE not in job.settings or TARGET not in job.settings:
+        return job
+    kept = {key: v for key, v in job.settings.items() if key in (SOURCE, TARGET) or not key.startswith(SIDES)}
+    return replace(job, settings=kept)
 
 
 @dataclass(frozen=True)

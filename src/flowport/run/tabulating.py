@@ -8,7 +8,7 @@ from pathlib import Path
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
 from flowport.evaluation import sweep_files, sweep_pictures
-from flowport.evaluation.atlas import translations
+from flowport.evaluation.atlas import told_by_name, translations
 from flowport.evaluation.atlas_page import atlas_blocks
 from flowport.evaluation.study_block import Block
 from flowport.evaluation.study_page import write_blocks
@@ -108,7 +108,7 @@ def write_tables(folder: Path, options: TableOptions) -> str:
     RunFolder(folder).check_links()
     finished_runs(folder)
     jobs = read_jobs(folder)
-    runs = [job for job in jobs if job.status == FINISHED]
+    runs = [told_by_name(job) for job in jobs if job.status == FINISHED]
     unread = [job for job in jobs if job.status == "unreadable"]
     if not runs:
         raise FlowportError(f"no job of {folder} can be read: {unread[0].error}")
