@@ -7,7 +7,7 @@ import torch
 
 from flowport.distribution import Brass, Flute, Gaussian, Glyphs, Notes, TensorFile
 from flowport.errors import FlowportError
-from flowport.metric import EvaluationResult, PartnerRetrieval, retrieval
+from flowport.metric import EvaluationResult, Partners, retrieval
 from flowport.metric.partners import COLUMNS, chance_of
 from flowport.types import Sample
 
@@ -28,7 +28,7 @@ def outcome(result, candidates, at=None, source=None):
 
 
 def numbers(*outcomes):
-    metric = PartnerRetrieval()
+    metric = Partners()
     for each in outcomes:
         metric.update(each)
     return {name: float(value) for name, value in metric.compute().items()}
@@ -138,14 +138,12 @@ def test_batches_are_one():
 
 def test_data_without_partners_and_classes_are_refused(tmp_path):
     with pytest.raises(FlowportError, match="metric=partners needs partners"):
-        PartnerRetrieval().check(Gaussian(), Gaussian())
+        Partners().check(Gaussian(), Gaussian())
     torch.save(torch.randn(30, 2), tmp_path / "x.pt")
     plain = TensorFile(str(tmp_path / "x.pt"))
     with pytest.raises(FlowportError, match="have neither"):
-        PartnerRetrieval().check(plain, plain)
-    PartnerRetrieval().check(Glyphs("sans"), Glyphs("serif"))
-    PartnerRetrieval().check(
-        Notes(Flute(), 0, train=10), Notes(Brass(), 1, train=10)
-    )  # partners in the test split alone
+        Partners().check(plain, plain)
+    Partners().check(Glyphs("sans"), Glyphs("serif"))
+    Partners().check(Notes(Flute(), 0, train=10), Notes(Brass(), 1, train=10))  # partners in the test split alone
     with pytest.raises(FlowportError, match="analytic law"):
-        PartnerRetrieval().update(replace(outcome(torch.zeros(1, 2), Sample(torch.zeros(2, 2))), candidates=None))
+        Partners().update(replace(outcome(torch.zeros(1, 2), Sample(torch.zeros(2, 2))), candidates=None))

@@ -7,7 +7,7 @@ from flowport.metric.discrepancy import MMD, EnergyDistance, energy_distance, mm
 from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
 from flowport.metric.few_steps import FewSteps
 from flowport.metric.geometry import Geometry, gromov_wasserstein, two_nn_dimension
-from flowport.metric.partners import PartnerRetrieval, retrieval
+from flowport.metric.partners import Partners, retrieval
 from flowport.metric.path_energy import (
     NormalisedPathEnergy,
     Straightness,
@@ -35,7 +35,7 @@ __all__ = [
     "KernelDistance",
     "Metric",
     "NormalisedPathEnergy",
-    "PartnerRetrieval",
+    "Partners",
     "PitchError",
     "SlicedWasserstein",
     "SpectralDistance",

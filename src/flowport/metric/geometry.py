@@ -34,7 +34,7 @@ def two_nn_dimension(x: Float[Tensor, "n *d"]) -> Tensor:
 
     References:
         Facco, d'Errico, Rodriguez and Laio 2017, "Estimating the intrinsic dimension of datasets by a minimal
-            neighborhood information", Scientific Reports 7, 12140.
+            neighborhood information", doi:10.1038/s41598-017-11873-y.
     """
     points = rows(x).unique(dim=0)
     if len(points) < 3:
@@ -95,7 +95,7 @@ class Geometry(Metric):
 
     References:
         Facco et al. 2017, "Estimating the intrinsic dimension of datasets by a minimal neighborhood information",
-            Scientific Reports 7, 12140.
+            doi:10.1038/s41598-017-11873-y.
         Mémoli 2011, "Gromov–Wasserstein distances and the metric approach to object matching",
             doi:10.1007/s10208-011-9093-5.
     """

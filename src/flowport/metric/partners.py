@@ -105,7 +105,7 @@ def chance_of(partner: Bool[Tensor, "n m"]) -> Float[Tensor, "n 2"]:
     return torch.tensor([found[k] for k in counts], dtype=torch.float64, device=partner.device).reshape(-1, 2)
 
 
-class PartnerRetrieval(Metric):
+class Partners(Metric):
     """Distance to the true partner of every held-out source point, and its place among the held-out targets.
 
     A partner is the held-out target of the same name (or number, in paired data); where no item has one, all targets of
@@ -125,7 +125,8 @@ class PartnerRetrieval(Metric):
     Distances are Euclidean, over the coordinates that are data on both sides.
 
     References:
-        Manning, Raghavan and Schütze 2008, "Introduction to information retrieval", chapter 8 (reciprocal rank).
+        Manning, Raghavan and Schütze 2008, "Introduction to information retrieval", chapter 8,
+            doi:10.1017/CBO9780511809071 (evaluation of ranked retrieval).
     """
 
     needs_candidates = True
