@@ -1,11 +1,11 @@
-# make train | sweep | finetune | arena | test | test-all | extras | launchers | lint | docs | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
+# make train | sweep | atlas | finetune | arena | test | test-all | extras | launchers | lint | docs | bench     ARGS="…" passes Hydra overrides (train) or pytest options (test)
 PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 
-.PHONY: train sweep finetune arena test test-all extras launchers lint docs bench gpu help
+.PHONY: train sweep atlas finetune arena test test-all extras launchers lint docs bench gpu help
 help: ; @sed -n 1p Makefile
 
 $(STAMP): requirements.lock pyproject.toml
@@ -21,6 +21,10 @@ train: $(STAMP)
 
 sweep: $(STAMP)  # two couplings, two paths and two seeds in the plane, a minute or two on two cores: study.html; again: it goes on
 	OMP_NUM_THREADS=1 $(BIN)/python launch/train.py -m sweep=plane $(ARGS)
+
+atlas: $(STAMP)  # 36 ordered pairs of domains, two couplings, three seeds: about an hour on two cores; again: it goes on; then the page of results
+	OMP_NUM_THREADS=1 $(BIN)/python launch/train.py -m sweep=atlas hydra.sweep.dir=outputs/sweep/atlas/all $(ARGS)
+	$(BIN)/python docs/generate.py --atlas outputs/sweep/atlas/all
 
 finetune: $(STAMP)
 	$(BIN)/python launch/finetune.py $(or $(ARGS),experiment=finetune_digits_to_mnist)

@@ -1,7 +1,8 @@
 """Writes docs/families.md from configs/ and docstrings, and serves the pictures of data/pictures to mkdocs.
 
-``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` fails where it is out of date. mkdocs
-runs this file as a hook. Needs PyYAML only: sources are read, not imported.
+``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` fails where it is out of date, and
+``--atlas <folder>`` puts the atlas of a sweep into docs/results/atlas.md. mkdocs runs this file as a hook. Needs PyYAML
+only: sources are read, not imported.
 """
 
 import ast
@@ -147,6 +148,17 @@ def write() -> None:
         PAGE.write_text(text)
 
 
+def write_atlas(folder: Path) -> None:
+    """Put the atlas of a sweep's folder into its page of results, and its pictures beside the others."""
+    place = ROOT / "docs" / "results" / "atlas.md"
+    head, mark, rest = place.read_text().partition("<!-- begin atlas -->\n")
+    text = re.sub(r"^#", "##", (folder / "atlas.md").read_text(), flags=re.M)
+    for picture in sorted(folder.glob("atlas_*.png")):
+        (PICTURES / picture.name).write_bytes(picture.read_bytes())
+    text = re.sub(r"\]\((atlas_\d+\.png)\)", r"](../../data/pictures/\1)", text)
+    place.write_text(f"{head}{mark}{text}<!-- end atlas -->{rest.partition('<!-- end atlas -->')[2]}")
+
+
 def on_pre_build(config: Any) -> None:
     """mkdocs: the page is written before files are collected."""
     write()
@@ -171,4 +183,6 @@ if __name__ == "__main__":
     if "--check" in sys.argv[1:]:
         same = PAGE.is_file() and PAGE.read_text() == page()
         raise SystemExit(0 if same else "docs/families.md is out of date: run python docs/generate.py")
+    if "--atlas" in sys.argv[1:]:
+        write_atlas(Path(sys.argv[sys.argv.index("--atlas") + 1]))
     write()

@@ -159,6 +159,8 @@ DISTRIBUTIONS = [
     ("capsule", lambda: distribution.Capsule(points=32)),
     ("knot", lambda: distribution.Knot(points=32)),
     ("superquadric", lambda: distribution.Superquadric(points=32)),
+    ("glyphs", lambda: distribution.Glyphs(size=16)),
+    ("solid_views", lambda: distribution.SolidViews(count=100, size=16)),
     ("notes", lambda: distribution.Notes(distribution.Flute(), train=16)),
 ]
 

@@ -29,6 +29,8 @@ def outcome_of(n: int = 60, d: int = 2, dtype: torch.dtype = torch.float64, **ch
         "velocity": lambda x, t: (1 + t)[:, None].to(x.dtype) * x,
         "reference_cost": 2.0,
         "condition_label": label,
+        "candidates": Sample(target, label=label),
+        "partner_at": torch.arange(n),
     }
     return EvaluationResult(**(given | changes))  # type: ignore[arg-type]
 
@@ -44,6 +46,8 @@ def part(outcome: EvaluationResult, where: slice) -> EvaluationResult:
         velocity=outcome.velocity,
         reference_cost=outcome.reference_cost,
         condition_label=None if outcome.condition_label is None else outcome.condition_label[where],
+        candidates=outcome.candidates,
+        partner_at=None if outcome.partner_at is None else outcome.partner_at[where],
     )
 
 

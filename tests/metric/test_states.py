@@ -16,9 +16,11 @@ from flowport.metric import (
     ClassPreservation,
     EnergyDistance,
     FrechetDistance,
+    Geometry,
     KernelDistance,
     Metric,
     NormalisedPathEnergy,
+    Partners,
     SlicedWasserstein,
     Straightness,
     TargetShare,
@@ -60,6 +62,8 @@ MEMBERS: list[Callable[[], Metric]] = [
     lambda: KernelDistance(classifier=Thirds(), name="thirds", subsets=5),
     lambda: ClassPreservation(classifier=Thirds(), name="thirds"),
     lambda: TargetShare(classifier=Thirds()),
+    Partners,
+    lambda: Geometry(matched=20),
     lambda: ClassAccuracy(classifier=Thirds()),
     ClassDiversity,
 ]
@@ -111,6 +115,7 @@ def test_bfloat16_points_under_autocast_are_measured_in_float64(member: Callable
         result=low.result.double(),
         target=low.target.with_x(low.target.x.double()),
         floor=low.floor.with_x(low.floor.x.double()),
+        candidates=low.candidates.with_x(low.candidates.x.double()),
         states=low.states.double(),
         velocity=lambda x, t: low.velocity(x.bfloat16(), t).double(),
     )

@@ -6,6 +6,7 @@ from flowport.distribution.cloud_files import CloudFiles
 from flowport.distribution.digits import Digits
 from flowport.distribution.files import Files
 from flowport.distribution.gaussian import Gaussian
+from flowport.distribution.glyphs import Glyphs
 from flowport.distribution.hugging_face import HuggingFace
 from flowport.distribution.instrument import Brass, Flute, Instrument
 from flowport.distribution.knot import Knot
@@ -16,6 +17,7 @@ from flowport.distribution.notes import Notes
 from flowport.distribution.picture_files import PictureFiles
 from flowport.distribution.s_curve import SCurve
 from flowport.distribution.silhouettes import Silhouettes
+from flowport.distribution.solid_views import SolidViews
 from flowport.distribution.solids import Box, Capsule, Ellipsoid, Sphere, Torus
 from flowport.distribution.sound_files import SoundFiles
 from flowport.distribution.spoken import Spoken
@@ -42,6 +44,7 @@ __all__ = [
     "Flute",
     "Gaussian",
     "GaussianComponents",
+    "Glyphs",
     "HuggingFace",
     "ImageFolder",
     "Instrument",
@@ -52,6 +55,7 @@ __all__ = [
     "PictureFiles",
     "SCurve",
     "Silhouettes",
+    "SolidViews",
     "SoundFiles",
     "Sphere",
     "Spoken",

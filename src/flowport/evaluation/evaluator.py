@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from flowport.cache import content_hash, kept_number
 from flowport.cost.squared_euclidean import squared_distances
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
-from flowport.evaluation.held_out import partner_items, real_points
+from flowport.evaluation.held_out import partner_items, real_points, retrieval_set
 from flowport.evaluation.items import ItemTable, item_numbers, item_table
 from flowport.field.base import Field
 from flowport.metric.base import EvaluationResult, Metric
@@ -100,6 +101,7 @@ class Evaluator:
             retrieved=self._retrieved(seen, target) if any(m.needs_retrieval for m in self.metrics.values()) else None,
             compared=real.compared,
             back=back if translator.reversible else None,
+            **self._sought(target.split(part), partner),
         )
 
     def rehearse(self, field: Field, source: Distribution, target: Distribution, randomness: Randomness) -> set[str]:
@@ -144,6 +146,7 @@ class Evaluator:
             retrieved=result,
             compared=real.compared,
             back=(lambda rows: start.x[rows]) if self.sampler.translator(field).reversible else None,
+            **self._sought(parts[1], partner),
         )
         names, undecided = set[str](), False
         for name, metric in self.metrics.items():
@@ -193,6 +196,13 @@ class Evaluator:
         if self._cost is None or self._cost[0] is not source or self._cost[1] is not target:
             self._cost = source, target, reference_cost(source, target)
         return self._cost[2]
+
+    def _sought(self, target: Distribution, partner: Tensor) -> dict[str, Any]:
+        """What metrics of partners need, by the fields of an ``EvaluationResult``; nothing where there are none."""
+        if not any(m.needs_candidates for m in self.metrics.values()):
+            return {}
+        _, candidates, place = retrieval_set(target, partner)
+        return {"candidates": candidates, "partner_at": place if bool((place >= 0).any()) else None}
 
     @staticmethod
     def _retrieved(start: Sample, target: Distribution) -> Tensor | None:

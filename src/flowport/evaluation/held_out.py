@@ -19,6 +19,8 @@ from flowport.types import Sample
 
 POOL = "held out"
 """Name of the split that joins test and validation where the test split is small."""
+SEARCHED = 10_000
+"""Number of held-out targets among which a partner is sought, where there are more."""
 FEWEST = 4
 """Least number of items of a split that is divided; fewer are the reference alone, without a floor."""
 
@@ -108,3 +110,25 @@ def partner_items(source: Distribution, target: Distribution) -> Tensor | None:
     else:
         return None
     return found if bool((found >= 0).any()) else None
+
+
+def retrieval_set(target: Distribution, partner: Tensor) -> tuple[Distribution, Sample | None, Tensor]:
+    """The held-out targets among which partners are sought: all partners, and others at even spacing.
+
+    Args:
+        target: The split of the target.
+        partner: Item of the split that is the partner of every source point, −1 where none is, (n,) int64.
+
+    Returns:
+        The split as it is observed; its items that are sought, in order, None for an analytic law; and the row of these
+        that is the partner of every source point, −1 where none is, (n,) int64 on the CPU.
+    """
+    observed, partner = target.observed(), partner.cpu()
+    if not isinstance(observed, Stored):
+        return observed, None, partner
+    known = partner >= 0
+    spread = torch.arange(min(observed.size, SEARCHED)) * observed.size // min(observed.size, SEARCHED)
+    pool = torch.cat([partner[known], spread]).unique()
+    place = torch.full_like(partner, -1)
+    place[known] = torch.searchsorted(pool, partner[known])
+    return observed, observed.draw(pool, None), place

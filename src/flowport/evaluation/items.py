@@ -23,10 +23,11 @@ from flowport.data.agreement import class_names
 from flowport.distribution.base import Distribution, Stored
 from flowport.errors import FlowportError, printable
 from flowport.evaluation.bootstrap import estimate
-from flowport.evaluation.held_out import partner_items
+from flowport.evaluation.held_out import partner_items, retrieval_set
 from flowport.evaluation.tables import no_formula
 from flowport.metric.base import EvaluationResult
 from flowport.metric.features import read
+from flowport.metric.partners import mean_squares
 from flowport.metric.path_energy import transport_cost
 from flowport.metric.precision import rows
 from flowport.types import Sample
@@ -34,8 +35,6 @@ from flowport.types import Sample
 UNTRANSLATED = "_untranslated"
 CYCLED = 256
 """Largest number of items that are translated back."""
-SEARCHED = 10_000
-"""Number of held-out targets among which a partner is ranked, where there are more."""
 CHUNK = 256
 """Number of items whose distances to all held-out targets are in memory at once."""
 EXAMPLES = 8
@@ -177,16 +176,13 @@ def _add_partners(
     if len(have) == 0:
         table.absent["distance, rank"] = "none of the evaluated items has a partner in the held-out target"
         return 0
-    observed = target.observed()
-    assert isinstance(observed, Stored)
+    observed, others, place = retrieval_set(target, partner)
+    assert others is not None and isinstance(observed, Stored)
     table.text["partner"] = [
         "" if k < 0 else observed.names[int(observed.index[k])] if observed.names else str(int(observed.index[k]))
         for k in partner.tolist()
     ]
-    spread = torch.arange(min(observed.size, SEARCHED)) * observed.size // min(observed.size, SEARCHED)
-    pool = torch.cat([partner[have], spread]).unique()
-    others = observed.draw(pool, None)
-    place = torch.searchsorted(pool, partner[have]).to(others.x.device)
+    place = place[have].to(others.x.device)
     true = others[place]
     ends, here = {"": outcome.result}, have.to(outcome.result.device)
     if outcome.source.x.shape == outcome.result.shape:
@@ -200,7 +196,7 @@ def _add_partners(
             table.numbers[f"feature_distance{which}"] = _scattered(rms(*gap), have, len(partner))
     if classifier is None:
         table.absent["feature_distance"] = "no metric of this run uses a classifier"
-    return len(pool)
+    return len(others)
 
 
 def _add_transport(table: ItemTable, outcome: EvaluationResult) -> None:
@@ -268,20 +264,11 @@ def ranks(x: Sample, targets: Sample, partner: Int[Tensor, "n"]) -> Float[Tensor
     """
     found = []
     for at in torch.arange(len(x), device=x.x.device).split(CHUNK):
-        gaps, scale = _mean_squares(x[at], targets)
+        gaps, scale = mean_squares(x[at], targets)
         own = gaps.gather(1, partner[at][:, None])
         same = (gaps - own).abs() <= 1e-10 * scale
         found.append(1 + ((gaps < own) & ~same).sum(1) + (same.sum(1) - 1) / 2)
     return torch.cat(found).double()
-
-
-def _mean_squares(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
-    """Mean squares of differences over common data, (n, m), and their scale, by which rounding is judged."""
-    a, b = rows(x.x), rows(y.x)
-    p, q = (torch.ones_like(v) if w is None else w.double() for v, w in ((a, _weights(x)), (b, _weights(y))))
-    count = (p @ q.T).clamp_min(1)
-    scale = ((p * a.square()) @ q.T + p @ (q * b.square()).T) / count
-    return scale - 2 * ((p * a) @ (q * b).T) / count, scale
 
 
 def item_numbers(table: ItemTable, measured: Mapping[str, float]) -> dict[str, float]:

@@ -57,6 +57,19 @@ def write(study: Study, folder: Path, extra: Sequence[Block] = ()) -> Path:
         blocks += _section(one)
         blocks += study_media.over_bound(study) if one.column == "transport_cost" else []
     blocks += [*study_media.histograms(study, folder), *_realism(study), *study_media.spent(study), *_closing(study)]
+    return write_blocks(blocks, folder)
+
+
+def write_blocks(blocks: Sequence[Block], folder: Path) -> Path:
+    """Write parts of a page as study.html and study.md.
+
+    Args:
+        blocks: The parts.
+        folder: Where they go.
+
+    Returns:
+        The file study.html.
+    """
     body = "\n".join(block.html() for block in blocks)
     digest = base64.b64encode(sha256(study_media.SCRIPT.encode()).digest()).decode()
     policy = f'<meta http-equiv="Content-Security-Policy" content="{LIMITS.format(digest=digest)}">'

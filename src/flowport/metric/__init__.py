@@ -6,6 +6,8 @@ from flowport.metric.clouds import CloudDistance, coverage, nearest_neighbour_ac
 from flowport.metric.discrepancy import MMD, EnergyDistance, energy_distance, mmd
 from flowport.metric.features import FrechetDistance, KernelDistance, frechet_distance, kernel_distance
 from flowport.metric.few_steps import FewSteps
+from flowport.metric.geometry import Geometry, gromov_wasserstein, two_nn_dimension
+from flowport.metric.partners import Partners, retrieval
 from flowport.metric.path_energy import (
     NormalisedPathEnergy,
     Straightness,
@@ -29,9 +31,11 @@ __all__ = [
     "EvaluationResult",
     "FewSteps",
     "FrechetDistance",
+    "Geometry",
     "KernelDistance",
     "Metric",
     "NormalisedPathEnergy",
+    "Partners",
     "PitchError",
     "SlicedWasserstein",
     "SpectralDistance",
@@ -43,15 +47,18 @@ __all__ = [
     "coverage",
     "energy_distance",
     "frechet_distance",
+    "gromov_wasserstein",
     "kernel_distance",
     "log_spectral_distance",
     "mel_cepstral_distortion",
     "mmd",
     "nearest_neighbour_accuracy",
     "path_energy",
+    "retrieval",
     "sliced_wasserstein_2",
     "straightness",
     "torus_fit",
     "transport_cost",
+    "two_nn_dimension",
     "wasserstein_2",
 ]

@@ -36,6 +36,10 @@ class EvaluationResult:
         condition_label: Label that each translation is conditioned on, (n,) or (n, k); None without a label.
         compared: Rows of source and result whose partner is not in ``target``, (k,) int64, which alone are compared
             with ``target`` as a sample; None for all.
+        candidates: Held-out target items among which partners are sought, (m, *D); None where no metric needs them or
+            the target is an analytic law.
+        partner_at: Row of ``candidates`` that is the partner of every source point, −1 where none is, (n,) int64; None
+            where no item of these data has one.
         back: Rows (k,) of the results -> the ends of their translations back to the source, encoded, (k, *D); None
             where the flow cannot be run backward without noise.
     """
@@ -55,6 +59,8 @@ class EvaluationResult:
     condition_label: Tensor | None = None
     compared: Tensor | None = None
     back: Callable[[Tensor], Tensor] | None = None
+    candidates: Sample | None = None
+    partner_at: Tensor | None = None
 
     def comparable(self, x: Tensor) -> Tensor:
         """The rows of ``compared``.
@@ -82,11 +88,13 @@ class Metric(Checked, TorchMetric):
     Attributes:
         needs_reference_cost: Whether ``outcome.reference_cost`` is required.
         needs_retrieval: Whether ``outcome.retrieved`` is required.
+        needs_candidates: Whether ``outcome.candidates`` is required.
     """
 
     full_state_update = False
     needs_reference_cost: ClassVar[bool] = False
     needs_retrieval: ClassVar[bool] = False
+    needs_candidates: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # only one process evaluates

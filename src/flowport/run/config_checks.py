@@ -67,6 +67,8 @@ KEYS: dict[str, Any] = {
     "adjoint_snr": bool,
     "rounds": Count,
     "pairs": Points,
+    "pair.source": str | None,
+    "pair.target": str | None,
     "steps": Count | None,
     "nfe": Count | None,
     "input": str | None,

@@ -8,7 +8,10 @@ from pathlib import Path
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, printable
 from flowport.evaluation import pareto, sweep_files, sweep_pictures
+from flowport.evaluation.atlas import told_by_name, translations
+from flowport.evaluation.atlas_page import atlas_blocks
 from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_page import write_blocks
 from flowport.evaluation.sweep_differences import differences, marked
 from flowport.evaluation.sweep_table import (
     FINISHED,
@@ -91,7 +94,8 @@ def write_tables(folder: Path, options: TableOptions) -> str:
 
     Written are runs.csv, table.csv, table.md, table.png, differences.csv; curves.png with ``against``; pivot.csv,
     pivot.md and pivot.png with ``pivot``; pareto.csv and pareto.png where the sweep optimises several numbers;
-    translations.png where runs left pictures.
+    translations.png where runs left pictures; atlas.csv, atlas.md and a picture per setting for a sweep over domains,
+    whose page is the atlas.
 
     Args:
         folder: The folder that a multirun wrote.
@@ -106,7 +110,7 @@ def write_tables(folder: Path, options: TableOptions) -> str:
     RunFolder(folder).check_links()
     finished_runs(folder)
     jobs = read_jobs(folder)
-    runs = [job for job in jobs if job.status == FINISHED]
+    runs = [told_by_name(job) for job in jobs if job.status == FINISHED]
     unread = [job for job in jobs if job.status == "unreadable"]
     if not runs:
         raise FlowportError(f"no job of {folder} can be read: {unread[0].error}")
@@ -126,8 +130,11 @@ def write_tables(folder: Path, options: TableOptions) -> str:
         sweep_pictures.draw_curves(whole, sheet.metrics, options.against, folder / "curves.png")
     sweep_pictures.compare(runs, folder / "translations.png")
     text += _pivot(runs, sheet.metrics, options.pivot, folder)
-    blocks = [*_table_blocks(whole, folder, runs), *_front(runs, folder)]
-    page = write_study(folder, blocks, _lost(jobs))
+    front = _front(runs, folder)
+    if atlas := translations(runs):  # whose items are of different data in every pair
+        page: Path | None = write_blocks([*atlas_blocks(atlas, folder), *front, *_left_out(jobs)], folder)
+    else:
+        page = write_study(folder, [*_table_blocks(whole, folder, runs), *front], _lost(jobs))
     return text + (f"\n{page}" if page else "")
 
 
@@ -174,6 +181,11 @@ def _lost(jobs: Sequence[Job]) -> list[str]:
         for job in jobs
         if job.status not in (FINISHED, "unreadable")
     ]
+
+
+def _left_out(jobs: Sequence[Job]) -> list[Block]:
+    lines = _lost(jobs)
+    return [Block("head", "left out"), *(Block("text", line) for line in lines)] if lines else []
 
 
 def _beside(text: str) -> str:

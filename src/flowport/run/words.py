@@ -105,6 +105,8 @@ def _no_pair(word: Word) -> str | None:
         OverridesParser.create().parse_override(word.text)
     except HydraException:
         return f"{word.text} cannot be read: write key=value, lists as [1,2], and odd characters in quotes"
+    if word.plain.startswith("hydra.sweeper.domains.") and word.value == "null":
+        return None  # a domain is left out
     if word.plain.startswith("hydra.") and word.value == "null":
         return f"{word.text} names nothing: leave it out"
     return f"{word.text} names no folder" if word.plain.startswith("hydra.") and not word.value else None

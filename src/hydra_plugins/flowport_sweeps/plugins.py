@@ -15,7 +15,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from flowport.run.local_workers import LocalWorkers
@@ -30,20 +30,31 @@ class FolderSweeper(BasicSweeper):
     Args:
         max_batch_size: Largest number of jobs that the launcher is given at once.
         params: Swept values by key.
+        domains: Domains by name, by group: all combinations are run for every ordered pair of two of one group.
     """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        domains: DictConfig | dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.domains = OmegaConf.to_container(domains) if isinstance(domains, DictConfig) else domains
 
     def sweep(self, arguments: list[str]) -> Any:
         from flowport.run.planned_job import PlannedJob
+        from flowport.run.sweep_domains import pair_words
         from flowport.run.sweep_folder import run_sweep
 
         overrides, loader, folder = self._read(arguments)
         assert self.config is not None and self.launcher is not None
         self.overrides = self.split_arguments(overrides, self.max_batch_size)
+        domains: Any = self.domains
+        grid = [list(job) for batch in self.overrides for job in batch]
         jobs = list[PlannedJob]()
-        for batch in self.overrides:
-            for job in batch:
-                config = loader.load_sweep_config(self.config, list(job))
-                jobs.append(PlannedJob.of(folder, len(jobs), list(job), config))
+        for words in ([*pair, *job] for pair in pair_words(domains) for job in grid):
+            jobs.append(PlannedJob.of(folder, len(jobs), words, loader.load_sweep_config(self.config, words)))
         run_sweep(folder, jobs, self.launcher.launch, self.config, self.max_batch_size or len(jobs))
 
     def _read(self, arguments: list[str]) -> tuple[list[Override], ConfigLoader, Path]:

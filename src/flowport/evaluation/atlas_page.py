@@ -1,0 +1,221 @@
+"""The atlas of a sweep over domains as parts of its page: the answer, matrices as pictures, and a tidy table."""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from flowport.cache import write_atomically
+from flowport.errors import printable
+from flowport.evaluation.atlas import (
+    FOUND,
+    PREDICTORS,
+    REST,
+    SLACK,
+    Interval,
+    Translation,
+    difference,
+    found_by,
+    predicted_by,
+)
+from flowport.evaluation.study_block import Block
+from flowport.evaluation.tables import no_formula
+
+MATRICES = {
+    FOUND: "rank of the partner (0 found, 0.5 chance)",
+    "test/partner_distance": "distance to the partner (1 is chance)",
+    "test/energy": "distance to the target over its floor",
+}
+"""Numbers that are drawn, and their titles; the last one relative to its floor."""
+CHANCE = 0.5
+"""Rank of the partner of a translation that knows nothing of its source."""
+COLUMNS = {
+    "rank": FOUND,
+    "rank before": f"{FOUND}_untranslated",
+    "distance": "test/partner_distance",
+    "first": "test/partner_top1",
+    "class kept": "test/partner_class",
+    "transport over least": "transport",
+    "W2": "test/domain_w2_relative",
+    "GW": "test/domain_gw_relative",
+}
+"""Columns of the table of pairs and their numbers."""
+
+
+def atlas_blocks(atlas: Sequence[Translation], folder: Path) -> list[Block]:
+    """The parts of the page, whose pictures, atlas.csv and atlas.md are written into a folder.
+
+    Args:
+        atlas: All pairs of domains of a sweep, in all settings.
+        folder: The folder of the sweep.
+    """
+    settings = list(dict.fromkeys(t.setting for t in atlas))
+    domains = list(dict.fromkeys(name for t in atlas for name in (t.source, t.target)))
+    learnt = {setting: [t for t in atlas if t.setting == setting and t.learnt] for setting in settings}
+    seeds = sorted({t.seeds for t in atlas})
+    blocks = [
+        Block("title", f"Atlas of translations between {len(domains)} domains"),
+        Block(
+            "text",
+            f"{len({(t.source, t.target) for t in atlas})} ordered pairs of domains, {len(settings)} settings "
+            f"({', '.join(settings)}), {'–'.join(map(str, seeds))} seeds each: does unpaired translation find the true "
+            "partner of a held-out item, and does the geometry of the data predict whether it does?",
+        ),
+        Block("answer", rows=tuple((line,) for line in _answer(atlas, learnt))),
+        Block("note", _method(atlas)),
+        Block("head", "does the geometry of the data predict the rank of the partner?"),
+        Block("table", rows=_predictions(learnt)),
+        Block(
+            "note",
+            "Spearman's correlation over pairs with intervals over domains that hold together at 95 % (Bonferroni).",
+        ),
+    ]
+    for k, setting in enumerate(settings):
+        picture = folder / f"atlas_{k}.png"
+        _draw([t for t in atlas if t.setting == setting], domains, setting, picture)
+        caption = f"{setting}: rows are sources, columns targets; × marks flows that did not learn their target."
+        blocks += [Block("head", setting), Block("picture", caption, picture=picture)]
+    blocks += [Block("head", "all pairs"), Block("table", rows=_rows(atlas))]
+    _write_csv(atlas, folder / "atlas.csv")
+    text = "\n\n".join(block.markdown() for block in blocks) + "\n"
+    write_atomically(folder / "atlas.md", lambda place: place.write_text(text))
+    return blocks
+
+
+def _answer(atlas: Sequence[Translation], learnt: dict[str, list[Translation]]) -> list[str]:
+    lines = []
+    for setting, chosen in learnt.items():
+        every = sum(t.setting == setting for t in atlas)
+        left = f"{every - len(chosen)} of {every} pairs are left out, whose flows did not learn their target"
+        if not chosen:
+            lines.append(f"{setting}: {left}.")
+            continue
+        now, before = found_by(chosen), _before(chosen)
+        lines.append(f"{setting}: the partner's mean rank is {now}, before the translation {before}; {left}.")
+    for a, b in combinations(learnt, 2):
+        gap = difference(learnt[a], learnt[b])
+        if gap is None:
+            lines.append(f"{a} and {b} have learnt no pair in common, so neither can be said to find partners better.")
+        else:
+            lines.append(_compared(a, b, gap))
+    return [*lines, *_foretold(learnt)]
+
+
+def _before(chosen: Sequence[Translation]) -> str:
+    name = f"{FOUND}_untranslated"
+    known = [t for t in chosen if name in t.numbers]
+    return str(found_by(known, name)) if known else "unknown"
+
+
+def _compared(a: str, b: str, gap: Interval) -> str:
+    on = f"over the {gap.pairs} pairs that both have learnt"
+    if not gap.differs():
+        return f"Neither {a} nor {b} is shown to find the partner better: their ranks differ by {gap} {on}."
+    better, worse = (a, b) if gap.value < 0 else (b, a)
+    return f"{better} finds the partner better than {worse}: the ranks of {a} minus those of {b} are {gap} {on}."
+
+
+def _foretold(learnt: dict[str, list[Translation]]) -> list[str]:
+    lines, together = [], len(learnt) * len(PREDICTORS)
+    for setting, chosen in learnt.items():
+        found = {name: predicted_by(chosen, name, together) for name in PREDICTORS}
+        shown = [f"{name} ({value})" for name, value in found.items() if value is not None and value.differs()]
+        what = f"is predicted by {', '.join(shown)}" if shown else "is predicted by nothing that was measured before"
+        lines.append(f"{setting}: the rank of the partner {what}.")
+    return lines
+
+
+def _method(atlas: Sequence[Translation]) -> str:
+    domains = {name for t in atlas for name in (t.source, t.target)}
+    return (
+        "The rank is the share of the other held-out targets that are nearer to a translation than its true partner "
+        "is; held-out items are unseen on both sides. [a, b] is a 95 % interval by the bootstrap over the "
+        f"{len(domains)} domains: a pair counts as often as both of its domains were drawn. A flow has learnt where "
+        f"at most {REST:g} is left of the way from untranslated source items to the floor (real target items in place "
+        f"of translations) of the distance to the target, or that is at most {SLACK:g} times the floor."
+    )
+
+
+def _predictions(learnt: dict[str, list[Translation]]) -> tuple[tuple[str, ...], ...]:
+    rows, together = [("known before", *learnt)], len(learnt) * len(PREDICTORS)
+    for name in PREDICTORS:
+        found = [predicted_by(chosen, name, together) for chosen in learnt.values()]
+        rows.append((name, *(_cell(value) for value in found)))
+    return tuple(rows)
+
+
+def _cell(value: Interval | None) -> str:
+    if value is None:
+        return "too few pairs"
+    return f"{value}, predicts" if value.differs() else str(value)
+
+
+def numbers_of(one: Translation) -> dict[str, float]:
+    """The columns of the table of pairs, NaN where a number was not measured.
+
+    Args:
+        one: A pair of domains.
+    """
+    least = one.numbers.get("test/transport_cost_least", math.nan)
+    ratio = one.numbers.get("test/transport_cost", math.nan) / least if least else math.nan
+    return {key: ratio if name == "transport" else one.numbers.get(name, math.nan) for key, name in COLUMNS.items()}
+
+
+def _rows(atlas: Sequence[Translation]) -> tuple[tuple[str, ...], ...]:
+    rows = [("source", "target", "setting", "learnt", *COLUMNS)]
+    for t in atlas:
+        cells = ("" if math.isnan(value) else f"{value:.3g}" for value in numbers_of(t).values())
+        rows.append((t.source, t.target, t.setting, "yes" if t.learnt else "no", *cells))
+    return tuple(rows)
+
+
+def _write_csv(atlas: Sequence[Translation], path: Path) -> None:
+    import pandas
+
+    rows = [
+        {
+            **{key: no_formula(printable(word)) for key, word in words.items()},
+            "seeds": t.seeds,
+            "learnt": t.learnt,
+            **t.numbers,
+        }
+        for t in atlas
+        for words in ({"source": t.source, "target": t.target, "setting": t.setting},)
+    ]
+    text = pandas.DataFrame(rows).to_csv(index=False)
+    write_atomically(path, lambda place: place.write_text(text, newline=""))
+
+
+def _value(one: Translation, name: str) -> float:
+    value = one.numbers.get(name, math.nan)
+    return value / one.numbers.get(f"{name}_floor", math.nan) if name == "test/energy" else value
+
+
+def _draw(chosen: Sequence[Translation], domains: Sequence[str], setting: str, path: Path) -> None:
+    """Draw one matrix per number: rows are sources, columns targets."""
+    from matplotlib.figure import Figure
+
+    side = 0.5 * len(domains) + 1.6
+    figure = Figure(figsize=(side * len(MATRICES), side + 0.4), layout="constrained")
+    names = [printable(name).replace("$", "\\$") for name in domains]
+    for axis, (name, title) in zip(figure.subplots(1, len(MATRICES), squeeze=False)[0], MATRICES.items(), strict=True):
+        grid = np.full((len(domains), len(domains)), np.nan)
+        for t in chosen:
+            grid[domains.index(t.source), domains.index(t.target)] = _value(t, name)
+        top = {FOUND: CHANCE, "test/partner_distance": 1.0}.get(name)
+        image = axis.imshow(np.ma.masked_invalid(grid), cmap="viridis_r", vmin=0 if top else None, vmax=top)
+        for t in chosen:
+            value, (i, j) = _value(t, name), (domains.index(t.source), domains.index(t.target))
+            if math.isfinite(value):
+                dark = sum(image.cmap(image.norm(value))[:3]) < 1.5
+                text = f"{value:.2f}" + ("" if t.learnt else "\n×")
+                axis.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "#222222")
+        axis.set_xticks(range(len(domains)), names, fontsize=7, rotation=90)
+        axis.set_yticks(range(len(domains)), names, fontsize=7)
+        axis.set_xlabel("target", fontsize=8)
+        axis.set_ylabel("source", fontsize=8)
+        axis.set_title(title, fontsize=8)
+    figure.suptitle(setting.replace("$", "\\$"), fontsize=9)
+    write_atomically(path, lambda place: figure.savefig(place, dpi=110, format="png"))
