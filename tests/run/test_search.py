@@ -87,7 +87,7 @@ def test_a_search_that_is_stopped_and_killed_goes_on_and_overwrites_nothing(tmp_
     words += ["optimizer.lr=tag(log,interval(1e-4,1e-2))"]
 
     def started() -> subprocess.Popen[str]:
-        command, pipe = [sys.executable, str(runs.ROOT / "launch" / "train.py"), *words], subprocess.PIPE
+        command, pipe = [sys.executable, "-c", runs.HEARD, "train", *words], subprocess.PIPE
         variables = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, cwd=tmp_path, env=variables, text=True, stdout=pipe, stderr=pipe)
 
