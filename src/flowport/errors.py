@@ -62,6 +62,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number, infinite ones and NaN among them.
+
+    Args:
+        text: The text.
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def member_name(member: type | str, family: str) -> str:
     """The config name of a class: its name in snake case, less the family's word.
 

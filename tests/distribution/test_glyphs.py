@@ -5,7 +5,8 @@ import torch
 
 from flowport.data.agreement import agreed, partners
 from flowport.distribution import Glyphs
-from flowport.distribution.glyphs import FACES, HELD_OUT, part_of
+from flowport.distribution.glyphs import FACES
+from flowport.distribution.parts import HELD_OUT, part_of
 from flowport.errors import FlowportError
 from flowport.evaluation.held_out import partner_items
 from flowport.randomness import Randomness

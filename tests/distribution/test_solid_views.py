@@ -5,7 +5,7 @@ import torch
 
 from flowport.data.agreement import partners
 from flowport.distribution import SolidViews
-from flowport.distribution.glyphs import part_of
+from flowport.distribution.parts import part_of
 from flowport.distribution.solid_views import box_hits, ellipsoid_hits
 from flowport.errors import FlowportError
 

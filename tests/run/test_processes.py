@@ -29,18 +29,21 @@ def started(*command: str, variables: dict[str, str] | None = None) -> subproces
     )
 
 
+def run_by_two(module: str, folder: Path) -> None:
+    """A program, given a folder, in two processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [started("-m", module, str(folder), variables=environment_of(rank, 2, port)) for rank in range(2)]
+    ends = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends[0][1][-4000:] + ends[1][1][-4000:]
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what two processes of ``tests.run.together`` left."""
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [
-        started("-m", "tests.run.together", str(folder), variables=environment_of(rank, 2, port)) for rank in range(2)
-    ]
-    ends = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends[0][1][-4000:] + ends[1][1][-4000:]
+    run_by_two("tests.run.together", folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import runs
-from tests.run.test_sweep_folder import FAST, WORDS, saved, status, wait
+from tests.run.test_sweep_folder import FAST, WORDS, kill_one, saved, status, wait
 
 OPTUNA = importlib.util.find_spec("optuna")
 needs_optuna = pytest.mark.skipif(OPTUNA is None, reason="needs optuna")
@@ -101,10 +101,7 @@ def test_a_search_that_is_stopped_and_killed_goes_on_and_overwrites_nothing(tmp_
         journal.write('{"op_code": 4, "cut')  # as by a process that was killed while it wrote
 
     process = started()
-    wait(process, lambda: any(status(sweep, k)["state"] == "running" for k in (0, 1)))
-    victim = next(k for k in (0, 1) if status(sweep, k)["state"] == "running")
-    os.kill(status(sweep, victim)["pid"], signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    victim, said = kill_one(sweep, process)
     assert process.returncode == 1 and "Traceback" not in said
     assert "going on in" in said and "3 of 3 runs for test/w2 are left" in said
     assert "1 of 3 jobs did not finish" in said and "its process was ended by SIGKILL" in said

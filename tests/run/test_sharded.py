@@ -1,14 +1,12 @@
 """Two processes that share the weights of one network (FSDP2) train as two that copy them."""
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 
-from flowport.run.rank_place import environment_of
 from tests import runs
-from tests.run.test_processes import started
+from tests.run.test_processes import run_by_two
 
 pytestmark = pytest.mark.slow
 
@@ -17,14 +15,7 @@ pytestmark = pytest.mark.slow
 def saw(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
     """The folder of what two processes of ``tests.run.sharded`` left, and what each of them saw."""
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [
-        started("-m", "tests.run.sharded", str(folder), variables=environment_of(rank, 2, port)) for rank in range(2)
-    ]
-    ends = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends[0][1][-4000:] + ends[1][1][-4000:]
+    run_by_two("tests.run.sharded", folder)
     mine, other = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2))
     return folder, mine, other
 

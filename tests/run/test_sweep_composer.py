@@ -24,7 +24,7 @@ def loader() -> Any:
 
 
 def master_of(loader: Any) -> DictConfig:
-    found: DictConfig = loader.load_configuration("train", ["hydra.sweep.dir=/tmp/x"], RunMode.MULTIRUN)
+    found: DictConfig = loader.load_configuration("train", ["hydra.sweep.dir=sweep"], RunMode.MULTIRUN)
     return found
 
 

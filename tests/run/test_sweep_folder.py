@@ -1,7 +1,9 @@
 """A sweep's folder is its state, on real processes: stopped, killed, refused, repeated, and never run twice."""
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from tests import runs
 
 FAST = [*runs.TINY, runs.QUIET, "trainer.max_steps=2", "gallery=false"]
 WORDS = [*FAST, "trainer.max_steps=1000", "checkpoint_every=50"]
+JOBLIB = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher")
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -40,6 +43,14 @@ def saved(folder: Path, job: int) -> bool:
     return (folder / str(job) / "checkpoints" / "last.ckpt").is_file() and status(folder, job)["state"] == "running"
 
 
+def kill_one(sweep: Path, process: subprocess.Popen[str]) -> tuple[int, str]:
+    """SIGKILL to the process of job 0 or 1, whichever runs; its number, and what the sweep says until its end."""
+    wait(process, lambda: any(status(sweep, k)["state"] == "running" for k in (0, 1)))
+    victim = next(k for k in (0, 1) if status(sweep, k)["state"] == "running")
+    os.kill(status(sweep, victim)["pid"], signal.SIGKILL)
+    return victim, process.communicate(timeout=120)[1]
+
+
 def test_a_sweep_that_is_stopped_and_killed_goes_on_by_the_same_command(tmp_path: Path, capfd: Any) -> None:
     sweep = tmp_path / "sweep"
     words = ["seed=0,1,2", f"hydra.sweep.dir={sweep}", "jobs=2"]
@@ -58,10 +69,7 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_by_the_same_command(tmp_path
     lives.release()
 
     process = started(tmp_path, *words, "jobs=3")
-    wait(process, lambda: any(status(sweep, k)["state"] == "running" for k in (0, 1)))
-    victim = next(k for k in (0, 1) if status(sweep, k)["state"] == "running")
-    os.kill(status(sweep, victim)["pid"], signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    victim, said = kill_one(sweep, process)
     assert process.returncode == 1 and "Traceback" not in said
     assert "going on in" in said and "0 finished, 2 resumed, 1 from the start" in said
     assert "1 of 3 jobs did not finish" in said and "its process was ended by SIGKILL" in said
@@ -105,6 +113,19 @@ def test_a_bad_value_spares_the_other_jobs_and_is_listed(launcher: str, tmp_path
         said = runs.here(capfd, "train.py", *words, "restart=true")
         assert said.code == 1 and "2 jobs in" in said.err
         assert [status(tmp_path / "sweep", k)["attempts"] for k in range(2)] == [1, 1]
+
+
+@pytest.mark.skipif(JOBLIB is None, reason="needs hydra-joblib-launcher")
+def test_a_killed_worker_of_joblib_s_ends_no_other_job_that_waits(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = started(tmp_path, *launcher, "seed=0,1,2", f"hydra.sweep.dir={sweep}")
+    wait(process, lambda: saved(sweep, 0) and saved(sweep, 1))
+    os.kill(status(sweep, 0)["pid"], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in said
+    assert [status(sweep, k)["state"] for k in (0, 2)] == ["killed", "finished"]  # joblib ends the neighbour as well
+    assert re.search(r"job 2 \(seed=2\) finished", said) and "did not finish" in said
 
 
 def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowport.distribution.base import Stored
+from flowport.distribution.parts import split_by_name
 from flowport.errors import FlowportError
 from flowport.modality import Image, Modality
 
@@ -43,22 +43,6 @@ EM, BASELINE = 20 / 28, 21 / 28
 """Font size and place of the baseline from the top, in heights of the image."""
 FINER = 4
 """Characters are drawn this many times larger and averaged, so that no hinting moves their outlines."""
-HELD_OUT = {"test": 0.2, "validation": 0.05}
-"""Shares of the characters that are held out."""
-
-
-def part_of(name: str) -> str:
-    """The split of an item, by a hash of its name: equal names lie in one split, in whichever data set they are.
-
-    Args:
-        name: The name.
-    """
-    share, low = int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) / 2**64, 0.0
-    for part, width in HELD_OUT.items():
-        low += width
-        if share < low:
-            return part
-    return "train"
 
 
 def _named(character: str) -> str:
@@ -154,11 +138,6 @@ class Glyphs(Stored):
             raise FlowportError(f"glyphs.size is {size}; it must be at least 8")
         characters, raw = _drawn(face, shared, size)
         names = tuple(map(_named, characters))
-        parts = [part_of(name) for name in names]
-        splits = {
-            each: torch.tensor([k for k, own in enumerate(parts) if own == each], dtype=torch.long)
-            for each in ("train", *reversed(HELD_OUT))
-        }
         words = [name.split()[1].lower() for name in names]
         labels = torch.tensor([SCRIPTS.index(word) if word in SCRIPTS else len(SCRIPTS) - 1 for word in words])
         super().__init__(
@@ -166,7 +145,7 @@ class Glyphs(Stored):
             raw,
             labels,
             modality or Image(),
-            splits,
+            split_by_name(names),
             part,
             classes=len(SCRIPTS),
             class_names=SCRIPTS,

@@ -1,5 +1,6 @@
-"""Stratified division of stored items into train, validation and test by a fixed seed."""
+"""Division of stored items into train, validation and test: stratified by a fixed seed, or by their names alone."""
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from flowport.randomness import Randomness
 
 SEED = 0
+HELD_OUT = {"test": 0.2, "validation": 0.05}
+"""Shares of named items that are held out, see ``part_of``."""
 
 
 def stratified_split(
@@ -57,3 +60,30 @@ def _interleaved(classes: Tensor, names: list[str] | None) -> Tensor:
     rank = torch.arange(len(classes)) - (counts.cumsum(0) - counts)[classes[by_class]]
     place = (rank + 0.5) / counts[classes[by_class]]
     return by_class[place.argsort(stable=True)]
+
+
+def part_of(name: str) -> str:
+    """The split of an item, by a hash of its name: equal names lie in one split, in whichever data set they are.
+
+    Args:
+        name: The name.
+    """
+    share, low = int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) / 2**64, 0.0
+    for part, width in HELD_OUT.items():
+        low += width
+        if share < low:
+            return part
+    return "train"
+
+
+def split_by_name(names: Sequence[str]) -> dict[str, Tensor]:
+    """The splits train, validation and test of named items, as sorted item numbers, see ``part_of``.
+
+    Args:
+        names: Names of the items.
+    """
+    parts = [part_of(name) for name in names]
+    return {
+        each: torch.tensor([k for k, own in enumerate(parts) if own == each], dtype=torch.long)
+        for each in ("train", *reversed(HELD_OUT))
+    }

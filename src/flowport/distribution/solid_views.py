@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowport.distribution.base import Stored
-from flowport.distribution.glyphs import HELD_OUT, part_of
+from flowport.distribution.parts import split_by_name
 from flowport.errors import FlowportError
 from flowport.modality import Image, Modality
 from flowport.modality.cloud import rotations
@@ -118,17 +118,12 @@ class SolidViews(Stored):
             raise FlowportError(f"solid_views needs count ≥ 20 and size ≥ 8, not count={count}, size={size}")
         raw, kind = _drawn(view, count, size)
         names = tuple(f"solid {k}" for k in range(count))
-        parts = [part_of(name) for name in names]
-        splits = {
-            each: torch.tensor([k for k, own in enumerate(parts) if own == each], dtype=torch.long)
-            for each in ("train", *reversed(HELD_OUT))
-        }
         super().__init__(
             f"{view} solids",
             raw,
             kind,
             modality or Image(),
-            splits,
+            split_by_name(names),
             part,
             classes=len(KINDS),
             class_names=KINDS,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from flowport.cache import write_atomically
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, is_number
 from flowport.evaluation.sweep_files import Pivot
 from flowport.evaluation.sweep_table import (
     REFERENCES,
@@ -120,16 +120,8 @@ def _along(sheet: SweepTable, against: str) -> str | None:
         name: {row[k] for row, _ in sheet.rows if not any(v.endswith(REFERENCES) for v in row)}
         for k, name in enumerate(sheet.settings)
     }
-    numeric = {name: len(found) for name, found in values.items() if len(found) > 1 and all(map(_is_number, found))}
+    numeric = {name: len(found) for name, found in values.items() if len(found) > 1 and all(map(is_number, found))}
     return max(numeric, key=lambda name: numeric[name], default=None)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def draw_curves(sheet: SweepTable, metrics: Sequence[str], against: Sequence[str], path: Path) -> None:

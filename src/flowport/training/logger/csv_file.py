@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from flowport.cache import write_atomically
-from flowport.errors import Amount
+from flowport.errors import Amount, is_number
 from flowport.training.logger.base import OF_A_STEP, UNCHARTED, RunLogger
 
 HEAD = ["step", "name", "value"]
@@ -69,7 +69,7 @@ class CsvLogger(RunLogger):
         kept = []
         if self.done is not None and self.file.is_file():
             rows = csv.reader(io.StringIO(self.file.read_text(errors="replace"), newline=""))
-            kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and _is_number(row[2])]
+            kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and is_number(row[2])]
             kept = [row for row in kept if int(row[0]) + row[1].startswith(OF_A_STEP) <= self.done]
         text = _lines([HEAD, *kept])
         write_atomically(self.file, lambda place: place.write_text(text, newline=""))
@@ -79,11 +79,3 @@ def _lines(rows: Any) -> str:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
