@@ -1,6 +1,7 @@
 """The atlas: which pairs count, how often, whether intervals over domains hold, and the page that says it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -138,8 +139,10 @@ def test_the_page_says_the_answer_and_how_many_were_left_out(tmp_path):
     found = atlas()
     bad = found[0]
     lost = Translation(bad.source, bad.target, bad.setting, {**bad.numbers, "test/energy": 0.9}, 1)
-    blocks = atlas_blocks([lost, *found[1:]], tmp_path)
+    blind = replace(found[1], numbers={k: v for k, v in found[1].numbers.items() if k != "test/energy_floor"})
+    blocks = atlas_blocks([lost, blind, *found[2:]], tmp_path)
     text = (tmp_path / "atlas.md").read_text()
+    assert "Of 1 flows no distance with a floor is known: they count as learnt." in text
     assert "coupling exact finds the partner better than coupling independent" in text
     assert "1 of 30 pairs are left out, whose flows did not learn their target" in text
     assert "the rank of the partner is predicted by W2 (1.000" in text

@@ -14,6 +14,8 @@ from flowport.evaluation.sweep_differences import differences, marked
 from flowport.evaluation.sweep_pictures import draw_curves, lines
 from flowport.run.run_folder import finished_runs
 from flowport.run.tabulating import TableOptions, write_tables
+from tests.metric.outcomes import outcome_of
+from tests.metric.test_states import MEMBERS, fed
 
 
 def sweep(folder: Path, runs: list[tuple[list[str], dict[str, float]]]) -> Path:
@@ -193,3 +195,64 @@ def test_runs_that_measured_nothing_are_refused_or_shown_by_what_was_asked_for(t
     with pytest.raises(FlowportError, match="name columns, for instance --metrics train/seconds"):
         read(folder, [])
     assert "train/seconds" in read(folder, ["train/seconds"]).markdown()
+
+
+@pytest.mark.parametrize(
+    ("sign", "names"),
+    [
+        (
+            1,
+            "w2 sliced_w2 energy mmd clouds_mmd fd_mnist fd_mnist_ratio kid_mnist npe straightness_relative",
+        ),
+        (
+            1,
+            "transport_cost lsd mcd pitch_cents audible_cents_p90 torus_fit partner_distance partner_rank",
+        ),
+        (1, "few_chamfer item_rank nfe item_feature_distance item_cycle_error"),
+        (
+            -1,
+            "class_preservation class_accuracy target_share clouds_coverage pitch_within_50 partner_class partner_mrr",
+        ),
+        (-1, "partner_top1"),
+        (0, "domain_w2 domain_gw_relative source_dimension class_diversity clouds_nna path_energy my_own"),
+    ],
+)
+def test_more_is_better_of_shares_and_less_of_distances(sign: int, names: str) -> None:
+    assert {name: sweep_table.direction(f"test/{name}") for name in names.split()} == dict.fromkeys(names.split(), sign)
+
+
+def test_every_number_of_a_table_of_a_metric_has_a_direction() -> None:
+    values = {f"test/{name}": 1.0 for member in MEMBERS for name in fed(member, outcome_of()).compute()}
+    shown = sweep_table.tabulated([sweep_table.Job({"seed": "0"}, values, Path())], []).metrics
+    signs = {name: sweep_table.direction(name) for name in shown}
+    none = {
+        "domain_gw",
+        "domain_gw_relative",
+        "domain_w2",
+        "domain_w2_relative",
+        "source_dimension",
+        "target_dimension",
+    }
+    none |= {"class_diversity", "path_energy"}
+    assert {name for name, sign in signs.items() if not sign} == {f"test/{name}" for name in none}
+
+
+def test_pairs_of_domains_are_compared_within_each_pair_and_have_their_own_references(tmp_path: Path) -> None:
+    rows = []
+    for k, (source, target) in enumerate((("a", "b"), ("b", "a"), ("a", "c"))):
+        for coupling, gain in (("exact", 0.5), ("independent", 0.0)):
+            if (target, coupling) != ("c", "independent"):
+                words = [f"pair.source={source}", f"pair.target={target}", f"coupling={coupling}", "seed=0"]
+                numbers = {"test/partner_top1": 0.1 * k + gain, "test/partner_rank": 0.5 - 0.1 * k - gain}
+                rows.append((words, {**numbers, "test/partner_rank_untranslated": 0.6 + 0.1 * k}))
+    held = jobs(sweep(tmp_path, rows))
+    sheet = marked(sweep_table.tabulated(held, []), held)
+    good = {("a", "b", "exact"), ("b", "a", "exact")}
+    assert sheet.best == {"test/partner_top1": good, "test/partner_rank": good}, "one setting alone is not the best"
+    idle = {values: cells["test/partner_rank"].mean for values, cells in sheet.rows if values[-1] == "untranslated"}
+    assert idle == {
+        ("a", "b", "untranslated"): 0.6,
+        ("b", "a", "untranslated"): 0.7,
+        ("a", "c", "untranslated"): 0.8,
+    }
+    assert {gap.baseline for gap in differences(held, ["test/partner_rank"])} == {*good, ("a", "c", "exact")}

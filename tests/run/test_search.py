@@ -41,7 +41,7 @@ def test_a_search_repeats_no_run_goes_on_to_its_total_and_draws_its_front(tmp_pa
     words = [*SEARCH, *FAST, "jobs=1", f"hydra.sweep.dir={sweep}", "solver=euler,heun", "grid.steps=2,4"]
     words += ["hydra.sweeper.sampler.n_startup_trials=1000", "optimise=[test/w2,test/nfe]"]  # all at random
     said = runs.here(capfd, "train.py", *words, "hydra.sweeper.n_trials=3")
-    assert said.code == 0 and "3 runs for test/w2, test/nfe in" in said.err
+    assert said.code == 0 and "3 runs for test/w2 (less is better), test/nfe (less is better) in" in said.err
     before, count = stamps(sweep), len(trials(sweep))
     assert len(list(sweep.glob("*/status.json"))) == 3
     said = runs.here(capfd, "train.py", *words, "hydra.sweeper.n_trials=3")
@@ -51,7 +51,7 @@ def test_a_search_repeats_no_run_goes_on_to_its_total_and_draws_its_front(tmp_pa
     assert len(trials(sweep)) == count
 
     said = runs.here(capfd, "train.py", *words, "hydra.sweeper.n_trials=6")
-    assert said.code == 0 and "3 of 6 runs for test/w2, test/nfe are left" in said.err
+    assert said.code == 0 and "3 of 6 runs for test/w2 (less is better), test/nfe (less is better) are left" in said.err
     assert "of 4 runs, with which all that is proposed has been tried, none excels these in all of" in said.err
     after = stamps(sweep)
     assert all(after[path] == at for path, at in before.items() if path.parent != sweep)  # no run is overwritten
@@ -103,7 +103,7 @@ def test_a_search_that_is_stopped_and_killed_goes_on_and_overwrites_nothing(tmp_
     process = started()
     victim, said = kill_one(sweep, process)
     assert process.returncode == 1 and "Traceback" not in said
-    assert "going on in" in said and "3 of 3 runs for test/w2 are left" in said
+    assert "going on in" in said and "3 of 3 runs for test/w2 (less is better) are left" in said
     assert "1 of 3 jobs did not finish" in said and "its process was ended by SIGKILL" in said
     assert "the best of 3 runs is trial" in said
     found = trials(sweep)

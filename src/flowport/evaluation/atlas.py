@@ -20,13 +20,11 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 from torch import Tensor
 
-from flowport.evaluation.sweep_table import SEED, Job
+from flowport.evaluation.sweep_table import SEED, SIDES, Job
 from flowport.randomness import Randomness
 
 SOURCE, TARGET = "pair.source", "pair.target"
 """Overrides that name the domains of a run."""
-SIDES = ("source.", "target.", "distribution@", "pair.")
-"""Beginnings of overrides that say which domains a run is of, and nothing else."""
 FOUND = "test/partner_rank"
 """The number that says whether the true partner is found: 0 is always, 1/2 is chance."""
 DISTANCES = ("test/energy", "test/mmd", "test/sliced_w2", "test/w2")
@@ -86,11 +84,24 @@ def has_learnt(numbers: Mapping[str, float]) -> bool:
     Args:
         numbers: Numbers of the run, by name.
     """
+    known = distance_of(numbers)
+    if known is None:
+        return True
+    now, before, floor = known
+    return now <= max(floor + REST * (before - floor), SLACK * floor)
+
+
+def distance_of(numbers: Mapping[str, float]) -> tuple[float, float, float] | None:
+    """The distance to the target by which a flow has learnt, that of untranslated points, and the floor.
+
+    Args:
+        numbers: Numbers of the run, by name.
+    """
     for name in DISTANCES:
         floor, before = numbers.get(f"{name}_floor"), numbers.get(f"{name}_untranslated")
         if name in numbers and floor is not None and before is not None:
-            return numbers[name] <= max(floor + REST * (before - floor), SLACK * floor)
-    return True
+            return numbers[name], before, floor
+    return None
 
 
 def translations(jobs: Sequence[Job]) -> list[Translation]:

@@ -17,6 +17,7 @@ from flowport.evaluation.atlas import (
     Interval,
     Translation,
     difference,
+    distance_of,
     found_by,
     predicted_by,
 )
@@ -129,12 +130,14 @@ def _foretold(learnt: dict[str, list[Translation]]) -> list[str]:
 
 def _method(atlas: Sequence[Translation]) -> str:
     domains = {name for t in atlas for name in (t.source, t.target)}
+    unknown = sum(distance_of(t.numbers) is None for t in atlas)
+    of_those = f" Of {unknown} flows no distance with a floor is known: they count as learnt." if unknown else ""
     return (
         "The rank is the share of the other held-out targets that are nearer to a translation than its true partner "
         "is; held-out items are unseen on both sides. [a, b] is a 95 % interval by the bootstrap over the "
         f"{len(domains)} domains: a pair counts as often as both of its domains were drawn. A flow has learnt where "
         f"at most {REST:g} is left of the way from untranslated source items to the floor (real target items in place "
-        f"of translations) of the distance to the target, or that is at most {SLACK:g} times the floor."
+        f"of translations) of the distance to the target, or that is at most {SLACK:g} times the floor.{of_those}"
     )
 
 

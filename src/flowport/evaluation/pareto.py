@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowport.cache import write_atomically
 from flowport.evaluation.sweep_files import runs_frame
-from flowport.evaluation.sweep_table import Job, direction, varied_settings
+from flowport.evaluation.sweep_table import Job, aim, aim_in_words, varied_settings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,7 +43,7 @@ def front_frame(jobs: Sequence[Job], names: Sequence[str]) -> "DataFrame":
         names: Full names of the numbers that are optimised.
     """
     shown = [job for job in jobs if all(name in job.numbers for name in names)]
-    points = [[job.numbers[name] * (direction(name) or 1) for name in names] for job in shown]
+    points = [[job.numbers[name] * aim(name) for name in names] for job in shown]
     frame = runs_frame(shown)
     keys = [key for key in varied_settings([job.settings for job in shown]) if key in frame]
     found = frame[["job", *keys, *names]].copy()
@@ -74,10 +74,10 @@ def _draw_pair(axis: Any, frame: "DataFrame", x: str, y: str, line: bool) -> Non
     axis.scatter(rest[x], rest[y], s=18, color="#8a929b", label=f"{len(rest)} other runs")
     axis.scatter(front[x], front[y], s=34, color="C0", label=f"{len(front)} on the front", zorder=3)
     if line and len(front) > 1:  # what a run between two others would have to excel
-        axis.step(front[x], front[y], where="post" if direction(x) > 0 else "pre", color="C0", lw=1)
+        axis.step(front[x], front[y], where="post" if aim(x) > 0 else "pre", color="C0", lw=1)
     for _, row in front.head(NAMED).iterrows():
         axis.annotate(str(row["job"]), (row[x], row[y]), textcoords="offset points", xytext=(4, 4), fontsize=8)
     for name, label in ((x, axis.set_xlabel), (y, axis.set_ylabel)):
-        label(f"{name} ({'more' if direction(name) < 0 else 'less'} is better)", fontsize=9)
+        label(aim_in_words(name), fontsize=9)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)

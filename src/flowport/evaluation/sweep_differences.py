@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from scipy import stats
 
 from flowport.errors import FlowportError
-from flowport.evaluation.sweep_table import SEED, Job, MeanAndError, SweepTable, direction, grouped
+from flowport.evaluation.sweep_table import (
+    SEED,
+    Job,
+    MeanAndError,
+    SweepTable,
+    by_target,
+    direction,
+    grouped,
+    varied_settings,
+)
 
 LEVEL = 0.95
 """Probability of the interval of a difference."""
@@ -49,28 +58,35 @@ class Difference:
 def differences(jobs: Sequence[Job], metrics: Sequence[str], baseline: str = "best") -> list[Difference]:
     """The difference d = mean over seeds s of (m_s − b_s) of every setting from the baseline, for every metric.
 
-    Runs of one setting and one seed are averaged first.
+    Runs of one setting and one seed are averaged first. Runs to different targets are not compared.
 
     Args:
         jobs: The finished runs.
         metrics: Full names of the numbers.
-        baseline: ``"best"``, the setting of the best mean, or ``"first"``, the first setting of the sweep. Of a number
-            that has no best, the first.
+        baseline: ``"best"``, the setting of the best mean, or ``"first"``, the first setting of the sweep, both of
+            those to the same target. Of a number that has no best, the first.
 
     Raises:
         FlowportError: For another baseline.
     """
     if baseline not in BASELINES:
         raise FlowportError(f"--baseline {baseline} is not one of {', '.join(BASELINES)}")
+    varied = varied_settings([job.settings for job in jobs])
+    groups = [grouped(same, varied) for same in by_target(jobs)]
+    signs = {metric: direction(metric) if baseline == "best" else 0 for metric in metrics}
+    return [gap for metric in metrics for group in groups for gap in _from_baseline(group, metric, signs[metric])]
+
+
+def _from_baseline(groups: dict[tuple[str, ...], list[Job]], metric: str, sign: int) -> list[Difference]:
+    """The differences of one number between the settings to one target."""
+    by_seed = {setting: _by_seed(same, metric) for setting, same in groups.items()}
+    by_seed = {setting: values for setting, values in by_seed.items() if values}
+    base = _baseline(by_seed, sign)
     found = list[Difference]()
-    for metric in metrics:
-        by_seed = {setting: _by_seed(same, metric) for setting, same in grouped(jobs).items()}
-        by_seed = {setting: values for setting, values in by_seed.items() if values}
-        base = _baseline(by_seed, direction(metric) if baseline == "best" else 0)
-        for setting, values in by_seed.items() if base is not None else ():
-            assert base is not None
-            gaps = [values[seed] - by_seed[base][seed] for seed in values if seed in by_seed[base]]
-            found.append(Difference(metric, setting, base, MeanAndError.of(gaps) if gaps else None))
+    for setting, values in by_seed.items() if base is not None else ():
+        assert base is not None
+        gaps = [values[seed] - by_seed[base][seed] for seed in values if seed in by_seed[base]]
+        found.append(Difference(metric, setting, base, MeanAndError.of(gaps) if gaps else None))
     return found
 
 
@@ -92,7 +108,7 @@ def _baseline(by_seed: dict[tuple[str, ...], dict[str, float]], sign: int) -> tu
 def marked(sheet: SweepTable, jobs: Sequence[Job]) -> SweepTable:
     """The table in which the best setting of every metric is marked, with those that are within the error of it.
 
-    Nothing is marked where there is one setting, nor in a number that has no best.
+    Nothing is marked where there is one setting of a target, nor in a number that has no best.
 
     Args:
         sheet: The table.
@@ -100,7 +116,9 @@ def marked(sheet: SweepTable, jobs: Sequence[Job]) -> SweepTable:
     """
     judged = [metric for metric in sheet.metrics if direction(metric)]
     best = dict[str, set[tuple[str, ...]]]()
-    for gap in differences(jobs, judged) if len(grouped(jobs)) > 1 else ():
-        if gap.within_error:
+    gaps = differences(jobs, judged)
+    several = {(gap.metric, gap.baseline) for gap in gaps if gap.setting != gap.baseline}
+    for gap in gaps:
+        if gap.within_error and (gap.metric, gap.baseline) in several:
             best.setdefault(gap.metric, set()).add(gap.setting)
     return SweepTable(sheet.settings, sheet.metrics, sheet.rows, best)

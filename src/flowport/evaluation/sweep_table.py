@@ -5,6 +5,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,23 @@ from flowport.errors import FlowportError, printable
 SEED = "seed"
 COLUMNS = 64
 """Largest number of settings and of metrics of a table."""
+SIDES = ("source.", "target.", "distribution@", "pair.")
+"""Beginnings of overrides that say of which data a run is."""
+TARGET = ("pair.", "target.", "distribution@target")
+"""Beginnings of overrides that choose what is reached, and in a sweep over pairs of domains from where."""
 REFERENCES = ("untranslated", "retrieved", "floor")
 """Suffixes of the names of a metric's baselines."""
 FINISHED = "finished"
-HIGHER = ("class_preservation", "class_accuracy", "target_share", "coverage", "within_50", "class_kept", "reward")
-"""Ends of the names of numbers of which more is better; of all others that are judged less is."""
-UNJUDGED = ("nna", "diversity", "steps", "calls", "path_energy", "strength")
-"""Ends of the names of numbers that are best at some value between."""
+NEITHER: tuple[str, ...] = ("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls")
+NEITHER = (*NEITHER, "*path_energy", "*strength")
+"""Numbers that describe the data or the run, and those that are best at some value between."""
+MORE: tuple[str, ...] = ("*class_preservation", "*class_accuracy", "*class_kept", "*target_share", "*coverage")
+MORE = (*MORE, "*within_50", "*reward", "partner_class", "partner_mrr", "partner_top1", "effective")
+"""Numbers of which more is better."""
+LESS: tuple[str, ...] = ("w2", "sliced_w2", "energy", "*mmd", "fd_*", "kid_*", "npe", "straightness*", "*chamfer")
+LESS = (*LESS, "*transport_cost", "lsd", "mcd", "*cents", "*cents_p90", "torus_fit", "*distance", "*rank", "*_error")
+LESS = (*LESS, "*kl", "kl_*", "*_kl_to_tilt", "loss", "nfe", "seconds", "step_ms", "*memory_mib")
+"""Numbers of which less is better."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,8 @@ class SweepTable:
         settings: Names of the settings that vary.
         metrics: Names of the metrics, in the order of the columns.
         rows: Values of the settings and mean and error of each metric.
-        best: Per metric, the settings whose mean is best or whose paired difference from it is within its error.
+        best: Per metric, the settings whose mean is best of their target's or whose paired difference from that is
+            within its error.
     """
 
     settings: list[str]
@@ -142,8 +154,8 @@ class SweepTable:
 
 
 MARKED = (
-    "Bold: the best mean of its column, and settings whose paired difference from it by seed is within its error (95 % "
-    "interval of Student's t around 0); with one seed the best mean alone."
+    "Bold: the best mean of its column among the runs to one target, and settings whose paired difference from it by "
+    "seed is within its error (95 % interval of Student's t around 0); with one seed the best mean alone."
 )
 
 
@@ -178,14 +190,34 @@ def metric_name(word: str) -> str:
 
 
 def direction(metric: str) -> int:
-    """1 where less of a number is better, −1 where more is, and 0 where neither can be said.
+    """1 where less of a number is better, −1 where more is, and 0 where neither can be said or is known.
 
     Args:
         metric: The full name of the number.
     """
-    if metric.endswith(UNJUDGED) or metric.startswith("coupling/"):
+    stage, _, name = metric.rpartition("/")
+    if stage == "coupling":
         return 0
-    return -1 if metric.endswith(HIGHER) else 1
+    signs = ((0, NEITHER), (-1, MORE), (1, LESS))
+    return next((sign for sign, names in signs for known in names if fnmatchcase(name, known)), 0)
+
+
+def aim(metric: str) -> int:
+    """What an optimisation makes of a number: −1 for the most, 1 for the least, which is that of unknown ones.
+
+    Args:
+        metric: The full name of the number.
+    """
+    return direction(metric) or 1
+
+
+def aim_in_words(metric: str) -> str:
+    """A number with its aim, for instance ``test/w2 (less is better)``.
+
+    Args:
+        metric: The full name of the number.
+    """
+    return f"{metric} ({'more' if aim(metric) < 0 else 'less'} is better)"
 
 
 def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
@@ -222,16 +254,29 @@ def tabulated(jobs: list[Job], metrics: list[str]) -> SweepTable:
     return SweepTable(varied, wanted, rows)
 
 
-def grouped(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Job]]:
+def grouped(jobs: Sequence[Job], varied: Sequence[str] = ()) -> dict[tuple[str, ...], list[Job]]:
     """The runs of every setting: runs that differ in their seed alone.
 
     Args:
         jobs: The finished runs.
+        varied: The keys that make a setting; none for those that vary between these runs.
     """
-    varied, groups = varied_settings([job.settings for job in jobs]), dict[tuple[str, ...], list[Job]]()
+    varied, groups = varied or varied_settings([job.settings for job in jobs]), dict[tuple[str, ...], list[Job]]()
     for job in jobs:
         groups.setdefault(tuple(job.settings.get(key, "") for key in varied), []).append(job)
     return groups
+
+
+def by_target(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The runs to each target, and of each pair of domains: numbers of other ones are not compared.
+
+    Args:
+        jobs: The finished runs.
+    """
+    groups = dict[tuple[tuple[str, str], ...], list[Job]]()
+    for job in jobs:
+        groups.setdefault(tuple(item for item in job.settings.items() if item[0].startswith(TARGET)), []).append(job)
+    return list(groups.values())
 
 
 def varied_settings(settings: list[dict[str, str]]) -> list[str]:
@@ -282,21 +327,28 @@ def _cells(runs: list[dict[str, float]], wanted: list[str], suffix: str) -> dict
 def _reference_rows(
     varied: list[str], groups: dict[tuple[str, ...], list[dict[str, float]]], wanted: list[str], reference: str
 ) -> list[tuple[tuple[str, ...], dict[str, MeanAndError]]]:
-    """Rows of a reference: it depends on the data alone, so equal values of the first setting share a row."""
-    seen = dict[str, list[dict[str, float]]]()
+    """Rows of a reference, which depends on the data alone: on the settings of a side, or else on the first setting."""
+    places = [k for k, key in enumerate(varied) if key.startswith(SIDES)] or [0]
+    seen = dict[tuple[str, ...], list[dict[str, float]]]()
     for setting, runs in groups.items():
-        seen.setdefault(setting[0] if setting else "any", []).extend(runs)
-    same = dict[tuple[str, ...], list[str]]()
-    for first, runs in seen.items():
+        seen.setdefault(tuple(setting[k] for k in places if k < len(setting)), []).extend(runs)
+    same = dict[tuple[str, ...], list[tuple[str, ...]]]()
+    for data, runs in seen.items():
         cells = _cells(runs, wanted, f"_{reference}")
         if cells:
-            same.setdefault(tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()), []).append(first)
+            same.setdefault(tuple(f"{m}{cell.mean:.6g}" for m, cell in cells.items()), []).append(data)
     rows = []
-    for firsts in same.values():
-        name = "any" if len(same) == 1 and len(firsts) > 1 else ", ".join(firsts)
-        rows.append((name, _cells(seen[firsts[0]], wanted, f"_{reference}")))
-    alone = len(varied) < 2
-    return [
-        ((f"{first}: {reference}",)[: len(varied) or 1] if alone else (first, *[reference] * (len(varied) - 1)), cells)
-        for first, cells in rows
-    ]
+    for those in same.values():
+        label = [reference] * len(varied) or ["any"]
+        for place, k in enumerate(places if varied else ()):
+            label[k] = _joined([data[place] for data in those], [data[place] for data in seen])
+        if len(places) == len(label):
+            label[-1] = f"{label[-1]}: {reference}"
+        rows.append((tuple(label), _cells(seen[those[0]], wanted, f"_{reference}")))
+    return rows
+
+
+def _joined(values: Sequence[str], every: Sequence[str]) -> str:
+    """The values of a setting that share a row, ``"any"`` where those are all of several."""
+    found = list(dict.fromkeys(values))
+    return "any" if len(found) > 1 and len(found) == len(set(every)) else ", ".join(found)

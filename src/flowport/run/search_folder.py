@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, Stopped
+from flowport.evaluation.sweep_table import aim_in_words
 from flowport.run.claim import claimed
 from flowport.run.planned_job import ENDED, PlannedJob
 from flowport.run.search_space import SearchSpace
@@ -183,7 +184,7 @@ def run_search(search: Search, launch: Launch, stream: Stream | None, config: Di
 
 def _plan(search: Search, config: DictConfig) -> str:
     """What is said before a search starts."""
-    held, total, names = len(search.jobs), search.total, ", ".join(search.trials.objectives)
+    held, total, names = len(search.jobs), search.total, ", ".join(map(aim_in_words, search.trials.objectives))
     if not search.left:
         return (
             f"the search in {search.folder} has its {held} runs: nothing is started; hydra.sweeper.n_trials=<more> "

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from flowport.errors import FlowportError
-from flowport.evaluation.sweep_table import direction
+from flowport.evaluation.sweep_table import aim
 from flowport.run.search_space import SearchSpace
 
 JOURNAL = "optuna.journal"
@@ -67,7 +67,7 @@ class Trials:
         self.repeats: dict[int, list[int]] = defaultdict(list)
         path = folder / JOURNAL
         _mend(path)
-        directions: list[Any] = ["maximize" if direction(name) < 0 else "minimize" for name in self.objectives]
+        directions: list[Any] = ["maximize" if aim(name) < 0 else "minimize" for name in self.objectives]
         try:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
             self.study = optuna.create_study(
