@@ -16,7 +16,7 @@ from tests.zoo import PATHS, named
 D, S = 3.0, 0.5
 
 
-def drawn(path, t, n=200_000):
+def drawn(path, t, n=50_000):
     g = torch.Generator().manual_seed(0)
     x1, x0, z = torch.randn(3, n, 1, generator=g, dtype=torch.float64)
     time = torch.full((n,), t, dtype=torch.float64)

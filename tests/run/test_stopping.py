@@ -38,9 +38,12 @@ def events(folder: Path) -> bool:
     return any(folder.glob("tensorboard/*"))
 
 
-@pytest.mark.parametrize("accumulated", [1, 3])
-def test_a_run_that_is_stopped_again_and_again_equals_an_unbroken_one(tmp_path: Path, accumulated: int) -> None:
+@pytest.mark.parametrize(("accumulated", "steps"), [(1, 300), (3, 150)])
+def test_a_run_that_is_stopped_again_and_again_equals_an_unbroken_one(
+    tmp_path: Path, accumulated: int, steps: int
+) -> None:
     words = [*LONG, f"trainer.accumulate_grad_batches={accumulated}", "trainer.log_every_n_steps=1"]
+    words += [f"trainer.max_steps={steps}"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert started(tmp_path, *words, f"hydra.run.dir={whole}").wait() == 0
     process, stops = started(tmp_path, *words, f"hydra.run.dir={broken}"), []
