@@ -162,5 +162,6 @@ def test_an_atlas_without_a_learnt_flow_says_so(tmp_path):
 def test_names_of_domains_are_no_markup(tmp_path):
     jobs = [job(a, b, "exact", 0, 0.1) for a, b in ordered(("<b>", "=1+1"))]
     blocks = atlas_blocks(translations(jobs), tmp_path)
+    assert "one setting: too few pairs to say what predicts" in (tmp_path / "atlas.md").read_text()
     assert "<b>" not in "".join(block.html() for block in blocks if block.kind == "table").replace("<b>0", "")
     assert not any(line.startswith("=") for line in (tmp_path / "atlas.csv").read_text().splitlines())

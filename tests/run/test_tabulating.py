@@ -77,3 +77,14 @@ def test_the_command_writes_runs_differences_pivot_and_curves(tmp_path: Path, ca
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     said = runs.here(capfd, "tabulate.py", str(folder), "--pivot", "coupling", "nonsense")
     assert said.code == 2 and "no run of this sweep has an override nonsense" in said.err
+
+
+def test_experiments_to_different_targets_are_not_compared(tmp_path: Path, capfd: Any) -> None:
+    for k, (name, target) in enumerate((("a", "moons"), ("b", "moons"), ("c", "circles"), ("d", "circles"))):
+        place = job(tmp_path, str(k), [f"experiment={name}", "seed=0"], {"test/w2": 1.0 + k})
+        (place / ".hydra" / "config.yaml").write_text(f"target: {{_target_: {target}}}\n")
+    assert runs.here(capfd, "tabulate.py", str(tmp_path)).code == 0
+    table = (tmp_path / "table.md").read_text()
+    assert [line.count("**") for line in table.splitlines()[2:6]] == [2, 0, 2, 0]
+    held = pandas.read_csv(tmp_path / "differences.csv")
+    assert len(held) == 4

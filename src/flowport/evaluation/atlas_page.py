@@ -123,7 +123,11 @@ def _foretold(learnt: dict[str, list[Translation]]) -> list[str]:
     for setting, chosen in learnt.items():
         found = {name: predicted_by(chosen, name, together) for name in PREDICTORS}
         shown = [f"{name} ({value})" for name, value in found.items() if value is not None and value.differs()]
-        what = f"is predicted by {', '.join(shown)}" if shown else "is predicted by nothing that was measured before"
+        if not any(value is not None and math.isfinite(value.low) for value in found.values()):
+            lines.append(f"{setting}: too few pairs to say what predicts the rank of the partner.")
+            continue
+        nothing = "is not shown to be predicted by anything that was measured before"
+        what = f"is predicted by {', '.join(shown)}" if shown else nothing
         lines.append(f"{setting}: the rank of the partner {what}.")
     return lines
 

@@ -45,6 +45,7 @@ class Job:
         name: Of its folder.
         status: ``"finished"``, or what became of it.
         error: Why it did not finish.
+        target: What is reached, as the run's config says, where its overrides do not.
     """
 
     settings: dict[str, str]
@@ -53,6 +54,7 @@ class Job:
     name: str = ""
     status: str = FINISHED
     error: str = ""
+    target: str = ""
 
     @property
     def words(self) -> str:
@@ -273,9 +275,10 @@ def by_target(jobs: Sequence[Job]) -> list[list[Job]]:
     Args:
         jobs: The finished runs.
     """
-    groups = dict[tuple[tuple[str, str], ...], list[Job]]()
+    groups = dict[tuple[str, ...], list[Job]]()
     for job in jobs:
-        groups.setdefault(tuple(item for item in job.settings.items() if item[0].startswith(TARGET)), []).append(job)
+        told = [f"{key}={value}" for key, value in job.settings.items() if key.startswith(TARGET)]
+        groups.setdefault((job.target, *told), []).append(job)
     return list(groups.values())
 
 

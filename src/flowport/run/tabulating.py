@@ -1,8 +1,8 @@
 """The jobs of a sweep's folder as tables: what became of each job, files, pictures and the study."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowport.cache import write_atomically
@@ -28,6 +28,8 @@ from flowport.run.words import objectives
 
 STATES = ("queued", "running", "failed", "killed", "refused")
 """What a job's status.json may say of a job that has no numbers."""
+EXPERIMENT = "experiment"
+"""The override that names a config of an experiment, which chooses the data as well."""
 LONGEST = 400
 """Number of characters of an error that are shown."""
 SHOWN = 4
@@ -71,11 +73,21 @@ def _read(job: RunFolder) -> Job:
     try:
         settings = job.overrides()
         if job.finished:
-            return Job.of(settings, job.read_metrics(), job.translation, name)
+            return replace(Job.of(settings, job.read_metrics(), job.translation, name), target=_target(job, settings))
         state, error = _state(job)
     except FlowportError as reason:
         state, error = "unreadable", str(reason)
     return Job(settings, {}, job.translation, name, state, " ".join(printable(error).split())[:LONGEST])
+
+
+def _target(job: RunFolder, settings: Mapping[str, str]) -> str:
+    """What an experiment makes a run reach; empty where no experiment was named, or the config cannot be read."""
+    if EXPERIMENT not in settings:
+        return ""
+    try:
+        return str(load_yaml(job.config).get("target", ""))
+    except (FlowportError, AttributeError):  # no mapping
+        return settings[EXPERIMENT]
 
 
 def _state(job: RunFolder) -> tuple[str, str]:
