@@ -38,8 +38,9 @@ arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores
 test: $(STAMP)  # the fast lane
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
-test-all: $(STAMP)  # prints the share of lines of every module that the tests run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not cluster" --cov=flowport --cov-report=term:skip-covered $(ARGS)
+COVERAGE ?= --cov=flowport --cov-report=term:skip-covered
+test-all: $(STAMP)  # prints the share of lines of every module that the tests run; COVERAGE= : not, which is faster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not cluster" $(COVERAGE) $(ARGS)
 
 EXTRAS := diffusers==0.42.1 mlflow==3.17.2 optuna==5.0.0 peft==0.21.2 transformers==5.24.0 wandb==0.31.0
 extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for them
@@ -48,7 +49,7 @@ extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for
 
 launchers: $(STAMP)  # Ray, and the tests of sweeps on Ray and, where it is installed (slurm-wlm, munge), on Slurm
 	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock ray==2.60.0
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/run/test_slurm.py tests/run/test_ray.py tests/run/test_launchers.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m cluster tests/run/test_slurm.py tests/run/test_ray.py tests/run/test_launchers.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check src launch tests

@@ -32,7 +32,10 @@ Limited = tuple[Sweep, subprocess.Popen[str]]
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("slurm"))
     try:
-        made.start()
+        try:
+            made.start()
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"Slurm does not start on this machine: {error}")
         yield made
     finally:
         made.stop()
