@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests import runs
 
 TINY = [*runs.TINY, runs.QUIET, "gallery=false"]
+PLANE = ["-m", "sweep=plane", *TINY, "coupling=exact", "path=linear"]
+"""The sweep of the guides, made small: seeds are left to vary."""
 CLOCK = r"second|step_ms|peak|memory|host|attempts|slurm|folder|job"
 LIMIT = 120.0
 """Longest wait in seconds."""

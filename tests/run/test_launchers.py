@@ -8,9 +8,9 @@ import pandas
 import pytest
 
 from tests import runs
-from tests.run.slow_sweep import TINY, table
+from tests.run.slow_sweep import PLANE, table
 
-WORDS = ["-m", *TINY, "seed=0,1", "jobs=2"]
+WORDS = [*PLANE, "seed=0,1", "jobs=2"]
 NEEDS = {"local": "flowport", "submitit_local": "hydra_plugins.hydra_submitit_launcher", "ray": "ray"}
 
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests import runs
 from tests.run import slurm_cluster
-from tests.run.slow_sweep import LIMIT, TINY, Sweep, steps_of, table, until
+from tests.run.slow_sweep import LIMIT, PLANE, TINY, Sweep, steps_of, table, until
 from tests.run.slurm_cluster import Cluster
 
 pytestmark = [
@@ -54,7 +54,7 @@ def test_the_tables_of_slurm_and_of_one_process_are_equal(
     cluster: Cluster, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", str(cluster.settings))
-    words = ["-m", *TINY, "seed=0,1,-1"]
+    words = [*PLANE, "seed=0,1,-1"]
     for name, launcher in (("basic", ["hydra/launcher=basic"]), ("slurm", on_slurm())):
         said = runs.here(capfd, "train.py", *words, *launcher, f"hydra.sweep.dir={tmp_path}/{name}")
         assert said.code == 1 and "1 of 3 jobs did not finish" in said.err and "Traceback" not in said.err, said.err
