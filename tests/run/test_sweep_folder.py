@@ -106,6 +106,8 @@ def test_a_bad_value_spares_the_other_jobs_and_is_listed(launcher: str, tmp_path
     assert held[0]["error"] == "a time grid needs at least 1 step, not 0"
     assert "FlowportError" in (tmp_path / "sweep" / "0" / held[0]["traceback"]).read_text()
     assert not (tmp_path / "sweep" / "1" / "gallery.png").exists()
+    assert "| w2 |" in said.out and "a time grid needs at least 1 step" in said.out
+    assert f"study.html are in {tmp_path}/sweep" in said.err
     said = runs.here(capfd, "train.py", *words)
     assert said.code == 1 and "1 finished, 0 resumed, 1 from the start" in said.err
     assert [status(tmp_path / "sweep", k)["attempts"] for k in range(2)] == [2, 1]

@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
-from flowport.errors import FlowportError, Stopped
+from flowport.errors import FlowportError
 from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
 from flowport.run.rank_place import here
 from flowport.run.words import Groups, check_words
@@ -191,20 +191,10 @@ def _tabulate(arguments: list[str]) -> None:
     parser.add_argument("--baseline", default="best", help="what differences are from: best, or the first setting")
     given = parser.parse_args(arguments)
     with report_errors():
-        _write_table(given.folder, given.metrics, given.against, given.pivot, given.baseline)
+        from flowport.run.tabulating import TableOptions, write_tables
 
-
-def _write_table(
-    folder: Path,
-    metrics: Sequence[str] = (),
-    against: Sequence[str] = (),
-    pivot: Sequence[str] = (),
-    baseline: str = "best",
-) -> None:
-    """Write and print the tables of a sweep, and its study where its runs have items."""
-    from flowport.run.tabulating import TableOptions, write_tables
-
-    print(write_tables(folder, TableOptions(tuple(metrics), tuple(against), tuple(pivot), baseline)))
+        chosen = (tuple(words) for words in (given.metrics, given.against, given.pivot))
+        print(write_tables(given.folder, TableOptions(*chosen, given.baseline)))
 
 
 def _plot_weighting(arguments: list[str]) -> None:
@@ -315,20 +305,7 @@ def _command(name: str) -> None:
             _resume(Path(runs[-1].removeprefix("run=")), words, trusted[-1:] == ["trust=true"])
         return
     sys.argv[1:] = in_hydra_grammar(_with_sweep_name(arguments, name))
-    try:
-        launch(TASKS[name], configs(), name)
-    finally:
-        _end_of_sweep()
-
-
-def _end_of_sweep() -> None:
-    """Write table and study of the sweep that has ended, where its config asks for it (``StudyAtEnd``)."""
-    asked = sys.modules.get("flowport.run.sweep_end")
-    if asked is None or asked.StudyAtEnd.folder is None or Stopped.received is not None:
-        return
-    folder, asked.StudyAtEnd.folder = asked.StudyAtEnd.folder, None
-    with report_errors():
-        _write_table(folder, [])
+    launch(TASKS[name], configs(), name)
 
 
 def main() -> None:
