@@ -22,6 +22,8 @@ from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "output", "draw", "hydra.run.dir", "hydra.sweep.dir")
 """Overrides whose value is a path."""
+PATH = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[.*\]|[^,]+"""
+"""One of several paths with commas between them: in quotes, a list, or up to the next comma."""
 
 HELP = """usage: flowport <command> [key=value ...]
 
@@ -174,10 +176,11 @@ def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
     from flowport.evaluation.tables import table
     from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume
+    from flowport.run.sweep_job import finishing
 
     run = RunFolder(folder, trust)
     run.read_config()  # a lock would make a folder that does not exist
-    with said_how_to_go_on(folder), run.locked():
+    with said_how_to_go_on(folder), finishing(run, not overrides), run.locked():
         print(table(resume(run, overrides), title=str(folder)))
 
 
@@ -193,8 +196,8 @@ def _tabulate(arguments: list[str]) -> None:
     with report_errors():
         from flowport.run.tabulating import TableOptions, write_tables
 
-        chosen = (tuple(words) for words in (given.metrics, given.against, given.pivot))
-        print(write_tables(given.folder, TableOptions(*chosen, given.baseline)))
+        columns, costs, two = tuple(given.metrics), tuple(given.against), tuple(given.pivot)
+        print(write_tables(given.folder, TableOptions(columns, costs, two, given.baseline)))
 
 
 def _plot_weighting(arguments: list[str]) -> None:
@@ -231,19 +234,32 @@ def _plot_weighting(arguments: list[str]) -> None:
 def in_hydra_grammar(words: list[str]) -> list[str]:
     """Arguments with flags first, as Hydra's parser wants them, and with quotes around paths that hold its punctuation.
 
+    Of a sweep, a comma stands between two paths, also within ``choice(…)``; one within a path takes the user's quotes.
+
     Args:
         words: As the user wrote them.
     """
-
-    def quoted(word: str) -> str:
-        key, equal, value = word.partition("=")
-        plain = re.fullmatch(r"[^=,:{}()\[\]\s'\"\\]*", value) or "${" in value or value[:1] in "'\""
-        if not equal or plain or not (key in PATHS or key.endswith((".path", ".reference"))):
-            return word
-        return word if value[:1] == "[" else f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
     flags = [word for word in words if word in ("-m", "--multirun")]
-    return [*flags, *(quoted(word) for word in words if word not in flags)]
+
+    def written(word: str) -> str:
+        key, equal, value = word.partition("=")
+        if not equal or "${" in value or not (key in PATHS or key.endswith((".path", ".reference"))):
+            return word
+        if not flags or key.startswith("hydra."):
+            return f"{key}={_quoted(value)}"
+        several = re.fullmatch(r"choice\((.*)\)", value)
+        paths = re.findall(PATH, several[1] if several else value)
+        text = ",".join(map(_quoted, paths))
+        return f"{key}=choice({text})" if several else f"{key}={text}"
+
+    return [*flags, *(written(word) for word in words if word not in flags)]
+
+
+def _quoted(path: str) -> str:
+    """A path in quotes where it holds punctuation of Hydra's grammar; lists and what has quotes stay as they are."""
+    if re.fullmatch(r"[^=,:{}()\[\]\s'\"\\]*", path) or path[:1] in "'\"[":
+        return path
+    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _with_sweep_name(words: list[str], name: str) -> list[str]:
