@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, Stopped
 from flowport.run.claim import claimed
-from flowport.run.job_status import Stopwatch, digest_of, read_status, write_status
+from flowport.run.job_status import Stopwatch, digest_of, note_status, read_status, write_status
 from flowport.run.requeue import number_in_slurm, requeued
 from flowport.run.run_folder import RunFolder
 
@@ -185,10 +185,8 @@ def _fail(folder: RunFolder, error: Exception, facts: Mapping[str, Any]) -> None
 
 def _note(folder: RunFolder, state: str, facts: Mapping[str, Any]) -> None:
     """Write the last state of a job, where the disk takes it."""
-    try:
-        write_status(folder, state, facts)
-    except OSError as error:
-        logger.error("flowport: %s cannot be written: %s", folder.status, error.strerror)
+    if not note_status(folder, state, facts):
+        logger.error("flowport: %s cannot be written: the disk is full, or it may not be written", folder.status)
 
 
 def _clear(folder: RunFolder) -> None:
