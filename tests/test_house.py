@@ -85,7 +85,6 @@ def test_hydra_lives_in_the_run_folder() -> None:
         "search_space.py",
         "stage.py",
         "sweep_composer.py",
-        "sweep_end.py",
         "sweep_job.py",
         "train.py",
         "trials.py",

@@ -289,6 +289,18 @@ def test_paths_with_hydra_s_punctuation_and_late_flags(trained: Path, tmp_path: 
         assert said.code == 0, said.err
         assert json.loads((tmp_path / f"a=b,{command}" / "metrics.json").read_text())["base"] == str(odd)
     assert in_hydra_grammar(["a=1", "-m", "run=x", "run=a=b"]) == ["-m", "a=1", "run=x", "run='a=b'"]
+    assert in_hydra_grammar(["run=/a,/b"]) == ["run='/a,/b'"]
+    for given, wanted in (
+        ("run=/a,/b", "run=/a,/b"),
+        ("source.path=/a b,/c(1)", "source.path='/a b','/c(1)'"),
+        ("source.path=choice(/a,/b=1)", "source.path=choice(/a,'/b=1')"),
+        ("run='/a,b',/c", "run='/a,b',/c"),
+        ("hydra.sweep.dir=/a,b", "hydra.sweep.dir='/a,b'"),
+        ("run=${hydra:runtime.cwd}/a,b", "run=${hydra:runtime.cwd}/a,b"),
+        ("input=[/a,/b]", "input=[/a,/b]"),
+        ("seed=0,1", "seed=0,1"),
+    ):
+        assert in_hydra_grammar(["-m", given]) == ["-m", wanted]
     left = ["reward.reference=[1,2]", "target.path=${x}"]
     assert in_hydra_grammar(left) == left
 

@@ -139,6 +139,7 @@ def test_a_strangers_folder_sends_nothing(tmp_path: Path, name: str, monkeypatch
     [
         (["trainer.logger=false"], r"trainer\.logger=false would have no effect.*choose logger=\[tensorboard,csv,"),
         (["+trainer.logger=true"], r"trainer\.logger=true would have no effect"),
+        (["trainer.logger.save_dir=x"], r"trainer\.logger\.save_dir=x would have no effect.*choose logger=\["),
         (["+trainer.callbacks=[]"], r"trainer\.callbacks=\[\] would have no effect.*callback=\[<names>\]"),
         (["logger=null"], r"logger=null is no list of loggers: write logger=\[\]"),
         (["+logger=csv"], r"chooses a second logger: write logger=\[tensorboard,csv\]"),

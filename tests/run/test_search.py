@@ -67,8 +67,6 @@ def test_a_search_repeats_no_run_goes_on_to_its_total_and_draws_its_front(tmp_pa
     said = runs.here(capfd, "train.py", *words, "hydra.sweeper.n_trials=6")
     assert said.code == 0 and "has its 4 runs: nothing is started" in said.err and len(trials(sweep)) == len(found)
 
-    said = runs.here(capfd, "tabulate.py", str(sweep))
-    assert said.code == 0
     lines = (sweep / "pareto.csv").read_text().splitlines()
     assert lines[0].endswith("test/w2,test/nfe,front") and "job,grid.steps,solver" in lines[0]
     best = {t.values[0]: t.values[1] for t in trials(sweep)}

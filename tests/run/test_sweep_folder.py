@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from flowport.errors import Stopped
+from flowport.run import sweep_job
 from flowport.run.claim import Claim
+from flowport.run.job_status import read_status, write_status
+from flowport.run.run_folder import RunFolder
 from tests import runs
 
 FAST = [*runs.TINY, runs.QUIET, "trainer.max_steps=2", "gallery=false"]
@@ -62,6 +67,8 @@ def test_a_sweep_that_is_stopped_and_killed_goes_on_by_the_same_command(tmp_path
     assert said.count("stopped by SIGINT") == 1 and "Traceback" not in said
     assert "with 0 of 3 jobs finished" in said and "go on by the same command, " in said and "seed=0,1,2" in said
     assert [status(sweep, k)["state"] for k in range(3)] == ["killed", "killed", "queued"]
+    assert "train run=" not in said and "min left" not in said
+    assert all("train run=" not in status(sweep, k)["error"] for k in (0, 1))
 
     lives = Claim(sweep)  # as another sweep has it while it runs
     assert lives.take() is None
@@ -106,6 +113,8 @@ def test_a_bad_value_spares_the_other_jobs_and_is_listed(launcher: str, tmp_path
     assert held[0]["error"] == "a time grid needs at least 1 step, not 0"
     assert "FlowportError" in (tmp_path / "sweep" / "0" / held[0]["traceback"]).read_text()
     assert not (tmp_path / "sweep" / "1" / "gallery.png").exists()
+    assert "| w2 |" in said.out and "a time grid needs at least 1 step" in said.out
+    assert f"study.html are in {tmp_path}/sweep" in said.err
     said = runs.here(capfd, "train.py", *words)
     assert said.code == 1 and "1 finished, 0 resumed, 1 from the start" in said.err
     assert [status(tmp_path / "sweep", k)["attempts"] for k in range(2)] == [2, 1]
@@ -133,3 +142,43 @@ def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path, capfd: Any, m
     said = runs.here(capfd, "train.py", "-m", *FAST, "hydra/launcher=ray", f"hydra.sweep.dir={tmp_path}/sweep")
     assert said.code == 2 and 'hydra/launcher=ray needs Ray: pip install "flowport[ray]"' in said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "1.5", "null", "two"])
+def test_a_number_of_jobs_that_is_none_is_refused_before_anything_starts(jobs: str, tmp_path: Path, capfd: Any) -> None:
+    said = runs.here(capfd, "train.py", "-m", *FAST, "seed=0,1", f"jobs={jobs}", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert said.sentence.startswith(f"jobs={jobs} is ") and "jobs must be" in said.sentence
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_job_that_a_command_of_its_own_finished_is_not_run_again(tmp_path: Path, capfd: Any) -> None:
+    sweep = tmp_path / "sweep"
+    words = ["-m", *FAST, "hydra/launcher=basic", f"hydra.sweep.dir={sweep}", f"hydra.run.dir={sweep}/0"]
+    assert runs.here(capfd, "train.py", *words).code == 0
+    job = RunFolder(sweep / "0")
+    state = {**read_status(job), "error": "stopped by SIGINT"}
+    del state["state"]
+    write_status(job, "killed", state)
+    job.metrics.unlink()
+    lives = Claim(job.path)  # as the sweep has it while it runs the job
+    assert lives.take() is None
+    assert "a job of a sweep: wait for it" in runs.here(capfd, "train.py", f"run={job}").sentence
+    lives.release()
+    assert runs.here(capfd, "train.py", f"run={job}", "trainer.max_steps=2").code == 0
+    assert status(sweep, 0)["state"] == "killed"  # with other values it need not be the sweep's job
+    assert runs.here(capfd, "train.py", f"run={job}").code == 0
+    held = status(sweep, 0)
+    assert held["state"] == "finished" and held["attempts"] == 2 and "error" not in held and held["nfe"] > 0
+    measured = job.metrics.stat().st_mtime_ns
+    said = runs.here(capfd, "train.py", *words)
+    assert said.code == 0 and "is finished, all 1 job: nothing is started" in said.err
+    assert job.metrics.stat().st_mtime_ns == measured
+
+
+def test_a_stopped_job_of_a_sweep_names_no_command_of_its_own(tmp_path: Path) -> None:
+    def stops(*_: Any) -> None:
+        raise Stopped(signal.SIGINT, "after step 3, which is saved: go on by flowport train run=x")
+
+    with pytest.raises(Stopped, match=r"after step 3, which is saved$"):
+        sweep_job._followed(stops, OmegaConf.create(), RunFolder(tmp_path), {})
+    assert read_status(RunFolder(tmp_path))["error"] == "stopped by SIGINT after step 3, which is saved"

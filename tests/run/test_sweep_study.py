@@ -1,15 +1,19 @@
 """A sweep ends with its study, and what cannot be read of it is said by name."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from flowport.run import commands
-from flowport.run.sweep_end import StudyAtEnd
+from flowport.run import tabulating
+from flowport.run.planned_job import PlannedJob
+from flowport.run.run_folder import RunFolder
+from flowport.run.sweep_end import ended
 from tests import runs
 from tests.distribution.folders import pictures
 
@@ -81,13 +85,48 @@ def test_two_folders_of_pictures_are_studied_by_one_command(tmp_path: Path, capf
     assert "rank of the true partner" in page and "coupling=independent" in page
     assert "which failed: pairing=class_matched needs" in page and "peak_memory_mib" in page
     assert (tmp_path / "sweep" / "study.html").stat().st_size > 10_000
-    assert StudyAtEnd.folder is None
+    assert said.err.count("study.html are in") == 1
     GlobalHydra.instance().clear()
 
 
-def test_a_sweep_of_which_nothing_finished_ends_with_a_sentence(tmp_path: Path, capfd: Any) -> None:
-    (tmp_path / "empty").mkdir()
-    StudyAtEnd.folder = tmp_path / "empty"
-    with pytest.raises(SystemExit):
-        commands._end_of_sweep()
-    assert "holds no finished runs" in capfd.readouterr().err
+def planned(place: Path, state: str) -> PlannedJob:
+    (place / "status.json").write_text(json.dumps({"state": state, "error": "no classes"}))
+    return PlannedJob(int(place.name), ("seed=0",), RunFolder(place), "", ())
+
+
+def test_every_sweep_ends_with_its_tables_made_once_where_a_job_finished(tmp_path: Path, capfd: Any) -> None:
+    first, second = job(tmp_path, "0", None), job(tmp_path, "1", ITEMS, "independent")
+    (first / "metrics.json").unlink()
+    failed = planned(first, "failed")
+    assert not ended(tmp_path, [failed, planned(second, "killed")])
+    said = capfd.readouterr()
+    assert "2 of 2 jobs did not finish" in said.err and "are in" not in said.err and not said.out
+    jobs = [failed, planned(second, "finished")]
+    assert not ended(tmp_path, jobs)
+    said = capfd.readouterr()
+    assert "1 of 2 jobs did not finish" in said.err and f"study.html are in {tmp_path}" in said.err
+    assert "| independent |" in said.out and "no classes" in said.out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert not ended(tmp_path, jobs)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    said = capfd.readouterr()
+    assert not said.out and f"study.html are in {tmp_path}" in said.err
+    (first / "metrics.json").write_text(json.dumps({"test/w2": 2.0}))
+    assert ended(tmp_path, [planned(first, "finished"), jobs[1]])
+    assert (tmp_path / "runs.csv").read_text().count("finished") == 2
+
+
+def test_a_full_disk_at_the_end_is_a_sentence_and_numbers_that_nobody_compares_are_none(
+    tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = planned(job(tmp_path, "0", None), "finished")
+    full = OSError(errno.ENOSPC, "No space left on device", "table.png")
+    monkeypatch.setattr(tabulating, "write_tables", Mock(side_effect=full))
+    assert not ended(tmp_path, [done])
+    said = capfd.readouterr().err
+    assert said == (
+        "flowport: no table is written: table.png cannot be written: No space left on device; what was saved before "
+        "is whole\n"
+    )
+    done.folder.write_metrics({"arena/error": 1.0})
+    assert ended(tmp_path, [done]) and capfd.readouterr().err == ""

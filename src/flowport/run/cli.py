@@ -68,7 +68,8 @@ def launch(task: Task, configs: Path, name: str) -> None:
     with report_errors():
         groups = Groups(configs, name)
         check_words(sys.argv[1:], groups)
-        if name != "arena" and not {"--help", "-h", "--cfg", "-c"} & set(sys.argv):  # arena runs no finished duel again
+        elsewhere = {"--help", "-h", "--cfg", "-c", "-m", "--multirun"}  # arguments by which nothing is written there
+        if name != "arena" and not elsewhere & set(sys.argv):  # arena runs no finished duel again
             _check_folder(sys.argv[1:])
         with explained(groups):
             hydra.main(version_base="1.3", config_path=str(configs.resolve()), config_name=name)(_job(task))()

@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flowport import __version__
-from flowport.errors import FlowportError, Stopped
+from flowport.errors import FlowportError
 from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
 from flowport.run.rank_place import here
 from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "output", "draw", "hydra.run.dir", "hydra.sweep.dir")
 """Overrides whose value is a path."""
+PATH = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[.*\]|[^,]+"""
+"""One of several paths with commas between them: in quotes, a list, or up to the next comma."""
 
 HELP = """usage: flowport <command> [key=value ...]
 
@@ -174,10 +176,11 @@ def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
     from flowport.evaluation.tables import table
     from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume
+    from flowport.run.sweep_job import finishing
 
     run = RunFolder(folder, trust)
     run.read_config()  # a lock would make a folder that does not exist
-    with said_how_to_go_on(folder), run.locked():
+    with said_how_to_go_on(folder), finishing(run, not overrides), run.locked():
         print(table(resume(run, overrides), title=str(folder)))
 
 
@@ -191,20 +194,10 @@ def _tabulate(arguments: list[str]) -> None:
     parser.add_argument("--baseline", default="best", help="what differences are from: best, or the first setting")
     given = parser.parse_args(arguments)
     with report_errors():
-        _write_table(given.folder, given.metrics, given.against, given.pivot, given.baseline)
+        from flowport.run.tabulating import TableOptions, write_tables
 
-
-def _write_table(
-    folder: Path,
-    metrics: Sequence[str] = (),
-    against: Sequence[str] = (),
-    pivot: Sequence[str] = (),
-    baseline: str = "best",
-) -> None:
-    """Write and print the tables of a sweep, and its study where its runs have items."""
-    from flowport.run.tabulating import TableOptions, write_tables
-
-    print(write_tables(folder, TableOptions(tuple(metrics), tuple(against), tuple(pivot), baseline)))
+        columns, costs, two = tuple(given.metrics), tuple(given.against), tuple(given.pivot)
+        print(write_tables(given.folder, TableOptions(columns, costs, two, given.baseline)))
 
 
 def _plot_weighting(arguments: list[str]) -> None:
@@ -241,19 +234,32 @@ def _plot_weighting(arguments: list[str]) -> None:
 def in_hydra_grammar(words: list[str]) -> list[str]:
     """Arguments with flags first, as Hydra's parser wants them, and with quotes around paths that hold its punctuation.
 
+    Of a sweep, a comma stands between two paths, also within ``choice(…)``; one within a path takes the user's quotes.
+
     Args:
         words: As the user wrote them.
     """
-
-    def quoted(word: str) -> str:
-        key, equal, value = word.partition("=")
-        plain = re.fullmatch(r"[^=,:{}()\[\]\s'\"\\]*", value) or "${" in value or value[:1] in "'\""
-        if not equal or plain or not (key in PATHS or key.endswith((".path", ".reference"))):
-            return word
-        return word if value[:1] == "[" else f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
     flags = [word for word in words if word in ("-m", "--multirun")]
-    return [*flags, *(quoted(word) for word in words if word not in flags)]
+
+    def written(word: str) -> str:
+        key, equal, value = word.partition("=")
+        if not equal or "${" in value or not (key in PATHS or key.endswith((".path", ".reference"))):
+            return word
+        if not flags or key.startswith("hydra."):
+            return f"{key}={_quoted(value)}"
+        several = re.fullmatch(r"choice\((.*)\)", value)
+        paths = re.findall(PATH, several[1] if several else value)
+        text = ",".join(map(_quoted, paths))
+        return f"{key}=choice({text})" if several else f"{key}={text}"
+
+    return [*flags, *(written(word) for word in words if word not in flags)]
+
+
+def _quoted(path: str) -> str:
+    """A path in quotes where it holds punctuation of Hydra's grammar; lists and what has quotes stay as they are."""
+    if re.fullmatch(r"[^=,:{}()\[\]\s'\"\\]*", path) or path[:1] in "'\"[":
+        return path
+    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _with_sweep_name(words: list[str], name: str) -> list[str]:
@@ -315,20 +321,7 @@ def _command(name: str) -> None:
             _resume(Path(runs[-1].removeprefix("run=")), words, trusted[-1:] == ["trust=true"])
         return
     sys.argv[1:] = in_hydra_grammar(_with_sweep_name(arguments, name))
-    try:
-        launch(TASKS[name], configs(), name)
-    finally:
-        _end_of_sweep()
-
-
-def _end_of_sweep() -> None:
-    """Write table and study of the sweep that has ended, where its config asks for it (``StudyAtEnd``)."""
-    asked = sys.modules.get("flowport.run.sweep_end")
-    if asked is None or asked.StudyAtEnd.folder is None or Stopped.received is not None:
-        return
-    folder, asked.StudyAtEnd.folder = asked.StudyAtEnd.folder, None
-    with report_errors():
-        _write_table(folder, [])
+    launch(TASKS[name], configs(), name)
 
 
 def main() -> None:

@@ -70,6 +70,31 @@ def write_status(folder: RunFolder, state: str, facts: Mapping[str, Any]) -> dic
     return held
 
 
+def note_status(folder: RunFolder, state: str, facts: Mapping[str, Any]) -> bool:
+    """Write how a job ended, as ``write_status`` does; on a full disk, over what its status.json holds.
+
+    Args:
+        folder: The job's.
+        state: One of ``STATES``.
+        facts: What else it holds; None leaves a fact out.
+
+    Returns:
+        Whether the disk took it.
+    """
+    with suppress(OSError):
+        write_status(folder, state, facts)
+        return True
+    held = {"state": state, **{key: value for key, value in facts.items() if value is not None}}
+    text = json.dumps(held, sort_keys=True).encode()
+    with suppress(OSError):
+        if len(text) <= folder.status.stat().st_blocks * 512:  # which it has already
+            with folder.status.open("r+b") as file:
+                file.write(text)
+                file.truncate()
+            return True
+    return False
+
+
 class Stopwatch:
     """Wall time and peak memory of a job, from when it is made.
 

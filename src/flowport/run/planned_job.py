@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError, printable
 from flowport.run.claim import Claim
-from flowport.run.job_status import digest_of, read_status, write_status
+from flowport.run.job_status import digest_of, note_status, read_status, write_status
 from flowport.run.run_folder import RunFolder
 from flowport.run.sweep_job import step_of
 
@@ -129,8 +128,7 @@ class PlannedJob:
         """
         held = self.held()
         held.pop("state", None)
-        with suppress(OSError):
-            write_status(self.folder, state, {**held, "error": error})
+        note_status(self.folder, state, {**held, "error": error})
 
     def note_death(self) -> None:
         """Note that its process has ended without noting it, where that is so."""
@@ -139,9 +137,9 @@ class PlannedJob:
 
     def wait(self) -> None:
         """Wait for its end, where it runs in a process of which the launcher knows nothing any more."""
-        while self.state == "running":
-            self.note_death()
+        while self.state == "running" and self.holder() is not None:
             time.sleep(LOOK)
+        self.note_death()  # where the disk takes it
 
 
 def _quoted(value: str) -> str:

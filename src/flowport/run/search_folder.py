@@ -13,8 +13,9 @@ from flowport.evaluation.sweep_table import aim_in_words
 from flowport.run.claim import claimed
 from flowport.run.planned_job import ENDED, PlannedJob
 from flowport.run.search_space import SearchSpace
+from flowport.run.sweep_end import ended
 from flowport.run.sweep_folder import Launch, launched, refuse_second, remove, settle
-from flowport.run.sweep_report import at_once, report, say, stopped, watched
+from flowport.run.sweep_report import at_once, say, stopped, watched
 from flowport.run.trials import IN_VAIN, JOURNAL, Trials, require_optuna
 from flowport.run.words import objectives
 
@@ -153,7 +154,7 @@ def run_search(search: Search, launch: Launch, stream: Stream | None, config: Di
         FlowportError: Where it has nothing to optimise, Optuna is not installed, another sweep lives in the folder, or
             the folder is of another search.
         Stopped: Where a signal ended it.
-        SystemExit: With status 1 where a trial failed.
+        SystemExit: With status 1 where a trial failed, or the disk does not take the tables.
     """
     names = objectives(config.get("optimise"))
     if not names:
@@ -176,7 +177,7 @@ def run_search(search: Search, launch: Launch, stream: Stream | None, config: Di
                     _run(search, launch, stream, _batch(config))
             except (Stopped, KeyboardInterrupt) as stop:
                 raise stopped(stop, folder, search.jobs) from None
-    good = report(folder, search.jobs)
+    good = ended(folder, search.jobs)
     say(search.summary())
     if not good:
         raise SystemExit(1)

@@ -80,7 +80,8 @@ def queued(*options: str) -> dict[str, str]:
     command = ["squeue", "--noheader", "--array", "--format=%i %T", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode and "Invalid job id" not in done.stderr:  # Slurm has forgotten all of them
-        raise OSError(done.stderr.strip() or "squeue fails")
+        said = done.stderr.strip().splitlines() or ["squeue fails"]
+        raise OSError(said[-1])  # its earlier lines tell what it tried
     return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
 
 

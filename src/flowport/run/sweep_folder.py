@@ -15,7 +15,8 @@ from flowport.run.claim import Claim, claimed
 from flowport.run.cli import sentence_of
 from flowport.run.local_workers import Killed
 from flowport.run.planned_job import ENDED, PlannedJob
-from flowport.run.sweep_report import plan, report, say, stopped, watched
+from flowport.run.sweep_end import ended
+from flowport.run.sweep_report import plan, say, stopped, watched
 
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[Any]]
 """(the words of each job, number of the first one) -> Hydra's record of each: ``launch`` of a launcher."""
@@ -34,7 +35,7 @@ def run_sweep(folder: Path, jobs: list[PlannedJob], launch: Launch, config: Dict
     Raises:
         FlowportError: Where another sweep lives in the folder, or a job's folder holds something else.
         Stopped: Where a signal ended it.
-        SystemExit: With status 1 where a job did not finish.
+        SystemExit: With status 1 where a job did not finish, or the disk does not take the tables.
     """
     shared = [name for name, count in Counter(str(job.folder) for job in jobs).items() if count > 1]
     if shared:
@@ -56,7 +57,7 @@ def run_sweep(folder: Path, jobs: list[PlannedJob], launch: Launch, config: Dict
                     _run(waiting, launch, batch)
             except (Stopped, KeyboardInterrupt) as stop:
                 raise stopped(stop, folder, jobs) from None
-    if not report(folder, jobs):
+    if not ended(folder, jobs):
         raise SystemExit(1)
 
 

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, Stopped
 from flowport.run.claim import claimed
-from flowport.run.job_status import Stopwatch, digest_of, read_status, write_status
+from flowport.run.job_status import Stopwatch, digest_of, note_status, read_status, write_status
 from flowport.run.requeue import number_in_slurm, requeued
 from flowport.run.run_folder import RunFolder
 
@@ -118,14 +118,51 @@ def _followed(work: Work, config: DictConfig, folder: RunFolder, facts: dict[str
         write_status(folder, "running", facts)
         numbers = work(config, folder.path)
     except (Stopped, KeyboardInterrupt) as stop:
-        reason = str(stop) if isinstance(stop, Stopped) else str(Stopped(signal.SIGINT))
-        _note(folder, "killed", {**facts, **watch.facts(), "error": reason})
-        raise
+        number = stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT)
+        state = getattr(stop, "state", "").partition(": go on by ")[0]  # which is the sweep's command, said by itself
+        ended = Stopped(number, state)
+        _note(folder, "killed", {**facts, **watch.facts(), "error": str(ended)})
+        raise ended from None
     except Exception as error:
         _fail(folder, error, {**facts, **watch.facts()})
         return None
     write_status(folder, "finished", {**facts, **watch.facts(), "nfe": (numbers or {}).get("test/nfe")})
     return numbers
+
+
+@contextmanager
+def finishing(folder: RunFolder, as_it_was: bool) -> Iterator[None]:
+    """A context in which a job of a sweep that was not finished is finished by a command of its own.
+
+    It counts as finished afterwards, so that its sweep does not run it again; while it runs, the sweep waits for it.
+
+    Args:
+        folder: The job's, or that of a run of no sweep, which leaves no status.
+        as_it_was: Whether its config stays that of the sweep's job.
+
+    Raises:
+        FlowportError: Where another process works in the folder.
+    """
+    held = read_status(folder)
+    if not held:
+        yield
+        return
+    with claimed(folder.path, partial(_refuse, folder)):
+        watch = Stopwatch()
+        yield
+        if as_it_was and held["state"] != "finished" and held.get("command") in ("train", "finetune"):
+            facts = {**read_status(folder), "error": None, "traceback": None, "resumed": True}
+            facts |= {"attempts": held.get("attempts", 0) + 1, **watch.facts()}
+            facts |= {"nfe": folder.read_metrics().get("test/nfe")}
+            facts.pop("state")
+            write_status(folder, "finished", facts)
+
+
+def _refuse(folder: RunFolder, holder: dict[str, Any]) -> None:
+    raise FlowportError(
+        f"run={folder} is being written by process {holder.get('pid')} of {holder.get('host')}, a job of a sweep: wait "
+        "for it"
+    )
 
 
 def _fail(folder: RunFolder, error: Exception, facts: Mapping[str, Any]) -> None:
@@ -148,10 +185,8 @@ def _fail(folder: RunFolder, error: Exception, facts: Mapping[str, Any]) -> None
 
 def _note(folder: RunFolder, state: str, facts: Mapping[str, Any]) -> None:
     """Write the last state of a job, where the disk takes it."""
-    try:
-        write_status(folder, state, facts)
-    except OSError as error:
-        logger.error("flowport: %s cannot be written: %s", folder.status, error.strerror)
+    if not note_status(folder, state, facts):
+        logger.error("flowport: %s cannot be written: the disk is full, or it may not be written", folder.status)
 
 
 def _clear(folder: RunFolder) -> None:

@@ -59,18 +59,20 @@ class ProgressLines:
         self.told = False
         self.said: dict[int, float] = {}
 
-    def of(self, jobs: Sequence[PlannedJob]) -> list[str]:
+    def of(self, jobs: Sequence[PlannedJob], ended: int = 0, begun: int = 0) -> list[str]:
         """The lines that are due.
 
         Args:
             jobs: Those that run.
+            ended: Number of jobs that have ended since the sweep began.
+            begun: Number of waiting jobs that go on from a checkpoint.
         """
         found, now = [(job, progress_of(job)) for job in jobs], time.monotonic()
         known = [(job, progress) for job, progress in found if progress is not None]
         lines = []
         if known and not self.told:
             self.told = True
-            lines.append(self._budget([progress for _, progress in known]))
+            lines.append(self._budget([progress for _, progress in known], self.total - ended, begun))
         for job, progress in known:
             if now - self.said.setdefault(job.number, now) >= SAID:
                 self.said[job.number] = now
@@ -80,13 +82,20 @@ class ProgressLines:
                 )
         return lines
 
-    def _budget(self, first: Sequence[Progress]) -> str:
-        """What the whole sweep costs, if all jobs train as long as the first ones."""
-        seconds = sum(each.step_seconds * each.steps for each in first) / len(first)
-        rounds = -(-self.total // self.at_once)
+    def _budget(self, first: Sequence[Progress], left: int, begun: int) -> str:
+        """What the rest of the sweep costs, if waiting jobs train as long as the first ones, from where they stand.
+
+        Jobs that go on from a checkpoint are taken to have as much left as the running ones have.
+        """
+        rests = [each.minutes for each in first]
+        whole = sum(each.step_seconds * each.steps for each in first) / len(first) / 60
+        half = max(0, min(begun, left - len(first)))
+        ends = [0.0] * self.at_once
+        for rest in [*rests, *[sum(rests) / len(rests)] * half, *[whole] * (left - len(first) - half)]:
+            ends[ends.index(min(ends))] += rest  # to the process that is free first
         pace = 1000 * sum(each.step_seconds for each in first) / len(first)
         return (
-            f"budget: {self.total} job{'s' if self.total != 1 else ''} of {seconds / 60:.1f} min of training, about "
-            f"{seconds * rounds / 60:.1f} min in all with {self.at_once} at a time (by the first steps, {pace:.3g} ms "
-            "each), and measuring on top"
+            f"budget: {left} job{'s' if left != 1 else ''} of {whole:.1f} min of training, about {max(ends):.1f} min "
+            f"are left in all with {self.at_once} at a time (by the first steps, {pace:.3g} ms each), and measuring on "
+            "top"
         )

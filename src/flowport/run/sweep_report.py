@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,7 +76,8 @@ def watched(jobs: list[PlannedJob], at_once: int, total: int | None = None) -> I
         total: How many there will be; None for those that there are.
     """
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(jobs, at_once, over, total or len(jobs)), daemon=True)
+    told = {job.number for job in jobs if job.state in ENDED}  # before any of them can end
+    watch = threading.Thread(target=_watch, args=(jobs, at_once, over, total or len(jobs), told), daemon=True)
     watch.start()
     try:
         yield
@@ -85,9 +86,9 @@ def watched(jobs: list[PlannedJob], at_once: int, total: int | None = None) -> I
         watch.join()
 
 
-def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event, total: int) -> None:
-    told, spent = {job.number for job in jobs if job.state in ENDED}, list[float]()
-    lines = ProgressLines(total - len(told), at_once)
+def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event, total: int, told: set[int]) -> None:
+    skipped, spent = len(told), list[float]()
+    lines = ProgressLines(total - skipped, at_once)
     while True:
         last = over.is_set()
         for job in list(jobs):
@@ -97,14 +98,23 @@ def _watch(jobs: list[PlannedJob], at_once: int, over: threading.Event, total: i
                 told.discard(job.number)  # a cluster has started it again
             elif job.number not in told:
                 told.add(job.number)
-                spent.append(float(job.held().get("seconds", 0.0)))
-                minutes = sum(spent) / len(spent) * (total - len(told)) / max(at_once, 1) / 60
-                say(_line(job, f"{len(told)}/{total}", minutes if len(told) < total else None))
+                if state == "finished":
+                    spent.append(float(job.held().get("seconds", 0.0)))
+                say(_line(job, f"{len(told)}/{total}", _minutes(spent, total - len(told), at_once)))
         if last:
             return
-        for line in lines.of([job for job in list(jobs) if job.number not in told and job.state == "running"]):
+        waiting = [(job, job.state) for job in list(jobs) if job.number not in told]
+        begun = sum(state == "queued" and job.folder.begun for job, state in waiting)
+        for line in lines.of([job for job, state in waiting if state == "running"], len(told) - skipped, begun):
             say(line)
         over.wait(LOOK)
+
+
+def _minutes(spent: Sequence[float], left: int, at_once: int) -> float | None:
+    """The time that the jobs take which are left, by those that finished; None where no job tells, or will run."""
+    if not spent or not left or Stopped.received is not None:
+        return None
+    return sum(spent) / len(spent) * left / max(at_once, 1) / 60
 
 
 def _line(job: PlannedJob, count: str, minutes: float | None) -> str:

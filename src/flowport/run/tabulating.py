@@ -132,7 +132,6 @@ def write_tables(folder: Path, options: TableOptions) -> str:
     whole = tabulated(runs, [*sheet.metrics, *options.against]) if options.against else sheet
     whole = SweepTable(whole.settings, whole.metrics, whole.rows, sheet.best)
     text = whole.markdown() + _beside(sweep_files.failures(jobs))
-    sweep_files.write_frame(sweep_files.runs_frame(jobs), folder / "runs.csv")
     sweep_files.write_frame(sweep_files.table_frame(whole), folder / "table.csv")
     gaps = differences(runs, sheet.metrics, options.baseline)
     sweep_files.write_frame(sweep_files.differences_frame(sheet.settings, gaps), folder / "differences.csv")
@@ -147,6 +146,7 @@ def write_tables(folder: Path, options: TableOptions) -> str:
         page: Path | None = write_blocks([*atlas_blocks(atlas, folder), *front, *_left_out(jobs)], folder)
     else:
         page = write_study(folder, [*_table_blocks(whole, folder, runs), *front], _lost(jobs))
+    sweep_files.write_frame(sweep_files.runs_frame(jobs), folder / "runs.csv")  # last: all of the others are as new
     return text + (f"\n{page}" if page else "")
 
 

@@ -166,7 +166,7 @@ def _no_side(word: Word) -> str | None:
 
 
 def _no_trainer(word: Word) -> str | None:
-    moved = MOVED.get(word.plain)
+    moved = next((write for key, write in MOVED.items() if f"{word.plain}.".startswith(f"{key}.")), None)
     return moved and f"{word.text} would have no effect, because flowport sets it: {moved}"
 
 

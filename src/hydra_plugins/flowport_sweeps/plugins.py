@@ -59,10 +59,12 @@ class FolderSweeper(BasicSweeper):
 
     def _read(self, arguments: list[str]) -> tuple[list[Override], ConfigLoader, Path]:
         """What varies and what does not, as Hydra parsed it, the loader of configs, and the sweep's folder."""
+        from flowport.run.config_checks import check_kind
         from flowport.run.job_status import PLACES
         from flowport.run.sweep_composer import SweepComposer
 
         assert self.config is not None and self.hydra_context is not None
+        check_kind("jobs", self.config.get("jobs", 1), int, 1)
         loader = cast(ConfigLoader, SweepComposer(self.hydra_context.config_loader))
         self.hydra_context.config_loader = loader  # which the launcher uses
         words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
