@@ -18,6 +18,7 @@ from torch import Tensor
 from flowport.errors import FlowportError, printable
 from flowport.evaluation.bootstrap import Estimate, estimate, paired_difference
 from flowport.evaluation.items import UNTRANSLATED, ItemTable
+from flowport.evaluation.learnt import TargetDistance, distance_of, has_learnt, means_of
 from flowport.evaluation.showcase import Showcase
 from flowport.evaluation.sweep_table import SEED, MeanAndError, distinct, varied_settings
 from flowport.modality import gallery
@@ -34,7 +35,7 @@ class ItemNumber:
     Args:
         title: Its name on the page.
         meaning: One sentence on what it is.
-        better: ``"lower"`` or ``"higher"``.
+        better: ``"lower"``, ``"higher"``, or empty where neither is: the number has no best.
         content: Whether it says how much of an item's content is preserved.
     """
 
@@ -42,6 +43,11 @@ class ItemNumber:
     meaning: str
     better: str = "lower"
     content: bool = True
+
+    @property
+    def first(self) -> str:
+        """What the setting is called that the others are compared with: the best one, or the one of the least mean."""
+        return "best" if self.better else "least"
 
 
 COLUMNS = {
@@ -71,12 +77,14 @@ COLUMNS = {
         "transport cost",
         "squared distance by which an item is moved, summed over its coordinates; less is kept of what moves far, but "
         "an item that does not move is no translation, so it is to be read beside the realism",
+        better="",
         content=False,
     ),
     "cycle_error": ItemNumber(
         "cycle error",
         "root mean square difference between an item and its translation to the target and back, which is the error "
         "of the solver",
+        better="",
         content=False,
     ),
 }
@@ -117,7 +125,7 @@ class Comparison:
         column: Its name in items.csv.
         values: Mean and interval of every setting.
         seeds: Means of the single runs of every setting, in the order of their seeds.
-        best: The setting of the best mean.
+        best: The setting of the best mean; of a number that has no best, that of the least mean.
         from_best: Difference of every other setting to the best one, at a joint level.
         idle: Mean of the untranslated items; None where they have no such number.
         from_idle: Difference of every setting to the untranslated items.
@@ -160,17 +168,23 @@ class Comparison:
         gaps = {name: f"{name} ({interval(gap, signed=True)})" for name, gap in self.from_best.items()}
         unsure = ", ".join(gaps[name] + self._seeds_of(name) for name in gaps if name not in sure)
         better, mean = ", ".join(gaps[name] for name in sure), interval(self.values[self.best])
-        if not unsure:
-            return f"{number.title}: {self.best} is best, {mean}; by more than the error it differs from {better}."
         if not sure:
             return (
-                f"{number.title}: no setting is best by more than the error; {self.best} has the best mean, {mean}, "
-                f"from which the others differ by: {unsure}."
+                f"{number.title}: no setting is {number.first} by more than the error; {self.best} has the "
+                f"{number.first} mean, {mean}, from which the others differ by: {unsure}."
             )
+        claim = "is best" if number.better and not unsure else f"has the {number.first} mean"
+        but = f", but not from {unsure}" if unsure else ""
         return (
-            f"{number.title}: {self.best} has the best mean, {mean}; by more than the error it differs from {better}, "
-            f"but not from {unsure}."
+            f"{number.title}: {self.best} {claim}, {mean}; by more than the error it differs from {better}{but}."
+            + self._of_few_seeds()
         )
+
+    def _of_few_seeds(self) -> str:
+        """That one seed says nothing of another training; empty for several."""
+        seeds = min((count for _, count in self.agreeing.values()), default=0)
+        few = "Of one seed" if seeds else "Without a common seed"
+        return f" {few}: the spread over trainings is unknown." if seeds < 2 else ""
 
     def _in_every_seed(self, name: str) -> bool:
         wins, seeds = self.agreeing.get(name, (0, 0))
@@ -178,7 +192,8 @@ class Comparison:
 
     def _seeds_of(self, name: str) -> str:
         wins, seeds = self.agreeing.get(name, (0, 0))
-        return f" (best in {wins} of {seeds} seeds)" if self.from_best[name].differs and wins < seeds else ""
+        first = COLUMNS[self.column].first
+        return f" ({first} in {wins} of {seeds} seeds)" if self.from_best[name].differs and wins < seeds else ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +211,21 @@ class Study:
     comparisons: list[Comparison]
     items: int
     notes: list[str]
+
+    @property
+    def unlearnt(self) -> dict[str, TargetDistance]:
+        """The settings that have not learnt their target, see ``has_learnt``, and their distances, means over seeds."""
+        means = {label: means_of([run.numbers for run in group]) for label, group in self.groups.items()}
+        far = {label: distance_of(numbers) for label, numbers in means.items() if not has_learnt(numbers)}
+        return {label: known for label, known in far.items() if known is not None}
+
+    def marks(self, one: Comparison) -> bool:
+        """Whether the setting of the best mean is marked: the number has a best, and the setting has learnt its target.
+
+        Args:
+            one: A comparison.
+        """
+        return bool(COLUMNS[one.column].better) and one.best not in self.unlearnt
 
 
 def interval(value: Estimate, signed: bool = False) -> str:
@@ -285,7 +315,7 @@ def _comparison(column: str, groups: dict[str, list[StudyRun]], names: list[str]
     files = ItemTable(kept).groups
     single = {label: values[:, known] for label, values in single.items()}
     mean = {label: values.mean(0) for label, values in single.items()}
-    sign = 1 if COLUMNS[column].better == "lower" else -1
+    sign = -1 if COLUMNS[column].better == "higher" else 1
     best = min(mean, key=lambda label: sign * float(mean[label].mean()))
     pairs = len(mean) * (len(mean) - 1) / 2
     level = 1 - (1 - LEVEL) / max(pairs, 1)
@@ -381,8 +411,9 @@ def draw_bars(study: Study, path: Path) -> None:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels, strict=False):
         bars = dict(panel.values) | ({IDLE: panel.idle} if panel.idle else {})
+        green = panel.best if study.marks(panel) else None
         for k, (label, value) in enumerate(bars.items()):
-            colour = "#b6bcc3" if label == IDLE else "#2f7d4f" if label == panel.best else "#3b6fb6"
+            colour = "#b6bcc3" if label == IDLE else "#2f7d4f" if label == green else "#3b6fb6"
             ends = None if math.isnan(value.low) else [[value.mean - value.low], [value.high - value.mean]]
             axis.barh(k, value.mean, xerr=ends, color=colour, capsize=3, height=0.7, error_kw={"lw": 1.2})
         for (name, at), style in zip(panel.lines.items(), ("--", ":"), strict=False):
@@ -391,7 +422,8 @@ def draw_bars(study: Study, path: Path) -> None:
             axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.42), ncols=2, frameon=False)
         axis.set_yticks(range(len(bars)), [label.replace("$", "\\$") for label in bars], fontsize=8)
         axis.invert_yaxis()
-        axis.set_title(f"{COLUMNS[panel.column].title}\n({COLUMNS[panel.column].better} is better)", fontsize=9)
+        number = COLUMNS[panel.column]
+        axis.set_title(number.title + (f"\n({number.better} is better)" if number.better else ""), fontsize=9)
         axis.grid(alpha=0.25, axis="x")
         axis.tick_params(axis="x", labelsize=7)
     figure.tight_layout()

@@ -8,6 +8,7 @@ from pathlib import Path
 from flowport.cache import write_atomically
 from flowport.evaluation import study_media
 from flowport.evaluation.items import draw_confusions
+from flowport.evaluation.learnt import REST, SLACK, distance_of
 from flowport.evaluation.study import (
     COLUMNS,
     IDLE,
@@ -54,7 +55,7 @@ def write(study: Study, folder: Path, extra: Sequence[Block] = ()) -> Path:
     """
     blocks = [*_opening(study), *extra, *_pictures(study, folder)]
     for one in study.comparisons:
-        blocks += _section(one)
+        blocks += _section(study, one)
         blocks += study_media.over_bound(study) if one.column == "transport_cost" else []
     blocks += [*study_media.histograms(study, folder), *_realism(study), *study_media.spent(study), *_closing(study)]
     return write_blocks(blocks, folder)
@@ -85,12 +86,12 @@ def write_blocks(blocks: Sequence[Block], folder: Path) -> Path:
 def _opening(study: Study) -> list[Block]:
     settings = ", ".join(f"{label} ({_runs(len(group))})" for label, group in study.groups.items())
     content = [one for one in study.comparisons if COLUMNS[one.column].content]
-    lines = [one.sentence() + one.beside_idle() for one in content]
+    lines = [*_unlearnt(study), *(_claim(study, one) for one in content)]
     if not content:
-        lines = [
+        lines += [
             "These data have neither items of equal names on both sides nor classes that a metric reads, so what is "
             "preserved cannot be measured; how far items are moved can.",
-            *(one.sentence() for one in study.comparisons),
+            *(_claim(study, one) for one in study.comparisons),
         ]
     return [
         Block("title", _question(study)),
@@ -104,9 +105,40 @@ def _opening(study: Study) -> list[Block]:
             "the same ones for all settings (paired bootstrap). Intervals of differences between settings hold for all "
             "pairs of settings together (Bonferroni). The intervals are about other items of the same kind, not about "
             "training again, which the means of the single seeds show; a setting is called better where the interval "
-            "of the difference leaves out 0 and every seed agrees.",
+            f"of the difference leaves out 0 and every seed agrees.{_rule(study)}",
         ),
     ]
+
+
+def _unlearnt(study: Study) -> list[str]:
+    """Which settings have not learnt their target, with the numbers."""
+    far = [
+        f"{label} ({gap.name} {gap.now:.3g}; untranslated items {gap.before:.3g}, real ones {gap.floor:.3g})"
+        for label, gap in study.unlearnt.items()
+    ]
+    verb = "has not learnt its target" if len(far) == 1 else "have not learnt their target"
+    return [f"{len(far)} of {_settings(len(study.groups))} {verb}: {', '.join(far)}."] if far else []
+
+
+def _claim(study: Study, one: Comparison) -> str:
+    """What is said of a number, with the doubt where the setting that it names has not learnt its target."""
+    doubt = f" But {one.best} has not learnt its target." if one.best in study.unlearnt else ""
+    return one.sentence() + one.beside_idle() + doubt
+
+
+def _rule(study: Study) -> str:
+    """When a setting has learnt its target, as far as it is known."""
+    known = [all(distance_of(run.numbers) is not None for run in group) for group in study.groups.values()]
+    rule = (
+        f" A setting has learnt its target where at most {REST:g} is left of the way from untranslated items to the "
+        f"floor (real target items) of its distance to the target, or this is at most {SLACK:g} times the floor."
+    )
+    unknown = f" Of {known.count(False)} of {_settings(len(known))} no distance with a floor is known."
+    return (rule if any(known) else "") + ("" if all(known) else unknown)
+
+
+def _settings(number: int) -> str:
+    return f"{number} setting" + ("s" if number > 1 else "")
 
 
 def _runs(number: int) -> str:
@@ -139,7 +171,9 @@ def _pictures(study: Study, folder: Path) -> list[Block]:
     blocks += [*study_media.plane(study, folder), *study_media.sounds(study), *study_media.clouds(study)]
     if study.comparisons:
         draw_bars(study, folder / "study_bars.png")
-        caption = "Means over items with their intervals: green the best mean, grey the untranslated items."
+        caption = "Means over items with their intervals; grey are untranslated items."
+        if any(study.marks(one) for one in study.comparisons):
+            caption += " Green is the best mean, where its setting has learnt its target."
         blocks.append(Block("picture", caption, picture=folder / "study_bars.png"))
     flat = any(block.picture and block.picture.name == "study_plane.png" for block in blocks)
     names = [] if flat else draw_examples(study, folder / "study_items.png")
@@ -158,7 +192,7 @@ def _pictures(study: Study, folder: Path) -> list[Block]:
     return blocks
 
 
-def _section(one: Comparison) -> list[Block]:
+def _section(study: Study, one: Comparison) -> list[Block]:
     number = COLUMNS[one.column]
     head = ("setting", "mean and interval", "seeds", f"minus {one.best}", f"minus {IDLE}")
     rows = [
@@ -182,7 +216,7 @@ def _section(one: Comparison) -> list[Block]:
     return [
         Block("head", number.title),
         Block("text", f"{meaning} Over {used.items} items of {used.groups} files."),
-        Block("text", one.sentence() + one.beside_idle()),
+        Block("text", _claim(study, one)),
         Block("table", rows=table),
     ]
 
