@@ -13,7 +13,8 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.evaluation.items import ItemTable
 from flowport.evaluation.study import Study, StudyRun, compared
-from flowport.evaluation.study_page import write
+from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_page import STYLE, write
 
 
 def normal(n: int, seed: int) -> Tensor:
@@ -228,3 +229,19 @@ def test_one_seed_says_that_the_spread_over_trainings_is_unknown() -> None:
     assert found.sentence().endswith("Of one seed: the spread over trainings is unknown.")
     (found,) = compared([runs[0], runs[3]]).comparisons
     assert found.sentence().endswith("Without a common seed: the spread over trainings is unknown.")
+
+
+def test_markdown_is_bold_where_the_table_is_and_text_is_on_the_left() -> None:
+    rows = (("setting", "mean", "state"), ("a*b", "**0.35 ± 0.20**", "the partner's"), ("b", "-1.5 [-2, -1]", ""))
+    block = Block("table", "it's", rows=rows)
+    assert block.markdown().splitlines() == [
+        "| setting | mean | state |",
+        "| --- | ---: | --- |",
+        "| a&#42;b | **0.35 ± 0.20** | the partner's |",
+        "| b | -1.5 [-2, -1] |  |",
+    ]
+    page = block.html()
+    assert '<td class="number"><b>0.35 ± 0.20</b></td>' in page and '<th class="number">mean</th>' in page
+    assert "<td>the partner" in page and "<th>state</th>" in page
+    assert Block("table", rows=(("x", "y"), ("1", "**<b>**"))).markdown().endswith("| 1 | **&lt;b&gt;** |")
+    assert ".number{text-align:right}" in STYLE and "td+td" not in STYLE

@@ -25,7 +25,7 @@ from flowport.evaluation.study_block import Block
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}td,th{border-bottom:1px solid #ddd;padding:.25rem .7rem}
-th{text-align:left;background:#f5f6f7}td+td,th+th{text-align:right}img{max-width:100%}h1{font-size:1.5rem}
+th{text-align:left;background:#f5f6f7}.number{text-align:right}img{max-width:100%}h1{font-size:1.5rem}
 h2{font-size:1.15rem;margin-top:1.8rem}.answer{background:#eef5f0;border-left:4px solid #2f7d4f;padding:.5rem 1rem}
 .note{color:#666;font-size:.9rem}.wide{overflow-x:auto}.media td{text-align:left;vertical-align:middle;padding:.15rem}
 audio{width:11rem;height:2rem}canvas{touch-action:none;cursor:grab}"""
