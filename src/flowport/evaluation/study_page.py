@@ -15,13 +15,11 @@ from flowport.evaluation.study import (
     LEVEL,
     Comparison,
     Study,
-    confusions,
-    draw_bars,
-    draw_examples,
     interval,
     realism,
 )
 from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_pictures import confusions, draw_bars, draw_examples
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}td,th{border-bottom:1px solid #ddd;padding:.25rem .7rem}
