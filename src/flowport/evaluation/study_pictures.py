@@ -2,7 +2,10 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +16,22 @@ from flowport.cache import write_atomically
 from flowport.evaluation.study import COLUMNS, IDLE, Study
 from flowport.modality import gallery
 
-PANELS = 3
-"""Number of panels beside each other."""
+PANELS, PLANES = 3, 4
+"""Number of panels beside each other: of numbers, and of points of the plane."""
+REAL = "real target"
+"""Name of the row of target items, with which names of such rows begin."""
+
+
+def plain_ticks(axis: Any) -> None:
+    """Few and short numbers on a horizontal axis, so that they do not overlap.
+
+    Args:
+        axis: A panel of matplotlib.
+    """
+    axis.locator_params(axis="x", nbins=4)
+    axis.ticklabel_format(axis="x", scilimits=(-2, 4))
+    axis.tick_params(axis="x", labelsize=7)
+    axis.xaxis.get_offset_text().set_fontsize(7)
 
 
 def draw_bars(study: Study, path: Path) -> None:
@@ -48,9 +65,36 @@ def draw_bars(study: Study, path: Path) -> None:
         number = COLUMNS[panel.column]
         axis.set_title(number.title + (f"\n({number.better} is better)" if number.better else ""), fontsize=9)
         axis.grid(alpha=0.25, axis="x")
-        axis.tick_params(axis="x", labelsize=7)
+        plain_ticks(axis)
     figure.tight_layout()
     write_atomically(path, lambda place: figure.savefig(place, dpi=110, format="png"))
+
+
+def plane_figure(rows: Mapping[str, Tensor], ways: Mapping[str, Tensor]) -> Any:
+    """A figure of matplotlib with one panel per row of points of the plane, all with the same axes.
+
+    Args:
+        rows: Points (n, 2) of every row by its name.
+        ways: Trajectories (K+1, n, 2) of some rows.
+    """
+    from matplotlib.figure import Figure
+
+    across = min(PLANES, len(rows))
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(2.7 * across, 2.8 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+    for axis in axes[len(rows) :]:
+        axis.set_axis_off()
+    for axis, (name, x) in zip(axes, rows.items(), strict=False):
+        if name in ways:
+            axis.plot(ways[name][:, :, 0].numpy(), ways[name][:, :, 1].numpy(), color="#9aa3ad", lw=0.5, alpha=0.7)
+        colour = "#8a5fb0" if name == "source" else "#2f7d4f" if name.startswith(REAL) else "#3b6fb6"
+        axis.scatter(x[:, 0], x[:, 1], s=4, c=colour, alpha=0.7, linewidths=0)
+        axis.set_title(fill(name, 34).replace("$", "\\$"), fontsize=8)
+        axis.set_aspect("equal")
+        axis.grid(alpha=0.2)
+        axis.tick_params(labelsize=7)
+    return figure
 
 
 def confusions(study: Study) -> tuple[dict[str, dict[str, Counter[str]]], list[str]]:
@@ -94,7 +138,7 @@ def draw_examples(study: Study, path: Path) -> list[str]:
         strip = read_strip(run.pictures.get(row))
         same = [run.table.names[k] for k in run.table.examples()] == names
         if strip is not None and same:
-            strips[{"partner": "true partner", "target": "real target"}.get(row, title)] = strip
+            strips[{"partner": "true partner", "target": REAL}.get(row, title)] = strip
         elif strip is not None:
             study.notes.append(f"{run.name} shows other items and is not in the picture of examples")
     if strips:
