@@ -1,6 +1,7 @@
 """A study names a winner only where the paired difference leaves out 0 in every seed."""
 
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -184,7 +185,7 @@ MOVES = {"transport_cost": SHARED, "cycle_error": SHARED / 100}
 
 def moved(name: str, w2: float, gap: float = 0.0, seed: int = 0, content: bool = False) -> StudyRun:
     """A run whose w2 is given, of 2.79 before and a floor of 0.28, and which moves items by a gap less or more."""
-    one = run(name, seed, SHARED + gap, **{column: values + gap for column, values in MOVES.items()})
+    one = run(name, seed, SHARED + gap, None, **{column: values + gap for column, values in MOVES.items()})
     one.numbers.update({"test/w2": w2, "test/w2_floor": 0.28, "test/w2_untranslated": 2.79})
     if not content:
         for column in ("distance", "distance_untranslated"):
@@ -245,3 +246,18 @@ def test_markdown_is_bold_where_the_table_is_and_text_is_on_the_left() -> None:
     assert "<td>the partner" in page and "<th>state</th>" in page
     assert Block("table", rows=(("x", "y"), ("1", "**<b>**"))).markdown().endswith("| 1 | **&lt;b&gt;** |")
     assert ".number{text-align:right}" in STYLE and "td+td" not in STYLE
+
+
+def test_the_page_has_the_words_that_a_user_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes by their config's name; where all runs were given a word, of which a class may have several, that one."""
+    monkeypatch.undo()  # settings have their full names
+    chosen = {"source": "EightGaussians", "target": "Moons", "space": "DataSpace", "pairing": "UnpairedPairing"}
+    chosen |= {"coupling": "ExactCoupling", "path": "LinearPath", "data.batch": "9"}
+    runs = [replace(run(name, 0, SHARED + k), choices=chosen) for k, name in enumerate(("exact", "exact_hog"))]
+    for one in runs:
+        one.settings["path"] = "my_path"
+    write(compared(runs), tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    assert page.startswith("# How does the translation from eight_gaussians to moons depend on coupling?")
+    told = "source eight_gaussians, target moons, space data, pairing unpaired, path my_path, data.batch 9."
+    assert f"All runs share: {told}" in page

@@ -206,7 +206,7 @@ def test_points_of_the_plane_have_shared_axes_beside_the_target_of_each(folder: 
         plane = {"source": [[0, 0]], "translation": [[k, k], [-k, k]], "target": [[9, 9]]}
         (folder / str(k) / "examples" / "show.json").write_text(json.dumps({"plane": plane}))
     (folder / "0" / "examples" / "show.json").write_text("[[")
-    monkeypatch.setattr(sweep_pictures, "_save", lambda figure, path: figures.append(figure) or save(figure, path))
+    monkeypatch.setattr(sweep_pictures, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
     one = jobs(folder)
     several = [replace(job, settings=job.settings | {"target.path": job.settings["coupling"]}) for job in one]
     for found, titles in (

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowport.cache import write_atomically
+from flowport.errors import member_name
 from flowport.evaluation import study_media
 from flowport.evaluation.items import draw_confusions
 from flowport.evaluation.learnt import REST, SLACK, distance_of
@@ -15,6 +16,7 @@ from flowport.evaluation.study import (
     LEVEL,
     Comparison,
     Study,
+    StudyRun,
     interval,
     realism,
 )
@@ -31,10 +33,10 @@ MOST_CLASSES = 40
 """Largest number of classes whose confusion is drawn."""
 
 
-FIXED = (
-    *("source", "target", "space", "pairing", "coupling", "path", "network", "prediction", "conditioning", "objective"),
-    *("optimizer", "data.batch", "trainer.max_steps", "solver", "grid.steps", "volatility"),
-)
+CLASSES = ("source", "target", "space", "pairing", "coupling", "path", "network", "prediction", "conditioning")
+CLASSES = (*CLASSES, "objective", "optimizer", "solver", "volatility")
+"""Choices of a class, which the configs call by another name."""
+FIXED = (*CLASSES, "data.batch", "trainer.max_steps", "grid.steps")
 """Choices that are told as the setting, where all runs share them."""
 LIMITS = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 """The policy of the page: nothing is fetched, and no other script runs."""
@@ -144,9 +146,19 @@ def _runs(number: int) -> str:
 
 
 def _shared(study: Study) -> dict[str, str]:
-    """The choices that all runs have in common."""
-    every = [run.choices for group in study.groups.values() for run in group]
-    return {key: value for key, value in every[0].items() if all(one.get(key) == value for one in every)}
+    """The choices that all runs have in common, in the words that a user types."""
+    runs = [run for group in study.groups.values() for run in group]
+    first = runs[0].choices
+    same = {key: value for key, value in first.items() if all(run.choices.get(key) == value for run in runs)}
+    words = {key: _word(key, value, runs) if key in CLASSES else value for key, value in same.items()}
+    return {key: word for key, word in words.items() if word}
+
+
+def _word(key: str, value: str, runs: Sequence[StudyRun]) -> str:
+    """The config's name of a class of all runs: the word that was given, or its own; empty where the words differ."""
+    family = "distribution" if key in ("source", "target") else key
+    given = {run.settings.get(key if family == key else f"{family}@{key}") for run in runs}
+    return "" if len(given) > 1 else given.pop() or member_name(value, family)
 
 
 def _question(study: Study) -> str:
