@@ -229,6 +229,11 @@ def test_many_metrics_stand_in_rows_of_four_panels(folder: Path) -> None:
     draw(sweep_table.SweepTable(["coupling"], list(cells), [(("a",), cells), (("b",), cells)]), folder / "table.png")
     width, height = Image.open(folder / "table.png").size
     assert width < 2000 and height > 5 * 150
+    draw(
+        sweep_table.SweepTable(["coupling"], list(cells), [((str(k),), cells) for k in range(60)]), folder / "table.png"
+    )
+    width, height = Image.open(folder / "table.png").size
+    assert height < 4500 and width > 2000, "many settings: more panels beside each other rather than a tower"
 
 
 @pytest.mark.parametrize("values", [[math.inf], [1.0, math.inf], [math.nan], [math.nan, 1.0], [0.0], [0.0, 0.0]])

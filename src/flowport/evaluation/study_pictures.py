@@ -18,6 +18,8 @@ from flowport.modality import gallery
 
 PANELS, PLANES = 3, 4
 """Number of panels beside each other: of numbers, and of points of the plane."""
+TITLE = 40
+"""Largest number of characters in a line of a panel's title."""
 REAL = "real target"
 """Name of the row of target items, with which names of such rows begin."""
 
@@ -79,9 +81,12 @@ def plane_figure(rows: Mapping[str, Tensor], ways: Mapping[str, Tensor]) -> Any:
     """
     from matplotlib.figure import Figure
 
-    across = min(PLANES, len(rows))
-    down = -(-len(rows) // across)
-    figure = Figure(figsize=(2.7 * across, 2.8 * down), layout="constrained")
+    down = -(-len(rows) // PLANES)
+    across = -(-len(rows) // down)
+    every = torch.cat([*rows.values(), *(way.flatten(0, 1) for way in ways.values())])
+    width, height = (every.amax(0) - every.amin(0)).clamp_min(1e-9).tolist()
+    side = 2.3 * min(max(height / width, 0.4), 2.0)
+    figure = Figure(figsize=(2.7 * across, (side + 0.5) * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
     for axis in axes[len(rows) :]:
         axis.set_axis_off()
@@ -90,7 +95,8 @@ def plane_figure(rows: Mapping[str, Tensor], ways: Mapping[str, Tensor]) -> Any:
             axis.plot(ways[name][:, :, 0].numpy(), ways[name][:, :, 1].numpy(), color="#9aa3ad", lw=0.5, alpha=0.7)
         colour = "#8a5fb0" if name == "source" else "#2f7d4f" if name.startswith(REAL) else "#3b6fb6"
         axis.scatter(x[:, 0], x[:, 1], s=4, c=colour, alpha=0.7, linewidths=0)
-        axis.set_title(fill(name, 34).replace("$", "\\$"), fontsize=8)
+        lines = [name] if len(name) <= TITLE else name.split(", ")
+        axis.set_title("\n".join(fill(line, TITLE) for line in lines).replace("$", "\\$"), fontsize=8)
         axis.set_aspect("equal")
         axis.grid(alpha=0.2)
         axis.tick_params(labelsize=7)

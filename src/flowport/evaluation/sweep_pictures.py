@@ -31,6 +31,8 @@ COSTS = ("test/nfe", "test/transport_cost", "train/seconds", "test/seconds")
 """Numbers that say what a translation costs."""
 ACROSS = 4
 """Number of panels of the table beside each other."""
+TALLEST = 40.0
+"""Largest height of the table in inches; of many settings more panels are beside each other."""
 AXES = 8
 """Largest number of numbers that metrics are drawn over at once."""
 WIDE = 4.0
@@ -109,9 +111,10 @@ def draw(sheet: SweepTable, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = [_text(" · ".join(values)) for values, _ in sheet.rows]
-    across = min(ACROSS, len(sheet.metrics))
-    down = -(-len(sheet.metrics) // across)
-    figure = Figure(figsize=(3.2 * across + 2.5, down * (0.32 * len(names) + 1.2)))
+    panels, height = len(sheet.metrics), 0.32 * len(names) + 1.2
+    down = min(-(-panels // ACROSS), max(1, int(TALLEST / height)))
+    across = -(-panels // down)
+    figure = Figure(figsize=(3.2 * across + 2.5, down * height))
     axes = figure.subplots(down, across, sharey=True, squeeze=False)
     for axis in axes.flat[len(sheet.metrics) :]:
         axis.set_axis_off()
@@ -127,7 +130,7 @@ def draw(sheet: SweepTable, path: Path) -> None:
         plain_ticks(axis)
         axis.grid(alpha=0.25)
     axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(names) - 0.4, -0.6)
     _save(figure, path)
 
 
