@@ -33,8 +33,8 @@ MOST_CLASSES = 40
 """Largest number of classes whose confusion is drawn."""
 
 
-CLASSES = ("source", "target", "space", "pairing", "coupling", "path", "network", "prediction", "conditioning")
-CLASSES = (*CLASSES, "objective", "optimizer", "solver", "volatility")
+CLASSES: tuple[str, ...] = ("source", "target", "space", "pairing", "coupling", "path", "network", "prediction")
+CLASSES = (*CLASSES, "conditioning", "objective", "optimizer", "solver", "volatility")
 """Choices of a class, which the configs call by another name."""
 FIXED = (*CLASSES, "data.batch", "trainer.max_steps", "grid.steps")
 """Choices that are told as the setting, where all runs share them."""
