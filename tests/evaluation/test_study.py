@@ -252,12 +252,12 @@ def test_the_page_has_the_words_that_a_user_types(tmp_path: Path, monkeypatch: p
     """Classes by their config's name; where all runs were given a word, of which a class may have several, that one."""
     monkeypatch.undo()  # settings have their full names
     chosen = {"source": "EightGaussians", "target": "Moons", "space": "DataSpace", "pairing": "UnpairedPairing"}
-    chosen |= {"coupling": "ExactCoupling", "path": "LinearPath", "data.batch": "9"}
+    chosen |= {"coupling": "ExactCoupling", "path": "LinearPath", "optimizer": "AdamW"}
     runs = [replace(run(name, 0, SHARED + k), choices=chosen) for k, name in enumerate(("exact", "exact_hog"))]
     for one in runs:
         one.settings["path"] = "my_path"
     write(compared(runs), tmp_path)
     page = (tmp_path / "study.md").read_text()
     assert page.startswith("# How does the translation from eight_gaussians to moons depend on coupling?")
-    told = "source eight_gaussians, target moons, space data, pairing unpaired, path my_path, data.batch 9."
+    told = "source eight_gaussians, target moons, space data, pairing unpaired, path my_path, optimizer adamw."
     assert f"All runs share: {told}" in page

@@ -158,7 +158,8 @@ def _word(key: str, value: str, runs: Sequence[StudyRun]) -> str:
     """The config's name of a class of all runs: the word that was given, or its own; empty where the words differ."""
     family = "distribution" if key in ("source", "target") else key
     given = {run.settings.get(key if family == key else f"{family}@{key}") for run in runs}
-    return "" if len(given) > 1 else given.pop() or member_name(value, family)
+    own = value.lower() if family == "optimizer" else member_name(value, family)  # torch.optim names no members
+    return "" if len(given) > 1 else given.pop() or own
 
 
 def _question(study: Study) -> str:
