@@ -13,7 +13,6 @@ from flowport.evaluation.atlas import (
     Translation,
     difference,
     found_by,
-    has_learnt,
     mid_ranks,
     over_domains,
     pair_weights,
@@ -24,6 +23,7 @@ from flowport.evaluation.atlas import (
     weighted_mean,
 )
 from flowport.evaluation.atlas_page import atlas_blocks
+from flowport.evaluation.learnt import has_learnt
 from flowport.evaluation.sweep_table import Job
 
 NONE = Path("no picture")

@@ -1,6 +1,7 @@
 """A study names a winner only where the paired difference leaves out 0 in every seed."""
 
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.evaluation.items import ItemTable
 from flowport.evaluation.study import Study, StudyRun, compared
-from flowport.evaluation.study_page import write
+from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_page import STYLE, write
 
 
 def normal(n: int, seed: int) -> Tensor:
@@ -173,3 +175,89 @@ def test_runs_that_show_other_items_are_not_beside_each_other(tmp_path: Path) ->
     found = compared([one, other])
     write(found, tmp_path)
     assert any("job b 0 shows other items" in note for note in found.notes)
+
+
+GREEN = (0x2F, 0x7D, 0x4F)
+"""The colour of the best bar."""
+MOVES = {"transport_cost": SHARED, "cycle_error": SHARED / 100}
+"""How far items are moved, and the error of the solver."""
+
+
+def moved(name: str, w2: float, gap: float = 0.0, seed: int = 0, content: bool = False) -> StudyRun:
+    """A run whose w2 is given, of 2.79 before and a floor of 0.28, and which moves items by a gap less or more."""
+    one = run(name, seed, SHARED + gap, None, **{column: values + gap for column, values in MOVES.items()})
+    one.numbers.update({"test/w2": w2, "test/w2_floor": 0.28, "test/w2_untranslated": 2.79})
+    if not content:
+        for column in ("distance", "distance_untranslated"):
+            del one.table.numbers[column]
+    return one
+
+
+def has_green(picture: Path) -> bool:
+    return bool((np.asarray(Image.open(picture).convert("RGB")) == GREEN).all(2).sum() > 50)
+
+
+def test_moving_least_and_the_error_of_the_solver_are_never_best(tmp_path: Path) -> None:
+    write(compared([moved("a", 0.3), moved("b", 0.3, gap=2.0)]), tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    assert "best" not in page.replace("Which setting preserves content best?", ""), "neither column has a best"
+    assert "transport cost: a has the least mean, " in page and "it differs from b (+2 [2, 2])" in page
+    assert "minus a" in page and not has_green(tmp_path / "study_bars.png")
+    write(compared([moved("a", 0.3, content=True), moved("b", 0.3, gap=2.0, content=True)]), tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    assert "distance to the true partner: a is best" in page and has_green(tmp_path / "study_bars.png")
+
+
+def test_a_setting_that_has_not_learnt_its_target_is_named_first_and_is_not_green(tmp_path: Path) -> None:
+    runs = [moved("a", 2.4, seed=0, content=True), moved("a", 2.58, seed=1, content=True)]
+    runs += [moved("b", 0.3, 2.0, seed=seed, content=True) for seed in (0, 1)]
+    write(compared(runs), tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    told = "1 of 2 settings has not learnt its target: a (w2 2.49; untranslated items 2.79, real ones 0.28)"
+    assert told in page and page.index(told) < page.index("is best")
+    assert "a has not learnt its target." in page[page.index("is best") :], "beside the claim"
+    assert not has_green(tmp_path / "study_bars.png")
+    learnt = [moved(name, 0.3, gap, content=True) for name, gap in (("a", 0.0), ("b", 2.0))]
+    write(compared(learnt), tmp_path)
+    assert "not learnt" not in (tmp_path / "study.md").read_text()
+
+
+def test_one_seed_says_that_the_spread_over_trainings_is_unknown() -> None:
+    runs = [run(name, seed, SHARED + gap) for name, gap in (("a", 0), ("b", 1)) for seed in (0, 1)]
+    (found,) = compared(runs).comparisons
+    assert "is best" in found.sentence() and "unknown" not in found.sentence()
+    (found,) = compared(runs[::2]).comparisons
+    assert found.sentence().endswith("Of one seed: the spread over trainings is unknown.")
+    (found,) = compared([runs[0], runs[3]]).comparisons
+    assert found.sentence().endswith("Without a common seed: the spread over trainings is unknown.")
+
+
+def test_markdown_is_bold_where_the_table_is_and_text_is_on_the_left() -> None:
+    rows = (("setting", "mean", "state"), ("a*b", "**0.35 ± 0.20**", "the partner's"), ("b", "-1.5 [-2, -1]", ""))
+    block = Block("table", "it's", rows=rows)
+    assert block.markdown().splitlines() == [
+        "| setting | mean | state |",
+        "| --- | ---: | --- |",
+        "| a&#42;b | **0.35 ± 0.20** | the partner's |",
+        "| b | -1.5 [-2, -1] |  |",
+    ]
+    page = block.html()
+    assert '<td class="number"><b>0.35 ± 0.20</b></td>' in page and '<th class="number">mean</th>' in page
+    assert "<td>the partner" in page and "<th>state</th>" in page
+    assert Block("table", rows=(("x", "y"), ("1", "**<b>**"))).markdown().endswith("| 1 | **&lt;b&gt;** |")
+    assert ".number{text-align:right}" in STYLE and "td+td" not in STYLE
+
+
+def test_the_page_has_the_words_that_a_user_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes by their config's name; where all runs were given a word, of which a class may have several, that one."""
+    monkeypatch.undo()  # settings have their full names
+    chosen = {"source": "EightGaussians", "target": "Moons", "space": "DataSpace", "pairing": "UnpairedPairing"}
+    chosen |= {"coupling": "ExactCoupling", "path": "LinearPath", "optimizer": "AdamW"}
+    runs = [replace(run(name, 0, SHARED + k), choices=chosen) for k, name in enumerate(("exact", "exact_hog"))]
+    for one in runs:
+        one.settings["path"] = "my_path"
+    write(compared(runs), tmp_path)
+    page = (tmp_path / "study.md").read_text()
+    assert page.startswith("# How does the translation from eight_gaussians to moons depend on coupling?")
+    told = "source eight_gaussians, target moons, space data, pairing unpaired, path my_path, optimizer adamw."
+    assert f"All runs share: {told}" in page

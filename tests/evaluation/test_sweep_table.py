@@ -2,16 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from flowport.errors import FlowportError
-from flowport.evaluation import sweep_table
+from flowport.evaluation import sweep_pictures, sweep_table
 from flowport.evaluation.sweep_differences import differences, marked
-from flowport.evaluation.sweep_pictures import draw_curves, lines
+from flowport.evaluation.sweep_pictures import _save as save
+from flowport.evaluation.sweep_pictures import compare, draw, draw_curves, lines
 from flowport.run.run_folder import finished_runs
 from flowport.run.tabulating import TableOptions, write_tables
 from tests.metric.outcomes import outcome_of
@@ -182,6 +185,55 @@ def test_translations_of_the_settings_stand_below_each_other(folder: Path) -> No
     column = page[:, -15, 0].tolist()
     assert [v for k, v in enumerate(column) if k and v != column[k - 1] and v != 255] == [40, 200], "first seeds only"
     assert column.count(40) == column.count(200) == 20
+
+
+def test_the_same_items_and_the_real_target_stand_below_each_other(folder: Path) -> None:
+    """Pictures of examples go before those of whole evaluations."""
+    for k, shade in {0: 40, 3: 200}.items():
+        Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / str(k) / "translation.png")
+        (folder / str(k) / "examples").mkdir()
+        for row, at in (("translation", shade), ("target", 120), ("source", 10)):
+            Image.fromarray(np.full((20, 30, 3), at, np.uint8)).save(folder / str(k) / "examples" / f"{row}.png")
+    compare(jobs(folder), folder / "translations.png")
+    column = np.asarray(Image.open(folder / "translations.png"))[:, -15, 0].tolist()
+    assert [v for k, v in enumerate(column) if k and v != column[k - 1] and v != 255] == [40, 200, 120]
+
+
+def test_points_of_the_plane_have_shared_axes_beside_the_target_of_each(folder: Path, monkeypatch: Any) -> None:
+    figures = list[Any]()
+    for k in range(6):
+        (folder / str(k) / "examples").mkdir()
+        plane = {"source": [[0, 0]], "translation": [[k, k], [-k, k]], "target": [[9, 9]]}
+        (folder / str(k) / "examples" / "show.json").write_text(json.dumps({"plane": plane}))
+    (folder / "0" / "examples" / "show.json").write_text("[[")
+    monkeypatch.setattr(sweep_pictures, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    one = jobs(folder)
+    several = [replace(job, settings=job.settings | {"target.path": job.settings["coupling"]}) for job in one]
+    for found, titles in (
+        (one, ["coupling exact", "coupling independent", "real target"]),
+        (several, ["coupling exact", "real target 1", "coupling independent", "real target 2"]),
+    ):
+        compare(found, folder / "translations.png")
+        axes = [axis for axis in figures[-1].axes if axis.axison]
+        assert [axis.get_title().partition(",")[0] for axis in axes] == titles
+        assert len({(axis.get_xlim(), axis.get_ylim()) for axis in axes}) == 1
+        spots = [axis.collections[0].get_offsets().tolist() for axis in axes]
+        assert spots[0] == [[1, 1], [-1, 1]], "of the first run that can be read"
+        assert [[9, 9]] in spots
+    width, height = Image.open(folder / "translations.png").size
+    assert width > 3 * height
+
+
+def test_many_metrics_stand_in_rows_of_four_panels(folder: Path) -> None:
+    cells = {f"test/m{k}": sweep_table.MeanAndError(1e-5 * k, 0.0, 1) for k in range(19)}
+    draw(sweep_table.SweepTable(["coupling"], list(cells), [(("a",), cells), (("b",), cells)]), folder / "table.png")
+    width, height = Image.open(folder / "table.png").size
+    assert width < 2000 and height > 5 * 150
+    draw(
+        sweep_table.SweepTable(["coupling"], list(cells), [((str(k),), cells) for k in range(60)]), folder / "table.png"
+    )
+    width, height = Image.open(folder / "table.png").size
+    assert height < 4500 and width > 2000, "many settings: more panels beside each other rather than a tower"
 
 
 @pytest.mark.parametrize("values", [[math.inf], [1.0, math.inf], [math.nan], [math.nan, 1.0], [0.0], [0.0, 0.0]])

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 from torch import Tensor
 
+from flowport.evaluation.learnt import has_learnt, means_of
 from flowport.evaluation.sweep_table import SEED, SIDES, Job
 from flowport.randomness import Randomness
 
@@ -27,10 +28,6 @@ SOURCE, TARGET = "pair.source", "pair.target"
 """Overrides that name the domains of a run."""
 FOUND = "test/partner_rank"
 """The number that says whether the true partner is found: 0 is always, 1/2 is chance."""
-DISTANCES = ("test/energy", "test/mmd", "test/sliced_w2", "test/w2")
-"""Distances to the target by which a flow has learnt or not; the first one that was measured."""
-REST, SLACK = 0.25, 1.1
-"""A flow has learnt where this share of the way to the floor is left, or less, or below this multiple of the floor."""
 PREDICTORS = {
     "W2": lambda n: n.get("test/domain_w2_relative", math.nan),
     "Gromov–Wasserstein": lambda n: n.get("test/domain_gw_relative", math.nan),
@@ -75,35 +72,6 @@ class Translation:
         return has_learnt(self.numbers)
 
 
-def has_learnt(numbers: Mapping[str, float]) -> bool:
-    """Whether a flow has learnt its target.
-
-    Of the way from the distance of untranslated source points to the floor, at most a quarter is left, or the distance
-    is at most a tenth above the floor. Where no distance with a floor was measured, it counts as learnt.
-
-    Args:
-        numbers: Numbers of the run, by name.
-    """
-    known = distance_of(numbers)
-    if known is None:
-        return True
-    now, before, floor = known
-    return now <= max(floor + REST * (before - floor), SLACK * floor)
-
-
-def distance_of(numbers: Mapping[str, float]) -> tuple[float, float, float] | None:
-    """The distance to the target by which a flow has learnt, that of untranslated points, and the floor.
-
-    Args:
-        numbers: Numbers of the run, by name.
-    """
-    for name in DISTANCES:
-        floor, before = numbers.get(f"{name}_floor"), numbers.get(f"{name}_untranslated")
-        if name in numbers and floor is not None and before is not None:
-            return numbers[name], before, floor
-    return None
-
-
 def translations(jobs: Sequence[Job]) -> list[Translation]:
     """The pairs of domains of a sweep; none where its runs name no domains or have no rank of partners.
 
@@ -117,12 +85,10 @@ def translations(jobs: Sequence[Job]) -> list[Translation]:
     for job in named:
         setting = ", ".join(f"{key} {job.settings.get(key, '')}" for key in varied) or "one setting"
         groups.setdefault((job.settings[SOURCE], job.settings[TARGET], setting), []).append(job.numbers)
-    found = []
-    for (source, target, setting), runs in groups.items():
-        common = [name for name in runs[0] if all(name in run for run in runs)]
-        means = {name: math.fsum(run[name] for run in runs) / len(runs) for name in common}
-        found.append(Translation(source, target, setting, means, len(runs)))
-    return found
+    return [
+        Translation(source, target, setting, means_of(runs), len(runs))
+        for (source, target, setting), runs in groups.items()
+    ]
 
 
 def told_by_name(job: Job) -> Job:

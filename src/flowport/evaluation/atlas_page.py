@@ -12,15 +12,13 @@ from flowport.errors import printable
 from flowport.evaluation.atlas import (
     FOUND,
     PREDICTORS,
-    REST,
-    SLACK,
     Interval,
     Translation,
     difference,
-    distance_of,
     found_by,
     predicted_by,
 )
+from flowport.evaluation.learnt import REST, SLACK, distance_of
 from flowport.evaluation.study_block import Block
 from flowport.evaluation.tables import no_formula
 

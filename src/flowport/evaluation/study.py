@@ -5,22 +5,19 @@ Seeds of one setting are averaged per item; items, by file, are resampled jointl
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from flowport.errors import FlowportError, printable
 from flowport.evaluation.bootstrap import Estimate, estimate, paired_difference
 from flowport.evaluation.items import UNTRANSLATED, ItemTable
+from flowport.evaluation.learnt import TargetDistance, distance_of, has_learnt, means_of
 from flowport.evaluation.showcase import Showcase
 from flowport.evaluation.sweep_table import SEED, MeanAndError, distinct, varied_settings
-from flowport.modality import gallery
 
 IDLE = "untranslated"
 LEVEL = 0.95
@@ -34,7 +31,7 @@ class ItemNumber:
     Args:
         title: Its name on the page.
         meaning: One sentence on what it is.
-        better: ``"lower"`` or ``"higher"``.
+        better: ``"lower"``, ``"higher"``, or empty where neither is: the number has no best.
         content: Whether it says how much of an item's content is preserved.
     """
 
@@ -42,6 +39,11 @@ class ItemNumber:
     meaning: str
     better: str = "lower"
     content: bool = True
+
+    @property
+    def first(self) -> str:
+        """What the setting is called that the others are compared with: the best one, or the one of the least mean."""
+        return "best" if self.better else "least"
 
 
 COLUMNS = {
@@ -71,18 +73,18 @@ COLUMNS = {
         "transport cost",
         "squared distance by which an item is moved, summed over its coordinates; less is kept of what moves far, but "
         "an item that does not move is no translation, so it is to be read beside the realism",
+        better="",
         content=False,
     ),
     "cycle_error": ItemNumber(
         "cycle error",
         "root mean square difference between an item and its translation to the target and back, which is the error "
         "of the solver",
+        better="",
         content=False,
     ),
 }
 """The numbers of the page, in its order."""
-PANELS = 3
-"""Number of panels beside each other."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Comparison:
         column: Its name in items.csv.
         values: Mean and interval of every setting.
         seeds: Means of the single runs of every setting, in the order of their seeds.
-        best: The setting of the best mean.
+        best: The setting of the best mean; of a number that has no best, that of the least mean.
         from_best: Difference of every other setting to the best one, at a joint level.
         idle: Mean of the untranslated items; None where they have no such number.
         from_idle: Difference of every setting to the untranslated items.
@@ -160,17 +162,23 @@ class Comparison:
         gaps = {name: f"{name} ({interval(gap, signed=True)})" for name, gap in self.from_best.items()}
         unsure = ", ".join(gaps[name] + self._seeds_of(name) for name in gaps if name not in sure)
         better, mean = ", ".join(gaps[name] for name in sure), interval(self.values[self.best])
-        if not unsure:
-            return f"{number.title}: {self.best} is best, {mean}; by more than the error it differs from {better}."
         if not sure:
             return (
-                f"{number.title}: no setting is best by more than the error; {self.best} has the best mean, {mean}, "
-                f"from which the others differ by: {unsure}."
+                f"{number.title}: no setting is {number.first} by more than the error; {self.best} has the "
+                f"{number.first} mean, {mean}, from which the others differ by: {unsure}."
             )
+        claim = "is best" if number.better and not unsure else f"has the {number.first} mean"
+        but = f", but not from {unsure}" if unsure else ""
         return (
-            f"{number.title}: {self.best} has the best mean, {mean}; by more than the error it differs from {better}, "
-            f"but not from {unsure}."
+            f"{number.title}: {self.best} {claim}, {mean}; by more than the error it differs from {better}{but}."
+            + self._of_few_seeds()
         )
+
+    def _of_few_seeds(self) -> str:
+        """That one seed says nothing of another training; empty for several."""
+        seeds = min((count for _, count in self.agreeing.values()), default=0)
+        few = "Of one seed" if seeds else "Without a common seed"
+        return f" {few}: the spread over trainings is unknown." if seeds < 2 else ""
 
     def _in_every_seed(self, name: str) -> bool:
         wins, seeds = self.agreeing.get(name, (0, 0))
@@ -178,7 +186,8 @@ class Comparison:
 
     def _seeds_of(self, name: str) -> str:
         wins, seeds = self.agreeing.get(name, (0, 0))
-        return f" (best in {wins} of {seeds} seeds)" if self.from_best[name].differs and wins < seeds else ""
+        first = COLUMNS[self.column].first
+        return f" ({first} in {wins} of {seeds} seeds)" if self.from_best[name].differs and wins < seeds else ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,21 @@ class Study:
     comparisons: list[Comparison]
     items: int
     notes: list[str]
+
+    @property
+    def unlearnt(self) -> dict[str, TargetDistance]:
+        """The settings that have not learnt their target, see ``has_learnt``, and their distances, means over seeds."""
+        means = {label: means_of([run.numbers for run in group]) for label, group in self.groups.items()}
+        far = {label: distance_of(numbers) for label, numbers in means.items() if not has_learnt(numbers)}
+        return {label: known for label, known in far.items() if known is not None}
+
+    def marks(self, one: Comparison) -> bool:
+        """Whether the setting of the best mean is marked: the number has a best, and the setting has learnt its target.
+
+        Args:
+            one: A comparison.
+        """
+        return bool(COLUMNS[one.column].better) and one.best not in self.unlearnt
 
 
 def interval(value: Estimate, signed: bool = False) -> str:
@@ -285,7 +309,7 @@ def _comparison(column: str, groups: dict[str, list[StudyRun]], names: list[str]
     files = ItemTable(kept).groups
     single = {label: values[:, known] for label, values in single.items()}
     mean = {label: values.mean(0) for label, values in single.items()}
-    sign = 1 if COLUMNS[column].better == "lower" else -1
+    sign = -1 if COLUMNS[column].better == "higher" else 1
     best = min(mean, key=lambda label: sign * float(mean[label].mean()))
     pairs = len(mean) * (len(mean) - 1) / 2
     level = 1 - (1 - LEVEL) / max(pairs, 1)
@@ -360,99 +384,3 @@ def realism(study: Study) -> tuple[list[str], list[list[str]]]:
         if any(cells):
             rows.append([title, *(str(MeanAndError.of(distinct(values))) if values else "" for values in cells)])
     return ["setting", *(n.removeprefix("test/") for n in names)], rows if names else []
-
-
-def draw_bars(study: Study, path: Path) -> None:
-    """Draw one panel per number: a bar with its interval for every setting, a grey one for untranslated items.
-
-    Args:
-        study: The study.
-        path: File of the picture, .png.
-    """
-    from matplotlib.figure import Figure
-
-    from flowport.cache import write_atomically
-
-    panels, across = study.comparisons, min(PANELS, len(study.comparisons))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(3.1 * across + 1.8, down * (0.36 * (len(study.groups) + 1) + 1.3)))
-    axes = figure.subplots(down, across, squeeze=False).flatten()
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    for axis, panel in zip(axes, panels, strict=False):
-        bars = dict(panel.values) | ({IDLE: panel.idle} if panel.idle else {})
-        for k, (label, value) in enumerate(bars.items()):
-            colour = "#b6bcc3" if label == IDLE else "#2f7d4f" if label == panel.best else "#3b6fb6"
-            ends = None if math.isnan(value.low) else [[value.mean - value.low], [value.high - value.mean]]
-            axis.barh(k, value.mean, xerr=ends, color=colour, capsize=3, height=0.7, error_kw={"lw": 1.2})
-        for (name, at), style in zip(panel.lines.items(), ("--", ":"), strict=False):
-            axis.axvline(at, color="#333333", ls=style, lw=1, label=name)
-        if panel.lines:
-            axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.42), ncols=2, frameon=False)
-        axis.set_yticks(range(len(bars)), [label.replace("$", "\\$") for label in bars], fontsize=8)
-        axis.invert_yaxis()
-        axis.set_title(f"{COLUMNS[panel.column].title}\n({COLUMNS[panel.column].better} is better)", fontsize=9)
-        axis.grid(alpha=0.25, axis="x")
-        axis.tick_params(axis="x", labelsize=7)
-    figure.tight_layout()
-    write_atomically(path, lambda place: figure.savefig(place, dpi=110, format="png"))
-
-
-def confusions(study: Study) -> tuple[dict[str, dict[str, Counter[str]]], list[str]]:
-    """The confusion of classes of every setting, summed over its seeds, and the names of the classes after.
-
-    Args:
-        study: The study.
-    """
-    panels, after = dict[str, dict[str, Counter[str]]](), set[str]()
-    for label, group in study.groups.items():
-        total = dict[str, Counter[str]]()
-        for run in group:
-            for before, row in (run.table.confusion() or {}).items():
-                total.setdefault(before, Counter()).update(row)
-                after |= set(row) | {before}
-        if total:
-            panels[label] = dict(sorted(total.items()))
-    return panels, sorted(after)
-
-
-def draw_examples(study: Study, path: Path) -> list[str]:
-    """Draw the same items: before, by every setting's first run, and their true partners.
-
-    Args:
-        study: The study.
-        path: File of the picture, .png; not written where there are no pictures.
-
-    Returns:
-        The names of the items.
-    """
-    first = next(iter(study.groups.values()))[0]
-    names = [first.table.names[k] for k in first.table.examples()]
-    strips = dict[str, Tensor]()
-    for title, row in (
-        ("source", "source"),
-        *((label, "translation") for label in study.groups),
-        ("partner", "partner"),
-        ("target", "target"),
-    ):
-        run = study.groups[title][0] if row == "translation" else first
-        strip = _strip(run.pictures.get(row))
-        same = [run.table.names[k] for k in run.table.examples()] == names
-        if strip is not None and same:
-            strips[{"partner": "true partner", "target": "real target"}.get(row, title)] = strip
-        elif strip is not None:
-            study.notes.append(f"{run.name} shows other items and is not in the picture of examples")
-    if strips:
-        gallery.draw(strips, str(path), tile=1)
-    return names if strips else []
-
-
-def _strip(path: Path | None) -> Tensor | None:
-    """A picture as (1, 3, H, W) in [0, 1]; None where it cannot be read."""
-    if path is None:
-        return None
-    try:
-        pixels = np.asarray(Image.open(path, formats=["PNG"]).convert("RGB")).copy()
-    except Exception:  # a damaged picture, which may raise anything
-        return None
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255

@@ -13,6 +13,7 @@ from flowport.cache import write_atomically
 from flowport.evaluation.showcase import Showcase
 from flowport.evaluation.study import COLUMNS, IDLE, Study, column_of
 from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_pictures import plane_figure
 
 LARGEST_SOUND = 2**22
 """Size of the largest file of sound that is shown, in bytes."""
@@ -112,30 +113,12 @@ def plane(study: Study, folder: Path) -> list[Block]:
     found = _rows(study, "plane")
     if not found:
         return []
-    from matplotlib.figure import Figure
-
-    across = min(4, len(found))
-    down = -(-len(found) // across)
-    figure = Figure(figsize=(2.7 * across, 2.8 * down))
-    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
-    for axis in axes[len(found) :]:
-        axis.set_axis_off()
-    ways = {label: show.ways for label, show in _shows(study).items()}
-    for axis, (name, x) in zip(axes, found.items(), strict=False):
-        way = ways.get(name)
-        if way is not None:
-            axis.plot(way[:, :, 0].numpy(), way[:, :, 1].numpy(), color="#9aa3ad", lw=0.5, alpha=0.7)
-        colour = {"source": "#8a5fb0", "real target": "#2f7d4f"}.get(name, "#3b6fb6")
-        axis.scatter(x[:, 0], x[:, 1], s=4, c=colour, alpha=0.7, linewidths=0)
-        axis.set_title("\n".join(name.replace("$", "\\$").split(" ", 1)), fontsize=8)
-        axis.set_aspect("equal")
-        axis.grid(alpha=0.2)
-        axis.tick_params(labelsize=7)
+    ways = {label: show.ways for label, show in _shows(study).items() if show.ways is not None}
     caption = (
         "The same sources by the first run of each setting, on shared axes: grey lines are trajectories from a source "
         "to its translation."
     )
-    return [_picture(figure, folder / "study_plane.png", caption)]
+    return [_picture(plane_figure(found, ways), folder / "study_plane.png", caption)]
 
 
 def histograms(study: Study, folder: Path) -> list[Block]:

@@ -6,25 +6,26 @@ from hashlib import sha256
 from pathlib import Path
 
 from flowport.cache import write_atomically
+from flowport.errors import member_name
 from flowport.evaluation import study_media
 from flowport.evaluation.items import draw_confusions
+from flowport.evaluation.learnt import REST, SLACK, distance_of
 from flowport.evaluation.study import (
     COLUMNS,
     IDLE,
     LEVEL,
     Comparison,
     Study,
-    confusions,
-    draw_bars,
-    draw_examples,
+    StudyRun,
     interval,
     realism,
 )
 from flowport.evaluation.study_block import Block
+from flowport.evaluation.study_pictures import confusions, draw_bars, draw_examples
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}td,th{border-bottom:1px solid #ddd;padding:.25rem .7rem}
-th{text-align:left;background:#f5f6f7}td+td,th+th{text-align:right}img{max-width:100%}h1{font-size:1.5rem}
+th{text-align:left;background:#f5f6f7}.number{text-align:right}img{max-width:100%}h1{font-size:1.5rem}
 h2{font-size:1.15rem;margin-top:1.8rem}.answer{background:#eef5f0;border-left:4px solid #2f7d4f;padding:.5rem 1rem}
 .note{color:#666;font-size:.9rem}.wide{overflow-x:auto}.media td{text-align:left;vertical-align:middle;padding:.15rem}
 audio{width:11rem;height:2rem}canvas{touch-action:none;cursor:grab}"""
@@ -32,10 +33,10 @@ MOST_CLASSES = 40
 """Largest number of classes whose confusion is drawn."""
 
 
-FIXED = (
-    *("source", "target", "space", "pairing", "coupling", "path", "network", "prediction", "conditioning", "objective"),
-    *("optimizer", "data.batch", "trainer.max_steps", "solver", "grid.steps", "volatility"),
-)
+CLASSES: tuple[str, ...] = ("source", "target", "space", "pairing", "coupling", "path", "network", "prediction")
+CLASSES = (*CLASSES, "conditioning", "objective", "optimizer", "solver", "volatility")
+"""Choices of a class, which the configs call by another name."""
+FIXED = (*CLASSES, "data.batch", "trainer.max_steps", "grid.steps")
 """Choices that are told as the setting, where all runs share them."""
 LIMITS = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 """The policy of the page: nothing is fetched, and no other script runs."""
@@ -54,7 +55,7 @@ def write(study: Study, folder: Path, extra: Sequence[Block] = ()) -> Path:
     """
     blocks = [*_opening(study), *extra, *_pictures(study, folder)]
     for one in study.comparisons:
-        blocks += _section(one)
+        blocks += _section(study, one)
         blocks += study_media.over_bound(study) if one.column == "transport_cost" else []
     blocks += [*study_media.histograms(study, folder), *_realism(study), *study_media.spent(study), *_closing(study)]
     return write_blocks(blocks, folder)
@@ -85,12 +86,12 @@ def write_blocks(blocks: Sequence[Block], folder: Path) -> Path:
 def _opening(study: Study) -> list[Block]:
     settings = ", ".join(f"{label} ({_runs(len(group))})" for label, group in study.groups.items())
     content = [one for one in study.comparisons if COLUMNS[one.column].content]
-    lines = [one.sentence() + one.beside_idle() for one in content]
+    lines = [*_unlearnt(study), *(_claim(study, one) for one in content)]
     if not content:
-        lines = [
+        lines += [
             "These data have neither items of equal names on both sides nor classes that a metric reads, so what is "
             "preserved cannot be measured; how far items are moved can.",
-            *(one.sentence() for one in study.comparisons),
+            *(_claim(study, one) for one in study.comparisons),
         ]
     return [
         Block("title", _question(study)),
@@ -104,9 +105,40 @@ def _opening(study: Study) -> list[Block]:
             "the same ones for all settings (paired bootstrap). Intervals of differences between settings hold for all "
             "pairs of settings together (Bonferroni). The intervals are about other items of the same kind, not about "
             "training again, which the means of the single seeds show; a setting is called better where the interval "
-            "of the difference leaves out 0 and every seed agrees.",
+            f"of the difference leaves out 0 and every seed agrees.{_rule(study)}",
         ),
     ]
+
+
+def _unlearnt(study: Study) -> list[str]:
+    """Which settings have not learnt their target, with the numbers."""
+    far = [
+        f"{label} ({gap.name} {gap.now:.3g}; untranslated items {gap.before:.3g}, real ones {gap.floor:.3g})"
+        for label, gap in study.unlearnt.items()
+    ]
+    verb = "has not learnt its target" if len(far) == 1 else "have not learnt their target"
+    return [f"{len(far)} of {_settings(len(study.groups))} {verb}: {', '.join(far)}."] if far else []
+
+
+def _claim(study: Study, one: Comparison) -> str:
+    """What is said of a number, with the doubt where the setting that it names has not learnt its target."""
+    doubt = f" But {one.best} has not learnt its target." if one.best in study.unlearnt else ""
+    return one.sentence() + one.beside_idle() + doubt
+
+
+def _rule(study: Study) -> str:
+    """When a setting has learnt its target, as far as it is known."""
+    known = [all(distance_of(run.numbers) is not None for run in group) for group in study.groups.values()]
+    rule = (
+        f" A setting has learnt its target where at most {REST:g} is left of the way from untranslated items to the "
+        f"floor (real target items) of its distance to the target, or this is at most {SLACK:g} times the floor."
+    )
+    unknown = f" Of {known.count(False)} of {_settings(len(known))} no distance with a floor is known."
+    return (rule if any(known) else "") + ("" if all(known) else unknown)
+
+
+def _settings(number: int) -> str:
+    return f"{number} setting" + ("s" if number > 1 else "")
 
 
 def _runs(number: int) -> str:
@@ -114,9 +146,20 @@ def _runs(number: int) -> str:
 
 
 def _shared(study: Study) -> dict[str, str]:
-    """The choices that all runs have in common."""
-    every = [run.choices for group in study.groups.values() for run in group]
-    return {key: value for key, value in every[0].items() if all(one.get(key) == value for one in every)}
+    """The choices that all runs have in common, in the words that a user types."""
+    runs = [run for group in study.groups.values() for run in group]
+    first = runs[0].choices
+    same = {key: value for key, value in first.items() if all(run.choices.get(key) == value for run in runs)}
+    words = {key: _word(key, value, runs) if key in CLASSES else value for key, value in same.items()}
+    return {key: word for key, word in words.items() if word}
+
+
+def _word(key: str, value: str, runs: Sequence[StudyRun]) -> str:
+    """The config's name of a class of all runs: the word that was given, or its own; empty where the words differ."""
+    family = "distribution" if key in ("source", "target") else key
+    given = {run.settings.get(key if family == key else f"{family}@{key}") for run in runs}
+    own = value.lower() if family == "optimizer" else member_name(value, family)  # torch.optim names no members
+    return "" if len(given) > 1 else given.pop() or own
 
 
 def _question(study: Study) -> str:
@@ -139,7 +182,9 @@ def _pictures(study: Study, folder: Path) -> list[Block]:
     blocks += [*study_media.plane(study, folder), *study_media.sounds(study), *study_media.clouds(study)]
     if study.comparisons:
         draw_bars(study, folder / "study_bars.png")
-        caption = "Means over items with their intervals: green the best mean, grey the untranslated items."
+        caption = "Means over items with their intervals; grey are untranslated items."
+        if any(study.marks(one) for one in study.comparisons):
+            caption += " Green is the best mean, where its setting has learnt its target."
         blocks.append(Block("picture", caption, picture=folder / "study_bars.png"))
     flat = any(block.picture and block.picture.name == "study_plane.png" for block in blocks)
     names = [] if flat else draw_examples(study, folder / "study_items.png")
@@ -158,7 +203,7 @@ def _pictures(study: Study, folder: Path) -> list[Block]:
     return blocks
 
 
-def _section(one: Comparison) -> list[Block]:
+def _section(study: Study, one: Comparison) -> list[Block]:
     number = COLUMNS[one.column]
     head = ("setting", "mean and interval", "seeds", f"minus {one.best}", f"minus {IDLE}")
     rows = [
@@ -182,7 +227,7 @@ def _section(one: Comparison) -> list[Block]:
     return [
         Block("head", number.title),
         Block("text", f"{meaning} Over {used.items} items of {used.groups} files."),
-        Block("text", one.sentence() + one.beside_idle()),
+        Block("text", _claim(study, one)),
         Block("table", rows=table),
     ]
 

@@ -1,5 +1,6 @@
 """Pictures of a sweep: its table, curves of its metrics over what a run costs, pivots, and translations in rows."""
 
+import json
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -7,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from flowport.cache import write_atomically
 from flowport.errors import FlowportError, is_number
+from flowport.evaluation.showcase import read_showcase
+from flowport.evaluation.study_pictures import REAL, plain_ticks, plane_figure, read_strip
 from flowport.evaluation.sweep_files import Pivot
 from flowport.evaluation.sweep_table import (
     REFERENCES,
     Job,
     MeanAndError,
     SweepTable,
+    by_target,
     direction,
+    grouped,
     metric_name,
     varied_settings,
 )
@@ -25,6 +29,10 @@ from flowport.modality import gallery
 
 COSTS = ("test/nfe", "test/transport_cost", "train/seconds", "test/seconds")
 """Numbers that say what a translation costs."""
+ACROSS = 4
+"""Number of panels of the table beside each other."""
+TALLEST = 40.0
+"""Largest height of the table in inches; of many settings more panels are beside each other."""
 AXES = 8
 """Largest number of numbers that metrics are drawn over at once."""
 WIDE = 4.0
@@ -32,24 +40,59 @@ WIDE = 4.0
 
 
 def compare(jobs: Sequence[Job], path: Path) -> None:
-    """Draw the translations of the first run of every setting, one row per setting; nothing where there are none.
+    """Draw the same held-out items by the first run of every setting, and after the runs to one target its real items.
+
+    Points of the plane have a panel each on shared axes, other ones a row. Nothing is drawn where runs left nothing.
 
     Args:
         jobs: The finished runs.
         path: File of the picture.
     """
-    rows, varied = dict[str, torch.Tensor](), varied_settings([job.settings for job in jobs])
+    varied, groups = varied_settings([job.settings for job in jobs]), by_target(jobs)
+    points, strips = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    for number, same in enumerate(groups, 1):
+        ends = list[Job]()
+        for setting, runs in grouped(same, varied).items():
+            name = ", ".join(f"{key.rpartition('.')[2]} {word}" for key, word in zip(varied, setting, strict=True))
+            ends += _first(runs, name, "translation", points, strips)
+        of = f" {number}" if len(groups) > 1 else ""
+        if not _first(ends, f"{REAL}{of}", "target", points, strips):
+            _first(ends, f"true partner{of}", "partner", points, strips)
+    if len(points) >= len(strips) and points:
+        _save(plane_figure(points, {}), path)
+    elif strips:
+        gallery.draw(strips, str(path), tile=1)
+
+
+def _first(
+    jobs: Sequence[Job], name: str, row: str, points: dict[str, torch.Tensor], strips: dict[str, torch.Tensor]
+) -> list[Job]:
+    """Add a row by the first run that left it, to the points of the plane or to the pictures; that run, if any."""
     for job in jobs:
-        if job.translation.is_file():
-            strip = torch.from_numpy(np.asarray(Image.open(job.translation, formats=["PNG"]).convert("RGB")).copy())
-            name = ", ".join(f"{key.rpartition('.')[2]} {job.settings.get(key, '')}" for key in varied)
-            rows.setdefault(name, strip.permute(2, 0, 1)[None] / 255)
-    if rows:
-        gallery.draw(rows, str(path), tile=1)
+        examples = job.translation.parent / "examples"
+        plane, strip = _plane(examples / "show.json").get(row), read_strip(examples / f"{row}.png")
+        if strip is None and row == "translation":  # of a run without items
+            strip = read_strip(job.translation)
+        if plane is not None:
+            points[name] = plane
+        if strip is not None:
+            strips[name] = strip
+        if plane is not None or strip is not None:
+            return [job]
+    return []
+
+
+def _plane(path: Path) -> dict[str, torch.Tensor]:
+    """The points of the plane that a run shows; empty where it shows none that can be read."""
+    try:
+        return read_showcase(json.loads(path.read_text()), path, {}).plane if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     write_atomically(Path(path), lambda place: figure.savefig(place, dpi=110, format="png"))
 
 
@@ -68,10 +111,14 @@ def draw(sheet: SweepTable, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = [_text(" · ".join(values)) for values, _ in sheet.rows]
-    width, height = 3.2 * len(sheet.metrics) + 2.5, 0.32 * len(names) + 1.2
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots(1, len(sheet.metrics), sharey=True, squeeze=False)
-    for axis, metric in zip(axes[0], sheet.metrics, strict=True):
+    panels, height = len(sheet.metrics), 0.32 * len(names) + 1.2
+    down = min(-(-panels // ACROSS), max(1, int(TALLEST / height)))
+    across = -(-panels // down)
+    figure = Figure(figsize=(3.2 * across + 2.5, down * height))
+    axes = figure.subplots(down, across, sharey=True, squeeze=False)
+    for axis in axes.flat[len(sheet.metrics) :]:
+        axis.set_axis_off()
+    for axis, metric in zip(axes.flat, sheet.metrics, strict=False):
         for k, (values, cells) in enumerate(sheet.rows):
             if metric in cells:
                 best = values in sheet.best.get(metric, ())
@@ -79,9 +126,11 @@ def draw(sheet: SweepTable, path: Path) -> None:
                 colour = "#8a929b" if reference else "#2f7d4f" if best else "#3b6fb6"
                 axis.errorbar(cells[metric].mean, k, xerr=cells[metric].error, fmt="o", color=colour, capsize=3)
         axis.set_title(metric.removeprefix("test/"), fontsize=10)
+        axis.tick_params(axis="y", labelsize=8)
+        plain_ticks(axis)
         axis.grid(alpha=0.25)
-    axes[0][0].set_yticks(range(len(names)), names, fontsize=8)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].set_ylim(len(names) - 0.4, -0.6)
     _save(figure, path)
 
 
