@@ -103,6 +103,7 @@ def test_a_search_that_is_stopped_and_killed_goes_on_and_overwrites_nothing(tmp_
     assert process.returncode == 1 and "Traceback" not in said
     assert "going on in" in said and "3 of 3 runs for test/w2 (less is better) are left" in said
     assert "1 of 3 jobs did not finish" in said and "its process was ended by SIGKILL" in said
+    assert "a trial that failed is not run again" in said and "the same command again runs" not in said
     assert "the best of 3 runs is trial" in said
     found = trials(sweep)
     assert [t.state.name for t in found] == ["FAIL" if k == victim else "COMPLETE" for k in range(3)]

@@ -177,7 +177,8 @@ def run_search(search: Search, launch: Launch, stream: Stream | None, config: Di
                     _run(search, launch, stream, _batch(config))
             except (Stopped, KeyboardInterrupt) as stop:
                 raise stopped(stop, folder, search.jobs) from None
-    good = ended(folder, search.jobs)
+    again = "a trial that failed is not run again: hydra.sweeper.n_trials=<more> proposes others"
+    good = ended(folder, search.jobs, again)
     say(search.summary())
     if not good:
         raise SystemExit(1)

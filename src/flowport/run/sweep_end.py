@@ -6,23 +6,24 @@ from pathlib import Path
 from flowport.errors import FlowportError
 from flowport.run.cli import sentence_of
 from flowport.run.planned_job import PlannedJob
-from flowport.run.sweep_report import report, say
+from flowport.run.sweep_report import AGAIN, report, say
 
 OF_ALL = ("runs.csv", "table.md", "study.html")
 """Files that a user looks at first, where they were written; the last one only where runs have items."""
 
 
-def ended(folder: Path, jobs: list[PlannedJob]) -> bool:
+def ended(folder: Path, jobs: list[PlannedJob], again: str = AGAIN) -> bool:
     """Tell what became of the jobs of a sweep, and write what ``flowport tabulate`` writes of those that finished.
 
     Args:
         folder: Of the sweep.
         jobs: Of the sweep.
+        again: What is left to do where jobs did not finish.
 
     Returns:
         Whether all of them finished, and the disk took the tables.
     """
-    good = report(folder, jobs)
+    good = report(folder, jobs, again)
     if not any(_has_numbers(job, folder) for job in jobs):
         return good
     return _tables(folder) and good

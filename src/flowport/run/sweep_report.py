@@ -148,12 +148,17 @@ def stopped(stop: BaseException, folder: Path, jobs: list[PlannedJob]) -> Stoppe
     )
 
 
-def report(folder: Path, jobs: list[PlannedJob]) -> bool:
+AGAIN = "the same command again runs what did not finish"
+"""What is left to do where jobs did not finish."""
+
+
+def report(folder: Path, jobs: list[PlannedJob], again: str = AGAIN) -> bool:
     """Tell how a sweep ended, with a table of the jobs that did not finish.
 
     Args:
         folder: Of the sweep.
         jobs: Of the sweep.
+        again: What is left to do where jobs did not finish.
 
     Returns:
         Whether all of them finished.
@@ -170,5 +175,5 @@ def report(folder: Path, jobs: list[PlannedJob]) -> bool:
             job.folder.path.name, state, escape(str(job)), escape(printable(str(job.held().get("error", ""))))
         )
     Console(stderr=True, width=110).print(sheet)
-    say(f"what a job printed is in {folder}/<job>/output.txt; the same command again runs what did not finish")
+    say(f"what a job printed is in {folder}/<job>/output.txt; {again}")
     return False
