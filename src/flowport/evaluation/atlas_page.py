@@ -1,9 +1,10 @@
 """The atlas of a sweep over domains as parts of its page: the answer, matrices as pictures, and a tidy table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +24,13 @@ from flowport.evaluation.study_block import Block
 from flowport.evaluation.tables import no_formula
 
 MATRICES = {
-    FOUND: "rank of the partner (0 found, 0.5 chance)",
-    "test/partner_distance": "distance to the partner (1 is chance)",
-    "test/energy": "distance to the target over its floor",
+    FOUND: ("rank of the partner", "0 found, 0.5 chance", (0.0, 0.5)),
+    "test/partner_distance": ("distance to the partner", "1 is chance", (0.0, 1.0)),
+    "test/energy": ("distance to the target over its floor", "1 is the floor; one colour from 4 on", (1.0, 4.0)),
 }
-"""Numbers that are drawn, and their titles; the last one relative to its floor."""
-CHANCE = 0.5
-"""Rank of the partner of a translation that knows nothing of its source."""
+"""Numbers that are drawn: title, meaning, and the range of the colours; the last one relative to its floor."""
+ACROSS = 2
+"""Number of matrices beside each other."""
 COLUMNS = {
     "rank": FOUND,
     "rank before": f"{FOUND}_untranslated",
@@ -71,11 +72,12 @@ def atlas_blocks(atlas: Sequence[Translation], folder: Path) -> list[Block]:
             "Spearman's correlation over pairs with intervals over domains that hold together at 95 % (Bonferroni).",
         ),
     ]
-    for k, setting in enumerate(settings):
-        picture = folder / f"atlas_{k}.png"
-        _draw([t for t in atlas if t.setting == setting], domains, setting, picture)
-        caption = f"{setting}: rows are sources, columns targets; × marks flows that did not learn their target."
-        blocks += [Block("head", setting), Block("picture", caption, picture=picture)]
+    for k, (name, (title, meaning, _)) in enumerate(MATRICES.items()):
+        if any(math.isfinite(_value(t, name)) for t in atlas):
+            picture = folder / f"atlas_{k}.png"
+            _draw({setting: [t for t in atlas if t.setting == setting] for setting in settings}, domains, name, picture)
+            caption = f"{title} ({meaning}); rows are sources, columns targets; × marks flows that have not learnt."
+            blocks += [Block("head", title), Block("picture", caption, picture=picture)]
     blocks += [Block("head", "all pairs"), Block("table", rows=_rows(atlas))]
     _write_csv(atlas, folder / "atlas.csv")
     text = "\n\n".join(block.markdown() for block in blocks) + "\n"
@@ -198,29 +200,37 @@ def _value(one: Translation, name: str) -> float:
     return value / one.numbers.get(f"{name}_floor", math.nan) if name == "test/energy" else value
 
 
-def _draw(chosen: Sequence[Translation], domains: Sequence[str], setting: str, path: Path) -> None:
-    """Draw one matrix per number: rows are sources, columns targets."""
+def _draw(chosen: Mapping[str, Sequence[Translation]], domains: Sequence[str], name: str, path: Path) -> None:
+    """Draw a number as one matrix per setting, on one range of colours: rows are sources, columns targets."""
     from matplotlib.figure import Figure
 
-    side = 0.5 * len(domains) + 1.6
-    figure = Figure(figsize=(side * len(MATRICES), side + 0.4), layout="constrained")
-    names = [printable(name).replace("$", "\\$") for name in domains]
-    for axis, (name, title) in zip(figure.subplots(1, len(MATRICES), squeeze=False)[0], MATRICES.items(), strict=True):
-        grid = np.full((len(domains), len(domains)), np.nan)
-        for t in chosen:
-            grid[domains.index(t.source), domains.index(t.target)] = _value(t, name)
-        top = {FOUND: CHANCE, "test/partner_distance": 1.0}.get(name)
-        image = axis.imshow(np.ma.masked_invalid(grid), cmap="viridis_r", vmin=0 if top else None, vmax=top)
-        for t in chosen:
-            value, (i, j) = _value(t, name), (domains.index(t.source), domains.index(t.target))
-            if math.isfinite(value):
-                dark = sum(image.cmap(image.norm(value))[:3]) < 1.5
-                text = f"{value:.2f}" + ("" if t.learnt else "\n×")
-                axis.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "#222222")
-        axis.set_xticks(range(len(domains)), names, fontsize=7, rotation=90)
-        axis.set_yticks(range(len(domains)), names, fontsize=7)
-        axis.set_xlabel("target", fontsize=8)
-        axis.set_ylabel("source", fontsize=8)
-        axis.set_title(title, fontsize=8)
-    figure.suptitle(setting.replace("$", "\\$"), fontsize=9)
+    side, across = 0.45 * len(domains) + 1.4, min(ACROSS, len(chosen))
+    down = -(-len(chosen) // across)
+    figure = Figure(figsize=(side * across, (side + 0.2) * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    for axis in axes[len(chosen) :]:
+        axis.set_axis_off()
+    for axis, (setting, those) in zip(axes, chosen.items(), strict=False):
+        _matrix(axis, those, domains, name)
+        axis.set_title(setting.replace("$", "\\$"), fontsize=9)
     write_atomically(path, lambda place: figure.savefig(place, dpi=110, format="png"))
+
+
+def _matrix(axis: Any, chosen: Sequence[Translation], domains: Sequence[str], name: str) -> None:
+    """Draw the values of one setting."""
+    grid = np.full((len(domains), len(domains)), np.nan)
+    for t in chosen:
+        grid[domains.index(t.source), domains.index(t.target)] = _value(t, name)
+    low, high = MATRICES[name][2]
+    image = axis.imshow(np.ma.masked_invalid(grid), cmap="viridis_r", vmin=low, vmax=high)
+    for t in chosen:
+        value, (i, j) = _value(t, name), (domains.index(t.source), domains.index(t.target))
+        if math.isfinite(value):
+            dark = sum(image.cmap(image.norm(value))[:3]) < 1.5
+            text = f"{value:.2f}" + ("" if t.learnt else "\n×")
+            axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "#222222")
+    names = [printable(each).replace("$", "\\$") for each in domains]
+    axis.set_xticks(range(len(domains)), names, fontsize=8, rotation=90)
+    axis.set_yticks(range(len(domains)), names, fontsize=8)
+    axis.set_xlabel("target", fontsize=8)
+    axis.set_ylabel("source", fontsize=8)

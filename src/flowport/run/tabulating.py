@@ -106,7 +106,7 @@ def write_tables(folder: Path, options: TableOptions) -> str:
 
     Written are runs.csv, table.csv, table.md, table.png, differences.csv; curves.png with ``against``; pivot.csv,
     pivot.md and pivot.png with ``pivot``; pareto.csv and pareto.png where the sweep optimises several numbers;
-    translations.png where runs left pictures; atlas.csv, atlas.md and a picture per setting for a sweep over domains,
+    translations.png where runs left pictures; atlas.csv, atlas.md and matrices for a sweep over domains (no table.png),
     whose page is the atlas.
 
     Args:
@@ -136,13 +136,15 @@ def write_tables(folder: Path, options: TableOptions) -> str:
     gaps = differences(runs, sheet.metrics, options.baseline)
     sweep_files.write_frame(sweep_files.differences_frame(sheet.settings, gaps), folder / "differences.csv")
     write_atomically(folder / "table.md", lambda place: place.write_text(text))
-    sweep_pictures.draw(whole, folder / "table.png")
+    atlas = translations(runs)  # whose matrices are its table's picture
+    if not atlas:
+        sweep_pictures.draw(whole, folder / "table.png")
     if options.against:
         sweep_pictures.draw_curves(whole, sheet.metrics, options.against, folder / "curves.png")
     sweep_pictures.compare(runs, folder / "translations.png")
     text += _pivot(runs, sheet.metrics, options.pivot, folder)
     front = _front(runs, folder)
-    if atlas := translations(runs):  # whose items are of different data in every pair
+    if atlas:  # whose items are of different data in every pair
         page: Path | None = write_blocks([*atlas_blocks(atlas, folder), *front, *_left_out(jobs)], folder)
     else:
         page = write_study(folder, [*_table_blocks(whole, folder, runs), *front], _lost(jobs))
