@@ -63,4 +63,4 @@ def test_files_of_equal_names_are_partners(folders: Path) -> None:
     assert bool((held >= 4).all()) and bool((held == table["test/partner_of"]).all())
     assert "icons" not in (folders / "out" / "atlas.md").read_text()  # a group has no name on the page
     page = (folders / "out" / "study.html").read_text()
-    assert page.count("data:image/png") == 1 and "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png") == 3 and "http" not in page.replace("http-equiv", "")
