@@ -22,7 +22,7 @@ train: $(STAMP)
 sweep: $(STAMP)  # two couplings, two paths and two seeds in the plane, a minute or two on two cores: study.html; again: it goes on
 	OMP_NUM_THREADS=1 $(BIN)/python launch/train.py -m sweep=plane $(ARGS)
 
-atlas: $(STAMP)  # 36 ordered pairs of domains, two couplings, three seeds: about an hour on two cores; again: it goes on; then the page of results
+atlas: $(STAMP)  # 36 ordered pairs of domains, two couplings, three seeds: about 75 minutes on two free cores; again: it goes on; then the page of results
 	OMP_NUM_THREADS=1 $(BIN)/python launch/train.py -m sweep=atlas hydra.sweep.dir=outputs/sweep/atlas/all $(ARGS)
 	$(BIN)/python docs/generate.py --atlas outputs/sweep/atlas/all
 

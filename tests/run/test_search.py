@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from flowport.run.trials import Trials
 from tests import runs
+from tests.run.test_search_space import space
 from tests.run.test_sweep_folder import FAST, WORDS, kill_one, saved, status, wait
 
 OPTUNA = importlib.util.find_spec("optuna")
@@ -132,3 +135,10 @@ def test_without_optuna_a_sentence_names_it(tmp_path: Path, capfd: Any, monkeypa
     words = [*SEARCH, *FAST, f"hydra.sweep.dir={tmp_path}/sweep", "seed=1,2", "optimise=test/w2"]
     said = runs.here(capfd, "train.py", *words)
     assert "needs optuna, which is not installed: pip install 'flowport[search]'" in said.sentence
+
+
+@needs_optuna
+def test_a_search_looks_for_the_most_of_shares_and_the_least_of_distances(tmp_path: Path) -> None:
+    names = ["test/w2", "test/partner_top1", "test/of_my_own"]
+    directions = Trials(tmp_path, space("optimizer.lr=interval(0.1,1)"), names, OmegaConf.create({})).study.directions
+    assert [way.name for way in directions] == ["MINIMIZE", "MAXIMIZE", "MINIMIZE"]

@@ -22,15 +22,21 @@ TARGET = ("pair.", "target.", "distribution@target")
 REFERENCES = ("untranslated", "retrieved", "floor")
 """Suffixes of the names of a metric's baselines."""
 FINISHED = "finished"
-NEITHER: tuple[str, ...] = ("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls")
-NEITHER = (*NEITHER, "*path_energy", "*strength", "*transport_cost", "*cycle_error")
+NEITHER = (
+    *("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls", "*path_energy", "*strength"),
+    *("*transport_cost", "*cycle_error"),
+)
 """Numbers that describe the data or the run, and those that are best at some value between."""
-MORE: tuple[str, ...] = ("*class_preservation", "*class_accuracy", "*class_kept", "*target_share", "*coverage")
-MORE = (*MORE, "*within_50", "*reward", "partner_class", "partner_mrr", "partner_top1", "effective")
+MORE = (
+    *("*class_preservation", "*class_accuracy", "*class_kept", "*target_share", "*coverage", "*within_50", "*reward"),
+    *("partner_class", "partner_mrr", "partner_top1", "effective", "gain"),
+)
 """Numbers of which more is better."""
-LESS: tuple[str, ...] = ("w2", "sliced_w2", "energy", "*mmd", "fd_*", "kid_*", "npe", "straightness*", "*chamfer")
-LESS = (*LESS, "lsd", "mcd", "*cents", "*cents_p90", "torus_fit", "*distance", "*rank", "*_error")
-LESS = (*LESS, "*kl", "kl_*", "*_kl_to_tilt", "loss", "nfe", "seconds", "step_ms", "*memory_mib")
+LESS = (
+    *("w2", "sliced_w2", "energy", "*mmd", "fd_*", "kid_*", "npe", "straightness*", "*chamfer", "lsd", "mcd"),
+    *("*cents", "*cents_p90", "torus_fit", "*distance", "*rank", "*_error", "*kl", "kl_*", "*_kl_to_tilt", "loss"),
+    *("nfe", "seconds", "step_ms", "*memory_mib"),
+)
 """Numbers of which less is better."""
 
 
