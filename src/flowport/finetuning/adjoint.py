@@ -62,10 +62,14 @@ def roll_out(
     generator: torch.Generator,
     control: TiltedField | None = None,
     first: int = 0,
+    driven: bool = True,
+    ends_only: bool = False,
 ) -> ControlledPaths:
     """Simulate paths of the discretised memoryless SDE of a base, x_{k+1} = m_k(x_k) + h_k s²_k G_k + √(h_k s²_k) ε_k.
 
     The base may itself be a tuned flow: its own drift is simulated, which is also what ``lean_adjoint`` differentiates.
+    Paths that are not driven are the base's own, x_{k+1} = m_k(x_k) + √(h_k s²_k) ε_k, along which the control is
+    evaluated: log dP/dP_base = Σ_k √(h_k s²_k) G_k·ε_k − h_k s²_k |G_k|²/2.
 
     Args:
         discretisation: Steps and variances of the SDE.
@@ -75,6 +79,8 @@ def roll_out(
         generator: Random generator of the noise ε, on the device of ``start``.
         control: The tilted field that gives G; None for the base's own paths.
         first: Number of the step at which the paths start.
+        driven: Whether the control drives the paths; else it is only evaluated along the base's own.
+        ends_only: Keep the last state alone, and no controls.
 
     Returns:
         The paths, with K+1−first states.
@@ -91,12 +97,14 @@ def roll_out(
             if control is not None:
                 at, s2 = (x.new_full((), value).expand(len(x)) for value in (t, variance))
                 g = discretisation.control(control, x, at, condition, s2, schedule.times[1], velocity)
-                x_next = x_next + h * variance * g
                 cost = 0.5 * h * variance * rows(g.square())
-                log_ratio, energy = log_ratio + scale * rows(g * noise) + cost, energy + cost
-                controls.append(g)
+                x_next = x_next + h * variance * g if driven else x_next
+                log_ratio = log_ratio + scale * rows(g * noise) + (cost if driven else -cost)
+                energy = energy + cost
+                if not ends_only:
+                    controls.append(g)
         x = x_next
-        states.append(x)
+        states = [x] if ends_only else [*states, x]
     stacked = torch.stack(controls) if controls else x.new_zeros(len(schedule.times) - 2, *x.shape)
     return ControlledPaths(torch.stack(states), stacked, log_ratio, energy)
 

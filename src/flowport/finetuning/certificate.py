@@ -1,19 +1,19 @@
-"""Certificates of a fine-tuned flow: distance to the tilt, memory of the start, signal-to-noise ratio of the adjoint.
+"""Certificate of a fine-tuned flow: its distance to the tilt with errors; signal-to-noise ratio of the adjoint.
 
-Every path of the controlled SDE has the exact weight e^{λr − S}, S = log dP/dP_base, towards the tilted path law of the
-frozen base (``flowport.finetuning.adjoint``), so means of the tuned flow can be compared with those of the tilt where
-neither has a closed form. A mode that no path visits is not detected.
+The numbers are those of ``flowport.finetuning.two_sided`` from paths of the tuned flow's chain and of its base's. What
+its weights cannot carry is withheld, with the reason.
 
 References:
     Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative models
         with memoryless stochastic optimal control", arXiv:2409.08861.
-    Kong, Liu and Wong 1994, "Sequential imputations and Bayesian missing data problems",
-        doi:10.1080/01621459.1994.10476469 (effective sample size).
+    Vehtari, Simpson, Gelman, Yao and Gabry 2015, "Pareto smoothed importance sampling", arXiv:1507.02646 (where a mean
+        over importance weights is reliable).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,68 @@ from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
 from flowport.finetuning.method.base import starts
-from flowport.finetuning.path_weights import annealed_strength, effective, largest_gap, normalised
+from flowport.finetuning.paired_chains import paired_paths
+from flowport.finetuning.path_weights import normalised
+from flowport.finetuning.reliability import Reliability
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
 from flowport.types import Pair
+
+BLIND_SPOT = "a mode of the tilt that neither the tuned paths nor the base's paths visit is in none of these numbers"
+"""What the certificate cannot see."""
+STEPS = 40
+"""Steps of the SDE of ``certificate`` by default."""
+ROOTS = 4
+"""Base paths from every start of ``adjoint_snr`` on a bridge."""
+FINER = 5
+"""Ratio of the number of steps from which ``adjoint_snr`` estimates the continuous-time control."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Numbers of a tuned flow with their standard errors, and reasons for those that are withheld.
+
+    Args:
+        values: Estimates by name.
+        errors: Their standard errors, by the same names; facts that are no estimates have none.
+        withheld: Why a number is not stated, by name.
+    """
+
+    values: Mapping[str, float]
+    errors: Mapping[str, float]
+    withheld: Mapping[str, str]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """<name>, <name>_se and <name>_withheld of all, and blind_spot, a sentence."""
+        return {
+            **self.values,
+            **{f"{name}_se": error for name, error in self.errors.items()},
+            **{f"{name}_withheld": reason for name, reason in self.withheld.items()},
+            "blind_spot": BLIND_SPOT,
+        }
+
+    def told(self, name: str) -> str:
+        """A number with its error, or the reason why it is withheld.
+
+        Args:
+            name: Of the number.
+        """
+        if name in self.withheld:
+            return f"withheld ({self.withheld[name]})"
+        return f"{self.values[name]:.3g} ± {self.errors[name]:.2g}"
+
+    @property
+    def sentence(self) -> str:
+        """The certificate in one sentence."""
+        told = {name: self.told(name) for name in ("kl_to_tilt", "kl_from_tilt", "kl_to_base", "share")}
+        rewards = [self.told(name) for name in ("reward", "tilted_reward", "base_reward")]
+        return (
+            f"KL(tuned‖tilt) {told['kl_to_tilt']}, KL(tilt‖tuned) {told['kl_from_tilt']}, KL(tuned‖base) "
+            f"{told['kl_to_base']}; share of the gain {told['share']}: mean reward {rewards[0]}, tilt {rewards[1]}, "
+            f"base {rewards[2]}; {self.values['effective']:.0f} effective of {self.values['paths']:.0f} paths"
+        )
 
 
 def certificate(
@@ -37,97 +94,62 @@ def certificate(
     generator: torch.Generator,
     discretisation: Discretisation | None = None,
     feature: Callable[[Tensor], Tensor] = torch.clone,
-) -> dict[str, float]:
-    """Compare the tuned flow's SDE with its tilt, by path weights.
+    piece: int | None = None,
+) -> Certificate:
+    """Compare the chain of the tuned flow with the tilt of its base's chain, from as many paths of each as rows.
 
-    On a bridge whose field sees its start, weights are normalised start by start: a sixteenth of the batch's starts is
-    used, with 16 paths each.
+    The tilt is that of the law of results given what the field is told: of all results, of every class, or of every
+    start (``Grouping``); the numbers are means over classes or starts. They are those of the chain: KL of its paths
+    bounds that of its results, and says nothing of results by another sampler.
 
     Args:
         field: The tuned flow.
         reward: The reward r.
         strength: λ.
         pair: A batch whose sources the paths start from.
-        generator: Random generator of the paths, on the device of the batch.
+        generator: Random generator of the paths.
         discretisation: Steps of the SDE; None: the marginal-consistent one with 40 uniform steps.
-        feature: Function of the results, (n, *D) to (n, …), whose means are compared in ``gap``; default the points.
+        feature: Function of the results, (n, *D) to (n, …), whose means are compared in ``mean_gap``; default the
+            points.
+        piece: Paths simulated at once; None for all.
 
     Returns:
-        ``reward``, ``base_reward``: mean of λr over paths of the tuned flow and of the base. ``tilted_reward``: its
-        path-weighted mean, so that of the tilt. ``energy``: E Σ_k h_k s²_k |G_k|²/2, the path KL to the base in nats.
-        ``effective``: effective sample size of the weights e^{λr − S}, a share. ``reached``: the largest a in [0, 1]
-        for which the weights e^{a λr − S} have an effective sample size of one half. ``gap``: largest difference of the
-        mean of a coordinate of the feature between tuned paths and tilt, in standard deviations of the tilt.
+        In nats kl_to_tilt, KL(tuned‖tilt); kl_from_tilt, KL(tilt‖tuned), large where the tuned flow has lost what the
+        tilt holds; kl_to_base, KL(tuned‖base). share: (mean r of the tuned flow − base)/(tilt − base). reward,
+        base_reward, tilted_reward: mean r of the three; scaled_…: of λr. mean_gap: largest difference of the mean of a
+        coordinate of the feature between tuned flow and tilt, in standard deviations of the tilt. memory, where the
+        field sees its start: variance over starts of log Z, 0 where the tilt start by start is that of all results.
+        pareto_k and effective: shape of the largest weights and effective number of them, of ``paths`` of both chains.
     """
     discretisation = discretisation or ConsistentDiscretisation(UniformGrid(STEPS))
-    groups = 1
-    if field.conditioning.sees_source:  # tilt and weights are defined start by start
-        groups = max(1, len(pair) // BRANCHES)
-        pair = pair.take(slice(groups), slice(groups))
-    start, condition = starts(field, pair, generator, BRANCHES if field.conditioning.sees_source else 1)
-    paths = roll_out(discretisation, field.base, start, condition, generator, field)
-    end = feature(paths.states[-1]).flatten(1).double()
-    value = strength * reward.value(paths.states[-1], condition).double()
-    base = roll_out(discretisation, field.base, start, condition, generator).states[-1]
-    w = normalised(value - paths.log_ratio.double(), groups)
-    mean = w @ end
-    gap = largest_gap(end.mean(0) - mean, (w @ (end - mean).square()).sqrt())
-    numbers = {
-        "reward": value.mean(),
-        "base_reward": strength * reward.value(base, condition).mean(),
-        "tilted_reward": w @ value,
-        "energy": paths.energy.mean(),
-        "effective": effective(w, groups),
-        "reached": annealed_strength(value, paths.log_ratio.double(), groups, 0.5)[0],
-        "gap": gap,
+    found = paired_paths(field, reward, strength, pair, generator, discretisation, feature, piece)
+    sides, trusted = found.sides, Reliability(found.sides)
+    stated = {
+        "kl_to_tilt": sides.kl_to_tilt,
+        "kl_from_tilt": sides.kl_from_tilt,
+        "kl_to_base": sides.kl_to_base,
+        "share": sides.share,
+        "scaled_reward": sides.reward_of_tuned,
+        "scaled_base_reward": sides.reward_of_base,
+        "scaled_tilted_reward": sides.reward_of_tilt,
+        "mean_gap": sides.mean_gap(found.feature),
     }
-    return {name: float(number) for name, number in numbers.items()}
-
-
-def memory(
-    base: Field,
-    reward: Reward,
-    strength: float,
-    pair: Pair,
-    generator: torch.Generator,
-    each: int | None = None,
-    discretisation: Discretisation | None = None,
-) -> float:
-    """Memory of the start: Var over x0 of log h_0(x0), with h_0(x0) = E_base[e^{λr(X1)} | x0], in nats².
-
-    h_0 is estimated by the mean over ``each`` base paths from x0, and the variance of that estimate is subtracted by
-    the delta method. 0: the base is memoryless for this reward, and the tilt start by start is the tilt of all results;
-    large: they differ (the value function bias of Domingo-Enrich et al. 2024).
-
-    Args:
-        base: The frozen base.
-        reward: The reward r.
-        strength: λ.
-        pair: A batch whose sources the paths start from.
-        generator: Random generator of the paths, on the device of the batch.
-        each: Paths from every start; None: 64.
-        discretisation: Steps of the SDE; None: the marginal-consistent one with 40 uniform steps.
-    """
-    discretisation, each = discretisation or ConsistentDiscretisation(UniformGrid(STEPS)), each or EACH
-    discretisation.accept(base)
-    start, condition = starts(base, pair, generator, each)
-    end = roll_out(discretisation, base, start, condition, generator).states[-1]
-    value = strength * reward.value(end, condition).double().view(-1, each)
-    log_h = value.logsumexp(1)
-    noise = (value - log_h[:, None]).exp().mul(each).var(1) / each  # delta method, of the logarithm of a mean
-    return float((log_h.var() - noise.mean()).clamp_min(0))
-
-
-STEPS = 40
-"""Steps of the SDE of ``certificate`` and ``memory`` by default."""
-BRANCHES = 16
-"""Paths from every start of ``certificate`` on a bridge."""
-ROOTS = 4
-"""Base paths from every start of ``adjoint_snr`` on a bridge."""
-EACH = 64
-"""Paths from every start of ``memory`` by default."""
-FINER = 5
-"""Ratio of the number of steps from which ``adjoint_snr`` estimates the continuous-time control."""
+    if field.conditioning.sees_source:
+        stated["memory"] = sides.memory
+    withheld = {name: reason for name, number in stated.items() if (reason := trusted.doubt(name, number))}
+    values = {name: float(number.value) for name, number in stated.items() if name not in withheld}
+    errors = {name: float(number.error) for name, number in stated.items() if name not in withheld}
+    for scaled in [name for name in stated if name.startswith("scaled_")]:
+        name = scaled.removeprefix("scaled_")
+        if scaled in withheld:
+            withheld[name] = withheld[scaled]
+        else:
+            values[name], errors[name] = values[scaled] / strength, errors[scaled] / strength
+    values |= {"effective": float(sides.effective), "paths": 2 * sides.paths}
+    shape = trusted.shape("weights")
+    if shape is not None and shape.isfinite():
+        values["pareto_k"] = float(shape)
+    return Certificate(values, errors, withheld)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: int, ess: float
     """Annealed strength a and temper τ at which the weights e^{τ (a r − S)} have the effective sample size ``ess``.
 
     a is the largest value in [0, 1] at which the weights e^{a r − S} reach ``ess``, and then τ = 1. If no a reaches it,
-    a is the value of the largest effective sample size, and τ the largest exponent in [0, 1] that reaches ``ess``.
+    τ < 1 is the largest exponent in [0, 1] that reaches ``ess``, and a only the value of the largest effective sample
+    size: it is no part of the strength that the paths reach, and must not be reported as such.
 
     Args:
         reward: λr of the paths' results, (n,).

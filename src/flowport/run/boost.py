@@ -19,15 +19,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from flowport.conditioning import Conditioning
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.path_weights import effective, largest_gap
+from flowport.finetuning.reliability import LEAST_EFFECTIVE
 from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.run import finetune
-from flowport.run.build import Parts, Run, checked_config
+from flowport.run.build import Parts, Run, checked_config, make
+from flowport.run.certified import certified, through
 from flowport.run.config_checks import check_kind
-from flowport.run.finetune import certified, through, tune, tuned_config
+from flowport.run.finetune import tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
 from flowport.run.trainer_options import refuse_several
 from flowport.tensors import float32_products
@@ -76,9 +79,12 @@ def boosted(base: RunFolder, overrides: DictConfig, folder: RunFolder, parts: Pa
         The numbers of the last round.
 
     Raises:
-        FlowportError: For a reward that reads more than results, and for rounds upon a run that is not tuned.
+        FlowportError: For a base that does not see its start, for a reward that reads more than results, and for rounds
+            upon a run that is not tuned.
     """
     rounds = overrides.boosting.rounds
+    if rounds:
+        check_sees_start(base, rounds)
     first = overrides.get("reward") is not None or not rounds
     numbers: dict[str, Any] = {}
     for number in range(rounds + first):
@@ -96,6 +102,25 @@ def boosted(base: RunFolder, overrides: DictConfig, folder: RunFolder, parts: Pa
             numbers = step() if last else going_on(number + 1, folder, step)
         base = here
     return numbers
+
+
+def check_sees_start(base: RunFolder, rounds: int) -> None:
+    """Check that a base has a law of results for every start, since from noise there is nothing to boost towards.
+
+    Args:
+        base: A trained run.
+        rounds: Rounds of boosting that are asked for.
+
+    Raises:
+        FlowportError: For a base whose field does not see its start.
+    """
+    conditioning = make(checked_config(base).conditioning)
+    if isinstance(conditioning, Conditioning) and not conditioning.sees_source:
+        raise FlowportError(
+            f"boosting.rounds={rounds} needs a base that sees its start (a bridge path with conditioning=source): the "
+            f"flow in {base} has one law of results for all starts, whose tilt the tuning itself aims at, so write "
+            "boosting.rounds=0"
+        )
 
 
 def round_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
@@ -169,7 +194,7 @@ def check_reads_results(run: Run) -> dict[str, Any]:
     return {}
 
 
-def learn(run: Run) -> dict[str, float]:
+def learn(run: Run) -> dict[str, Any]:
     """Learn the residual reward of a round from the training split.
 
     Args:
@@ -187,7 +212,7 @@ def learn(run: Run) -> dict[str, float]:
     return {f"boosting/{name}": number for name, number in numbers.items()}
 
 
-def reached(run: Run) -> dict[str, float]:
+def reached(run: Run) -> dict[str, Any]:
     """boosting/<number> of the tuned flow, on the test split.
 
     Args:
@@ -224,7 +249,7 @@ def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor,
     return first, last, lambda x1: entry.strength * reward.to(x1.device).value(x1, Condition())
 
 
-def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """How far tuned results are from the tilt of all results.
 
     Args:
@@ -233,18 +258,20 @@ def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> 
         value: x1 -> λr.
 
     Returns:
-        reward, base_reward: mean λr; tilted_reward: of base results weighted by e^{λr}, so of the tilt; effective: the
-        effective size of these weights, a share; gap: the largest difference of a coordinate's mean between tuned
-        results and the tilt, in standard deviations of the tilt.
+        scaled_reward, scaled_base_reward: mean λr; scaled_tilted_reward: of base results weighted by e^{λr}, so of the
+        tilt; effective: the effective number of these weights; gap: the largest difference of a coordinate's mean
+        between tuned results and the tilt, in standard deviations of the tilt. Where fewer than 10 weights are
+        effective, tilted_withheld says so in the place of the tilt's numbers.
     """
     reward, x = value(base).double(), base.flatten(1).double()
     w = reward.softmax(0)
-    gap = largest_gap(tuned.flatten(1).double().mean(0) - w @ x, (w @ (x - w @ x).square()).sqrt())
+    left = float(effective(w, 1)) * len(w)
     numbers = {
-        "reward": value(tuned).mean(),
-        "base_reward": reward.mean(),
-        "tilted_reward": w @ reward,
-        "effective": effective(w, 1),
-        "gap": gap,
+        "scaled_reward": float(value(tuned).mean()),
+        "scaled_base_reward": float(reward.mean()),
+        "effective": left,
     }
-    return {name: float(number) for name, number in numbers.items()}
+    if left < LEAST_EFFECTIVE:
+        return numbers | {"tilted_withheld": f"unreliable: {left:.0f} effective samples of {len(w)}"}
+    gap = largest_gap(tuned.flatten(1).double().mean(0) - w @ x, (w @ (x - w @ x).square()).sqrt())
+    return numbers | {"scaled_tilted_reward": float(w @ reward), "gap": float(gap)}

@@ -7,18 +7,14 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from flowport.errors import FlowportError
-from flowport.evaluation.sweep_table import MeanAndError
-from flowport.field import Field
-from flowport.finetuning.certificate import adjoint_snr, certificate, memory
+from flowport.finetuning.certificate import adjoint_snr
 from flowport.finetuning.method.base import require_method
-from flowport.finetuning.path_weights import effective
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
+from flowport.run.certified import certified
 from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.device import accelerator_of, asked
 from flowport.run.run_folder import RunFolder
@@ -39,8 +35,6 @@ IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items", "logger
 """Keys that stay the base's where they are null."""
 SNR_STATES, SNR_PATHS = 16, 64
 """States and paths from each of them from which the adjoint's signal-to-noise ratio is estimated."""
-APART = 0.05
-"""Variance of the memory certificate from which on its two tilts are called different."""
 
 
 def check_overrides(overrides: DictConfig, parts: Parts) -> None:
@@ -198,101 +192,3 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
         for name, values in numbers.items()
         for t, value in zip(found.times, values, strict=True)
     }
-
-
-@float32_products(tf32=False)
-def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
-    """tune/<number> of the certificate, tune/memory, and the picture of starts, base results and tuned results.
-
-    Args:
-        run: A trained run.
-        folder: Where the picture goes.
-    """
-    module = run.module
-    assert isinstance(module, FineTuneModule)
-    device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
-    pairing = run.data.placed(device).split("test")
-    source, target = (
-        side.every(run.config.certified, randomness.under(name))
-        for name, side in (("source", pairing.source), ("target", pairing.target))
-    )
-    n = min(len(source), len(target))
-    pair, starts = Pair(source[:n], target[:n]), max(2, n // 16)
-    numbers = certificate(module.ema, module.reward, module.strength, pair, randomness.generator("paths"))
-    variance = memory(
-        module.ema.base,
-        module.reward,
-        module.strength,
-        pair.take(slice(starts), slice(starts)),
-        randomness.generator("memory"),
-    )
-    logger.info(
-        "aimed at %s; its paths reach %.2f of the strength (effective size %.2f): mean reward %.4g, tilt %.4g, "
-        "base %.4g",
-        module.method.target,
-        numbers["reached"],
-        numbers["effective"],
-        *(numbers[name] / module.strength for name in ("reward", "tilted_reward", "base_reward")),
-    )
-    if variance > APART:
-        logger.info(
-            "the tilt of every start is not that of the whole (tune/memory=%.2g): boosting.rounds=3 goes on towards it",
-            variance,
-        )
-    samples = sampled(run, folder, pair, randomness.generator("samples"))
-    return {**{f"tune/{name}": number for name, number in numbers.items()}, "tune/memory": variance, **samples}
-
-
-def through(run: Run, pair: Pair, generator: torch.Generator, *fields: Field) -> list[Tensor]:
-    """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D).
-
-    Args:
-        run: Whose sampler is used.
-        pair: Starts, and the labels of the targets.
-        generator: Of the noise.
-        *fields: The flows.
-    """
-    state, ends = generator.get_state(), []
-    for field in fields:
-        generator.set_state(state)
-        ends.append(run.sampler.translator(field).forward(pair.source, generator, pair.target.label).end)
-    return ends
-
-
-def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator) -> dict[str, float]:
-    """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
-
-    sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of the λr that every start won;
-    spread, base_spread: variance of a number of the results; where the source is noise also tilted_reward,
-    tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
-
-    Args:
-        run: A trained run.
-        folder: Where the picture goes.
-        pair: Starts, and the labels of the targets.
-        generator: Of the noise.
-    """
-    module, modality = run.module, run.module.target.modality
-    assert isinstance(module, FineTuneModule)
-    base, tuned = through(run, pair, generator, module.ema.base, module.ema)
-    ends, condition = {"base": base, "tuned": tuned}, module.ema.conditioning.sampling(pair.source, pair.target.label)
-    reward = {name: module.strength * module.reward.value(x, condition).double() for name, x in ends.items()}
-    even = torch.full_like(reward["base"], 1 / len(pair))
-    laws = {"": ("tuned", even), "base_": ("base", even)}
-    if not module.ema.conditioning.sees_source:
-        laws["tilted_"] = ("base", reward["base"].softmax(0))
-    won = MeanAndError.of((reward["tuned"] - reward["base"]).tolist())
-    numbers = {"sampled/gain": won.mean, "sampled/gain_se": won.error}
-    for prefix, (name, w) in laws.items():
-        x = ends[name].flatten(1).double()
-        numbers[f"sampled/{prefix}reward"] = float(w @ reward[name])
-        numbers[f"sampled/{prefix}spread"] = float((w @ (x - w @ x).square()).mean())
-    if "tilted_" in laws:
-        numbers["sampled/effective"] = float(effective(laws["tilted_"][1], 1))
-    if not run.config.get("gallery", True):
-        return numbers
-    shown = slice(modality.shown)
-    rows = {"source": pair.source.x[shown], **{name: x[shown] for name, x in ends.items()}}
-    picture = {name: modality.observed(x).cpu() for name, x in rows.items()}
-    modality.surface().render(picture, str(folder.before_after))
-    return numbers

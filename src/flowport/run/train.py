@@ -121,7 +121,7 @@ def train(
         parts: What other runs of the same command have built.
         base: The run that a fine-tuning starts from; see ``build``.
         before: Called before a new run is trained; its numbers are reported with the run's, also after a resume.
-        after: Called with the trained run; its numbers are reported too.
+        after: Called with the trained run after its metrics are written; its numbers are reported, and written, too.
 
     Returns:
         All numbers; none in another than the first of several processes.
@@ -155,18 +155,19 @@ def train(
     if not first():
         return {}
     run = _gathered(run, folder, parts, base)
+    last = trainer.global_step * trainer.accumulate_grad_batches - 1
     numbers = {
         "train/steps": trainer.global_step,
         "train/seconds": round(clock.seconds, 2),
         "train/step_ms": round(clock.step_ms, 3),
         **run.facts,
         **folder.read_before(),
+        **{f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()},
     }
-    last = trainer.global_step * trainer.accumulate_grad_batches - 1
-    numbers.update({f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()})
     numbers.update(measure(run, folder, trainer.strategy.root_device, config.get("gallery", True)))
-    numbers.update(after(run, folder) if after else {})
-    if not resume or trainer.global_step != _concluded(folder):
+    concluded = resume and trainer.global_step == _concluded(folder)
+    numbers.update(_after(run, folder, numbers, after))
+    if not concluded:
         observers.conclude(numbers, trainer.global_step)
     observers.close()
     folder.write_metrics(numbers)
@@ -230,6 +231,16 @@ def _resumed(run: Run, folder: RunFolder) -> int:
         raise FlowportError(f"{folder.checkpoint} does not hold the state of this run's scheduler")
     folder.read_before()
     return int(checkpoint["global_step"])
+
+
+def _after(
+    run: Run, folder: RunFolder, numbers: dict[str, Any], after: Callable[[Run, RunFolder], dict[str, Any]] | None
+) -> dict[str, Any]:
+    """The numbers of ``after``, once those before it are written: they are not lost where it fails."""
+    if after is None:
+        return {}
+    folder.write_metrics(numbers)
+    return after(run, folder)
 
 
 def _concluded(folder: RunFolder) -> Any:

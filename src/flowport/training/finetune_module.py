@@ -134,7 +134,8 @@ class FineTuneModule(AveragedModule):
         if self.replay:
             self.replay.append(self.replay.pop().without_record)
         self.replay.append(rollout)
-        for name, value in facts.items():
+        plain = {k.removeprefix("scaled_"): v / self.strength for k, v in facts.items() if k.startswith("scaled_")}
+        for name, value in {**facts, **plain}.items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:

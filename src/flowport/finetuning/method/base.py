@@ -166,7 +166,7 @@ class FineTuningMethod(Checked, ABC):
             generator: Random generator, on the device of the batch.
 
         Returns:
-            The rollout, and scalars to log by name.
+            The rollout, and scalars to log by name; of scaled_<name>, in λr, <name> is logged too, in r.
 
         Raises:
             FlowportError: Where results, rewards or adjoints are not finite.
@@ -237,7 +237,7 @@ def scaled_reward(reward: Reward, end: Tensor, condition: Condition, strength: f
 
 
 def logged_scalars(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) -> dict[str, Tensor]:
-    """Scalars that every method logs: mean reward, control energy and diversity of the results.
+    """Scalars that every method logs: mean scaled reward, control energy and diversity of the results.
 
     Diversity is the variance of a coordinate over the results, averaged over coordinates.
 
@@ -247,7 +247,7 @@ def logged_scalars(reward: Tensor, energy: Tensor, end: Tensor, **more: Tensor) 
         end: Results, (n, *D).
         **more: Further scalars.
     """
-    return {"reward": reward.mean(), "energy": energy.mean(), "diversity": end.flatten(1).var(0).mean(), **more}
+    return {"scaled_reward": reward.mean(), "energy": energy.mean(), "diversity": end.flatten(1).var(0).mean(), **more}
 
 
 def finite(tensor: Tensor, what: str, strength: float) -> Tensor:

@@ -77,7 +77,8 @@ class PathWeighted(FineTuningMethod):
     the adjoint their shape.
 
     a in [0, 1] is the largest value at which the newest weights have the effective sample size ``ess``; weights of all
-    collections use the current a. The full strength is reached when a = 1.
+    collections use the current a. The full strength is reached when a = 1. Where no a has it, the newest weights are
+    tempered, τ < 1: no part of the strength is reached, and ``strength_share`` is logged as 0.
 
     A rollout records scale (annealed strength a) and temper τ (); with the adjoint also times and share (k,),
     states and adjoints (k, n, *D).
@@ -149,7 +150,13 @@ class PathWeighted(FineTuningMethod):
         rollout = Rollout(source, end, value, paths.log_ratio, condition.label, record)
         w = weights([rollout], groups)[0]
         facts = logged_scalars(
-            value, paths.energy, end, scale=scale, effective=effective(w, groups), tilted_reward=(w * value).sum()
+            value,
+            paths.energy,
+            end,
+            strength_share=torch.where(temper < 1, 0.0, scale),
+            temper=temper,
+            effective_share=effective(w, groups),
+            scaled_tilted_reward=(w * value).sum(),
         )
         if slope is None:
             return rollout, facts

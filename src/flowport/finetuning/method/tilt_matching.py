@@ -100,7 +100,8 @@ class TiltMatching(FineTuningMethod):
                 moved = field.shift(sample.x, t, condition)
             states.append(sample.x)
             changes.append(moved + scaled(push, sample.velocity - velocity))
-        facts = logged_scalars(value, control_energy(field, source, end, condition, generator), end, scale=reached)
+        energy = control_energy(field, source, end, condition, generator)
+        facts = logged_scalars(value, energy, end, strength_share=reached)
         record = {"times": times, "states": torch.stack(states), "changes": torch.stack(changes), "scale": reached}
         return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 

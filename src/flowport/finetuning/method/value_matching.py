@@ -113,8 +113,8 @@ class ValueMatching(FineTuningMethod):
             value,
             torch.zeros_like(value),
             end,
-            tilted_reward=(w * value).sum(),
-            effective=effective(w, len(pair) if given else 1),
+            scaled_tilted_reward=(w * value).sum(),
+            effective_share=effective(w, len(pair) if given else 1),
         )
         return Rollout(source, end, value, torch.zeros_like(value), condition.label), facts
 

@@ -1,0 +1,149 @@
+"""What a tuned run reports of itself: the certificate of its chain, its own sampler and the base's, and a picture."""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowport.evaluation.sweep_table import MeanAndError
+from flowport.field import Field
+from flowport.finetuning.certificate import BLIND_SPOT, Certificate, certificate
+from flowport.reward import Reward
+from flowport.run.build import Run
+from flowport.run.run_folder import RunFolder
+from flowport.tensors import float32_products
+from flowport.training.finetune_module import FineTuneModule
+from flowport.types import Condition, Pair
+
+logger = logging.getLogger(__name__)
+APART = 0.05
+"""Memory, in nats², from which on the tilt of every start is called another than that of all results."""
+MIXED = {
+    **dict.fromkeys(("bf16-mixed", "bf16"), torch.bfloat16),
+    **dict.fromkeys(("16-mixed", "16"), torch.float16),
+}
+"""Precisions of Lightning's under which networks run in autocast."""
+
+
+@float32_products(tf32=False)
+def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
+    """certificate/<number>, its _se or why it is _withheld; sampled/<number>; and the picture before_after.png.
+
+    Args:
+        run: A trained run.
+        folder: Where the picture goes.
+    """
+    module = run.module
+    assert isinstance(module, FineTuneModule)
+    device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
+    pairing = run.data.placed(device).split("test")
+    source, target = (
+        side.every(run.config.certified, randomness.under(name))
+        for name, side in (("source", pairing.source), ("target", pairing.target))
+    )
+    n = min(len(source), len(target))
+    pair = Pair(source[:n], target[:n])
+    with autocast_of(run, device):
+        found = certificate(
+            module.ema,
+            module.reward,
+            module.strength,
+            pair,
+            randomness.generator("paths"),
+            piece=run.config.get("rows"),
+        )
+    tell(module, found)
+    numbers = {f"certificate/{name}": number for name, number in found.numbers.items()}
+    return {**numbers, **sampled(run, folder, pair, randomness.generator("samples"))}
+
+
+def autocast_of(run: Run, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which the networks of a run are evaluated as in its training: autocast in mixed precision.
+
+    Args:
+        run: The run.
+        device: Of its networks.
+    """
+    half = MIXED.get(str(run.config.trainer.get("precision")))
+    return nullcontext() if half is None else torch.autocast(device.type, dtype=half)
+
+
+def tell(module: FineTuneModule, found: Certificate) -> None:
+    """Log a certificate, what it cannot see, and what follows from it.
+
+    Args:
+        module: The tuned module.
+        found: Its certificate.
+    """
+    logger.info("aimed at %s; %s (%s)", module.method.target, found.sentence, BLIND_SPOT)
+    temper = module.replay[-1].record.get("temper") if module.replay else None
+    if temper is not None and float(temper) < 1:
+        logger.warning(
+            "the last paths of training reach no part of the strength: at none have their weights the effective size "
+            "method.ess, so they were tempered by the power %.2f, which aims at less than the tilt",
+            float(temper),
+        )
+    if "memory" in found.values and found.values["memory"] - 2 * found.errors["memory"] > APART:
+        logger.info(
+            "the tilt of every start is not that of all results (certificate/memory %s): boosting.rounds=3 goes on "
+            "towards it",
+            found.told("memory"),
+        )
+
+
+def through(run: Run, pair: Pair, generator: torch.Generator, *fields: Field) -> list[Tensor]:
+    """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D).
+
+    Args:
+        run: Whose sampler is used; of ``rows`` of its config that many are integrated at once.
+        pair: Starts, and the labels of the targets.
+        generator: Of the noise.
+        *fields: The flows.
+    """
+    state, ends, rows = generator.get_state(), [], run.config.get("rows")
+    for field in fields:
+        generator.set_state(state)
+        translator = run.sampler.translator(field)
+        translator.chunk = min(translator.chunk, rows or translator.chunk)
+        ends.append(translator.forward(pair.source, generator, pair.target.label).end)
+    return ends
+
+
+def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator) -> dict[str, float]:
+    """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
+
+    sampled/reward, base_reward: mean r; gain: mean of the r that every start won; each with its standard error _se.
+    spread, base_spread: variance of a number of the results.
+
+    Args:
+        run: A trained run.
+        folder: Where the picture goes.
+        pair: Starts, and the labels of the targets.
+        generator: Of the noise.
+    """
+    module, modality = run.module, run.module.target.modality
+    assert isinstance(module, FineTuneModule)
+    base, tuned = through(run, pair, generator, module.ema.base, module.ema)
+    condition, rows = module.ema.conditioning.sampling(pair.source, pair.target.label), run.config.get("rows")
+    before, after = (_rewards(module.reward, x, condition, rows) for x in (base, tuned))
+    means = {"reward": after, "base_reward": before, "gain": after - before}
+    numbers = dict[str, float]()
+    for name, values in means.items():
+        found = MeanAndError.of(values.tolist())
+        numbers |= {f"sampled/{name}": found.mean, f"sampled/{name}_se": found.error}
+    for prefix, x in (("", tuned), ("base_", base)):
+        numbers[f"sampled/{prefix}spread"] = float(x.flatten(1).double().var(0, correction=0).mean())
+    if run.config.get("gallery", True):
+        shown = slice(modality.shown)
+        pictures = {"source": pair.source.x[shown], "base": base[shown], "tuned": tuned[shown]}
+        picture = {name: modality.observed(x).cpu() for name, x in pictures.items()}
+        modality.surface().render(picture, str(folder.before_after))
+    return numbers
+
+
+def _rewards(reward: Reward, x: Tensor, condition: Condition, rows: int | None) -> Tensor:
+    """Rewards of results, ``rows`` at once, (n,) float64."""
+    pieces = torch.arange(len(x), device=x.device).split(rows or len(x))
+    return torch.cat([reward.value(x[piece], condition[piece]).double() for piece in pieces])
