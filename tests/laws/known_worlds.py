@@ -1,6 +1,6 @@
 """Closed-form worlds with controls of known distance to their tilt: mixtures from noise, told a class, and bridges."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,19 +18,20 @@ from flowport.types import Pair, Sample
 
 @dataclass(frozen=True)
 class Law:
-    """For every class c the mixture Σ_k w_ck N(m_ck + slope·x0, diag v_ck); weights (C, K), means and variances
-    (C, K, d)."""
+    """For every class c the mixture Σ_k w_ck(x0) N(m_ck + slope·x0, diag v_ck), w_ck(x0) ∝ w_ck e^{lean_k·x0}; weights
+    (C, K), means and variances (C, K, d), lean (K, d)."""
 
     weights: Tensor
     means: Tensor
     variances: Tensor
     slope: float = 0.0
+    lean: Tensor | None = None
 
     @classmethod
-    def of(cls, weights, means, variance, slope=0.0):
+    def of(cls, weights, means, variance, slope=0.0, lean=None):
         w, m = torch.tensor(weights), torch.tensor(means)
         w, m = (w[None], m[None]) if w.ndim == 1 else (w, m)
-        return cls(w / w.sum(1, keepdim=True), m, torch.full_like(m, variance), slope)
+        return cls(w / w.sum(1, keepdim=True), m, torch.full_like(m, variance), slope, lean)
 
     def tilted(self, c: Tensor) -> "Law":
         """The law times e^{c·x}, normalised in every class (and for every start, if the slope is the same in all)."""
@@ -57,13 +58,14 @@ class Known(Field):
         n, dn = self.capabilities.role.amplitude(c)
         row = slice(0, 1) if condition.label is None else condition.label
         w, m, v = law.weights[row], law.means[row], law.variances[row]
-        offset = drift = 0
+        offset, drift, log_w = 0, 0, w.log()
         if condition.source is not None:
+            log_w = log_w if law.lean is None else log_w + condition.source @ law.lean.mT
             offset, drift = c.alpha * condition.source, c.dalpha * condition.source
             m = m + law.slope * condition.source[:, None]
         variance = c.beta**2 * v + n**2
         y = (x - offset)[:, None] - c.beta * m
-        share = (w.log() - 0.5 * (y * y / variance + variance.log()).sum(2)).softmax(1)[..., None]
+        share = (log_w - 0.5 * (y * y / variance + variance.log()).sum(2)).softmax(1)[..., None]
         pull = y / variance
         return drift + (share * (c.dbeta * m + (c.beta * c.dbeta * v + n * dn) * pull)).sum(1)
 
@@ -87,8 +89,6 @@ class World:
     c: tuple[float, float]
     kind: str = "noise"
     lost: tuple[int, int] = (-1, 0)
-    starts: int = 1
-    controls: tuple[str, ...] = field(default=("untuned", "half", "exact", "overshot", "mode lost"))
 
     def flow(self, law: Law) -> Known:
         if self.kind == "bridge":
@@ -134,7 +134,7 @@ WORLDS = {
         "classes",
     ),
     "bridge": World(
-        Law.of([0.6, 0.4], [[-1.2, 0.0], [1.2, 0.0]], 0.3, slope=0.5),
+        Law.of([0.6, 0.4], [[-1.2, 0.0], [1.2, 0.0]], 0.3, 0.5, torch.tensor([[0.0, 0.0], [0.5, 0.3]])),
         (0.8, 0.3),
         "bridge",
     ),

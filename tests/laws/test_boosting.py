@@ -119,13 +119,16 @@ def test_a_classifier_that_only_knows_its_rows_by_heart_promises_little():
 
 def test_distance_to_the_tilt_of_all_results_by_hand():
     """Base results 0 and 1 weigh 1/4 and 3/4 in the tilt by x log 3."""
-    numbers = distance(torch.tensor([[0.0], [1.0]]), torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
+    base = torch.tensor([[0.0], [1.0]]).repeat(16, 1)
+    few = distance(base[:2], torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
+    assert few["tilted_withheld"] == "unreliable: 2 effective samples of 2" and "gap" not in few
+    numbers = distance(base, torch.ones(32, 1), lambda x: x[:, 0] * math.log(3))
     assert numbers == pytest.approx(
         {
-            "reward": math.log(3),
-            "base_reward": math.log(3) / 2,
-            "tilted_reward": 0.75 * math.log(3),
-            "effective": 0.8,
+            "scaled_reward": math.log(3),
+            "scaled_base_reward": math.log(3) / 2,
+            "scaled_tilted_reward": 0.75 * math.log(3),
+            "effective": 25.6,
             "gap": 0.25 / math.sqrt(3 / 16),
         },
         rel=1e-6,

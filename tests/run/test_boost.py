@@ -67,7 +67,7 @@ def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made, before = tmp_path_factory.mktemp("boosted"), digests(base)
     numbers = boost(base, composed("finetune", *WORDS, "boosting.rounds=1"), made)
     assert digests(base) == before
-    assert {"tune/reached", "boosting/gap", "boosting/before_gap", "boosting/cross_entropy"} <= set(numbers)
+    assert {"certificate/paths", "boosting/gap", "boosting/before_gap", "boosting/cross_entropy"} <= set(numbers)
     return made
 
 
@@ -148,6 +148,14 @@ def test_wrong_rounds_are_refused_by_name(base: Path, tmp_path: Path, words: lis
     with pytest.raises(FlowportError, match=sentence):
         boost(base, composed("finetune", *rest, "boosting.rounds=1", *words), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_boosting_a_flow_from_noise_is_refused(tmp_path: Path) -> None:
+    """There the tuning itself aims at the tilt of all results."""
+    noise = trained(tmp_path / "noise")
+    with pytest.raises(FlowportError, match="boosting.rounds=1 needs a base that sees its start"):
+        boost(noise, composed("finetune", *WORDS, "boosting.rounds=1"), tmp_path / "boosted")
+    assert not (tmp_path / "boosted").exists()
 
 
 def test_a_reward_that_reads_the_start_is_refused_before_any_training(base: Path, tmp_path: Path) -> None:

@@ -217,4 +217,32 @@ def test_a_bridge_that_sees_its_start_is_tuned_start_by_start(tmp_path: Path) ->
         tmp_path / "base", "path=brownian_bridge", "conditioning=source", "prediction=target", "solver=ancestral"
     )
     numbers = tuned(other, tmp_path / "tuned", "method.paths=4")
-    assert numbers["tune/effective"] > 0 and bool(torch.tensor(numbers["tune/memory"]).isfinite())
+    assert numbers["certificate/effective"] > 0 and numbers["certificate/paths"] == 2 * 512
+    assert "certificate/memory" in numbers or "certificate/memory_withheld" in numbers
+
+
+def test_a_tuned_run_reports_its_certificate_in_r_and_in_scaled_r(base: Path, tmp_path: Path) -> None:
+    """Nothing of the certificate is named like a number of training, and every estimate has an error."""
+    numbers = tuned(base, tmp_path, "strength=2", "+rows=100")
+    own = {name.partition("/")[2]: value for name, value in numbers.items() if name.startswith("certificate/")}
+    for name in ("reward", "base_reward", "tilted_reward"):
+        assert own[f"scaled_{name}"] == pytest.approx(2 * own[name])
+    estimates = {name for name in own if f"{name}_se" in own}
+    assert {"kl_to_tilt", "kl_from_tilt", "kl_to_base", "share", "mean_gap", "reward"} <= estimates
+    assert "neither" in own["blind_spot"] and "memory" not in own
+    assert not any(name.startswith("tune/") for name in numbers)
+    for name in ("reward", "base_reward", "gain"):
+        assert numbers[f"sampled/{name}_se"] > 0
+    assert "sampled/tilted_reward" not in numbers and "sampled/effective" not in numbers
+
+
+def test_a_certificate_that_fails_does_not_lose_the_metrics(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object, **options: object) -> None:
+        raise FlowportError("no certificate")
+
+    monkeypatch.setattr("flowport.run.certified.certificate", failing)
+    with pytest.raises(FlowportError, match="no certificate"):
+        tuned(base, tmp_path)
+    assert any(name.startswith("test/") for name in RunFolder(tmp_path).read_metrics())

@@ -25,17 +25,18 @@ FINISHED = "finished"
 NEITHER = (
     *("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls", "*path_energy", "*strength"),
     *("*transport_cost", "*cycle_error"),
+    *("*base_reward", "*tilted_reward", "kl_to_base", "*strength_share", "share", "memory", "paths", "*temper"),
 )
 """Numbers that describe the data or the run, and those that are best at some value between."""
 MORE = (
     *("*class_preservation", "*class_accuracy", "*class_kept", "*target_share", "*coverage", "*within_50", "*reward"),
-    *("partner_class", "partner_mrr", "partner_top1", "effective", "gain"),
+    *("partner_class", "partner_mrr", "partner_top1", "effective*", "gain"),
 )
 """Numbers of which more is better."""
 LESS = (
     *("w2", "sliced_w2", "energy", "*mmd", "fd_*", "kid_*", "npe", "straightness*", "*chamfer", "lsd", "mcd"),
     *("*cents", "*cents_p90", "torus_fit", "*distance", "*rank", "*_error", "*kl", "kl_*", "*_kl_to_tilt", "loss"),
-    *("nfe", "seconds", "step_ms", "*memory_mib"),
+    *("nfe", "seconds", "step_ms", "*memory_mib", "pareto_k", "*mean_gap", "gap", "before_gap"),
 )
 """Numbers of which less is better."""
 

@@ -82,6 +82,19 @@ class Reliability:
         gain = self.sides.gain_of_tilt
         return gain.value > LEAST_GAIN * gain.error
 
+    def stands(self, name: str, number: Stated) -> Tensor:
+        """Whether a number can be stated, (…).
+
+        Args:
+            name: Of the number.
+            number: The number.
+        """
+        finite = number.value.isfinite() & number.error.isfinite()
+        if name not in TAIL:
+            return finite
+        fine = finite & self.carried(name) & self.unbiased(name, number)
+        return fine & self.gained() if name == "share" else fine
+
     def doubt(self, name: str, number: Stated) -> str:
         """The reason to withhold a number of a single certificate; empty where it can be stated.
 
@@ -91,12 +104,12 @@ class Reliability:
         """
         if self.sides.clustered and self.sides.groups < LEAST_STARTS:
             return f"paths from {self.sides.groups} starts give no standard error"
-        if name in TAIL and (reason := self._doubt_of_weights(name, number)):
-            return reason
-        return "" if bool(number.value.isfinite() & number.error.isfinite()) else "not finite"
+        if bool(self.stands(name, number)):
+            return ""
+        return self._doubt_of_weights(name, number) if name in TAIL else "not finite"
 
     def _doubt_of_weights(self, name: str, number: Stated) -> str:
-        """The reason to withhold a number that rests on weights; empty where they carry it."""
+        """The reason why weights do not carry a number."""
         sides = self.sides
         if not bool(self.carried(name)):
             shape = self.shape(TAIL[name])
@@ -107,7 +120,5 @@ class Reliability:
             return f"not measured: about {each} paths for each class or start are too few for their own noise"
         if name == "share" and not bool(self.gained()):
             gain = sides.gain_of_tilt
-            return (
-                f"no gain to share: the tilt gains {float(gain.value):.2g} ± {float(gain.error):.2g} of scaled reward"
-            )
-        return ""
+            return f"no gain to share: that of the tilt is {float(gain.value):.2g} ± {float(gain.error):.2g} (scaled)"
+        return "not finite"

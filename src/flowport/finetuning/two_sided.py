@@ -176,9 +176,11 @@ class TwoSided:
             influence: One value per pair, (…, n), whose mean is the estimate.
             correction: The jackknife's correction of every group, (…, groups); None for none.
         """
-        added = torch.zeros_like(influence[..., 0]) if correction is None else self._over_pairs(correction)
-        error = (self.error(influence).square() + (LEFT * added).square()).sqrt()
-        return Stated(influence.mean(-1) + added, error, added)
+        if correction is None:
+            return Stated(influence.mean(-1), self.error(influence), torch.zeros_like(influence[..., 0]))
+        added = self._over_pairs(correction)
+        corrected = influence + self._of(correction)
+        return Stated(corrected.mean(-1), (self.error(corrected).square() + (LEFT * added).square()).sqrt(), added)
 
     @cached_property
     def kl_to_tilt(self) -> Stated:
@@ -290,13 +292,11 @@ class TwoSided:
     def tails(self) -> dict[str, Tensor]:
         """Log of the size of what is averaged over all paths, pooled over groups, (…, 2n) by name.
 
-        weights: û; kl_from_tilt: û |h − KL(Π‖Q) − 1|, its influence function; reward: û |r − E_Π r|.
+        weights: û; kl_from_tilt: û (1 + |h|), which bounds its influence function û (h − KL − 1) up to a multiple of û;
+        reward: û |r − E_Π r|.
         """
         log_u = self._log_u - self._of(self.log_z)[..., None, :]
-        lead = self.reward - self.log_ratio
-        away = lead - self._ratio(lead)[2] - 1, self.reward - self._ratio(self.reward)[2]
-        sizes = [part.abs().clamp_min(1e-9).log() for part in away]
-        return {
-            name: (log_u + size).flatten(-2)
-            for name, size in zip(("weights", "kl_from_tilt", "reward"), (torch.zeros_like(lead), *sizes), strict=True)
-        }
+        lead = self.reward - self.log_ratio - self._of(self.log_z)[..., None, :]
+        away = (self.reward - self._ratio(self.reward)[2]).abs().clamp_min(1e-9)
+        sizes = {"weights": torch.zeros_like(lead), "kl_from_tilt": lead.abs().log1p(), "reward": away.log()}
+        return {name: (log_u + size).flatten(-2) for name, size in sizes.items()}
