@@ -7,7 +7,7 @@ from torch import Tensor
 from flowport.finetuning.reliability import Reliability
 from flowport.finetuning.two_sided import Stated, TwoSided
 
-C, SEEDS, N = 1.0, 300, 400
+C, SEEDS, N = 0.7, 300, 400
 F64 = torch.float64
 
 
@@ -33,7 +33,7 @@ def agrees(stated: Stated, truth: float | Tensor, room: float = 0.2) -> None:
     assert float((z.abs() <= 2).double().mean()) > 0.9
 
 
-@pytest.mark.parametrize("mu", [0.0, 0.5, 1.0, 1.4])
+@pytest.mark.parametrize("mu", [0.0, 0.35, 0.7, 1.0])
 @pytest.mark.parametrize("kind", ["one law", "classes", "starts"])
 def test_divergences_and_share(mu: float, kind: str) -> None:
     """At Q = Π the errors need the influence of log Ẑ itself; a dropped class or start would be a divergence."""
@@ -53,6 +53,7 @@ def test_divergences_and_share(mu: float, kind: str) -> None:
 def test_rewards_of_the_three_laws() -> None:
     _, found = sides(0.5)
     agrees(found.reward_of_tuned, C * 0.5)
+    assert torch.equal(found.reward_of_tuned.value, found.reward[:, 0].mean(-1))
     agrees(found.reward_of_base, 0.0)
     agrees(found.reward_of_tilt, C * C)
     agrees(found.gain_of_tilt, C * C)
@@ -61,7 +62,7 @@ def test_rewards_of_the_three_laws() -> None:
 def test_memory_is_the_variance_of_the_starts_constants_alone() -> None:
     """log Z of a start is its constant + c²/2; the noise of log Ẑ is not counted as memory."""
     for level in (0.0, 0.7):
-        _, found = sides(0.5, 25, True, level)
+        _, found = sides(0.0, 25, True, level)
         each = found.memory.value
         assert float(each.mean()) == pytest.approx(level**2, abs=4 * float(each.std()) / SEEDS**0.5 + 0.01)
         noise = float(found.log_z_error.square().mean())
@@ -73,13 +74,13 @@ def test_the_bias_of_few_paths_a_start_is_taken_out() -> None:
     """8 + 8 paths a start: log Ẑ is too small by Var/2, which does not average out over 50 starts."""
     _, found = sides(0.0, 50, True)
     plain = found.log_z.mean(1) - found.reward_of_tuned.value
-    assert float(plain.mean()) < C**2 / 2 - 0.015
+    assert float(plain.mean()) < C**2 / 2 - 0.01
     agrees(found.kl_to_tilt, C**2 / 2, 0.25)
 
 
 def test_the_largest_difference_of_a_mean_is_not_one_of_noise() -> None:
     """Of 30 coordinates one differs by (μ − c) deviations, at the tilt none; the largest is not their noise."""
-    for mu, truth in ((0.5, 0.5), (1.0, 0.0)):
+    for mu, truth in ((0.2, 0.5), (0.7, 0.0)):
         x, found = sides(mu, seeds=60)
         rest = torch.randn(60, 2, N, 29, generator=torch.Generator().manual_seed(1), dtype=F64)
         told = [
@@ -92,7 +93,7 @@ def test_the_largest_difference_of_a_mean_is_not_one_of_noise() -> None:
 
 
 def test_a_constant_coordinate_is_no_difference() -> None:
-    x, found = sides(0.5, seeds=1)
+    x, found = sides(0.2, seeds=1)
     one = TwoSided(found.reward[0], found.log_ratio[0], found.group[0])
     flat = torch.cat([x[0][..., None], torch.full((2, N, 1), 3.0, dtype=F64)], -1)
     alone, beside = one.mean_gap(x[0][..., None]), one.mean_gap(flat)

@@ -19,8 +19,9 @@ from flowport.finetuning.two_sided import TwoSided
 from flowport.sampling.grid import PowerGrid, UniformGrid
 from tests.laws.known_worlds import WORLDS, World
 
-PATHS, TRUTH, PIECE = 512, 32, 4096
-"""Paths of each chain in a certificate; how many times as many give the truth; rows that are simulated at once."""
+PATHS, TRUTH, TRUTH_OF_STARTS, PIECE = 512, 32, 48, 4096
+"""Paths of each chain in a certificate; how many times as many give the truth, also where every start has a law of its
+own; rows that are simulated at once."""
 CONTROLS = ("untuned", "half", "exact", "overshot", "mode lost")
 NUMBERS = ("kl_to_tilt", "kl_from_tilt", "share")
 KNOWN_ERRORS = {
@@ -165,7 +166,8 @@ def cells(name: str, seeds: int = 40, steps: int = 12) -> dict[tuple[str, str], 
     world, found = WORLDS[name], {}
     for control in CONTROLS:
         sides = walked(world, control, steps, PATHS, seeds, 1 + CONTROLS.index(control))
-        large = walked(world, control, steps, TRUTH * PATHS, 1, 101)
+        more = TRUTH_OF_STARTS if world.kind == "bridge" else TRUTH
+        large = walked(world, control, steps, more * PATHS, 1, 101)
         trusted = Reliability(sides)
         for number in NUMBERS:
             stated, true = getattr(sides, number), getattr(large, number)

@@ -17,7 +17,14 @@ from tests.zoo import DISTRIBUTIONS
 SOURCES = Path(__file__).parents[2] / "src" / "flowport"
 DRAWING = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "empty", "rand_like", "randn_like"}
 EVALUATION = ("evaluation", "metric", "sampling", "api", "run")
-ANYWHERE = (*EVALUATION, "distribution", "modality", "finetuning/adjoint.py", "finetuning/certificate.py", "finetuning/paired_chains.py")
+ANYWHERE = (
+    *EVALUATION,
+    "distribution",
+    "modality",
+    "finetuning/adjoint.py",
+    "finetuning/certificate.py",
+    "finetuning/paired_chains.py",
+)
 """What draws from generators of the training, on its device, and from those of an evaluation, on the CPU."""
 GENERATORS = ("generator.device", "place", "device")
 """How the device of a generator is called: itself, and as the laws in two dimensions and the solids name it."""

@@ -67,8 +67,8 @@ def test_weighted_paths_have_the_tilted_weights_of_the_modes(controlled):
 
 def test_the_log_ratio_is_exact_along_the_paths_of_the_base_too():
     """E_P[dQ/dP] = 1, and E_P[(dQ/dP) f] is the mean of f over driven paths; the base's paths are not driven."""
-    n, base = 30_000, from_noise(mixture(WEIGHTS, MEANS, covariances()))
-    control, discretisation = TiltedField(base, Wrong()), ConsistentDiscretisation(UniformGrid(40))
+    n, base = 8000, from_noise(mixture(WEIGHTS, MEANS, covariances()))
+    control, discretisation = TiltedField(base, Wrong()), ConsistentDiscretisation(UniformGrid(16))
     start = torch.randn(n, 2, dtype=F64, generator=torch.Generator().manual_seed(5))
 
     def walked(**options):
@@ -77,9 +77,9 @@ def test_the_log_ratio_is_exact_along_the_paths_of_the_base_too():
     along, driven, alone = walked(control=control, driven=False), walked(control=control), walked()
     assert torch.equal(along.states, alone.states) and not torch.equal(along.states, driven.states)
     ratio = along.log_ratio.exp()
-    assert float(ratio.mean()) == pytest.approx(1, abs=0.02) and float(ratio.std()) > 0.3
+    assert float(ratio.mean()) == pytest.approx(1, abs=0.03) and float(ratio.std()) > 0.3
     end, weighted = driven.states[-1].mean(0), (ratio[:, None] * along.states[-1]).mean(0)
-    assert torch.allclose(end, weighted, atol=0.04) and float((end - alone.states[-1].mean(0)).abs().max()) > 0.1
+    assert torch.allclose(end, weighted, atol=0.07) and float((end - alone.states[-1].mean(0)).abs().max()) > 0.1
     last = walked(control=control, driven=False, ends_only=True)
     assert torch.equal(last.states[-1], along.states[-1]) and torch.equal(last.log_ratio, along.log_ratio)
     assert len(last.states) == 1
