@@ -6,6 +6,7 @@
 import sys
 from dataclasses import dataclass
 from functools import cache
+from unittest import mock
 
 import pytest
 import torch
@@ -142,14 +143,17 @@ def independent(world: World, steps: int, n: int) -> dict[tuple[str, str], tuple
     return found
 
 
-def walked(world: World, control: str, steps: int, paths: int, seeds: int, seed: int) -> TwoSided:
-    """The paths of the certificates of all seeds as one batch."""
+def walked(
+    world: World, control: str, steps: int, paths: int, seeds: int, seed: int, branches: int = BRANCHES
+) -> TwoSided:
+    """The paths of the certificates of all seeds as one batch, on a bridge so many branches of each chain a start."""
     generator, at_once = torch.Generator().manual_seed(seed), max(1, PIECE // paths)
     found = []
     for k in range(0, seeds, at_once):
         pair = world.batch(min(at_once, seeds - k) * paths, generator)
         args = (world.tuned(control), world.reward, 1.0, pair, generator, chain(world, steps))
-        found.append(paired_paths(*args, piece=PIECE).sides)
+        with mock.patch("flowport.finetuning.paired_chains.BRANCHES", branches):
+            found.append(paired_paths(*args, piece=PIECE).sides)
     reward, ratio = (
         torch.cat([getattr(part, name).unflatten(1, (-1, paths)).movedim(1, 0) for part in found])
         for name in ("reward", "log_ratio")
@@ -157,7 +161,7 @@ def walked(world: World, control: str, steps: int, paths: int, seeds: int, seed:
     group = torch.cat([part.group.view(-1, paths) for part in found])
     clustered = world.kind == "bridge"
     group = group - group[:, :1] if clustered else group
-    return TwoSided(reward, ratio, group, paths // BRANCHES if clustered else found[0].groups, clustered)
+    return TwoSided(reward, ratio, group, paths // branches if clustered else found[0].groups, clustered)
 
 
 @cache
@@ -167,7 +171,7 @@ def cells(name: str, seeds: int = 40, steps: int = 12) -> dict[tuple[str, str], 
     for control in CONTROLS:
         sides = walked(world, control, steps, PATHS, seeds, 1 + CONTROLS.index(control))
         more = TRUTH_OF_STARTS if world.kind == "bridge" else TRUTH
-        large = walked(world, control, steps, more * PATHS, 1, 101)
+        large = walked(world, control, steps, more * PATHS, 1, 101, 2 * BRANCHES)  # of less bias a start
         trusted = Reliability(sides)
         for number in NUMBERS:
             stated, true = getattr(sides, number), getattr(large, number)

@@ -153,7 +153,7 @@ def test_wrong_rounds_are_refused_by_name(base: Path, tmp_path: Path, words: lis
 def test_boosting_a_flow_from_noise_is_refused(tmp_path: Path) -> None:
     """There the tuning itself aims at the tilt of all results."""
     noise = trained(tmp_path / "noise")
-    with pytest.raises(FlowportError, match="boosting.rounds=1 needs a base that sees its start"):
+    with pytest.raises(FlowportError, match=r"boosting\.rounds=1 needs a base that sees its start"):
         boost(noise, composed("finetune", *WORDS, "boosting.rounds=1"), tmp_path / "boosted")
     assert not (tmp_path / "boosted").exists()
 
