@@ -251,6 +251,16 @@ def test_a_strength_out_of_reach_is_annealed_to_the_part_that_is_in_reach(option
     assert low < 0 < high and abs(here) < room
 
 
+def test_an_effective_size_that_no_strength_keeps_is_not_reported_as_a_part_of_the_strength():
+    """A control far from base and tilt: the weights are tempered, and the share of the strength is 0, no argmax."""
+    method, (base, exact, x0) = PathWeighted(UniformGrid(20), late=None), problem(False)
+    for delta, kept in ((4.0, False), (0.0, True)):
+        field = TiltedField(base, Near(exact, delta, base))
+        pair, generator = Pair(Sample(x0), Sample(x0)), torch.Generator().manual_seed(0)
+        facts = method.collect(field, LinearReward([C]), 1.0, pair, generator)[1]
+        assert (float(facts["temper"]) == 1) == kept and float(facts["strength_share"]) == float(kept)
+
+
 def test_the_less_certain_target_has_the_smaller_share():
     """The adjoint of a linear reward on a Gaussian has no spread, so flow matching gets no share beside it."""
     base, exact, x0 = problem(False)
