@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from flowport.errors import FlowportError
+from flowport.run.reward_words import is_own
 
 NO_NAME = re.compile(r"null|true|false|[-+\d.].*|\{\s*\}|")
 """Values that name no member of a config group."""
@@ -118,7 +119,8 @@ def _no_member(word: Word) -> str | None:
     if word.plain in LISTS and re.search(r"\[.*(\[|\bnull\b)", word.value):
         return f"{word.text} is no list of {word.plain}s: write for instance {word.plain}=[{LISTS[word.plain]}]"
     members = word.groups.members(word.plain)
-    if not members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
+    own = word.plain == "reward" and is_own(word.value)
+    if own or not members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
         return None
     leave = "" if word.groups.name == "train" else ", or leave the word out"
     return f"{word.text} names no member of {word.plain}: choose {', '.join(members)}{leave}"

@@ -91,6 +91,7 @@ class FineTuneModule(AveragedModule):
             raise FlowportError(f"strength={strength} must be above 0, and finite: it multiplies the reward")
         require_method(method).accept(base, reward)
         reward.check(source, target)
+        method.accept_reward(reward)  # whether a user's function has a gradient is found on points
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, adapter, source, target)
