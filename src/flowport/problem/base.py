@@ -12,6 +12,7 @@ from flowport.distribution.base import Distribution
 from flowport.distribution.parameter import Numbers, numbers, positive
 from flowport.errors import Checked, FlowportError
 from flowport.finetuning.discretisation import ConsistentDiscretisation
+from flowport.finetuning.tilt_mass import largest_strength
 from flowport.problem.law import MixtureLaw
 from flowport.problem.oracle import SharedCovarianceField
 from flowport.reward import QuadraticReward
@@ -137,15 +138,26 @@ class Problem(Checked, ABC):
     def frontier(self, strengths: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """KL(tilt ‖ base) = λ E r − log Z and E r under the tilt at several strengths, means over starts.
 
+        Strengths at which the tilt has no finite mass are left out: the frontier ends before them.
+
         Args:
             strengths: Strengths λ, (n,).
             start: Starts, (B, d).
 
         Returns:
-            KL in nats and E r, each (n,) float64.
+            KL in nats and E r, each (m,) float64, of the m strengths whose tilt exists.
+
+        Raises:
+            FlowportError: Where none of them has a tilt.
         """
-        found = []
-        for strength in strengths.tolist():
+        found, limit = [], largest_strength(self.law.covariances, self.reward.q)
+        within = [strength for strength in strengths.tolist() if strength < limit]
+        if not within:
+            raise FlowportError(
+                f"strength={float(strengths.min()):g} has no tilt in this problem, because its reward grows faster than "
+                f"its density falls: use a strength below {limit:.4g}"
+            )
+        for strength in within:
             law, log_z = self.tilt(strength, start)
             reward = law.reward(self.reward.c, self.reward.q)
             found.append(torch.stack([(strength * reward - log_z).mean(), reward.mean()]))

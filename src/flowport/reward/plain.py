@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 TRIED = 8
 """Points of the target on which a reward of the user's is tried before anything is trained."""
 ALONE = 1e-2
-"""Largest change of a point's reward by the points beside it, in standard deviations of the rewards, without a warning."""
+"""Largest change of a point's reward by the points beside it without a warning, in standard deviations of rewards."""
 
 
 @final
 class PlainReward(Reward):
     """Reward by a plain module or function f: r = f(x1), or r = f(x1, condition), in nats.
 
-    f may return a tensor, an array or a list of B numbers, or one of shape (B, 1). A module is frozen, set to evaluation
-    mode and moved to the points' device, and gets points in the precision of its weights. What f raises becomes one
-    sentence with the line that raised it.
+    f may return a tensor, an array or a list of B numbers, or one of shape (B, 1). A module is frozen, set to
+    evaluation mode and moved to the points' device, and gets points in the precision of its weights. What f raises
+    becomes one sentence with the line that raised it.
 
     ``check`` tries f on points of the target: ``differentiable`` is then whether its results depend on the points by
     operations with a gradient that is not zero everywhere. An attribute ``differentiable = False`` of f is kept.
@@ -183,11 +183,10 @@ def _takes_condition(function: Any, name: str) -> bool:
         parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
     except (TypeError, ValueError):
         return False
-    places = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    some = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-    needed = [
-        p.name for p in parameters.values() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    found = list(parameters.values())
+    places = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    some = any(p.kind is p.VAR_POSITIONAL for p in found)
+    needed = [p.name for p in found if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     required = [p for p in places if p.default is p.empty]
     if len(required) > 2 or len(needed) > len(required) or not (places or some):
         raise FlowportError(

@@ -17,6 +17,7 @@ from flowport.field import Field
 from flowport.finetuning.certificate import adjoint_snr, certificate, memory
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.path_weights import effective
+from flowport.finetuning.term_gains import term_gains
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.config_checks import check_keys, check_kind, check_values
@@ -264,7 +265,7 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
 
     sampled/reward, base_reward: mean λr; gain, gain_se: mean and standard error of the λr that every start won;
     spread, base_spread: variance of a number of the results; where the source is noise also tilted_reward,
-    tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt.
+    tilted_spread, effective: of the base's results weighted by e^{λr}, which is the tilt; those of ``term_gains``.
 
     Args:
         run: A trained run.
@@ -289,6 +290,7 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
         numbers[f"sampled/{prefix}spread"] = float((w @ (x - w @ x).square()).mean())
     if "tilted_" in laws:
         numbers["sampled/effective"] = float(effective(laws["tilted_"][1], 1))
+    numbers |= term_gains(module.reward, base, tuned, condition)
     if not run.config.get("gallery", True):
         return numbers
     shown = slice(modality.shown)

@@ -105,15 +105,22 @@ def _sum(parts: list[str], group: Path) -> dict[str, Any]:
 
 def _names(parts: list[str]) -> dict[str, str]:
     """A name for each reward, by which its options and its weight are said."""
-    found: dict[str, str] = {}
+    found = []
     for part in parts:
         code, stem = CODE.fullmatch(part), Path(part).stem
         name = member_name(code[1], "reward") if code else stem if PROGRAM.fullmatch(part) else ""
-        name = re.sub(r"\W", "_", name or member_name(part.rpartition(".")[2], "reward"))
-        number = next(n for n in range(1, len(parts) + 1) if _numbered(name, n) not in found)
-        found[_numbered(name, number)] = part
+        found.append(re.sub(r"\W", "_", name or member_name(part.rpartition(".")[2], "reward")))
+    return dict(zip(numbered(found), parts, strict=True))
+
+
+def numbered(names: list[str]) -> list[str]:
+    """Names of which none stands twice: a second judge is called judge_2.
+
+    Args:
+        names: As they were found.
+    """
+    found: list[str] = []
+    for name in names:
+        choices = [name, *(f"{name}_{n}" for n in range(2, len(names) + 1))]
+        found.append(next(choice for choice in choices if choice not in found))
     return found
-
-
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}_{number}"

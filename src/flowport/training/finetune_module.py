@@ -15,6 +15,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.tilt_mass import require_mass, require_range, warn_of_mass
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
@@ -92,6 +93,8 @@ class FineTuneModule(AveragedModule):
         require_method(method).accept(base, reward)
         reward.check(source, target)
         method.accept_reward(reward)  # whether a user's function has a gradient is found on points
+        if not base.conditioning.sees_source:  # given its start, a law is narrower than that of the target
+            require_mass(reward, strength, target)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, adapter, source, target)
@@ -135,7 +138,10 @@ class FineTuneModule(AveragedModule):
         if self.replay:
             self.replay.append(self.replay.pop().without_record)
         self.replay.append(rollout)
-        for name, value in facts.items():
+        require_range(rollout.end, pair.target.x, self.strength)
+        condition = rollout.condition(self.ema.conditioning.sees_source)
+        terms = {f"term_{k}": v.mean() for k, v in self.reward.term_values(rollout.end, condition).items()}
+        for name, value in (facts | terms).items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
@@ -174,6 +180,8 @@ class FineTuneModule(AveragedModule):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if not self.global_step and not self.field.conditioning.sees_source:
+            warn_of_mass(self.reward, self.strength, self.target)
         for k, rollout in enumerate(self.replay):
             self.replay[k] = rollout.to(self.device)
         if self.capture:
