@@ -22,6 +22,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field
 from flowport.finetuning.method import FineTuningMethod, PathWeighted
+from flowport.finetuning.tilt_mass import warn_of_mass
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
 from flowport.reward.plain import name_of
@@ -102,6 +103,8 @@ def finetune(
         CosineScheduler,
         randomness,
     )
+    if not flow.field.conditioning.sees_source:
+        warn_of_mass(wanted, strength, target)
     data = PairDataModule(
         UnpairedPairing(source, target),
         IndependentCoupling(),

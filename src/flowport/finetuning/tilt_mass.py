@@ -144,8 +144,8 @@ def warn_of_mass(reward: Reward, strength: float, target: Distribution) -> bool:
     if found is None or strength * found < 1:
         return False
     logger.warning(
-        "reward=%s times strength=%g outgrows a Gaussian of the target's covariance, so the tilt p e^(strength · r) may "
-        "have no finite mass, and training then diverges: use a strength below %.3g, or a bounded reward",
+        "reward=%s times strength=%g outgrows a Gaussian of the target's covariance, so the tilt p e^(strength · r) "
+        "may have no finite mass, and training then diverges: use a strength below %.3g, or a bounded reward",
         reward.called,
         strength,
         1 / found,

@@ -50,6 +50,7 @@ class Problem(Checked, ABC):
     Attributes:
         groups: Number of different starts at which laws are scored; 1 where the law does not depend on the start.
         independent: Whether start and result of the base are independent.
+        law: Law of the base's results; given a start, of its covariances.
         source: Law of the starts.
         base: The exact field of the base.
         sampler: Solver, grid and volatility with which tuned flows are sampled.
@@ -61,6 +62,7 @@ class Problem(Checked, ABC):
 
     groups: ClassVar[int]
     independent: bool = True
+    law: MixtureLaw
     source: Distribution
     base: SharedCovarianceField
     sampler: tuple[Solver, Grid, Volatility]
@@ -154,8 +156,8 @@ class Problem(Checked, ABC):
         within = [strength for strength in strengths.tolist() if strength < limit]
         if not within:
             raise FlowportError(
-                f"strength={float(strengths.min()):g} has no tilt in this problem, because its reward grows faster than "
-                f"its density falls: use a strength below {limit:.4g}"
+                f"strength={float(strengths.min()):g} has no tilt in this problem, whose reward grows faster than its "
+                f"density falls: use a strength below {limit:.4g}"
             )
         for strength in within:
             law, log_z = self.tilt(strength, start)

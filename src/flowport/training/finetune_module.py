@@ -15,7 +15,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
-from flowport.finetuning.tilt_mass import require_mass, require_range, warn_of_mass
+from flowport.finetuning.tilt_mass import require_mass, require_range
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
@@ -180,8 +180,6 @@ class FineTuneModule(AveragedModule):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if not self.global_step and not self.field.conditioning.sees_source:
-            warn_of_mass(self.reward, self.strength, self.target)
         for k, rollout in enumerate(self.replay):
             self.replay[k] = rollout.to(self.device)
         if self.capture:
