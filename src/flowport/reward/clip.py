@@ -106,8 +106,8 @@ class CLIPScore(ImageReward):
         classes = {side.classes for side in (source, target) if side.classes}
         if self.per_class and len(self.text) not in classes:
             raise FlowportError(
-                f"reward.prompts has {len(self.text)} sentences, one for each class that the flow is told, but the data "
-                f"have {' and '.join(map(str, sorted(classes))) or 'no'} classes"
+                f"reward.prompts has {len(self.text)} sentences, one for each class that the flow is told, but the "
+                f"data have {' and '.join(map(str, sorted(classes))) or 'no'} classes"
             )
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:

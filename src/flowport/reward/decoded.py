@@ -29,11 +29,6 @@ class DecodedReward(Reward):
         self.decoded_terms = {name: DecodedReward(term, modality) for name, term in reward.term_rewards.items()}
 
     @property
-    def called(self) -> str:
-        """The name of the reward of decoded points."""
-        return self.reward.called
-
-    @property
     def term_rewards(self) -> Mapping[str, Reward]:
         """The terms of the reward, of decoded points."""
         return self.decoded_terms

@@ -1,5 +1,6 @@
 """A user's own module or function as a reward, and whether a reward has a gradient, found by trying."""
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -96,7 +97,7 @@ class PlainReward(Reward):
                 f"reward={self.name} failed on points {tuple(x1.shape)} on {x1.device.type}: {raised(error)}"
                 f"{none if self.told and condition.label is None else ''}"
             ) from error
-        return _as_rewards(found, x1)
+        return _as_rewards(found, x1, self.name)
 
     def _try(self, x: Tensor, condition: Condition) -> None:
         value = self.value(x, condition)
@@ -196,16 +197,16 @@ def _takes_condition(function: Any, name: str) -> bool:
     return len(places) > 1 and (places[1].default is places[1].empty or places[1].name == "condition")
 
 
-def _as_rewards(found: Any, x1: Tensor) -> Any:
-    """What a function returned as a tensor (B,) on the points' device, where it is numbers."""
+def _as_rewards(found: Any, x1: Tensor, name: str) -> Tensor:
+    """What a function returned as a tensor on the points' device, (B,) where it is one number for each point."""
     if isinstance(found, list | tuple) and found and all(isinstance(each, Tensor) for each in found):
         found = torch.stack(list(found))
     if isinstance(found, np.ndarray | list | tuple):
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             found = torch.as_tensor(np.asarray(found, dtype=np.float64), device=x1.device).float()
-        except (TypeError, ValueError):
-            return found
     if not isinstance(found, Tensor):
-        return found
+        raise FlowportError(
+            f"reward={name} returned {type(found).__name__}: a reward gives one number for each point, ({len(x1)},)"
+        )
     found = found.to(x1.device)
     return found[:, 0] if found.shape == (len(x1), 1) else found

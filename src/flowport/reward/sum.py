@@ -1,5 +1,6 @@
 """Weighted sums of rewards, and rewards that are watched beside them."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -102,7 +103,7 @@ def finished(name: str, term: Reward | Callable[..., Any], classifier: nn.Module
     Raises:
         FlowportError: For a partial without a classifier.
     """
-    if not isinstance(term, partial):
+    if not isinstance(term, partial) and not inspect.isclass(term):
         return adapted(term)
     if classifier is None:
         raise FlowportError(
