@@ -9,10 +9,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
 from flowport.run.build import Parts
+from flowport.run.cli import sentence_of
 from flowport.run.commands import in_hydra_grammar
 from flowport.run.evaluate import evaluate
 from flowport.run.finetune import check_overrides, tune, tuned_config
@@ -57,6 +59,7 @@ QUICK = [
     "certified=32",
     "threads=1",
     "checkpoint_every=2",
+    "+trainer.log_every_n_steps=1",
 ]
 
 
@@ -121,18 +124,18 @@ def test_spaces_and_sweeps_keep_their_words(judge: Path) -> None:
 
 
 REFUSED = {
-    "reward={}/none.py:Gain": "there is no file .*none.py",
-    "reward={}/judge.py:Gian": "judge.py has no Gian; it defines Gain, height",
-    "reward={}/judge.py:Gain": "reward.gain needs a value: write reward.gain=",
-    "reward={}/judge.py:height reward.gian=2": "reward.gian is no option",
-    "reward={}/judge.py:wide": r"reward=wide returned the shape \(8, 2\)",
-    "reward={}/judge.pt": r"reward.path=.*judge.pt is not a file",
+    "reward={0}/none.py:Gain": "there is no file .*none.py",
+    "reward={0}/judge.py:Gian": "judge.py has no Gian; it defines Gain, height",
+    "reward={0}/judge.py:Gain": "reward.gain needs a value: write reward.gain=",
+    "reward={0}/judge.py:height reward.gian=2": "reward.gian is no option",
+    "reward={0}/judge.py:wide": r"reward=wide returned the shape \(8, 2\)",
+    "reward={0}/judge.pt": r"reward.path=.*judge.pt is not a file",
     "reward=no_such_package.Judge": "no package no_such_package is installed",
     "reward=[brightness,gian]": "reward=gian does not exist: choose .*, or package.module.Name",
     "reward=brightnes": "reward=brightnes does not exist: choose .*, or package.module.Name, file.py:Name or judge.pt",
     "reward=[]": "is no list of rewards",
-    "reward=[legibility,brightness] reward.weights.legibility=0 reward.weights.brightness=0": "all reward.weights are 0",
-    "reward={}/judge.py:black_box method=adjoint_matching": "needs the reward's gradient, which reward=black_box",
+    "reward=[{0}/judge.py:height,extent] reward.weights.height=0 reward.weights.extent=0": "all reward.weights are 0",
+    "reward={0}/judge.py:black_box method=adjoint_matching": "needs the reward's gradient, which reward=black_box",
 }
 
 
@@ -151,11 +154,15 @@ def test_a_run_with_own_code_is_taken_up_measured_and_translated(base: Path, jud
     words = OmegaConf.merge(composed("evaluate", f"run={folder}"), {"threads": 1})
     assert isinstance(words, DictConfig)
     assert any(name.startswith("test/") for name in evaluate(RunFolder(folder), words, RunFolder(tmp_path / "e")))
+    asked = composed("translate", f"run={folder}", "points=16", "threads=1")
+    assert translate(RunFolder(folder), asked, RunFolder(tmp_path / "t"))["points"] == 16
     judge.rename(tmp_path / "moved.py")
-    with pytest.raises(FlowportError, match=r"there is no file .*judge\.py; where it was moved after a tuning, put it"):
+    moved = r"there is no file .*judge\.py; where it was moved after a tuning, put it back"
+    with pytest.raises(FlowportError, match=moved):
+        translate(RunFolder(folder), asked, RunFolder(tmp_path / "u"))
+    with pytest.raises(InstantiationException) as found:
         resume(RunFolder(folder), ["trainer.max_steps=8"])
-    moved = composed("translate", f"run={folder}", "points=16", "threads=1")
-    assert translate(RunFolder(folder), moved, RunFolder(tmp_path / "t"))["points"] == 16, "needs no reward"
+    assert re.search(moved, str(sentence_of(found.value)))
 
 
 def test_code_of_somebody_else_does_not_run(
@@ -175,7 +182,7 @@ def test_code_of_somebody_else_does_not_run(
         folder.read_config()
     text = folder.config.read_text().replace(f"{judge}:Gain", "os.system")
     folder.config.write_text(text)
-    with pytest.raises(FlowportError, match=r"wants to run os\.system at tuning\[0\]\.reward, of no package that you"):
+    with pytest.raises(FlowportError, match=r"wants to run os\.system at tuning\[0\]\.reward, which is no package"):
         folder.read_config()
     monkeypatch.setenv("FLOWPORT_TRUST", "os")
     folder.read_config()
@@ -184,8 +191,8 @@ def test_code_of_somebody_else_does_not_run(
 def test_a_watched_reward_is_logged_and_changes_no_weight(base: Path, judge: Path, tmp_path: Path) -> None:
     sums = f"reward=[{judge}:height,{judge}:Gain,{judge}:black_box]"
     options = ["reward.terms.gain.gain=2", "reward.weights.gain=0", "reward.weights.black_box=0"]
-    numbers = tuned(base, tmp_path / "watched", "method=path_weighted_adjoint", sums, *options)
-    alone = tuned(base, tmp_path / "alone", "method=path_weighted_adjoint", f"reward={judge}:height")
+    numbers = tuned(base, tmp_path / "watched", "method=path_weighted_adjoint", "method.late=0.5", sums, *options)
+    alone = tuned(base, tmp_path / "alone", "method=path_weighted_adjoint", "method.late=0.5", f"reward={judge}:height")
     assert runs.equal(runs.weights(tmp_path / "watched"), runs.weights(tmp_path / "alone"))
     assert (
         numbers["sampled/reward"] == alone["sampled/reward"] == pytest.approx(numbers["sampled/term_height"], rel=1e-5)
@@ -197,21 +204,17 @@ def test_a_watched_reward_is_logged_and_changes_no_weight(base: Path, judge: Pat
         assert numbers[f"sampled/term_{name}_gain"] == pytest.approx(gain, abs=1e-9)
         assert numbers[f"sampled/term_{name}_se"] > 0
     assert not any("term" in name for name in alone)
-    logged = [row for row in (tmp_path / "watched").rglob("*.tfevents*") if b"tune/term_black_box" in row.read_bytes()]
+    events = (tmp_path / "watched").rglob("*.tfevents*")
+    logged = [file for file in events if b"tune/term_black_box" in file.read_bytes()]
     assert logged, "each term is logged while it is tuned"
 
 
 def test_a_reward_without_mass_is_said_and_ends_in_a_sentence(base: Path, judge: Path, tmp_path: Path) -> None:
-    words = [
-        "strength=2",
-        "trainer.max_steps=400",
-        "optimizer.lr=0.1",
-        "method=draft",
-        "~method.batch",
-        "~method.grid.steps",
-    ]
+    words = ["method=draft", "strength=2", "trainer.max_steps=400", "optimizer.lr=0.1", "starts=32", "threads=1"]
+    config = composed("finetune", *words, f"reward={judge}:convex", "reward.power=4")
+    check_overrides(config, Parts())
     with pytest.raises(FlowportError, match="no finite mass"):
-        tuned(base, tmp_path / "tuned", f"reward={judge}:convex", "reward.power=4", *words)
+        tune(tuned_config(RunFolder(base), config), RunFolder(tmp_path / "tuned"))
 
 
 def test_a_quadratic_beyond_its_limit_is_refused_before_training(base: Path, tmp_path: Path) -> None:

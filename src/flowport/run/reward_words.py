@@ -28,19 +28,12 @@ def in_one_word(value: str) -> str:
     """A value of ``reward=`` with each list [a,b] as a+b, which Hydra takes for one config.
 
     Args:
-        value: As the user wrote it, of a sweep with commas between its choices.
-
-    Raises:
-        FlowportError: For a list without rewards.
+        value: As the user wrote it, of a sweep with commas between its choices. A list that lacks a name is kept.
     """
 
     def joined(found: re.Match[str]) -> str:
         names = [name.strip().strip("'\"") for name in found[1].split(",")]
-        if not all(names):
-            raise FlowportError(
-                f"reward={value} is no list of rewards: write for instance reward=[brightness,symmetry]"
-            )
-        return SEVERAL.join(names)
+        return SEVERAL.join(names) if all(names) else found[0]
 
     return re.sub(r"\[([^\[\]]*)\]", joined, value)
 

@@ -126,6 +126,12 @@ def _no_member(word: Word) -> str | None:
     return f"{word.text} names no member of {word.plain}: choose {', '.join(members)}{leave}"
 
 
+def _no_sum(word: Word) -> str | None:
+    """A list of rewards in which a name is missing, or a list of lists."""
+    wrong = word.plain == "reward" and word.value.startswith("[")
+    return f"{word.text} is no list of rewards: write for instance reward=[brightness,extent]" if wrong else None
+
+
 def _no_change(word: Word) -> str | None:
     """A part taken away, a second choice of a part, and a key that nothing reads."""
     listed = word.members and word.plain in word.groups.listed
@@ -173,7 +179,7 @@ def _no_trainer(word: Word) -> str | None:
 
 
 RULES: tuple[Callable[[Word], str | None], ...] = (
-    *(_no_pair, _no_trainer, _no_side, _no_member),
+    *(_no_pair, _no_trainer, _no_side, _no_member, _no_sum),
     *(_no_change, _no_default),
 )
 
