@@ -67,10 +67,10 @@ def test_a_sentence_for_each_class_scores_each_image_by_that_of_its_class(folder
         with pytest.raises(FlowportError, match=sentence):
             reward.value(x, Condition(told))
     law = Stored("classes", points(), torch.tensor([0, 1, 0, 1]), FloatImage(), {"train": torch.arange(4)}, classes=2)
-    with pytest.raises(FlowportError, match="has 3 sentences, .* the data have 2 classes"):
+    with pytest.raises(FlowportError, match=r"has 3 sentences, .* the data have 2 classes"):
         reward.check(law, law)
     for options in ({}, {"prompt": "fox", "prompts": prompts}, {"prompts": []}):
-        with pytest.raises(FlowportError, match="needs one of reward.prompt"):
+        with pytest.raises(FlowportError, match=r"needs one of reward\.prompt"):
             CLIPScore(str(folder), **options)
 
 

@@ -59,7 +59,7 @@ QUICK = [
     "certified=32",
     "threads=1",
     "checkpoint_every=2",
-    "+trainer.log_every_n_steps=1",
+    "trainer.log_every_n_steps=1",
 ]
 
 
