@@ -109,4 +109,5 @@ def finished(name: str, term: Reward | Callable[..., Any], classifier: nn.Module
         raise FlowportError(
             f"reward.terms.{name} needs a classifier: write _partial_: true into the sum's yaml as well"
         )
-    return adapted(term(classifier=classifier))
+    make: Callable[..., Any] = term
+    return adapted(make(classifier=classifier))
