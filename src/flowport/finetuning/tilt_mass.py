@@ -105,6 +105,9 @@ def growth(reward: Reward, x: Tensor) -> float | None:
     factor, failed = torch.linalg.cholesky_ex(torch.cov(flat.T).view(d, d))
     if bool(failed):
         return None
+    q = curvature(reward)
+    if q is not None:  # known without asking the reward
+        return 1 / largest_strength((factor @ factor.mT)[None].cpu(), q)
     mean, eye = flat.mean(0), torch.eye(d, dtype=flat.dtype, device=flat.device)
 
     def points(u: Tensor) -> Tensor:
