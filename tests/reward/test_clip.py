@@ -54,6 +54,26 @@ def test_it_is_the_logit_that_the_model_itself_gives(folder):
     assert float((other - value).abs().max()) > 0.1
 
 
+def test_a_sentence_for_each_class_scores_each_image_by_that_of_its_class(folder):
+    x, prompts = points(), ["fox", "a red fox", "zebra"]
+    label = torch.tensor([2, 0, 1, 2])
+    reward = CLIPScore(str(folder), prompts=prompts)
+    singles = torch.stack([CLIPScore(str(folder), prompt).value(x, NOTHING) for prompt in prompts])
+    torch.testing.assert_close(
+        reward.value(x, Condition(label)), singles.gather(0, label[None])[0], rtol=1e-4, atol=1e-4
+    )
+    assert float((singles[0] - singles[2]).abs().max()) > 0.1
+    for told, sentence in ((None, "it is told none"), (torch.tensor([0, 1, 2, 3]), "no sentence for class 3, only 3")):
+        with pytest.raises(FlowportError, match=sentence):
+            reward.value(x, Condition(told))
+    law = Stored("classes", points(), torch.tensor([0, 1, 0, 1]), FloatImage(), {"train": torch.arange(4)}, classes=2)
+    with pytest.raises(FlowportError, match=r"has 3 sentences, .* the data have 2 classes"):
+        reward.check(law, law)
+    for options in ({}, {"prompt": "fox", "prompts": prompts}, {"prompts": []}):
+        with pytest.raises(FlowportError, match=r"needs one of reward\.prompt"):
+            CLIPScore(str(folder), **options)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_gradient_passes_through_the_resize(folder, channels):
     reward = CLIPScore(str(folder), "a red fox")

@@ -4,9 +4,10 @@ Everything here composes the same parts that the configs name. Each part may be 
 (``"linear"``), as its class, as an instance, or, for networks, paths and rewards, as a plain module or function.
 """
 
-from flowport.api.fit import finetune, fit
+from flowport.api.fit import fit
 from flowport.api.flow import Flow, load
 from flowport.api.solve import couple, solve
+from flowport.api.tuning import finetune
 from flowport.training.compose import compose
 
 __all__ = ["Flow", "compose", "couple", "finetune", "fit", "load", "solve"]

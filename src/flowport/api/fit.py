@@ -1,6 +1,5 @@
-"""Train flows and fine-tune them, from Python and in memory."""
+"""Train flows from Python, in memory."""
 
-import inspect
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -10,30 +9,31 @@ import torch
 from lightning import Trainer
 
 from flowport.api.flow import Flow, flow_of
-from flowport.api.members import FunctionReward, Points, distribution, member
-from flowport.api.saving import describe_learned, describe_tilted, network_factory
-from flowport.coupling import IndependentCoupling
+from flowport.api.members import Points, distribution, member
+from flowport.api.saving import describe_learned, network_factory
 from flowport.data.agreement import agreed
 from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import UnpairedPairing
 from flowport.data.placement import StreamingPlacement
-from flowport.distribution import Gaussian
-from flowport.errors import FlowportError
 from flowport.field import LearnedField
-from flowport.finetuning.method import PathWeighted
 from flowport.network import MLP, Network, PatchUNet, SetTransformer
 from flowport.path import FunctionsPath
-from flowport.randomness import Randomness
-from flowport.reward import Reward
 from flowport.training.compose import compose
-from flowport.training.finetune_module import FineTuneModule
 from flowport.training.fitting import train_in_memory
 from flowport.training.scheduler import CosineScheduler
 from flowport.types import EventShape
 
 
-def _train(module: Any, data: Any, steps: int, device: str, progress: bool | None) -> None:
-    """Train in memory and bring the module back to the CPU."""
+def train_here(module: Any, data: Any, steps: int, device: str, progress: bool | None) -> None:
+    """Train in memory and bring the module back to the CPU.
+
+    Args:
+        module: The LightningModule.
+        data: Its datamodule.
+        steps: Optimiser steps.
+        device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        progress: Whether a progress bar is shown; None: in a terminal.
+    """
     trainer = partial(Trainer, accelerator=device, devices=1, enable_model_summary=False)
     train_in_memory(trainer, module, data, steps, sys.stderr.isatty() if progress is None else progress)
     module.cpu()
@@ -86,7 +86,7 @@ def fit(
         print(f"flowport: coupling={coupling} ({why})", file=sys.stderr)
     if isinstance(path, tuple | list):
         path = FunctionsPath(*path)
-    make = _default_network(sides[1].event_shape) if network is None else network_factory(network)
+    make = default_network(sides[1].event_shape) if network is None else network_factory(network)
     module, data = compose(
         *sides,
         pairing=UnpairedPairing,
@@ -101,13 +101,17 @@ def fit(
         ema_decay=ema_decay,
         seed=seed,
     )
-    _train(module, data, steps, device, progress)
+    train_here(module, data, steps, device, progress)
     assert isinstance(module.ema, LearnedField)
     return flow_of(module.ema, sides, describe_learned(module.ema, make), seed)
 
 
-def _default_network(shape: EventShape) -> Callable[..., Network]:
-    """The network of points of a shape: vectors, clouds, images."""
+def default_network(shape: EventShape) -> Callable[..., Network]:
+    """The network of points of a shape: vectors, clouds, images.
+
+    Args:
+        shape: D, the shape of one point.
+    """
     makes: dict[int, Callable[..., Network]] = {1: partial(MLP, width=128), 2: SetTransformer}
     return makes.get(len(shape), PatchUNet)
 
@@ -115,76 +119,3 @@ def _default_network(shape: EventShape) -> Callable[..., Network]:
 def _datamodule(**parts: Any) -> PairDataModule:
     """Data that stay on the host, whatever their size."""
     return PairDataModule(placement=StreamingPlacement(), validation_items=parts["batch"], **parts)
-
-
-def finetune(
-    flow: Flow,
-    reward: Any,
-    *,
-    strength: float = 1.0,
-    method: Any = None,
-    adapter: Any = "control",
-    network: Any = None,
-    steps: int = 600,
-    starts: int = 256,
-    lr: float = 2e-3,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool | None = None,
-) -> Flow:
-    """Fine-tune a flow towards the tilted law p1(x) e^{strength · r(x)} / Z, with an adapter beside the frozen base.
-
-    Args:
-        flow: A flow from Gaussian noise with independent coupling, or a bridge that sees its start.
-        reward: r(x1) -> (N,), in nats: a function, or a reward of ``flowport.reward``.
-        strength: λ.
-        method: By default the path-weighted adjoint method.
-        adapter: What is trained.
-        network: Of the adapters control and value; by default an MLP for vectors and a U-Net for images.
-        steps: Optimiser steps.
-        starts: Paths per rollout.
-        lr: Learning rate of Adam.
-        seed: Of everything that is drawn.
-        device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
-        progress: Whether a progress bar is shown; by default in a terminal.
-
-    Raises:
-        FlowportError: For a flow whose tilt is not defined, with what to change, and for a reward that is not finite.
-    """
-    if flow.source is None:
-        raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
-    source = flow.source
-    target = flow.target or Gaussian(event_shape=flow.event_shape)
-    chosen = PathWeighted() if method is None else member("method", method)
-    if not isinstance(reward, Reward) and not isinstance(reward, str):
-        reward = FunctionReward(reward)
-    change = member("adapter", adapter)
-    if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
-        make = _default_network(flow.event_shape) if network is None else network_factory(network)
-        change = partial(change, network=make)
-    randomness = Randomness(seed).under("fine-tuning")
-    module = FineTuneModule(
-        source,
-        target,
-        flow.field,
-        change,
-        chosen,
-        member("reward", reward),
-        strength,
-        partial(torch.optim.Adam, lr=lr),
-        CosineScheduler,
-        randomness,
-    )
-    data = PairDataModule(
-        UnpairedPairing(source, target),
-        IndependentCoupling(),
-        randomness.under("data"),
-        starts,
-        validation_items=starts,
-        placement=StreamingPlacement(),
-        repeat=chosen.steps_per_rollout,
-    )
-    _train(module, data, steps, device, progress)
-    condition = flow.field.conditioning.shape(source, target)
-    description = None if flow.description is None else describe_tilted(flow.description, change, condition)
-    return flow_of(module.ema, (source, target), description, seed)

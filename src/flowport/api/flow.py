@@ -1,7 +1,9 @@
 """A trained flow in memory, and its two files on disk."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -48,6 +50,7 @@ class Flow:
         description: What the field is made of, for ``save``; None for a field that cannot be saved.
         class_names: Names of the target's classes, which ``label`` may be; empty where classes are numbers.
         seed: Of all that is drawn.
+        compared: Measures the reward before and after a fine-tuning, for ``rewards``; None for any other flow.
     """
 
     field: Field
@@ -58,6 +61,21 @@ class Flow:
     description: Description | None
     class_names: tuple[str, ...] = ()
     seed: int = 0
+    compared: Callable[[], Mapping[str, float]] | None = None
+
+    @cached_property
+    def rewards(self) -> Mapping[str, float]:
+        """The mean reward of results before and after fine-tuning, from the same held-out starts, with standard errors.
+
+        ``before``, ``after``, ``gain`` in units of r, unweighted by the strength, each with ``_se``; of several rewards
+        also ``<name>_before`` and so on of each. Measured when it is first read.
+
+        Raises:
+            FlowportError: For a flow that was not made by ``fp.finetune`` in this process.
+        """
+        if self.compared is None:
+            raise FlowportError("this flow knows no reward: only what fp.finetune returns does, until it is saved")
+        return self.compared()
 
     def _translator(self, solver: Any, steps: int, volatility: Any) -> Translator:
         return Translator(self.field, member("solver", solver), UniformGrid(steps), member("volatility", volatility))

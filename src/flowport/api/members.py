@@ -96,21 +96,6 @@ class PlainNetwork(Network):
         return self.module(x, t)
 
 
-class FunctionReward(Reward):
-    """A user's function as a reward.
-
-    Args:
-        function: r(x1) -> (B,), in nats.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
-        return self.function(x1)
-
-
 def distribution(points: Points, name: str) -> Distribution:
     """The distribution of a user's points.
 

@@ -12,6 +12,7 @@ from flowport.distribution.base import Distribution
 from flowport.distribution.parameter import Numbers, numbers, positive
 from flowport.errors import Checked, FlowportError
 from flowport.finetuning.discretisation import ConsistentDiscretisation
+from flowport.finetuning.tilt_mass import largest_strength
 from flowport.problem.law import MixtureLaw
 from flowport.problem.oracle import SharedCovarianceField
 from flowport.reward import QuadraticReward
@@ -49,6 +50,7 @@ class Problem(Checked, ABC):
     Attributes:
         groups: Number of different starts at which laws are scored; 1 where the law does not depend on the start.
         independent: Whether start and result of the base are independent.
+        law: Law of the base's results; given a start, of its covariances.
         source: Law of the starts.
         base: The exact field of the base.
         sampler: Solver, grid and volatility with which tuned flows are sampled.
@@ -60,6 +62,7 @@ class Problem(Checked, ABC):
 
     groups: ClassVar[int]
     independent: bool = True
+    law: MixtureLaw
     source: Distribution
     base: SharedCovarianceField
     sampler: tuple[Solver, Grid, Volatility]
@@ -137,15 +140,26 @@ class Problem(Checked, ABC):
     def frontier(self, strengths: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """KL(tilt ‖ base) = λ E r − log Z and E r under the tilt at several strengths, means over starts.
 
+        Strengths at which the tilt has no finite mass are left out: the frontier ends before them.
+
         Args:
             strengths: Strengths λ, (n,).
             start: Starts, (B, d).
 
         Returns:
-            KL in nats and E r, each (n,) float64.
+            KL in nats and E r, each (m,) float64, of the m strengths whose tilt exists.
+
+        Raises:
+            FlowportError: Where none of them has a tilt.
         """
-        found = []
-        for strength in strengths.tolist():
+        found, limit = [], largest_strength(self.law.covariances, self.reward.q)
+        within = [strength for strength in strengths.tolist() if strength < limit]
+        if not within:
+            raise FlowportError(
+                f"strength={float(strengths.min()):g} has no tilt in this problem, whose reward grows faster than its "
+                f"density falls: use a strength below {limit:.4g}"
+            )
+        for strength in within:
             law, log_z = self.tilt(strength, start)
             reward = law.reward(self.reward.c, self.reward.q)
             found.append(torch.stack([(strength * reward - log_z).mean(), reward.mean()]))

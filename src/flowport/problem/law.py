@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowport.distribution.mixture import GaussianComponents
 from flowport.errors import FlowportError
+from flowport.finetuning.tilt_mass import largest_strength
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,16 @@ class MixtureLaw:
 
         Returns:
             The tilted law and log Z, (B,).
+
+        Raises:
+            FlowportError: Where S⁻¹ + Q is not positive definite, so that the tilt has no finite mass.
         """
         precision = torch.linalg.inv(self.covariances)
+        if bool(torch.linalg.cholesky_ex(precision + q)[1].any()):
+            raise FlowportError(
+                "this tilt has no finite mass: its reward grows faster than its density falls; it exists below "
+                f"{largest_strength(self.covariances, q):.4g} of this strength, or with a larger q"
+            )
         covariances = torch.linalg.inv(precision + q)
         pull = torch.einsum("kij,bkj->bki", precision, self.means)
         means = torch.einsum("kij,bkj->bki", covariances, pull + c)

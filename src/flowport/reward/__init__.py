@@ -9,6 +9,8 @@ from flowport.reward.decoded import DecodedReward
 from flowport.reward.distance import DistanceReward
 from flowport.reward.from_file import FromFileReward
 from flowport.reward.image import Brightness, Colour, Smoothness, Symmetry
+from flowport.reward.own_code import from_code
+from flowport.reward.plain import PlainReward, adapted
 from flowport.reward.quadratic import LinearReward, QuadraticReward
 from flowport.reward.sound import SpectralCentroid
 from flowport.reward.sum import SumReward
@@ -27,6 +29,7 @@ __all__ = [
     "FromFileReward",
     "Legibility",
     "LinearReward",
+    "PlainReward",
     "QuadraticReward",
     "Reward",
     "SemanticConsistency",
@@ -34,4 +37,6 @@ __all__ = [
     "SpectralCentroid",
     "SumReward",
     "Symmetry",
+    "adapted",
+    "from_code",
 ]

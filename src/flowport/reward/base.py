@@ -1,7 +1,7 @@
 """The contract of a reward: a number for every end point of a flow, and its gradient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -40,6 +40,7 @@ class Reward(Checked, nn.Module, ABC):
 
     differentiable: bool = True
     learnt: ClassVar[bool] = False
+    _remembered: tuple[tuple[Tensor, int] | None, dict[str, Tensor]] = (None, {})
 
     @abstractmethod
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
@@ -75,7 +76,9 @@ class Reward(Checked, nn.Module, ABC):
             FlowportError: When ``forward`` returns another shape or a value that is not finite.
         """
         with torch.inference_mode(False), torch.no_grad(), exact(x1):
-            return self._checked(own(x1), condition)
+            value = self._checked(own(x1), condition)
+        self._remember(x1)
+        return value
 
     def value_and_gradient(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The rewards r, (B,), and their gradients ∇r, (B, *D), float32 or float64.
@@ -105,7 +108,49 @@ class Reward(Checked, nn.Module, ABC):
         bad = int((~gradient.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise FlowportError(f"reward={self.called} has a gradient that is not finite for {bad} of {len(x1)} points")
+        self._remember(x1)
         return value.detach(), gradient
+
+    @property
+    def term_rewards(self) -> Mapping[str, "Reward"]:
+        """The terms of a reward of several, weighted and watched ones, by name; of any other reward none."""
+        return {}
+
+    @property
+    def term_weights(self) -> Mapping[str, float]:
+        """The weights of the terms by name; 0 for one that is watched."""
+        return {}
+
+    @property
+    def latest_terms(self) -> Mapping[str, Tensor]:
+        """The terms that the last ``forward`` has evaluated, each (B,), by name."""
+        return {}
+
+    def term_values(self, x1: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """The values of all terms, unweighted and without a gradient, each (B,), by name; none for a reward of one.
+
+        Terms that ``value`` or ``value_and_gradient`` has just evaluated on the same points are not evaluated again.
+
+        Args:
+            x1: Encoded end points, (B, *D).
+            condition: What the flow is conditioned on, B rows.
+
+        Raises:
+            FlowportError: As ``value``, for every term.
+        """
+        points, terms = self._remembered
+        same = points is not None and _is_same(points, x1)
+        known = terms if same else {}
+        return {
+            name: known[name] if name in known else term.value(x1, condition)
+            for name, term in self.term_rewards.items()
+        }
+
+    def _remember(self, x1: Tensor) -> None:
+        """Remember what the terms were on these points."""
+        terms = dict(self.latest_terms)
+        if terms and not x1.is_inference():  # which have no version, so that a change is not seen
+            self._remembered = (x1.detach(), x1._version), terms
 
     @property
     def called(self) -> str:
@@ -143,6 +188,15 @@ class Reward(Checked, nn.Module, ABC):
                 "themselves"
             )
         return value
+
+
+def _is_same(remembered: tuple[Tensor, int], x1: Tensor) -> bool:
+    """Whether points are those that were remembered, unchanged since; these keep their memory from another use."""
+    points, version = remembered
+    if x1.is_inference() or x1.device != points.device or x1.dtype != points.dtype:
+        return False
+    placed = (x1.data_ptr(), x1.shape, x1.stride(), x1._version)
+    return placed == (points.data_ptr(), points.shape, points.stride(), version)
 
 
 class ModalityReward(Reward, ABC, Generic[Kind]):

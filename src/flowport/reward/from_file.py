@@ -11,6 +11,7 @@ from torch.nn.functional import log_softmax
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.reward.base import Reward, in_its_precision, tried
+from flowport.reward.plain import TRIED, has_gradient
 from flowport.types import Condition
 
 
@@ -35,7 +36,18 @@ class FromFileReward(Reward):
         self.network = load_program(path)
 
     def check(self, source: Distribution, target: Distribution) -> None:
+        """Try the program on points of the target, and find whether it has a gradient.
+
+        Args:
+            source: The source; not used.
+            target: The target.
+
+        Raises:
+            FlowportError: When the program cannot take such points.
+        """
         tried(self, target, lambda x: self.value(x, Condition()))
+        x = torch.randn(TRIED, *target.event_shape, generator=torch.Generator().manual_seed(0))
+        self.differentiable = has_gradient(self, x, Condition())
 
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
         """Rewards f(x1), or log p(label | x1), (B,).

@@ -24,7 +24,7 @@ from flowport.metric.base import Metric
 from flowport.network.classifier import Classifier
 from flowport.objective import Objective
 from flowport.randomness import Randomness
-from flowport.reward import DecodedReward, Reward
+from flowport.reward import DecodedReward, Reward, adapted
 from flowport.run.config_checks import check_keys, check_kind, check_parts, check_values
 from flowport.run.run_folder import RunFolder, check_fits
 from flowport.run.sound_settings import settle
@@ -127,7 +127,7 @@ class Parts:
         reward = self.plain_reward(node)
         if isinstance(reward, partial):
             waiting = reward
-            reward = self.once("reward", node, lambda: waiting(classifier=self.classifier(target)[0]))
+            reward = self.once("reward", node, lambda: adapted(waiting(classifier=self.classifier(target)[0])))
         if target.modality.surface() is not target.modality and not reward.learnt:
             return DecodedReward(reward, target.modality)
         return reward
@@ -138,10 +138,19 @@ class Parts:
         Args:
             node: The node ``reward`` of the config.
         """
-        reward = self.once("plain reward", node, lambda: make(node))
+        reward = self.once("plain reward", node, lambda: waiting_or_adapted(make(node)))
         if isinstance(reward, Reward) and reward.learnt:  # a round's own, which no other round may see
             self.built.pop(_key("plain reward", node))
         return reward
+
+
+def waiting_or_adapted(made: Any) -> Any:
+    """A partial that waits for a classifier as it is; a module or function of the user's as a reward.
+
+    Args:
+        made: What a node of rewards built.
+    """
+    return made if isinstance(made, partial) else adapted(made)
 
 
 def _key(kind: str, node: Any) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.field import Field
 from flowport.finetuning.certificate import BLIND_SPOT, Certificate, certificate
+from flowport.finetuning.term_gains import term_gains
 from flowport.reward import Reward
 from flowport.run.build import Run
 from flowport.run.run_folder import RunFolder
@@ -115,7 +116,7 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
     """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
 
     sampled/reward, base_reward: mean r; gain: mean of the r that every start won; each with its standard error _se.
-    spread, base_spread: variance of a number of the results.
+    spread, base_spread: variance of a number of the results. Those of ``term_gains``, for each term of a sum.
 
     Args:
         run: A trained run.
@@ -135,6 +136,7 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
         numbers |= {f"sampled/{name}": found.mean, f"sampled/{name}_se": found.error}
     for prefix, x in (("", tuned), ("base_", base)):
         numbers[f"sampled/{prefix}spread"] = float(x.flatten(1).double().var(0, correction=0).mean())
+    numbers |= term_gains(module.reward, base, tuned, condition)
     if run.config.get("gallery", True):
         shown = slice(modality.shown)
         pictures = {"source": pair.source.x[shown], "base": base[shown], "tuned": tuned[shown]}

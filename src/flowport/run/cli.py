@@ -28,6 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowport.errors import FlowportError, Stopped, printable
+from flowport.run.reward_words import FORMS
 from flowport.run.words import Groups, check_words, objectives
 
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
@@ -90,7 +91,8 @@ def explained(groups: Groups) -> Iterator[None]:
     except MissingConfigException as error:
         group, _, member = str(error.missing_cfg_file).rpartition("/")
         members = sorted(error.options or (path.stem for path in (groups.configs / group).glob("*.yaml")))
-        raise FlowportError(f"{group}={member} does not exist: choose {', '.join(members)}") from None
+        own = f", or {FORMS}" if group == "reward" else ""
+        raise FlowportError(f"{group}={member} does not exist: choose {', '.join(members)}{own}") from None
     except ConfigCompositionException as error:
         if "'hydra/launcher/ray' with schema" in str(error):
             raise FlowportError(

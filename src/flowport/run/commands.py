@@ -18,6 +18,7 @@ from flowport import __version__
 from flowport.errors import FlowportError
 from flowport.run.cli import Task, composed, explained, launch, report_errors, said_how_to_go_on
 from flowport.run.rank_place import here
+from flowport.run.reward_words import in_one_word
 from flowport.run.words import Groups, check_words
 
 PATHS = ("run", "input", "output", "draw", "hydra.run.dir", "hydra.sweep.dir")
@@ -243,6 +244,9 @@ def in_hydra_grammar(words: list[str]) -> list[str]:
 
     def written(word: str) -> str:
         key, equal, value = word.partition("=")
+        if key == "reward":
+            value = in_one_word(value)
+            return f"{key}={value if flags else _quoted(value)}"
         if not equal or "${" in value or not (key in PATHS or key.endswith((".path", ".reference"))):
             return word
         if not flags or key.startswith("hydra."):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from flowport.errors import FlowportError
 from flowport.finetuning.certificate import adjoint_snr
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.tilt_mass import warn_of_mass
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.certified import certified
@@ -150,7 +151,7 @@ def tune(
         All numbers.
     """
     entry = config.tuning[-1]
-    first = [*before, *([signal_to_noise] if entry.adjoint_snr else [])]
+    first = [*before, mass, *([signal_to_noise] if entry.adjoint_snr else [])]
     return train(
         config,
         folder,
@@ -160,6 +161,19 @@ def tune(
         before=lambda run: reduce(or_, (measure(run) for measure in first), {}),
         after=after or certified,
     )
+
+
+def mass(run: Run) -> dict[str, Any]:
+    """Say in the log where the reward grows so fast that its tilt may not exist; no numbers.
+
+    Args:
+        run: Built, not yet trained.
+    """
+    module = run.module
+    assert isinstance(module, FineTuneModule)
+    if not module.field.conditioning.sees_source:
+        warn_of_mass(module.reward, module.strength, module.target)
+    return {}
 
 
 @float32_products(tf32=False)

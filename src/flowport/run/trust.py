@@ -29,6 +29,7 @@ COMPOSED = frozenset(
         "flowport.coupling.IndependentCoupling",
         "flowport.field.guidance.Unguided",
         "flowport.finetuning.residual_reward.ResidualReward",
+        "flowport.reward.from_code",
         "flowport.run.stage.BoostingStage",
         "flowport.run.stage.FineTuningStage",
         "flowport.run.stage.FlowStage",
@@ -37,12 +38,12 @@ COMPOSED = frozenset(
 """Classes that commands write into configs, beside those of the config groups."""
 REFERENCES = 32
 """Largest number of references in a restored config."""
-PROGRAM = "flowport.reward.FromFileReward"
+PROGRAM, CODE = "flowport.reward.FromFileReward", "flowport.reward.from_code"
 SENDING = frozenset({"flowport.training.logger.MlflowLogger", "flowport.training.logger.WandbLogger"})
 """Loggers that may send what a run shows to a server that the config names."""
 TRUST = (
     "if you made this folder or trust whoever did, add trust=true to the command (trust=True in Python), or set "
-    "FLOWPORT_TRUST to the names of packages"
+    "FLOWPORT_TRUST to the names of packages and files"
 )
 
 
@@ -130,21 +131,49 @@ def _check_target(node: dict[str, Any], path: str, key: str) -> None:
     if target in known_classes():
         if target == "lightning.Trainer" and (odd := set(options) - set(OPTIONS) - {"_partial_", "_convert_"}):
             raise FlowportError(f"{path} sets trainer.{min(odd)}, which a restored run may not: {TRUST}")
-        if target == PROGRAM:
-            check_program(str(options.get("path")), path)
+        if target in (PROGRAM, CODE):
+            _check_own(node, path, key)
         if target in SENDING and not _mark_of(node).is_file():
             raise FlowportError(
                 f"{path} sends the numbers and pictures of a run to a server by {key} ({target}), with which you have "
                 f"not trained: {TRUST}"
             )
         return
-    own = tuple(f"{name.strip()}." for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip())
-    if target.startswith(own or ("\0",)) or (_is_torch(target) and all(map(_plain, options.values()))):
+    if _is_of_trusted(target) or (_is_torch(target) and all(map(_plain, options.values()))):
         return
     raise FlowportError(
         f"{path} wants to build {target} at {key}, which is not a class of the config groups, of torch.nn or of "
         f"torch.optim with plain numbers: {TRUST}"
     )
+
+
+def _trusted() -> list[str]:
+    """The packages, files and folders that the user trusts."""
+    return [name.strip() for name in os.environ.get("FLOWPORT_TRUST", "").split(",") if name.strip()]
+
+
+def _is_of_trusted(target: str) -> bool:
+    """Whether a name is of a package that the user trusts."""
+    return any(target.startswith(f"{name}.") for name in _trusted())
+
+
+def _program_of(node: dict[str, Any]) -> str | None:
+    """The file of a TorchScript program, or of Python, that a node runs; None where it runs none."""
+    if node.get("_target_") == PROGRAM:
+        return str(node.get("path"))
+    code = re.fullmatch(r"(.+\.py):\w+", str(node.get("code"))) if node.get("_target_") == CODE else None
+    return code and code[1]
+
+
+def _check_own(node: dict[str, Any], path: str, key: str) -> None:
+    """Check the program or the code of a reward of the user's."""
+    program = _program_of(node)
+    if program is not None:
+        check_program(program, path)
+    elif not _is_of_trusted(str(node.get("code"))):
+        raise FlowportError(
+            f"{path} wants to run {node.get('code')} at {key}, which is no package that you trust: {TRUST}"
+        )
 
 
 def _is_torch(target: str) -> bool:
@@ -177,7 +206,7 @@ def _mark_of(node: dict[str, Any]) -> Path:
 
 
 def check_program(program: str, path: str) -> None:
-    """Check that this user has trained with a TorchScript program, which can read and write files.
+    """Check that this user has trained with a program, of TorchScript or Python, which can read and write files.
 
     Args:
         program: The file; one that does not exist cannot run.
@@ -186,6 +215,8 @@ def check_program(program: str, path: str) -> None:
     Raises:
         FlowportError: Where he has not.
     """
+    if any(os.sep in name and Path(program).resolve().is_relative_to(Path(name).resolve()) for name in _trusted()):
+        return
     if Path(program).is_file() and not _mark(Path(program)).is_file():
         raise FlowportError(
             f"{path} runs the program {program}, which can read and write files and which you have not trained with: "
@@ -194,7 +225,7 @@ def check_program(program: str, path: str) -> None:
 
 
 def remember_programs(node: Any) -> None:
-    """Remember the TorchScript programs and the loggers that send of a config that the user composed.
+    """Remember the programs and the loggers that send of a config that the user composed.
 
     Runs of that config can then be restored.
 
@@ -202,8 +233,8 @@ def remember_programs(node: Any) -> None:
         node: The config as plain containers.
     """
     if isinstance(node, dict):
-        program = node.get("path") if node.get("_target_") == PROGRAM else None
-        if isinstance(program, str) and Path(program).is_file():
+        program = _program_of(node)
+        if program is not None and Path(program).is_file():
             mark = _mark(Path(program))
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from flowport.errors import FlowportError
+from flowport.run.reward_words import is_own
 
 NO_NAME = re.compile(r"null|true|false|[-+\d.].*|\{\s*\}|")
 """Values that name no member of a config group."""
@@ -118,10 +119,17 @@ def _no_member(word: Word) -> str | None:
     if word.plain in LISTS and re.search(r"\[.*(\[|\bnull\b)", word.value):
         return f"{word.text} is no list of {word.plain}s: write for instance {word.plain}=[{LISTS[word.plain]}]"
     members = word.groups.members(word.plain)
-    if not members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
+    own = word.plain == "reward" and is_own(word.value)
+    if own or not members or word.text.startswith("~") or not NO_NAME.fullmatch(word.value):
         return None
     leave = "" if word.groups.name == "train" else ", or leave the word out"
     return f"{word.text} names no member of {word.plain}: choose {', '.join(members)}{leave}"
+
+
+def _no_sum(word: Word) -> str | None:
+    """A list of rewards in which a name is missing, or a list of lists."""
+    wrong = word.plain == "reward" and word.value.startswith("[")
+    return f"{word.text} is no list of rewards: write for instance reward=[brightness,extent]" if wrong else None
 
 
 def _no_change(word: Word) -> str | None:
@@ -171,7 +179,7 @@ def _no_trainer(word: Word) -> str | None:
 
 
 RULES: tuple[Callable[[Word], str | None], ...] = (
-    *(_no_pair, _no_trainer, _no_side, _no_member),
+    *(_no_pair, _no_trainer, _no_side, _no_member, _no_sum),
     *(_no_change, _no_default),
 )
 

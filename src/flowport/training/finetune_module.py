@@ -15,6 +15,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.tilt_mass import require_mass, require_range
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
@@ -91,6 +92,9 @@ class FineTuneModule(AveragedModule):
             raise FlowportError(f"strength={strength} must be above 0, and finite: it multiplies the reward")
         require_method(method).accept(base, reward)
         reward.check(source, target)
+        method.accept_reward(reward)  # whether a user's function has a gradient is found on points
+        if not base.conditioning.sees_source:  # given its start, a law is narrower than that of the target
+            require_mass(reward, strength, target)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, adapter, source, target)
@@ -134,8 +138,11 @@ class FineTuneModule(AveragedModule):
         if self.replay:
             self.replay.append(self.replay.pop().without_record)
         self.replay.append(rollout)
+        require_range(rollout.end, pair.target.x, self.strength)
+        condition = rollout.condition(self.ema.conditioning.sees_source)
         plain = {k.removeprefix("scaled_"): v / self.strength for k, v in facts.items() if k.startswith("scaled_")}
-        for name, value in {**facts, **plain}.items():
+        terms = {f"term_{k}": v.mean() for k, v in self.reward.term_values(rollout.end, condition).items()}
+        for name, value in {**facts, **plain, **terms}.items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:

@@ -262,7 +262,10 @@ def finite(tensor: Tensor, what: str, strength: float) -> Tensor:
         FlowportError: For a tensor with NaN or infinite values.
     """
     if not bool(tensor.isfinite().all()):
-        raise FlowportError(f"{what} is not finite at strength={strength:g}: lower the strength, or use more steps")
+        raise FlowportError(
+            f"{what} is not finite at strength={strength:g}: lower the strength, or use more steps; where the reward "
+            "grows faster than the base's density falls, no strength but a lower one has a tilt of finite mass"
+        )
     return tensor
 
 

@@ -98,6 +98,7 @@ def duel(
         method.steps_per_rollout = problem.steps_per_rollout
     elif steps_per_rollout is not None and method.steps_per_rollout > 1:
         method.steps_per_rollout = steps_per_rollout
+    problem.frontier(torch.tensor([strength]), problem.source.sample(1, torch.Generator()).x)  # whether there is a tilt
     starts = problem.starts if method.steps_per_rollout > 1 else fresh
     reward, randomness = CountingReward(problem.reward), Randomness(seed).under("arena")
     data = PairDataModule(

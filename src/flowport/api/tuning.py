@@ -1,0 +1,246 @@
+"""Fine-tune a flow by a reward from Python, in memory."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from flowport.api.fit import default_network, train_here
+from flowport.api.flow import Flow, flow_of
+from flowport.api.members import member
+from flowport.api.saving import describe_tilted, network_factory
+from flowport.coupling import IndependentCoupling
+from flowport.data.datamodule import PairDataModule
+from flowport.data.pairing import UnpairedPairing
+from flowport.data.placement import StreamingPlacement
+from flowport.distribution import Gaussian
+from flowport.distribution.base import Distribution
+from flowport.errors import FlowportError
+from flowport.field import Field
+from flowport.finetuning.method import FineTuningMethod, PathWeighted
+from flowport.finetuning.tilt_mass import warn_of_mass
+from flowport.randomness import Randomness
+from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
+from flowport.reward.plain import name_of
+from flowport.run.build import Parts
+from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered
+from flowport.sampling.grid import UniformGrid
+from flowport.sampling.solver import Heun
+from flowport.sampling.translator import Translator
+from flowport.sampling.volatility import ZeroVolatility
+from flowport.training.finetune_module import FineTuneModule
+from flowport.training.scheduler import CosineScheduler
+
+COMPARED = 512
+"""Held-out starts from which the reward is measured before and after."""
+
+
+def finetune(
+    flow: Flow,
+    reward: Any,
+    *,
+    strength: float = 1.0,
+    method: Any = "auto",
+    adapter: Any = "control",
+    network: Any = None,
+    steps: int = 600,
+    starts: int = 256,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> Flow:
+    """Fine-tune a flow towards the tilted law p1(x) e^{strength · r(x)} / Z, with an adapter beside the frozen base.
+
+    ``tuned = fp.finetune(flow, reward, strength=2.0)``; ``tuned.rewards`` says what the reward was before and after.
+
+    Args:
+        flow: A flow from Gaussian noise with independent coupling, or a bridge that sees its start.
+        reward: r(x1) -> (N,), or r(x1, condition), in nats: a function, a module, a TorchScript file ``"judge.pt"``,
+            ``"file.py:Name"``, ``"package.module.Name"``, or a reward of ``flowport.reward`` or its name. Several are a
+            list, or a dictionary by name; each may be a pair (reward, weight), and one of weight 0 is only watched.
+        strength: λ.
+        method: ``"auto"``: path weights, with the late adjoint where the reward has a gradient.
+        adapter: What is trained.
+        network: Of the adapters control and value; by default an MLP for vectors and a U-Net for images.
+        steps: Optimiser steps.
+        starts: Paths per rollout.
+        lr: Learning rate of Adam.
+        seed: Of everything that is drawn.
+        device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        progress: Whether a progress bar is shown; by default in a terminal.
+
+    Raises:
+        FlowportError: For a flow whose tilt is not defined, with what to change, and for a reward that cannot be
+            evaluated, or is not finite.
+    """
+    if flow.source is None:
+        raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
+    source, target = flow.source, flow.target or Gaussian(event_shape=flow.event_shape)
+    wanted = reward_of(reward, flow.target)
+    if target.modality.surface() is not target.modality:
+        wanted = DecodedReward(wanted, target.modality)
+    wanted.check(source, target)
+    chosen = method_of(method, wanted)
+    change = member("adapter", adapter)
+    if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
+        make = default_network(flow.event_shape) if network is None else network_factory(network)
+        change = partial(change, network=make)
+    randomness = Randomness(seed).under("fine-tuning")
+    module = FineTuneModule(
+        source,
+        target,
+        flow.field,
+        change,
+        chosen,
+        wanted,
+        strength,
+        partial(torch.optim.Adam, lr=lr),
+        CosineScheduler,
+        randomness,
+    )
+    if not flow.field.conditioning.sees_source:
+        warn_of_mass(wanted, strength, target)
+    data = PairDataModule(
+        UnpairedPairing(source, target),
+        IndependentCoupling(),
+        randomness.under("data"),
+        starts,
+        validation_items=starts,
+        placement=StreamingPlacement(),
+        repeat=chosen.steps_per_rollout,
+    )
+    train_here(module, data, steps, device, progress)
+    condition = flow.field.conditioning.shape(source, target)
+    description = None if flow.description is None else describe_tilted(flow.description, change, condition)
+    tuned = flow_of(module.ema, (source, target), description, seed)
+    fields, place = (module.ema.base, module.ema), "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
+    return replace(tuned, compared=partial(_compared, fields, wanted, (source, target), randomness, place))
+
+
+def method_of(word: Any, reward: Reward) -> FineTuningMethod:
+    """The method that a word names.
+
+    Args:
+        word: ``"auto"`` or None for the default of the reward, or what ``member`` takes.
+        reward: The reward, which ``check`` has tried.
+    """
+    if word is None or (isinstance(word, str) and word == "auto"):
+        return PathWeighted() if reward.differentiable else PathWeighted(late=None)
+    chosen = member("method", word)
+    assert isinstance(chosen, FineTuningMethod)
+    return chosen
+
+
+def reward_of(word: Any, target: Distribution | None) -> Reward:
+    """The reward that a user wrote.
+
+    Args:
+        word: As of ``finetune``.
+        target: The target, of whose classes a classifier is trained where a reward needs one; None where unknown.
+
+    Raises:
+        FlowportError: For what is no reward, or cannot be built.
+    """
+    if isinstance(word, Mapping):
+        named = {str(name): _weighed(item) for name, item in word.items()}
+    elif isinstance(word, list | tuple) and not (isinstance(word, tuple) and _weight(word) is not None):
+        items = [_weighed(item) for item in word]
+        named = dict(zip(numbered([_name(item) for item, _ in items]), items, strict=True))
+    else:
+        item, weight = _weighed(word)
+        one = _one(item, target)
+        return one if weight == 1 else SumReward({_name(item): one}, {_name(item): weight})
+    return SumReward({k: _one(v, target) for k, (v, _) in named.items()}, {k: w for k, (_, w) in named.items()})
+
+
+def _weight(item: Any) -> float | None:
+    """The weight of a pair (reward, weight); None for anything else."""
+    pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int | float)
+    return float(item[1]) if pair else None
+
+
+def _weighed(item: Any) -> tuple[Any, float]:
+    weight = _weight(item)
+    return (item, 1.0) if weight is None else (item[0], weight)
+
+
+def _name(item: Any) -> str:
+    """What a term of a sum is called."""
+    if isinstance(item, Reward):
+        return item.called
+    if isinstance(item, str | FilePath):
+        word = str(item)
+        return FilePath(word).stem if PROGRAM.fullmatch(word) else word.rpartition(":")[2].rpartition(".")[2].lower()
+    return name_of(item)
+
+
+def _one(item: Any, target: Distribution | None) -> Reward:
+    """One reward."""
+    if isinstance(item, str | FilePath):
+        word = str(item)
+        if PROGRAM.fullmatch(word):
+            return FromFileReward(word)
+        if is_own(word):
+            return from_code(word)
+        item = _known(word)
+    if not inspect.isclass(item):
+        return adapted(item)
+    make: Any = item
+    missing = [p.name for p in inspect.signature(item).parameters.values() if p.default is p.empty and p.kind < 2]
+    if missing == ["classifier"]:
+        if target is None or not target.classes:
+            raise FlowportError(
+                f"reward={name_of(item)} reads a classifier of the target's classes, and this flow's target has none: "
+                f"give {item.__name__}(classifier=<a module of yours>)"
+            )
+        return adapted(make(classifier=Parts().classifier(target)[0]))
+    if missing:
+        raise FlowportError(f"reward={name_of(item)} needs {', '.join(missing)}: write {item.__name__}({missing[0]}=…)")
+    return adapted(make())
+
+
+def _known(word: str) -> type:
+    """The class of ``flowport.reward`` of a config name."""
+    from flowport import reward as family
+
+    named = {name_of(c): c for c in vars(family).values() if inspect.isclass(c) and not inspect.isabstract(c)}
+    known = {name: c for name, c in named.items() if issubclass(c, Reward)}
+    if word not in known:
+        names = ", ".join(sorted(known))
+        raise FlowportError(f"reward={word} does not exist: choose {names}, or {FORMS}, or a function")
+    return known[word]
+
+
+def _compared(
+    fields: tuple[Field, Field],
+    reward: Reward,
+    sides: tuple[Distribution, Distribution],
+    randomness: Randomness,
+    place: str,
+) -> dict[str, float]:
+    """Means of r before and after, and of what every start won, with standard errors."""
+    source, target = (
+        side.split("test").every(COMPARED, randomness.under(f"compared {name}"))
+        for side, name in zip(sides, ("source", "target"), strict=True)
+    )
+    n = min(len(source), len(target))
+    source, label = source[:n], None if target.label is None else target.label[:n]
+    condition = fields[1].conditioning.sampling(source, label).each(lambda v: v.to(place))
+    found: list[dict[str, torch.Tensor]] = []
+    for field in fields:
+        translator = Translator(field, Heun(), UniformGrid(20), ZeroVolatility())
+        end = translator.forward(source, randomness.generator("compared"), label).end.to(place)
+        found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
+    numbers = dict[str, float]()
+    for name, before in found[0].items():
+        columns = {"before": before, "after": found[1][name], "gain": found[1][name] - before}
+        for key, values in columns.items():
+            at = f"{name}_{key}".lstrip("_")
+            numbers[at] = float(values.double().mean())
+            numbers[f"{at}_se"] = float(values.double().std() / n**0.5)
+    return numbers

@@ -1,0 +1,1 @@
+"""Rewards of the user's own code as configs of the group ``reward``."""

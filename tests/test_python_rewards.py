@@ -1,0 +1,94 @@
+"""Fine-tuning in two lines of Python: what may be a reward, and what is known of it afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import flowport as fp
+from flowport.api.tuning import method_of, reward_of
+from flowport.errors import FlowportError
+from flowport.finetuning.method import PathWeighted
+from flowport.reward import FromFileReward, LinearReward, PlainReward, SumReward
+from flowport.types import Condition
+
+X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+QUICK: dict[str, Any] = {"steps": 3, "starts": 16, "progress": False, "device": "cpu"}
+
+
+def abscissa(x: Tensor) -> Tensor:
+    return x[:, 0]
+
+
+class Height(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 1]
+
+
+@pytest.fixture(scope="module")
+def noise() -> fp.Flow:
+    return fp.fit(fp.Gaussian(2), X.repeat(8, 1), steps=2, progress=False, device="cpu")
+
+
+def value(word: Any) -> Tensor:
+    return reward_of(word, None).value(X, Condition())
+
+
+def test_whatever_gives_a_number_for_a_point_is_a_reward(tmp_path: Path) -> None:
+    torch.jit.script(Height()).save(str(tmp_path / "judge.pt"))
+    (tmp_path / "own.py").write_text("def far(x):\n    return x.square().sum(1)\n")
+    assert isinstance(reward_of(abscissa, None), PlainReward) and torch.equal(value(abscissa), X[:, 0])
+    assert torch.equal(value(Height()), X[:, 1])
+    assert isinstance(reward_of(tmp_path / "judge.pt", None), FromFileReward)
+    assert torch.equal(value(str(tmp_path / "judge.pt")), X[:, 1])
+    assert torch.equal(value(f"{tmp_path}/own.py:far"), X.square().sum(1))
+    assert torch.equal(value(Height), X[:, 1]), "a class that needs nothing is built"
+    kept = LinearReward([1.0, 2.0])
+    assert reward_of(kept, None) is kept
+
+
+def test_several_have_names_and_weights() -> None:
+    both = reward_of([abscissa, (Height(), 0.0), (abscissa, -2.0)], None)
+    assert isinstance(both, SumReward)
+    assert both.term_weights == {"abscissa": 1.0, "height": 0.0, "abscissa_2": -2.0}
+    torch.testing.assert_close(both.value(X, Condition()), -X[:, 0])
+    named = reward_of({"left": (abscissa, -1.0), "up": Height()}, None)
+    torch.testing.assert_close(named.value(X, Condition()), X[:, 1] - X[:, 0])
+    torch.testing.assert_close(value((abscissa, 3.0)), 3 * X[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("nothing", "reward=nothing does not exist: choose .*, or package.module.Name, file.py:Name"),
+        ("linear", r"reward=linear needs c: write LinearReward\(c=…\)"),
+        ("legibility", "reads a classifier of the target's classes, and this flow's target has none"),
+        ("judge.pt", "judge.pt is not a file"),
+        (3, "is int 3: give a function"),
+    ],
+)
+def test_what_is_no_reward_is_refused_in_a_sentence(word: Any, sentence: str) -> None:
+    with pytest.raises(FlowportError, match=sentence):
+        reward_of(word, None)
+
+
+def test_the_method_needs_a_gradient_where_there_is_one() -> None:
+    for function, late in ((abscissa, 0.8), (lambda x: x.numpy()[:, 0], None)):
+        reward = reward_of(function, None)
+        reward.check(fp.Gaussian(2), fp.Gaussian(2))
+        for word in ("auto", None):
+            chosen = method_of(word, reward)
+            assert isinstance(chosen, PathWeighted) and chosen.late == late
+
+
+def test_a_tuned_flow_knows_its_rewards(noise: fp.Flow) -> None:
+    tuned = fp.finetune(noise, {"x": abscissa, "y": (lambda x: x.numpy()[:, 1], 0.0)}, strength=2.0, **QUICK)
+    found = tuned.rewards
+    assert found["before"] == found["x_before"] and found["gain_se"] == found["x_gain_se"]
+    for name in ("", "x_", "y_"):
+        assert found[f"{name}gain"] == pytest.approx(found[f"{name}after"] - found[f"{name}before"], abs=1e-6)
+        assert found[f"{name}before_se"] > 0
+    with pytest.raises(FlowportError, match="this flow knows no reward"):
+        _ = noise.rewards
