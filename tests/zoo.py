@@ -80,6 +80,7 @@ SOLVERS = [
     ("ddim", solver.DDIM),
     ("dpm_solver", solver.DPMSolver),
     ("churn", solver.Churn),
+    ("feynman_kac", lambda: solver.FeynmanKac(reward.LinearReward([1.0]), particles=2)),
     ("mean_end", lambda: solver.MeanEnd(solver.EulerMaruyama(noiseless_end=False))),
 ]
 
@@ -283,6 +284,11 @@ TUNINGS = [
     ),
     ("value_matching", lambda: method.ValueMatching(STEPS(), batch=32, steps_per_rollout=2, paths=4)),
     ("policy_gradient", lambda: method.PolicyGradient(STEPS(), group=4, batch=32, steps_per_rollout=2)),
+    ("diffusion_nft", lambda: method.DiffusionNFT(STEPS(), noisings=8, batch=32, steps_per_rollout=2, paths=4)),
+    (
+        "advantage_weighted",
+        lambda: method.AdvantageWeighted(STEPS(), noisings=8, batch=32, steps_per_rollout=2, paths=4),
+    ),
 ]
 
 

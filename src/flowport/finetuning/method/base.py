@@ -131,7 +131,8 @@ class FineTuningMethod(Checked, ABC):
         if self.needs_gradient and not reward.differentiable:
             raise FlowportError(
                 f"this method needs the reward's gradient, which reward={reward.called} does not have: use "
-                "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
+                "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of, policy_gradient, "
+                "diffusion_nft or advantage_weighted"
             )
 
     def accept_adapter(self, field: TiltedField) -> None:
