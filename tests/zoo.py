@@ -20,6 +20,13 @@ def rate(t: torch.Tensor) -> torch.Tensor:
     return 0.1 + 19.9 * (1 - t)
 
 
+class Mean(reward.Reward):
+    """The mean coordinate, of points of any shape."""
+
+    def forward(self, x1, condition):
+        return x1.flatten(1).mean(1)
+
+
 PATHS = [
     ("linear", path.LinearPath),
     ("linear_sigma_min", lambda: path.LinearPath(sigma_min=0.05)),
@@ -80,7 +87,7 @@ SOLVERS = [
     ("ddim", solver.DDIM),
     ("dpm_solver", solver.DPMSolver),
     ("churn", solver.Churn),
-    ("feynman_kac", lambda: solver.FeynmanKac(reward.LinearReward([1.0]), particles=2)),
+    ("feynman_kac", lambda: solver.FeynmanKac(Mean(), particles=2)),
     ("mean_end", lambda: solver.MeanEnd(solver.EulerMaruyama(noiseless_end=False))),
 ]
 

@@ -6,6 +6,11 @@ With D = ΔE[x1 | x_t] the change of the predicted end point (``flowport.finetun
 
 v_old the velocity of the flow that made the results. E[rest | x_t] = 0 where v_old is the velocity of its own results,
 so that E[A · rest | x_t] = Cov(A, x1 | x_t) for every number A of a result, and no baseline of A changes it.
+
+References:
+    Zheng et al. 2025, "DiffusionNFT: online diffusion reinforcement with forward process", arXiv:2509.16117.
+    Xue et al. 2025, "Advantage weighted matching: aligning RL with pretraining in diffusion models", arXiv:2509.25050.
+    Potaptchik, Lee and Albergo 2025, "Tilt matching for scalable sampling and fine-tuning", arXiv:2512.21829.
 """
 
 from dataclasses import dataclass

@@ -38,9 +38,9 @@ class DiffusionNFT(FineTuningMethod):
     Euler step of tilt matching of the length 1/(βZ): with kl = 0 (as published, but for a small weight) the strength
     grows by 1/(βZ) with every collection, without a law to stay at. With kl > 0 the flow rests where
     kl Δv = Cov(λr, ẋ_t | x_t) under its own results: the tilt p e^{λr/kl}/Z for linear rewards of Gaussians, another
-    law otherwise, since the tilt's Δv is the mean of this covariance over the strengths from 0 to 1/kl. The clip shortens
-    the step: by the factor P(|A| < Z) for a linear reward of a Gaussian. No gradient of the reward is needed. On a
-    bridge whose field sees x0, groups are results of one start, an extension of this package.
+    law otherwise, since the tilt's Δv is the mean of this covariance over the strengths from 0 to 1/kl. The clip
+    shortens the step: by the factor P(|A| < Z) for a linear reward of a Gaussian. No gradient of the reward is needed.
+    On a bridge whose field sees x0, groups are results of one start, an extension of this package.
 
     A rollout records times (k,), states, old and rest (k, n, *D) (``forward_process.collect_forward``).
 

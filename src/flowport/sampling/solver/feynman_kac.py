@@ -142,6 +142,15 @@ class FeynmanKac(Solver):
         return self._reward
 
     def accept(self, field: Field) -> None:
+        """Check that there is a reward, and that this solver supports a field.
+
+        Args:
+            field: The field.
+
+        Raises:
+            FlowportError: Without a reward, for one without a gradient that steps need, for a field without a score or
+                a guaranteed tilt, and for one that is guided by a reward.
+        """
         super().accept(field)
         field.capabilities.role.require_tilt()
         if isinstance(field, RewardGuidance):
