@@ -138,7 +138,7 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     if not (here.finished and here.duel.is_file() and here.duel.read_text() == text):
         task: Callable[..., dict[str, float]] = duel
         parts, plain = list(DUEL_PARTS), ["ema_decay", "fresh", "steps_per_rollout", "pretraining"]
-        if config.solver is not None:
+        if config.get("solver") is not None:
             task, parts, plain = training_free, ["problem", "solver"], []
         nodes = {**{p: config[p] for p in parts}, "trainer": lightning_options(config.trainer)}
         here.metrics.unlink(missing_ok=True)  # of another duel in the same folder
