@@ -30,9 +30,9 @@ finetune: $(STAMP)
 	$(BIN)/python launch/finetune.py $(or $(ARGS),experiment=finetune_digits_to_mnist)
 
 arena: $(STAMP)  # which method reaches a known tilt: about an hour and a half on two cores; finished jobs are not run again; -: a rival that runs away is refused
-	set -e; for sweep in arena arena_bridges arena_few arena_controls arena_adjoint arena_forward arena_particles; do \
+	set -e; for sweep in arena arena_bridges arena_few arena_controls arena_adjoint arena_particles; do \
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done
-	-OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
+	-for sweep in arena_forward arena_rivals; do OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done
 	$(BIN)/python launch/arena.py draw=outputs/arena/all
 	$(BIN)/python docs/generate.py --arena outputs/arena/all
 

@@ -140,7 +140,8 @@ def test_the_page_of_results_takes_the_tables_without_edits(folder: Path) -> Non
     short = (folder / "arena.md").read_text()
     kept = "\n".join(rows.splitlines())
     assert page.read_text() == (
-        f"a\n<!-- begin arena -->\n{short}<!-- end arena -->\nb\n<!-- begin separated -->\n{kept}\n<!-- end separated -->\nc"
+        f"a\n<!-- begin arena -->\n{short}<!-- end arena -->\nb\n"
+        f"<!-- begin separated -->\n{kept}\n<!-- end separated -->\nc"
     )
     assert (folder.parent / "arena.png").read_bytes() == (folder / "arena.png").read_bytes()
     page.write_text("a page without marks")

@@ -40,6 +40,9 @@ class DiffusionNFT(FineTuningMethod):
     kl Δv = Cov(λr, ẋ_t | x_t) under its own results: the tilt p e^{λr/kl}/Z for linear rewards of Gaussians, another
     law otherwise, since the tilt's Δv is the mean of this covariance over the strengths from 0 to 1/kl. The clip
     shortens the step: by the factor P(|A| < Z) for a linear reward of a Gaussian. No gradient of the reward is needed.
+    An error of v_old against the velocity of its own results, e = E[x1 | x_t] − E_old[x1 | x_t], enters the minimum as
+    E[A | x_t] e: it shrinks where E[A | x_t] > −kl and grows elsewhere, so that a flow with regions whose results earn
+    many nats less than the mean runs away. Such a tuning is stopped with a sentence; a larger kl rests nearer the base.
     On a bridge whose field sees x0, groups are results of one start, an extension of this package.
 
     A rollout records times (k,), states, old and rest (k, n, *D) (``forward_process.collect_forward``).
