@@ -123,12 +123,20 @@ def test_slips(labelled_run: Path, tmp_path: Path, capfd: Any, words: list[str],
 
 @pytest.mark.parametrize("solver", ["feynman_kac", "twisted"])
 def test_particles_move_a_run_towards_its_reward(labelled_run: Path, tmp_path: Path, capfd: Any, solver: str) -> None:
-    words = [f"solver={solver}", "solver.particles=4", "reward=linear", "reward.c=[0,1]", "points=64", "grid.steps=10"]
+    words = [
+        f"solver={solver}",
+        "solver.particles=4",
+        "reward=linear",
+        "reward.c=[0,1]",
+        "points=64",
+        "grid=uniform",
+        "grid.steps=10",
+    ]
     weak, strong = (
         moved(labelled_run, tmp_path / word, capfd, *words, f"solver.strength={word}")[:, 1] for word in ("0.001", "3")
     )
     assert strong.mean() > weak.mean() + weak.std() / 4
-    words = [f"run={labelled_run}", *words[:4], "nfe=40", f"hydra.run.dir={tmp_path}"]
+    words = [f"run={labelled_run}", *words[:4], "solver.strength=2", "nfe=40", f"hydra.run.dir={tmp_path}"]
     assert runs.here(capfd, "evaluate.py", *words).code == 0
     assert numbers(tmp_path)["test/nfe"] == 40, "ten steps of four particles"
 
