@@ -20,6 +20,7 @@ from tests.laws.oracles import line
 from tests.laws.problems import PROBLEMS, C, bridge, noise
 from tests.laws.tilts import F64, Affine, from_noise
 
+pytestmark = pytest.mark.slow
 STEPS, X0 = 8, 2.4
 GRID = UniformGrid(STEPS)
 

@@ -15,6 +15,7 @@ from tests.laws.oracles import line
 from tests.laws.problems import PROBLEMS, REST, S2, C, at, collected, noise, problems
 from tests.laws.tilts import F64, Line, from_noise, vertex
 
+pytestmark = pytest.mark.slow
 DEVIATION = {"noise": C * S2**0.5, "bridge": C * REST**0.5}
 """Standard deviation of the reward C x over results, of one start on the bridge."""
 NUMBER, PATHS = {"noise": 3000, "bridge": 30}, 100
