@@ -29,11 +29,12 @@ atlas: $(STAMP)  # 36 ordered pairs of domains, two couplings, three seeds: abou
 finetune: $(STAMP)
 	$(BIN)/python launch/finetune.py $(or $(ARGS),experiment=finetune_digits_to_mnist)
 
-arena: $(STAMP)  # which method reaches a known tilt: under an hour on two cores; finished jobs are not run again; -: a rival that runs away is refused
-	set -e; for sweep in arena arena_bridges arena_few arena_controls arena_adjoint; do \
+arena: $(STAMP)  # which method reaches a known tilt: about an hour and a half on two cores; finished jobs are not run again; -: a rival that runs away is refused
+	set -e; for sweep in arena arena_bridges arena_few arena_controls arena_adjoint arena_particles; do \
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done
-	-OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=arena_rivals $(ARGS)
+	-for sweep in arena_forward arena_rivals; do OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done
 	$(BIN)/python launch/arena.py draw=outputs/arena/all
+	$(BIN)/python docs/generate.py --arena outputs/arena/all
 
 test: $(STAMP)  # the fast lane
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)

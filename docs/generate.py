@@ -1,8 +1,8 @@
 """Writes docs/families.md from configs/ and docstrings, and serves the pictures of data/pictures to mkdocs.
 
 ``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` fails where it is out of date, and
-``--atlas <folder>`` puts the atlas of a sweep into docs/results/atlas.md. mkdocs runs this file as a hook. Needs PyYAML
-only: sources are read, not imported.
+``--atlas <folder>`` puts the atlas of a sweep into docs/results/atlas.md, ``--arena <folder>`` the tables of the arena into
+docs/results/arena.md. mkdocs runs this file as a hook. Needs PyYAML only: sources are read, not imported.
 """
 
 import ast
@@ -148,15 +148,36 @@ def write() -> None:
         PAGE.write_text(text)
 
 
+def put(page: Path, part: str, text: str) -> None:
+    """Replace a page's part between its marks ``<!-- begin part -->`` and ``<!-- end part -->``."""
+    head, mark, rest = page.read_text().partition(f"<!-- begin {part} -->\n")
+    _, end, tail = rest.partition(f"<!-- end {part} -->")
+    if not mark or not end:
+        raise SystemExit(f"{page} has no marks of the part {part}")
+    page.write_text(f"{head}{mark}{text.rstrip()}\n{end}{tail}")
+
+
+SEPARATED = ("hard", "mixture_16")
+"""Problems of the arena whose modes lie apart, of which the page shows all scores."""
+
+
+def write_arena(folder: Path, page: Path = ROOT / "docs" / "results" / "arena.md", pictures: Path = PICTURES) -> None:
+    """Put the tables of a sweep of duels, which ``arena.py draw=<folder>`` has drawn, into their page, and the picture."""
+    head, ruler, *rows = (folder / "all.md").read_text().splitlines()
+    cells = [[c.strip() for c in row.strip("|").split("|")] for row in rows]
+    kept = [row for row, cell in zip(rows, cells, strict=True) if cell[0] in SEPARATED and cell[2] == "1"]
+    put(page, "arena", (folder / "arena.md").read_text())
+    put(page, "separated", "\n".join([head, ruler, *kept]))
+    (pictures / "arena.png").write_bytes((folder / "arena.png").read_bytes())
+
+
 def write_atlas(folder: Path) -> None:
     """Put the atlas of a sweep's folder into its page of results, and its pictures beside the others."""
-    place = ROOT / "docs" / "results" / "atlas.md"
-    head, mark, rest = place.read_text().partition("<!-- begin atlas -->\n")
     text = re.sub(r"^#", "##", (folder / "atlas.md").read_text(), flags=re.M)
     for picture in sorted(folder.glob("atlas_*.png")):
         (PICTURES / picture.name).write_bytes(picture.read_bytes())
     text = re.sub(r"\]\((atlas_\d+\.png)\)", r"](../../data/pictures/\1)", text)
-    place.write_text(f"{head}{mark}{text}<!-- end atlas -->{rest.partition('<!-- end atlas -->')[2]}")
+    put(ROOT / "docs" / "results" / "atlas.md", "atlas", text)
 
 
 def on_pre_build(config: Any) -> None:
@@ -185,4 +206,6 @@ if __name__ == "__main__":
         raise SystemExit(0 if same else "docs/families.md is out of date: run python docs/generate.py")
     if "--atlas" in sys.argv[1:]:
         write_atlas(Path(sys.argv[sys.argv.index("--atlas") + 1]))
+    if "--arena" in sys.argv[1:]:
+        write_arena(Path(sys.argv[sys.argv.index("--arena") + 1]))
     write()

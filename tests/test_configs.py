@@ -27,7 +27,7 @@ PRESETS = {
     "method": {"adjoint_matching_paper", "best_of", "flow_grpo", "path_weighted_adjoint", "weighted_adjoint"},
     "objective": {"score_matching"},
     "problem": {p.name for p in FILES if p.parent.name == "problem"},
-    "solver": {"euler_maruyama_sine", "stochastic_heun_sine"},
+    "solver": {"euler_maruyama_sine", "stochastic_heun_sine", "twisted"},
     "weighting": {"min_snr", "sd3_cosmap", "sd3_logit_normal", "sd3_mode"},
 }
 """Several settings of one class, whose yaml therefore cannot bear its name."""

@@ -42,7 +42,7 @@ from flowport.randomness import Randomness
 from flowport.reward import LinearReward
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.sampler import Sampler
-from flowport.sampling.solver import Dopri5, Euler, ShortcutSolver
+from flowport.sampling.solver import Dopri5, Euler, FeynmanKac, ShortcutSolver
 from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
 from flowport.training.compose import compose
 from flowport.training.finetune_module import tilted
@@ -212,7 +212,7 @@ def test_the_other_couplings_are_known_to_read():
             by_name[name]()(pair, MetaGenerator())
 
 
-def translated(solver, guidance=None, **law):
+def translated(solver, guidance=None, reads=None, **law):
     flow, data = compose(
         Gaussian(),
         Moons(),
@@ -225,7 +225,7 @@ def translated(solver, guidance=None, **law):
     pair = drawn(data.pairing.source, data.pairing.target)
     volatility = MemorylessVolatility() if solver.stochastic and not solver.needs_score else ZeroVolatility()
     translator = Sampler(solver, UniformGrid(4), volatility, guidance or Unguided()).translator(flow.ema)
-    with copies() as seen:
+    with copies(reads) as seen:
         translator.forward(pair.source, MetaGenerator(), pair.target.label, all_states=True)
     return seen
 
@@ -233,6 +233,7 @@ def translated(solver, guidance=None, **law):
 UNTRANSLATED = {
     "dopri5": "it accepts or refuses a step by its error",
     "shortcut": "its flow is a shortcut model, as below",
+    "feynman_kac": "it checks its reward at every step, as below",
 }
 
 
@@ -245,6 +246,15 @@ def test_a_translation_by_shortcuts_reads_nothing_and_one_by_errors_does():
     assert translated(ShortcutSolver(), objective=ShortcutObjective(UniformTimeSampler())) == []
     with pytest.raises((RuntimeError, NotImplementedError)):
         translated(Dopri5())
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_particles_read_only_whether_their_reward_is_finite(gradient):
+    reads: list[str] = []
+    assert (
+        translated(FeynmanKac(LinearReward([1.0, 0.5]).to("meta"), particles=4, gradient=gradient), reads=reads) == []
+    )
+    assert set(reads) == {"_checked", "value_and_gradient"} if gradient else {"_checked"}
 
 
 def test_a_guided_translation_reads_nothing():

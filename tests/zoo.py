@@ -20,6 +20,13 @@ def rate(t: torch.Tensor) -> torch.Tensor:
     return 0.1 + 19.9 * (1 - t)
 
 
+class Mean(reward.Reward):
+    """The mean coordinate, of points of any shape."""
+
+    def forward(self, x1, condition):
+        return x1.flatten(1).mean(1)
+
+
 PATHS = [
     ("linear", path.LinearPath),
     ("linear_sigma_min", lambda: path.LinearPath(sigma_min=0.05)),
@@ -80,6 +87,7 @@ SOLVERS = [
     ("ddim", solver.DDIM),
     ("dpm_solver", solver.DPMSolver),
     ("churn", solver.Churn),
+    ("feynman_kac", lambda: solver.FeynmanKac(Mean(), particles=2)),
     ("mean_end", lambda: solver.MeanEnd(solver.EulerMaruyama(noiseless_end=False))),
 ]
 
@@ -283,6 +291,11 @@ TUNINGS = [
     ),
     ("value_matching", lambda: method.ValueMatching(STEPS(), batch=32, steps_per_rollout=2, paths=4)),
     ("policy_gradient", lambda: method.PolicyGradient(STEPS(), group=4, batch=32, steps_per_rollout=2)),
+    ("diffusion_nft", lambda: method.DiffusionNFT(STEPS(), noisings=8, batch=32, steps_per_rollout=2, paths=4)),
+    (
+        "advantage_weighted",
+        lambda: method.AdvantageWeighted(STEPS(), noisings=8, batch=32, steps_per_rollout=2, paths=4),
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ IRREGULAR = {
     "ADMUNet": "adm_unet",
     "PatchUNet": "patch_unet",
     "DRaFT": "draft",
+    "DiffusionNFT": "diffusion_nft",
     "ReFL": "refl",
 }
 """Config names that are not the class name in snake case less the family's word: names of the literature."""

@@ -106,6 +106,12 @@ def test_a_run_from_before_guidance_is_restored_as_it_was(labelled_run: Path) ->
         (["guidance=classifier_free", "guidance.scale=much"], "guidance.scale=much is of the wrong kind"),
         (["guidance=reward"], "guidance=reward needs a reward: write reward=<name>"),
         (["guidance=reward", "reward=class_probability"], "labelled dataset"),
+        (["solver=feynman_kac"], "solver=feynman_kac needs a reward: write reward=<name>"),
+        (
+            ["reward=linear", "reward.c=[0,1]"],
+            "without guidance=reward or solver=feynman_kac: leave it out, or add one",
+        ),
+        (["solver=feynman_kac", "guidance=reward", "reward=linear", "reward.c=[0,1]"], "leave guidance=reward out"),
         (["guidance=everything"], "guidance=everything does not exist: choose classifier_free, reward, unguided"),
     ],
 )
@@ -113,6 +119,26 @@ def test_slips(labelled_run: Path, tmp_path: Path, capfd: Any, words: list[str],
     assert (
         sentence in runs.here(capfd, "evaluate.py", f"run={labelled_run}", *words, f"hydra.run.dir={tmp_path}").sentence
     )
+
+
+@pytest.mark.parametrize("solver", ["feynman_kac", "twisted"])
+def test_particles_move_a_run_towards_its_reward(labelled_run: Path, tmp_path: Path, capfd: Any, solver: str) -> None:
+    words = [
+        f"solver={solver}",
+        "solver.particles=4",
+        "reward=linear",
+        "reward.c=[0,1]",
+        "points=64",
+        "grid=uniform",
+        "grid.steps=10",
+    ]
+    weak, strong = (
+        moved(labelled_run, tmp_path / word, capfd, *words, f"solver.strength={word}")[:, 1] for word in ("0.001", "3")
+    )
+    assert strong.mean() > weak.mean() + weak.std() / 4
+    words = [f"run={labelled_run}", *words[:4], "solver.strength=2", "nfe=40", f"hydra.run.dir={tmp_path}"]
+    assert runs.here(capfd, "evaluate.py", *words).code == 0
+    assert numbers(tmp_path)["test/nfe"] == 40, "ten steps of four particles"
 
 
 def test_a_run_that_never_dropped_its_label_cannot_be_guided(trained: Path, tmp_path: Path, capfd: Any) -> None:

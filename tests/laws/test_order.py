@@ -20,6 +20,7 @@ from flowport.sampling.solver import (
     DPMSolver,
     Euler,
     EulerMaruyama,
+    FeynmanKac,
     FixedStep,
     Heun,
     Midpoint,
@@ -126,14 +127,18 @@ def test_every_call_of_the_field_is_counted(make):
     dynamics = Dynamics(field, Condition(), volatility)
     times = torch.linspace(0, 1, 8, dtype=torch.float64)
     first = solver.solve(dynamics, START, times, SEED)
-    assert first.nfe == len(calls) == dynamics.evaluations
+    each = solver.particles if isinstance(solver, FeynmanKac) else 1  # points for every result, in one call
+    assert first.nfe == each * len(calls) == dynamics.evaluations
     second = solver.solve(dynamics, START, times, SEED, all_states=True)
-    assert second.nfe == len(calls) - first.nfe
+    assert second.nfe == each * len(calls) - first.nfe
     assert first.times.tolist() == [1.0] and torch.equal(second.times, times)
-    assert second.states.shape == (8, 21, 1) and torch.equal(second.states[0], START)
+    assert second.states.shape == (8, 21, 1)
+    assert torch.equal(second.states[0], START) or isinstance(solver, FeynmanKac)  # whose particles have fresh noise
     if isinstance(solver, FixedStep):
         assert first.nfe == 7 * solver.calls - isinstance(solver, Churn)  # its last step is the mean
         assert [solver.steps(nfe) for nfe in (1, 4, 32)] == [1, 4 // solver.calls, 32 // solver.calls]
+    elif isinstance(solver, FeynmanKac):
+        assert [solver.steps(nfe) for nfe in (1, 4, 32)] == [1, 2, 16]
     else:
         with pytest.raises(FlowportError, match="chooses its own steps"):
             solver.steps(8)

@@ -29,7 +29,7 @@ from flowport.field.base import Field
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.path.linear import LinearPath
 from flowport.sampling.grid import Grid, UniformGrid
-from flowport.sampling.volatility import MemorylessVolatility
+from flowport.sampling.volatility import memoryless_variances
 from flowport.tensors import over
 from flowport.types import Condition
 
@@ -104,10 +104,7 @@ class Discretisation(Checked, ABC):
             base: The field, of which the path and the role of the noise are read.
         """
         times = self.grid.times(base.path)
-        h = float(times[1] - times[0]) if self.offset is None else self.offset
-        volatility = MemorylessVolatility(offset=1e-4)
-        variances = volatility((times[:-1] + h) / (1 + 2 * h), base.path, base.capabilities.role) ** 2
-        variances[-1] = 0.0
+        variances = memoryless_variances(times, base.path, base.capabilities.role, self.offset)
         return NoiseSchedule(times.tolist(), variances.tolist())
 
     @abstractmethod

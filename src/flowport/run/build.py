@@ -30,6 +30,7 @@ from flowport.run.run_folder import RunFolder, check_fits
 from flowport.run.sound_settings import settle
 from flowport.run.trainer_options import check_trainer
 from flowport.sampling.sampler import Sampler
+from flowport.sampling.solver import FeynmanKac, Solver
 from flowport.training.averaging import AveragedModule
 from flowport.training.compose import compose
 from flowport.training.finetune_module import FineTuneModule, tilted
@@ -189,7 +190,8 @@ class Run:
         """
         config, module = self.config, self.module
         guidance = guidance_of(config, module.source, module.target, self.parts)
-        sampler = Sampler(make(config.solver), make(config.grid), make(config.volatility), guidance)
+        solver = solver_of(config, module.source, module.target, self.parts)
+        sampler = Sampler(solver, make(config.grid), make(config.volatility), guidance)
         sampler.translator(module.field)
         return sampler
 
@@ -333,11 +335,41 @@ def guidance_of(config: DictConfig, source: Distribution, target: Distribution, 
         return Unguided()
     if "reward" not in node:
         return make(node)
+    return partial(make(node), reward=_sampling_reward("guidance", config, source, target, parts))
+
+
+def solver_of(config: DictConfig, source: Distribution, target: Distribution, parts: Parts) -> Solver:
+    """The solver of a config, with the reward where it samples by one.
+
+    Args:
+        config: A composed config.
+        source: The source of the flow.
+        target: Its target.
+        parts: What other runs of the same command have built.
+
+    Raises:
+        FlowportError: For a solver that needs a reward, without one.
+    """
+    solver: Solver = make(config.solver)
+    if not isinstance(solver, FeynmanKac):
+        return solver
+    return solver.given(_sampling_reward("solver", config, source, target, parts))
+
+
+SAMPLED_BY_REWARD = {"guidance": "guidance=reward", "solver": "solver=feynman_kac"}
+"""Parts of a config that may sample by its reward, and what the command line calls those that do."""
+
+
+def _sampling_reward(part: str, config: DictConfig, source: Distribution, target: Distribution, parts: Parts) -> Reward:
+    """The reward of a config that is sampled by it, checked for its points."""
     if config.get("reward") is None:
-        raise FlowportError("guidance=reward needs a reward: write reward=<name>, for instance reward=legibility")
+        raise FlowportError(
+            f"{SAMPLED_BY_REWARD[part]} needs a reward: write reward=<name>, for instance reward=legibility, with "
+            "flowport evaluate or translate"
+        )
     reward = parts.reward(config.reward, target)
     reward.check(source, target)
-    return partial(make(node), reward=reward)
+    return reward
 
 
 def checked_config(folder: RunFolder) -> DictConfig:
@@ -398,5 +430,7 @@ def check(config: DictConfig) -> None:
     check_trainer(config.trainer)
     check_values(config)
     check_optimizer(config)
-    if config.get("reward") is not None and "reward" not in (config.get("guidance") or {}):
-        raise FlowportError("reward=… has no effect on this run without guidance=reward: leave it out, or add that")
+    if config.get("reward") is not None and not any("reward" in (config.get(k) or {}) for k in SAMPLED_BY_REWARD):
+        raise FlowportError(
+            "reward=… has no effect on this run without guidance=reward or solver=feynman_kac: leave it out, or add one"
+        )

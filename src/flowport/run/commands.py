@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,16 @@ def _likelihood(config: DictConfig, folder: Path) -> Mapping[str, Any]:
     return log_likelihood(RunFolder(_named(config), config.trust), config, RunFolder(folder, config.trust))
 
 
+DUEL_PARTS = ("problem", "method", "adapter", "optimizer", "scheduler", "trainer", "base")
+"""Parts of the arena's config that a duel is built from."""
+
+
 def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
     """Run one method in one problem, unless the same config finished in this folder, or draw a sweep's results."""
     import torch
 
     from flowport.cache import write_atomically
-    from flowport.problem.arena import duel
+    from flowport.problem.arena import duel, training_free
     from flowport.run.build import make
     from flowport.run.config_checks import check_kind, check_values
     from flowport.run.run_folder import RunFolder
@@ -133,11 +137,14 @@ def _arena(config: DictConfig, folder: Path) -> Mapping[str, Any] | None:
         return None
     here, text = RunFolder(folder), OmegaConf.to_yaml(config, resolve=True)
     if not (here.finished and here.duel.is_file() and here.duel.read_text() == text):
-        parts = ("problem", "method", "adapter", "optimizer", "scheduler", "trainer", "base")
-        plain = ("strength", "seed", "ema_decay", "fresh", "steps_per_rollout", "points", "pretraining")
+        task: Callable[..., dict[str, float]] = duel
+        parts, plain = list(DUEL_PARTS), ["ema_decay", "fresh", "steps_per_rollout", "pretraining"]
+        if config.get("solver") is not None:
+            task, parts, plain = training_free, ["problem", "solver"], []
         nodes = {**{p: config[p] for p in parts}, "trainer": lightning_options(config.trainer)}
         here.metrics.unlink(missing_ok=True)  # of another duel in the same folder
-        here.write_metrics(duel(**{p: make(nodes[p]) for p in parts}, **{p: config[p] for p in plain}))
+        plain += ["strength", "seed", "points"]
+        here.write_metrics(task(**{p: make(nodes[p]) for p in parts}, **{p: config[p] for p in plain}))
         write_atomically(here.duel, lambda path: path.write_text(text))
     return here.read_metrics()
 

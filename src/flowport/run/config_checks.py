@@ -108,7 +108,7 @@ PARTS: dict[str, type] = {
 
 PARTIAL = ("pairing", "network", "optimizer", "data")
 """Parts that are finished with what the others determine (``_partial_: true``)."""
-FILLED = ("adapter.network", "guidance.reward")
+FILLED = ("adapter.network", "guidance.reward", "solver.reward")
 """Parts that may be null in a command's config, because the run fills them in."""
 
 GROUPS: dict[type, str] = {

@@ -123,3 +123,25 @@ class MemorylessVolatility(Volatility):
         c = path.coefficients(path.clamp(t).clamp(self.offset, 1 - self.offset))
         n, dn = role.amplitude(c)
         return torch.sqrt((2 * n * (n * c.dbeta / c.beta - dn)).clamp_min(0))
+
+
+def memoryless_variances(times: Tensor, path: Path, role: NoiseRole, offset: float | None = None) -> Tensor:
+    """Variance rates s²_k = g²((t_k + o)/(1 + 2o)) of a discretised memoryless SDE, (K,), the last one 0.
+
+    g is the memoryless volatility and o the offset, which keeps the rate finite where β = 0. From Gaussian noise on the
+    linear path s² = 2(1 − t + o)/(t + o). The last step is noiseless.
+
+    Args:
+        times: Times of the steps t_0 … t_K, ascending, (K+1,).
+        path: The path of the field.
+        role: Which variable of the path is Gaussian noise.
+        offset: o; None for the first step.
+
+    References:
+        Domingo-Enrich et al. 2024, "Adjoint matching: fine-tuning flow and diffusion generative models with memoryless
+        stochastic optimal control", arXiv:2409.08861.
+    """
+    o = float(times[1] - times[0]) if offset is None else offset
+    variances = MemorylessVolatility(offset=1e-4)((times[:-1] + o) / (1 + 2 * o), path, role) ** 2
+    variances[-1] = 0.0
+    return variances

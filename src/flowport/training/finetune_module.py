@@ -127,6 +127,23 @@ class FineTuneModule(AveragedModule):
     def batch_loss(self, pair: Pair, generator: torch.Generator) -> Tensor:
         return self.method.loss(self.field, self.replay, generator).mean
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients as the trainer says, else as the method does.
+
+        Args:
+            optimizer: The optimiser.
+            gradient_clip_val: The trainer's value; None or 0 for that of the method.
+            gradient_clip_algorithm: The trainer's.
+        """
+        super().configure_gradient_clipping(
+            optimizer, gradient_clip_val or self.method.gradient_clip, gradient_clip_algorithm
+        )
+
     def loss_parts(self) -> Sequence[object]:
         return [*super().loss_parts(), self.method]
 

@@ -1,6 +1,7 @@
 """The table and the picture of a sweep say what its duels found."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from flowport.problem.arena.frontier_plot import (
     draw,
     effective_share,
     exact_field_error,
+    full_table,
     names,
     position,
     results,
@@ -112,3 +114,36 @@ def test_what_a_reward_leaves_of_a_gaussian() -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FlowportError, match="holds no finished runs"):
         jobs(tmp_path)
+
+
+def test_a_sampler_without_training_is_a_row_of_its_own_name() -> None:
+    shared = {"base_reward": 0.1, "frontier_reward": 0.9, "kl": 0.3, "reward": 0.8, "kl_to_tilt": 0.01, "exact_kl": 0.3}
+    numbers = {f"arena/{name}": value for name, value in (shared | {"slope": 1.0, "signal": 2.0}).items()}
+    numbers |= {"arena/w2": 0.4, "arena/w2_floor": 0.2, "arena/calls": 64.0, "train/seconds": 1.0}
+    words = {"problem": "plain", "method": "path_weighted_adjoint", "solver": "twisted", "strength": "0.7"}
+    (entry,) = results([(words, numbers | {"arena/weight_error": 0.1, "arena/mean_error": 0.2})])
+    assert entry.method == "twisted" and entry["to_tilt"].mean == 0.01
+    assert "| plain | twisted | 0.7 | 1 | 0.0100 |  | 0.100 | 0.200 |" in full_table([entry]), "and has no velocity"
+
+
+def test_the_page_of_results_takes_the_tables_without_edits(folder: Path) -> None:
+    generate = runpy.run_path(str(Path(__file__).parents[3] / "docs" / "generate.py"))
+    text = folder / "all.md"
+    draw(results(jobs(folder)), {"plain": PROBLEM}, folder)
+    rows = text.read_text().replace("| plain |", "| hard |").replace("| 0.7 |", "| 1 |")
+    text.write_text(rows + "| mild | good | 1 |\n| hard | good | 0.4 |\n")
+    page = folder / "page.md"
+    page.write_text(
+        "a\n<!-- begin arena -->\nold\n<!-- end arena -->\nb\n<!-- begin separated -->\n<!-- end separated -->\nc"
+    )
+    generate["write_arena"](folder, page, folder.parent)
+    short = (folder / "arena.md").read_text()
+    kept = "\n".join(rows.splitlines())
+    assert page.read_text() == (
+        f"a\n<!-- begin arena -->\n{short}<!-- end arena -->\nb\n"
+        f"<!-- begin separated -->\n{kept}\n<!-- end separated -->\nc"
+    )
+    assert (folder.parent / "arena.png").read_bytes() == (folder / "arena.png").read_bytes()
+    page.write_text("a page without marks")
+    with pytest.raises(SystemExit, match="no marks of the part arena"):
+        generate["write_arena"](folder, page, folder.parent)

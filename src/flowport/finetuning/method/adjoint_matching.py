@@ -30,6 +30,12 @@ class AdjointMatching(FineTuningMethod):
         s²_k |G(x_k) + a|²/d,    a = a_{k+1} or a_k by the discretisation,    a_K = −λ∇r(x_K),
 
     d the number of coordinates. Its fixed point is G(x_k) = E[−a | x_k] = ∇ log h, so that results follow p e^{λr}/Z.
+    Three things differ from the publication whatever the options. The loss is a mean over terms and coordinates where
+    the paper has a sum, which Adam does not see but a clipped gradient does. The last of the K steps is E[x1 | x] of
+    the base, without noise and control, so K − 1 steps are learnt from: a learnt last step would be noisy and part of
+    the log-ratio, since with a control but no noise the KL of the paths to the base's is infinite. And what is trained
+    is the adapter; ``adapter=full`` trains all weights, as the paper does.
+
     On a bridge whose field sees x0 the same holds given x0 (bridge adjoint matching), with the tilt p(· | x0) e^{λr}.
 
     A rollout records times and variances (k,), states and lean adjoints (k, n, *D), strength ().
@@ -41,9 +47,11 @@ class AdjointMatching(FineTuningMethod):
         clip: A term s²_k |G + a|² counts at most clip · λ² (the paper: 1.6), which biases the fixed point. None: no
             limit.
         steps_per_rollout: Optimiser steps per collection of paths.
+        gradient_clip: Largest norm of the gradient where trainer.gradient_clip_val is null (the paper: 1); None: no
+            limit.
 
     Raises:
-        FlowportError: For early < 0, clip ≤ 0 or steps_per_rollout < 1.
+        FlowportError: For early < 0, clip ≤ 0, gradient_clip ≤ 0 or steps_per_rollout < 1.
     """
 
     target = "p e^r: marginal from noise, per start on a bridge that sees it"
@@ -54,12 +62,15 @@ class AdjointMatching(FineTuningMethod):
         early: int | None = None,
         clip: float | None = None,
         steps_per_rollout: int = 1,
+        gradient_clip: float | None = None,
     ) -> None:
-        if (early is not None and early < 0) or (clip is not None and clip <= 0) or steps_per_rollout < 1:
+        limits = [limit for limit in (clip, gradient_clip) if limit is not None]
+        if (early is not None and early < 0) or min(limits, default=1.0) <= 0 or steps_per_rollout < 1:
             raise FlowportError(
-                f"adjoint matching needs early ≥ 0, clip > 0, steps_per_rollout ≥ 1, not {early}, {clip}, "
-                f"{steps_per_rollout}"
+                f"adjoint matching needs early ≥ 0, clip and gradient_clip > 0, steps_per_rollout ≥ 1, not {early}, "
+                f"{clip}, {gradient_clip}, {steps_per_rollout}"
             )
+        self.gradient_clip = gradient_clip
         self.discretisation, self.early, self.clip, self.steps_per_rollout = (
             discretisation or ConsistentDiscretisation(),
             early,

@@ -95,6 +95,7 @@ class FineTuningMethod(Checked, ABC):
         needs_gradient: Whether the reward must be differentiable.
         steps_per_rollout: Optimiser steps per rollout.
         replay_size: Rollouts that the replay buffer holds.
+        gradient_clip: Largest norm of the gradient where trainer.gradient_clip_val is null; None for no limit.
         capturable: Whether a CUDA graph can contain the loss; its rollouts are new tensors and its rows are chosen on
             the host, so it cannot.
     """
@@ -103,6 +104,7 @@ class FineTuningMethod(Checked, ABC):
     needs_gradient: ClassVar[bool] = True
     steps_per_rollout: int = 1
     replay_size: int = 1
+    gradient_clip: float | None = None
     capturable: ClassVar[bool] = False
 
     def accept(self, base: Field, reward: Reward) -> None:
@@ -131,7 +133,8 @@ class FineTuningMethod(Checked, ABC):
         if self.needs_gradient and not reward.differentiable:
             raise FlowportError(
                 f"this method needs the reward's gradient, which reward={reward.called} does not have: use "
-                "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of or policy_gradient"
+                "method=path_weighted, value_matching, tilt_matching, reward_weighted, best_of, policy_gradient, "
+                "diffusion_nft or advantage_weighted"
             )
 
     def accept_adapter(self, field: TiltedField) -> None:

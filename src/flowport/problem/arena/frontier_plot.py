@@ -28,7 +28,7 @@ class ArenaRun:
 
     Args:
         problem: Name of the problem.
-        method: Name of the method.
+        method: Name of the method, or of the solver that samples without training.
         strength: Strength λ of the reward.
         cells: Mean and error of every score, by name without ``arena/`` or ``train/``.
     """
@@ -55,7 +55,7 @@ def results(jobs: list[tuple[dict[str, str], dict[str, float]]]) -> list[ArenaRu
     for overrides, numbers in jobs:
         settings = {"problem": "hard", "method": "path_weighted_adjoint", "strength": "1.0"} | overrides
         try:
-            key = settings["problem"], settings["method"], float(settings["strength"])
+            key = settings["problem"], settings.get("solver", settings["method"]), float(settings["strength"])
             if not math.isfinite(key[2]):
                 raise ValueError(f"strength={key[2]}")
             placed = numbers | {f"arena/{name}": value for name, value in position(numbers).items()}
@@ -72,7 +72,7 @@ def position(run: dict[str, float]) -> dict[str, float]:
     """The position of a duel's result: KL to the base, gain in reward, KL to the tilt, and reward below the frontier.
 
     It is that of the law of the results where their density is known (``score.of_results``), else that of the path law,
-    whose KL is at least as large.
+    whose KL is at least as large; of particles it is a bound (``training_free``).
 
     Args:
         run: Numbers of the duel.
@@ -199,7 +199,7 @@ def full_table(entries: list[ArenaRun]) -> str:
                 e.method,
                 f"{e.strength:g}",
                 str(e["place"].n),
-                *(str(e[name]) for name in ERRORS),
+                *(str(e.cells.get(name, "")) for name in ERRORS),  # a sampler without training has no velocity
                 ratio,
                 str(e["place"]),
                 str(e["gain"]),

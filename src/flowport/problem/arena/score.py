@@ -111,22 +111,13 @@ def score(
     law, _ = problem.tilt(strength, start)
     result = sampled(field, problem, start, condition, generator)
     found = {"velocity_error": velocity_error(field, problem, strength, generator)}
-    share = _groups(law.posterior(result) - law.weights, problem.groups)
-    found["weight_error"] = float(share.abs().amax(1).mean())
-    miss, shift = (
-        _groups(a.double() - b, problem.groups).square().sum()
-        for a, b in ((result, law.mean), (law.mean.expand(points, -1), problem.base_law(start).mean))
-    )
-    spread = result.double().unflatten(0, (problem.groups, -1))
-    noise = spread.var(1).sum() / spread.shape[1]
-    found["mean_error"] = float(((miss - noise).clamp_min(0) / shift).sqrt())
-    one, two = law.draw(points, generator), law.draw(points, generator)
-    subset = torch.arange(0, points, max(1, points // transported))
-    found["w2"] = float(wasserstein_2(result[subset].double(), one[subset]))
-    found["w2_floor"] = float(wasserstein_2(two[subset], one[subset]))
+    shown, one = of_points(problem, strength, start, result, generator, transported)
+    subset = _subset(points, transported)
     origin = start if problem.groups == 1 else problem.source.sample(points, generator).x
     paths = walked(field, problem, origin, generator)
-    found |= {"sampled_reward": _reward(problem, result)} | _beside(paths, problem, strength, origin)
+    kl = float(paths.log_ratio.double().mean())
+    found |= shown | beside_frontier(problem, strength, origin, kl, _reward(problem, paths.states[-1]))
+    found["energy"] = float(paths.energy.mean())
     if problem.groups > 1:
         return found
     end = paths.states[-1]
@@ -142,6 +133,44 @@ def score(
             "own_effective": float(effective(w, 1)),
         }
     )
+
+
+def of_points(
+    problem: Problem, strength: float, start: Tensor, result: Tensor, generator: torch.Generator, transported: int
+) -> tuple[dict[str, float], Tensor]:
+    """Errors of results against the tilt, by points alone: the five of ``score`` that no field is needed for.
+
+    Args:
+        problem: The problem.
+        strength: Strength λ of the reward.
+        start: Starts of the results, (n, d), as of ``scored_starts``.
+        result: Results, (n, d).
+        generator: Randomness of the points of the tilt.
+        transported: Approximate number of points for W2.
+
+    Returns:
+        weight_error, mean_error, w2, w2_floor and sampled_reward by name, and the points of the tilt of w2, (n, d).
+    """
+    n, law = len(result), problem.tilt(strength, start)[0]
+    share = _groups(law.posterior(result) - law.weights, problem.groups)
+    found = {"weight_error": float(share.abs().amax(1).mean())}
+    miss, shift = (
+        _groups(a.double() - b, problem.groups).square().sum()
+        for a, b in ((result, law.mean), (law.mean.expand(n, -1), problem.base_law(start).mean))
+    )
+    spread = result.double().unflatten(0, (problem.groups, -1))
+    noise = spread.var(1).sum() / spread.shape[1]
+    found["mean_error"] = float(((miss - noise).clamp_min(0) / shift).sqrt())
+    one, two = law.draw(n, generator), law.draw(n, generator)
+    subset = _subset(n, transported)
+    found["w2"] = float(wasserstein_2(result[subset].double(), one[subset]))
+    found["w2_floor"] = float(wasserstein_2(two[subset], one[subset]))
+    return found | {"sampled_reward": _reward(problem, result)}, one
+
+
+def _subset(n: int, transported: int) -> Tensor:
+    """Rows of about ``transported`` of n points, evenly spaced."""
+    return torch.arange(0, n, max(1, n // transported))
 
 
 def of_results(
@@ -196,16 +225,27 @@ def walked(field: TiltedField, problem: Problem, start: Tensor, generator: torch
     )
 
 
-def _beside(paths: ControlledPaths, problem: Problem, strength: float, start: Tensor) -> dict[str, float]:
-    """The position of the paths of the discretised SDE relative to the frontier."""
-    kl, reward = float(paths.log_ratio.double().mean()), _reward(problem, paths.states[-1])
+def beside_frontier(problem: Problem, strength: float, start: Tensor, kl: float, reward: float) -> dict[str, float]:
+    """The position of a law of this KL to the base and this mean reward relative to the frontier.
+
+    For every law q of results KL(q ‖ tilt) = KL(q ‖ base) − λ E_q r + log Z.
+
+    Args:
+        problem: The problem.
+        strength: Strength λ of the reward.
+        start: Starts of the results, (n, d).
+        kl: KL to the base, in nats.
+        reward: E r.
+
+    Returns:
+        kl, reward, frontier_reward, kl_to_tilt, exact_kl, exact_reward and base_reward of ``score`` by name.
+    """
     line, best = (
         problem.frontier(strength * STRENGTH_MULTIPLES, start),
         problem.frontier(torch.tensor([strength]), start),
     )
     return {
         "kl": kl,
-        "energy": float(paths.energy.mean()),
         "reward": reward,
         "frontier_reward": float(np.interp(kl, line[0].numpy(), line[1].numpy())),
         "kl_to_tilt": float(problem.tilt(strength, start)[1].mean()) - strength * reward + kl,
