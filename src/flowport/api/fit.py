@@ -131,6 +131,7 @@ def finetune(
     seed: int = 0,
     device: str = "auto",
     progress: bool | None = None,
+    rows: int | None = None,
 ) -> Flow:
     """Fine-tune a flow towards the tilted law p1(x) e^{strength · r(x)} / Z, with an adapter beside the frozen base.
 
@@ -147,6 +148,7 @@ def finetune(
         seed: Of everything that is drawn.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         progress: Whether a progress bar is shown; by default in a terminal.
+        rows: Points of which networks and reward hold the activations at a time; None for all.
 
     Raises:
         FlowportError: For a flow whose tilt is not defined, with what to change, and for a reward that is not finite.
@@ -174,6 +176,7 @@ def finetune(
         partial(torch.optim.Adam, lr=lr),
         CosineScheduler,
         randomness,
+        rows=rows,
     )
     data = PairDataModule(
         UnpairedPairing(source, target),

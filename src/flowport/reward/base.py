@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowport.distribution.base import Distribution
 from flowport.errors import Checked, FlowportError, member_name
 from flowport.modality.base import Modality
+from flowport.network.pieces import joined, spans
 from flowport.types import Condition
 
 Kind = TypeVar("Kind", bound=Modality)
@@ -32,6 +33,7 @@ class Reward(Checked, nn.Module, ABC):
             none.
         learnt: Whether the reward is learnt in its run from the flow's own results; its weights are then saved with the
             run.
+        piece_rows: Points of which ``value`` and ``value_and_gradient`` compute the rewards at a time; None for all.
 
     References:
         Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
@@ -40,6 +42,7 @@ class Reward(Checked, nn.Module, ABC):
 
     differentiable: bool = True
     learnt: ClassVar[bool] = False
+    piece_rows: int | None = None
 
     @abstractmethod
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
@@ -75,7 +78,7 @@ class Reward(Checked, nn.Module, ABC):
             FlowportError: When ``forward`` returns another shape or a value that is not finite.
         """
         with torch.inference_mode(False), torch.no_grad(), exact(x1):
-            return self._checked(own(x1), condition)
+            return joined([self._checked(own(x1[at]), condition[at]) for at in spans(len(x1), self.piece_rows)])
 
     def value_and_gradient(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The rewards r, (B,), and their gradients ∇r, (B, *D), float32 or float64.
@@ -94,9 +97,13 @@ class Reward(Checked, nn.Module, ABC):
                 f"reward={self.called} has no gradient: choose an objective that needs none, or another reward"
             )
         with torch.inference_mode(False), torch.enable_grad(), exact(x1):  # autocast also changes backward passes
-            x = own(x1).requires_grad_()
-            value = self._checked(x, condition)
-            gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
+            found = [self._differentiated(x1[at], condition[at]) for at in spans(len(x1), self.piece_rows)]
+        return joined([value for value, _ in found]), joined([gradient for _, gradient in found])
+
+    def _differentiated(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        x = own(x1).requires_grad_()
+        value = self._checked(x, condition)
+        gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
             raise FlowportError(
                 f"reward={self.called} does not depend on the points by operations that torch can differentiate: "

@@ -1,5 +1,6 @@
 """The LightningModule that fine-tunes a trained flow towards a reward."""
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,8 @@ from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.finetuning.trajectories import Trajectories
+from flowport.network.pieces import checkpoint_blocks, set_piece_rows
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
 from flowport.reward.base import Reward
@@ -23,6 +26,8 @@ from flowport.training import ranks
 from flowport.training.averaging import AveragedModule
 from flowport.training.guard import logged
 from flowport.types import Pair
+
+logger = logging.getLogger(__name__)
 
 
 def tilted(base: Field, adapter: Callable[..., Adapter], source: Distribution, target: Distribution) -> TiltedField:
@@ -59,6 +64,11 @@ class FineTuneModule(AveragedModule):
         scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler; None for a constant rate.
         randomness: Randomness of the run.
         ema_decay: Decay of the exponential moving average of the adapter.
+        rows: Rows of points of which networks and reward hold the activations at a time; None for all. Results do not
+            depend on it but for rounding, and for the numbers of dropout.
+        checkpointing: Whether the blocks of the trained network are computed a second time in the backward pass, beside
+            what the network's own option ``checkpointing`` says.
+        trajectories: How the states and adjoints of a collection are kept; None: as they are.
 
     Attributes:
         field: The tilted field in training.
@@ -66,7 +76,8 @@ class FineTuneModule(AveragedModule):
         replay: The replay buffer, newest rollout last.
 
     Raises:
-        FlowportError: Unless 0 < strength < ∞, and for a base or a reward that the method does not support.
+        FlowportError: Unless 0 < strength < ∞ and rows ≥ 1, for a base or a reward that the method does not support,
+            and for ``checkpointing`` of a network without blocks.
     """
 
     field: TiltedField
@@ -86,22 +97,36 @@ class FineTuneModule(AveragedModule):
         scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None,
         randomness: Randomness,
         ema_decay: float = 0.99,
+        rows: int | None = None,
+        checkpointing: bool = False,
+        trajectories: Trajectories | None = None,
     ) -> None:
         if not 0 < strength < math.inf:
             raise FlowportError(f"strength={strength} must be above 0, and finite: it multiplies the reward")
+        if rows is not None and rows < 1:
+            raise FlowportError(f"rows={rows} must be at least 1, or null for all rows at once")
         require_method(method).accept(base, reward)
         reward.check(source, target)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, adapter, source, target)
         method.accept_adapter(field)
+        if checkpointing and not checkpoint_blocks(field.adapter):
+            raise FlowportError(
+                "checkpointing=true finds no blocks in the trained network: use network=adm_unet, patch_unet, dit or "
+                "set_transformer, or rows alone"
+            )
         ema = TiltedField(base, deepcopy(field.adapter))
+        for part in (field, ema):
+            set_piece_rows(part, rows)
+        reward.piece_rows = rows
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)
         self._reward = (reward,)  # in a tuple, so that it is no submodule and in no checkpoint,
         self.learnt = reward if reward.learnt else None  # unless this run has trained it
         self._replayed: list[nn.Module] = []
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
+        self.rows, self.trajectories = rows, trajectories or Trajectories()
 
     @property
     def reward(self) -> Reward:
@@ -133,7 +158,7 @@ class FineTuneModule(AveragedModule):
         rollout, facts = self.method.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
         if self.replay:
             self.replay.append(self.replay.pop().without_record)
-        self.replay.append(rollout)
+        self.replay.append(self.trajectories.stored(rollout, self.device))
         for name, value in facts.items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
@@ -174,7 +199,9 @@ class FineTuneModule(AveragedModule):
     def on_train_start(self) -> None:
         super().on_train_start()
         for k, rollout in enumerate(self.replay):
-            self.replay[k] = rollout.to(self.device)
+            self.replay[k] = self.trajectories.stored(rollout, self.device)
+        if lossy := self.trajectories.sentence():
+            logger.info(lossy)
         if self.capture:
             self._replayed = start_replay(nn.ModuleList([self.field, self.ema]))
 

@@ -109,7 +109,7 @@ class AdjointMatching(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, adjoints, times, variances = (rollout[name] for name in ("states", "adjoints", "times", "variances"))
+        times, variances = rollout["times"], rollout["variances"]
         k, n = len(times), len(rollout.start)
         chosen = torch.arange(k, device=times.device).expand(n, k)
         if self.early is not None:
@@ -117,7 +117,7 @@ class AdjointMatching(FineTuningMethod):
             drawn = torch.rand(n, first, generator=generator, device=times.device).argsort(1)[:, : self.early]
             chosen = torch.cat([drawn, chosen[:, first:]], 1)
         step, row = chosen.flatten(), torch.arange(n, device=times.device).repeat_interleave(chosen.shape[1])
-        x, wanted, s2 = states[step, row], -adjoints[step, row], variances[step]
+        x, wanted, s2 = rollout.at("states", step, row), -rollout.at("adjoints", step, row), variances[step]
         floor = self.discretisation.noise_schedule(field.base).times[1]
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.discretisation.control(field, x, times[step], condition, s2, floor)

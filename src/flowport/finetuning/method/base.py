@@ -13,7 +13,7 @@ from flowport.field.base import Field
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
-from flowport.tensors import noise_like
+from flowport.tensors import noise_like, to_device
 from flowport.types import Condition, Pair
 
 
@@ -40,6 +40,18 @@ class Rollout:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.record[name]
+
+    def at(self, name: str, step: Tensor, row: Tensor) -> Tensor:
+        """Points of a recorded trajectory, (B, *D), in the precision and on the device of the results.
+
+        Args:
+            name: Name of a record of shape (k, n, *D), kept as ``flowport.finetuning.trajectories`` was told.
+            step: Steps, (B,).
+            row: Paths, (B,).
+        """
+        kept = self.record[name]
+        found = kept[step.to(kept.device), row.to(kept.device)]
+        return to_device(found, self.end.device).to(self.end.dtype)
 
     def condition(self, sees_source: bool) -> Condition:
         """The condition of the paths, n rows.

@@ -111,6 +111,7 @@ class DRaFT(FineTuningMethod):
 
         for k in range(first, end):
             t, h = (x.new_full((), value).expand(len(x)) for value in (times[k], times[k + 1] - times[k]))
-            recompute = self.checkpointing and torch.is_grad_enabled()
+            whole = len(x) <= (field.piece_rows or len(x))  # else the pieces are recomputed
+            recompute = self.checkpointing and whole and torch.is_grad_enabled()
             x = checkpoint(step, x, t, h, use_reentrant=False) if recompute else step(x, t, h)
         return x

@@ -255,12 +255,12 @@ class PathWeighted(FineTuningMethod):
 
         The factors are 1 − share and the length 1 − t_first of the late interval, in which the steps are uniform.
         """
-        states, adjoints, times = rollout["states"], rollout["adjoints"], rollout["times"]
+        times = rollout["times"]
         w = weights([rollout], self._groups(field, rollout))[0]
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
-        t, x = times[step], states[step, row]
+        t, x = times[step], rollout.at("states", step, row)
         gains = field.gains(t.clamp_min(self.discretisation.noise_schedule(field.base).times[1]))  # β(0) = 0 from noise
-        wanted = scaled(gains.variance / gains.beta, -rollout["scale"] * adjoints[step, row])
+        wanted = scaled(gains.variance / gains.beta, -rollout["scale"] * rollout.at("adjoints", step, row))
         error = regression_error(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
         return (1 - times[0]) * (1 - rollout["share"][step]) * error

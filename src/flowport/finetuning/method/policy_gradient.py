@@ -143,7 +143,7 @@ class PolicyGradient(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout, schedule = replay[-1], self.discretisation.noise_schedule(field.base)
-        states, times, actions, log_prob = (rollout[name] for name in ("states", "times", "actions", "log_prob"))
+        times, log_prob = rollout["times"], rollout["log_prob"]
         k, n = log_prob.shape
         drawn = torch.arange(k * n, device=times.device)
         if self.batch is not None:
@@ -151,11 +151,11 @@ class PolicyGradient(FineTuningMethod):
         step, row = drawn // n, drawn % n
         known = (torch.tensor(v, dtype=times.dtype) for v in (schedule.variances, schedule.times))
         variances, whole = (to_device(v, times.device) for v in known)
-        variance, x, t = variances[step], states[step, row], times[step]
+        variance, x, t = variances[step], rollout.at("states", step, row), times[step]
         power = variance * whole.diff()[step]  # h s²
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.discretisation.control(field, x, t, condition, variance, schedule.times[1])
-        ratio = (-0.5 * power * rows((actions[step, row] - g).square()) - log_prob[step, row]).exp()
+        ratio = (-0.5 * power * rows((rollout.at("actions", step, row) - g).square()) - log_prob[step, row]).exp()
         advantage = self.advantage(field, rollout)[row]
         gained = ratio * advantage
         if self.clip is not None:

@@ -112,10 +112,10 @@ class ReFL(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, times, target, strength = (rollout[name] for name in ("states", "times", "target", "strength"))
+        times, target, strength = (rollout[name] for name in ("times", "target", "strength"))
         condition, n = rollout.condition(field.conditioning.sees_source), len(target)
         step = torch.randint(len(times), (n,), generator=generator, device=times.device)
-        x = states[step, torch.arange(n, device=times.device)]
+        x = rollout.at("states", step, torch.arange(n, device=times.device))
         late_reward = reward_surrogate(self._reward, field.endpoints(x, times[step], condition)[1], condition)
         t = stratified_times(n, field, target, generator)
         t = t[torch.randperm(n, generator=generator, device=t.device)]

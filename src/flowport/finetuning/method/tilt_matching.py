@@ -106,11 +106,11 @@ class TiltMatching(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, times, changes = rollout["states"], rollout["times"], rollout["changes"]
+        times = rollout["times"]
         step, row = (
-            torch.randint(size, (self.batch,), generator=generator, device=times.device) for size in states.shape[:2]
+            torch.randint(size, (self.batch,), generator=generator, device=times.device)
+            for size in (len(times), len(rollout.end))
         )
         t, condition = times[step], rollout.condition(field.conditioning.sees_source)[row]
-        return Loss(
-            regression_error(field, states[step, row], t, condition, scaled(field.gains(t).end, changes[step, row]))
-        )
+        x, change = rollout.at("states", step, row), rollout.at("changes", step, row)
+        return Loss(regression_error(field, x, t, condition, scaled(field.gains(t).end, change)))
