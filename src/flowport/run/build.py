@@ -307,7 +307,7 @@ def tuned(flow: FlowModule, base: Field, config: DictConfig, parts: Parts) -> Fi
         bool(config.get("checkpointing", False)),
         Trajectories(**(config.get("trajectories") or {})),
     )
-    module.capture = flow.capture
+    module.capture, module.says_peak = flow.capture, True
     return module
 
 

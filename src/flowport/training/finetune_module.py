@@ -16,6 +16,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.peak_memory import peak_memory
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.finetuning.trajectories import Trajectories
 from flowport.network.pieces import checkpoint_blocks, set_piece_rows
@@ -74,6 +75,7 @@ class FineTuneModule(AveragedModule):
         field: The tilted field in training.
         ema: Its exponential moving average.
         replay: The replay buffer, newest rollout last.
+        says_peak: Whether the estimated peak of memory is logged before the first collection.
 
     Raises:
         FlowportError: Unless 0 < strength < ∞ and rows ≥ 1, for a base or a reward that the method does not support,
@@ -126,7 +128,7 @@ class FineTuneModule(AveragedModule):
         self.learnt = reward if reward.learnt else None  # unless this run has trained it
         self._replayed: list[nn.Module] = []
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
-        self.rows, self.trajectories = rows, trajectories or Trajectories()
+        self.rows, self.trajectories, self.says_peak = rows, trajectories or Trajectories(), False
 
     @property
     def reward(self) -> Reward:
@@ -154,6 +156,8 @@ class FineTuneModule(AveragedModule):
     def _collect(self, pair: Pair) -> None:
         number = self.batches // self.method.steps_per_rollout
         generator = self.draws.generator("collection", number, self.device)
+        if self.says_peak:
+            self._say_peak(pair)
         self.method.begin(number)
         rollout, facts = self.method.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
         if self.replay:
@@ -161,6 +165,25 @@ class FineTuneModule(AveragedModule):
         self.replay.append(self.trajectories.stored(rollout, self.device))
         for name, value in facts.items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
+
+    def _say_peak(self, pair: Pair) -> None:
+        """Log the estimated peak of memory, once, with what to lower where the device has less."""
+        self.says_peak, cuda = False, self.device.type == "cuda"
+        found = peak_memory(
+            self.field,
+            self.ema,
+            self.reward,
+            self.method,
+            pair,
+            self.make_optimizer,
+            self.rows,
+            self.trajectories,
+            self._autocast(),
+            bool(self._replayed) and cuda,
+        )
+        limit = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) if cuda else None
+        level = logging.WARNING if limit is not None and found.total > limit else logging.INFO
+        logger.log(level, found.sentence(limit))
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         """No validation loss, since a tilt has none; metrics and the certificate measure it.

@@ -14,7 +14,15 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, origins, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Footprint,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    starts,
+)
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -70,6 +78,11 @@ class AdjointMatching(FineTuningMethod):
     def accept(self, base: Field, reward: Reward) -> None:
         super().accept(base, reward)
         self.discretisation.accept(base)
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        noisy = self.discretisation.grid.steps - 1
+        terms = noisy if self.early is None else min(noisy, self.early + 1 + noisy // 4)
+        return Footprint(starts, starts * terms, 5 * noisy, noisy, noisy)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator

@@ -10,6 +10,7 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -81,6 +82,15 @@ class DRaFT(FineTuningMethod):
                 "point alone: use adjoint_matching, path_weighted_adjoint or refl"
             )
         self._reward = reward
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts, starts, states=1)
+
+    def differentiated(self, field: TiltedField, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        whole = len(x) <= (field.piece_rows or len(x)) and not self.checkpointing
+        for _ in range(self.last if whole else 1):
+            x = x + field.velocity(x, t, condition)
+        return x
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator

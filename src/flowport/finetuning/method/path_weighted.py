@@ -13,6 +13,7 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from flowport.finetuning.adjoint import ControlledPaths, lean_adjoint, roll_out,
 from flowport.finetuning.discretisation import ConsistentDiscretisation, NoiseSchedule
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -126,6 +128,13 @@ class PathWeighted(FineTuningMethod):
     def needs_gradient(self) -> bool:  # type: ignore[override]
         """Whether the reward must be differentiable: with the adjoint."""
         return self.late is not None
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        noisy = self.discretisation.grid.steps - 1
+        late = 1.0 if self.late is None else self.late * self.flow  # without flow matching the adjoint is at all times
+        adjoints = ceil(noisy * (1 - late))  # of a grid that is uniform
+        points = self.batch * (self.flow + (self.late is not None))
+        return Footprint(starts * (self.paths if sees_source else 1), points, 4 * noisy, adjoints, adjoints)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator

@@ -17,6 +17,7 @@ from flowport.finetuning.adjoint import roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -94,6 +95,10 @@ class PolicyGradient(FineTuningMethod):
         self.discretisation = ConsistentDiscretisation(grid or UniformGrid(20))
         self.group, self.clip, self.kl, self.normalise, self.published = group, clip, kl, normalise, published
         self.batch, self.steps_per_rollout = batch, steps_per_rollout
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        paths, noisy = starts * (self.group if sees_source else 1), self.discretisation.grid.steps - 1
+        return Footprint(paths, self.batch or paths * noisy, 4 * noisy, 2 * noisy)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator

@@ -8,6 +8,7 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -79,6 +80,9 @@ class TiltMatching(FineTuningMethod):
 
     def begin(self, number: int) -> None:
         self.stage = number
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts * (self.paths if sees_source else 1), self.batch, 4 * self.noisings, 2 * self.noisings)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
