@@ -76,7 +76,7 @@ class Activations:
 
     Args:
         learning: The loss and its gradient in the weights.
-        path: A step of a path, without gradients.
+        path: A step of a path, without gradients; 0 where an adjoint, which holds more, hides it.
         adjoint: A step of the lean adjoint; 0 for methods without one.
         reward: The reward, with its gradient where the method needs one.
     """
@@ -99,6 +99,7 @@ def activations(
     pair: Pair,
     rows: int | None,
     autocast: torch.dtype | None = None,
+    graphs: bool = False,
 ) -> Activations:
     """Count the activations of a piece.
 
@@ -109,6 +110,7 @@ def activations(
         pair: A batch of starts, of which shapes and types are read.
         rows: Rows of a piece; None for all.
         autocast: Type of the trainer's autocast; None for none.
+        graphs: Whether those of a path are wanted in any case.
     """
     size = method.footprint(len(pair), field.conditioning.sees_source)
     given = field.conditioning.sampling(pair.source[:1], None if pair.target.label is None else pair.target.label[:1])
@@ -146,7 +148,8 @@ def activations(
         if method.needs_gradient:
             torch.autograd.grad(value.sum(), x)
 
-    return Activations(_peak(learning), _peak(path), _peak(adjoint) if size.adjoints else 0, _peak(rewarded))
+    chain = _peak(adjoint) if size.adjoints else 0
+    return Activations(_peak(learning), _peak(path) if graphs or not chain else 0, chain, _peak(rewarded))
 
 
 def _peak(body: Callable[[], None]) -> int | None:
@@ -239,7 +242,7 @@ def peak_memory(
         graphs: Whether the networks along paths are replayed as CUDA graphs, which keep their activations.
     """
     size, kept = method.footprint(len(pair), field.conditioning.sees_source), trajectories or Trajectories()
-    found, x = activations(field, reward, method, pair, rows, autocast), pair.source.x
+    found, x = activations(field, reward, method, pair, rows, autocast, graphs), pair.source.x
     numbers = prod(x.shape[1:])
     own, point = size.paths * numbers * (kept.itemsize(x.dtype) if kept.device is None else 0), numbers * x.itemsize
     trained = _bytes(p for p in field.parameters() if p.requires_grad)
