@@ -68,6 +68,7 @@ KEYS: dict[str, Any] = {
     "rounds": Count,
     "rows": Count | None,
     "checkpointing": bool,
+    "trajectories": Mapping[str, Any] | None,
     "trajectories.dtype": Literal["bfloat16", "float16"] | None,
     "trajectories.device": Literal["cpu"] | None,
     "pairs": Points,
