@@ -15,6 +15,8 @@ from flowport.finetuning.adapter import ControlAdapter, FullAdapter, ValueAdapte
 from flowport.finetuning.adjoint import lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method import PathWeighted
+from flowport.finetuning.peak_memory import LiveBytes
+from flowport.finetuning.tilted_field import TiltedField
 from flowport.network import MLP, ADMUNet, DiT, PatchUNet, SetTransformer
 from flowport.network.pieces import in_pieces, set_piece_rows, spans
 from flowport.path import BrownianBridge
@@ -244,3 +246,22 @@ def test_a_fine_tuning_turns_checkpointing_on_where_there_are_blocks():
     given = (PathWeighted(STEPS(), late=0.4), LinearReward([1.0] * 64), 1.0, torch.optim.SGD, None, Randomness(0))
     made = FineTuneModule(source, source, base, FullAdapter, *given, checkpointing=True)
     assert made.field.adapter.copy.network.checkpointing and not base.network.checkpointing
+
+
+@pytest.mark.parametrize("adapter", ["control", "value"])
+def test_a_step_in_pieces_holds_the_activations_of_a_piece(adapter):
+    """Also where the adapter is itself a derivative, whose graph would be that of all rows."""
+    torch.manual_seed(0)
+    network, source = partial(MLP, width=64, depth=4), Gaussian(mean=[0.0, 0.0])
+    base = compose(source, source, coupling=IndependentCoupling(), network=network)[0].ema
+    kind = {"control": ControlAdapter, "value": ValueAdapter}[adapter]
+    field, peaks = TiltedField(base, kind(base, (2,), ConditionShape(), network)), []
+    x, t = torch.randn(512, 2), torch.rand(512)
+    trained = [p for p in field.parameters() if p.requires_grad]
+    for rows in (None, 16):
+        set_piece_rows(field, rows)
+        with LiveBytes() as live:
+            loss = field.shift(x, t, Condition()).square().sum()
+            torch.autograd.grad(loss, trained, allow_unused=True)
+        peaks.append(live.peak - sum(p.nbytes for p in trained))
+    assert peaks[1] < peaks[0] / 4

@@ -1,4 +1,8 @@
-"""Where, and in which precision, the trajectories of a collection are kept between optimiser steps."""
+"""Where, and in which precision, the trajectories of a collection are kept between optimiser steps.
+
+References:
+    Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740 (what half precision rounds).
+"""
 
 from dataclasses import dataclass
 from typing import Literal
