@@ -132,7 +132,7 @@ class PathWeighted(FineTuningMethod):
     def footprint(self, starts: int, sees_source: bool) -> Footprint:
         noisy = self.discretisation.grid.steps - 1
         late = 1.0 if self.late is None else self.late * self.flow  # without flow matching the adjoint is at all times
-        adjoints = ceil(noisy * (1 - late))  # of a grid that is uniform
+        adjoints = max(noisy - ceil(late * (noisy + 1) - 1e-9), 0)  # of a grid that is uniform
         points = self.batch * (self.flow + (self.late is not None))
         return Footprint(starts * (self.paths if sees_source else 1), points, 4 * noisy, adjoints, adjoints)
 
