@@ -35,6 +35,7 @@ MATHEMATICAL = (
 ELEMENTARY = {
     "EvaluationResult",
     "Loss",
+    "Footprint",
     "Rollout",
     "Sampler",
     "SharedField",

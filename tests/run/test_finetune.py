@@ -137,6 +137,34 @@ def test_a_tuned_run_is_measured_translated_and_tuned_again(base: Path, tmp_path
     assert names == [str(base), str(first)]
 
 
+def test_a_tuning_in_pieces_says_its_peak_once_and_learns_the_same(base: Path, tmp_path: Path, caplog) -> None:
+    words = [*TUNING, "certified=16", "trajectories.device=cpu"]
+    with caplog.at_level("INFO"):
+        tuned(base, tmp_path / "pieces", *words, "rows=5")
+    said = [r.message for r in caplog.records if "GiB of memory at most" in r.message]
+    assert len(said) == 1
+    assert "activations" in said[0]
+    tuned(base, tmp_path / "whole", *words, "rows=null")
+    pieces, whole = (weights(tmp_path / name) for name in ("pieces", "whole"))
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("rows=0", "rows=0"),
+        ("checkpointing=true", "checkpointing=true finds no blocks"),
+        ("trajectories.dtype=int8", "trajectories.dtype=int8"),
+        ("trajectories.device=cuda", "trajectories.device=cuda"),
+        ("trajectories=cpu", "trajectories"),
+    ],
+)
+def test_a_wrong_option_of_memory_is_refused(base: Path, tmp_path: Path, word: str, sentence: str) -> None:
+    with pytest.raises(FlowportError, match=sentence):
+        tuned(base, tmp_path / "run", *TUNING, word)
+
+
 def test_a_flow_that_learns_nothing_wins_nothing_from_any_start(tmp_path: Path) -> None:
     """Rewards of starts differ, what each wins does not: base and tuned flow see the same start and the same noise."""
     base = trained(tmp_path / "base", "solver=euler_maruyama", "volatility=memoryless")

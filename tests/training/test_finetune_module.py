@@ -13,6 +13,7 @@ from flowport.distribution import Gaussian, Mixture
 from flowport.errors import FlowportError
 from flowport.finetuning.adapter import FullAdapter, ValueAdapter
 from flowport.finetuning.method import PathWeighted, TiltMatching, ValueMatching
+from flowport.finetuning.trajectories import Trajectories
 from flowport.network import MLP
 from flowport.network.replay import start_replay
 from flowport.path import BrownianBridge
@@ -36,7 +37,7 @@ def flow(bridge=False):
     )
 
 
-def module(method, base):
+def module(method, base, **more):
     adapter = partial(ValueAdapter, network=partial(MLP, **SMALL)) if isinstance(method, ValueMatching) else FullAdapter
     return FineTuneModule(
         base.source,
@@ -50,12 +51,13 @@ def module(method, base):
         None,
         Randomness(3),
         0.9,
+        **more,
     )
 
 
-def trained(make, steps, folder: Path, bridge=False, resume=None):
+def trained(make, steps, folder: Path, bridge=False, resume=None, **more):
     base, data = flow(bridge)
-    tuned = module(make(), base)
+    tuned = module(make(), base, **more)
     data.batch = 8
     before = {k: v.clone() for k, v in base.ema.state_dict().items()}
     trainer = lightning.Trainer(
@@ -96,6 +98,26 @@ def test_a_tuning_whose_networks_are_replayed_is_the_same(make, tmp_path, monkey
     monkeypatch.setattr("flowport.training.finetune_module.start_replay", partial(start_replay, recording=graphs))
     assert runs.equal(trained(make, 4, tmp_path).state_dict(), plain.state_dict())
     assert graphs.replays > 0
+
+
+PIECES = {"rows": 3, "trajectories": Trajectories("bfloat16", "cpu")}
+
+
+@pytest.mark.parametrize("name", ["path_weighted_adjoint", "adjoint_matching"])
+def test_a_tuning_in_pieces_resumes_exactly_and_is_replayed_in_two_sizes(name, tmp_path, monkeypatch):
+    make = dict(TUNINGS)[name]
+    unbroken = trained(make, 5, tmp_path, **PIECES)
+    trained(make, 3, tmp_path, **PIECES)
+    again = trained(make, 5, tmp_path, resume=tmp_path / "3.ckpt", **PIECES)
+    assert runs.equal(again.state_dict(), unbroken.state_dict())
+    assert unbroken.replay[-1]["states"].dtype == torch.bfloat16
+    graphs = Graphs()
+    monkeypatch.setattr("flowport.network.replay.AFTER", 3)
+    monkeypatch.setattr("flowport.training.finetune_module.start_replay", partial(start_replay, recording=graphs))
+    assert runs.equal(trained(make, 5, tmp_path, **PIECES).state_dict(), unbroken.state_dict())
+    assert graphs.replays > 0
+    calls = 4  # the base along paths, in the loss, and with its derivative; and the moving average
+    assert graphs.made <= 2 * calls  # each in pieces of 3 rows, and in a last piece that is smaller
 
 
 @pytest.mark.parametrize("make", **named([t for t in TUNINGS if t[0] != "draft"]))

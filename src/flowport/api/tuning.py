@@ -53,6 +53,7 @@ def finetune(
     seed: int = 0,
     device: str = "auto",
     progress: bool | None = None,
+    rows: int | None = None,
 ) -> Flow:
     """Fine-tune a flow towards the tilted law p1(x) e^{strength · r(x)} / Z, with an adapter beside the frozen base.
 
@@ -73,6 +74,7 @@ def finetune(
         seed: Of everything that is drawn.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         progress: Whether a progress bar is shown; by default in a terminal.
+        rows: Points of which networks and reward hold the activations at a time; None for all.
 
     Raises:
         FlowportError: For a flow whose tilt is not defined, with what to change, and for a reward that cannot be
@@ -102,6 +104,7 @@ def finetune(
         partial(torch.optim.Adam, lr=lr),
         CosineScheduler,
         randomness,
+        rows=rows,
     )
     if not flow.field.conditioning.sees_source:
         warn_of_mass(wanted, strength, target)

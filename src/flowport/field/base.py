@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flowport.capabilities import Capabilities
 from flowport.conditioning import Conditioning
 from flowport.errors import Checked, FlowportError
+from flowport.network.pieces import in_pieces
 from flowport.path.base import Path
 from flowport.prediction.base import MARGIN, FlowState, Prediction, endpoints
 from flowport.tensors import clamped
@@ -34,15 +35,21 @@ class Field(Checked, nn.Module, ABC):
 
     Attributes:
         sees_step: Whether the field also has the mean velocity over a step.
+        piece_rows: Rows that ``forward`` evaluates at a time (``flowport.network.pieces``); None for all.
     """
 
     sees_step: bool = False
+    piece_rows: int | None = None
 
     def __init__(
         self, path: Path, prediction: Prediction, conditioning: Conditioning, capabilities: Capabilities
     ) -> None:
         super().__init__()
         self.path, self.prediction, self.conditioning, self.capabilities = path, prediction, conditioning, capabilities
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """``forward`` in pieces."""
+        return in_pieces(super().__call__, self.piece_rows, x, t, condition, self.training)
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

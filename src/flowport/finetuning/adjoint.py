@@ -17,6 +17,7 @@ from torch import Tensor
 from flowport.field.base import Field
 from flowport.finetuning.discretisation import Discretisation
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.network.pieces import joined, spans
 from flowport.network.replay import gradients_replayed
 from flowport.reward.base import exact
 from flowport.tensors import noise_like
@@ -115,7 +116,7 @@ def lean_adjoint(
     """Lean adjoint a_k = (∂m_k/∂x)ᵀ a_{k+1} of the frozen base along given paths, from a_K = ``terminal``.
 
     The states are constants, and the control does not enter: only the mean step of the base is differentiated. It is
-    computed without autocast, also where the paths were simulated under it.
+    computed without autocast, also where the paths were simulated under it, for ``base.piece_rows`` paths at a time.
 
     Args:
         discretisation: Steps and variances of the SDE.
@@ -128,12 +129,16 @@ def lean_adjoint(
     Returns:
         a_first … a_K, of the shape of ``states``.
     """
-    a, adjoints = terminal, [terminal]
     steps = discretisation.noise_schedule(base).steps[first:]
-    with torch.inference_mode(False), torch.enable_grad(), exact(states), gradients_replayed(base):
-        for (_, t, h, variance), state in reversed(list(zip(steps, states[:-1], strict=True))):
+
+    def transported(at: slice) -> Tensor:
+        a, adjoints, given = terminal[at], [terminal[at]], condition[at]
+        for (_, t, h, variance), state in reversed(list(zip(steps, states[:-1, at], strict=True))):
             x = state.detach().clone().requires_grad_()
-            mean, _ = discretisation.step(base, x, t, h, variance, condition)
+            mean, _ = discretisation.step(base, x, t, h, variance, given)
             (a,) = torch.autograd.grad(mean, x, a.to(mean.dtype))
             adjoints.append(a)
-    return torch.stack(adjoints[::-1])
+        return torch.stack(adjoints[::-1])
+
+    with torch.inference_mode(False), torch.enable_grad(), exact(states), gradients_replayed(base):
+        return joined([transported(at) for at in spans(len(terminal), base.piece_rows)], 1)

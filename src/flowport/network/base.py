@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Checked, FlowportError
+from flowport.network.pieces import in_pieces
 from flowport.network.replay import Replay
 from flowport.tensors import over
 from flowport.types import Condition, ConditionShape, EventShape
@@ -61,6 +62,7 @@ class Network(Checked, nn.Module, ABC):
         capturable: Whether a CUDA graph can contain the network: its operations depend on shapes only, and it reads
             nothing from the device.
         replay: Replays calls that need no gradient of the weights (``flowport.network.replay``); None for none.
+        piece_rows: Rows that are evaluated at a time (``flowport.network.pieces``); None for all.
 
     Raises:
         FlowportError: For an empty event shape, a dimension below 1, or fewer than one head.
@@ -68,6 +70,7 @@ class Network(Checked, nn.Module, ABC):
 
     capturable: bool = True
     replay: Replay | None = None
+    piece_rows: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -90,7 +93,10 @@ class Network(Checked, nn.Module, ABC):
         self.channels_out = event_shape[0] * heads
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """``forward``, replayed where that is on and no gradient of the weights is wanted."""
+        """``forward`` in pieces, replayed where that is on and no gradient of the weights is wanted."""
+        return in_pieces(self._evaluated, self.piece_rows, x, t, condition, self.training)
+
+    def _evaluated(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         if self.replay is None or self.training or (torch.is_grad_enabled() and not self.replay.gradients):
             return super().__call__(x, t, condition)
         return self.replay(x, t, condition)

@@ -11,6 +11,7 @@ from flowport.errors import Count, FlowportError, Range
 from flowport.network.base import Network, image_shape
 from flowport.network.block import Attention, zeroed
 from flowport.network.embedding import Embedding
+from flowport.network.pieces import recomputed
 from flowport.types import Condition, ConditionShape, EventShape
 
 
@@ -72,6 +73,8 @@ class DiT(Network):
         width: Width of a token.
         depth: Number of transformer blocks.
         attention_heads: Number of attention heads; it must divide ``width``.
+        checkpointing: Whether a training step keeps the inputs of the blocks only and computes the rest a second time
+            for the gradient: less memory, more time, the same gradients.
 
     Raises:
         FlowportError: For points that are not images, sizes that the patch does not divide, options below 1, and heads
@@ -91,8 +94,10 @@ class DiT(Network):
         width: Annotated[int, Range(most=10**6)] = 128,
         depth: Annotated[int, Range(most=1000)] = 4,
         attention_heads: int = 4,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(event_shape, condition, heads)
+        self.checkpointing = checkpointing
         if len(patch) != 2 or min(*patch, width, depth, attention_heads) < 1:
             raise FlowportError(
                 "the DiT needs patch=[height, width], and patch, width, depth, attention_heads of at least 1"
@@ -111,7 +116,7 @@ class DiT(Network):
         embedding = self.embedding(t, condition)
         tokens = self.patchify(self.with_source(x, condition)).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
-            tokens = block(tokens, embedding)
+            tokens = recomputed(block, self.checkpointing, tokens, embedding)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, 2)
         pixels = self.out(modulated(tokens, shift, scale)).view(-1, *self.grid, self.channels_out, *self.patch)
         return pixels.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.channels_out, *self.event_shape[1:])

@@ -9,6 +9,7 @@ from flowport.errors import FlowportError, Range
 from flowport.network.base import Network, image_shape
 from flowport.network.block import ImageAttention, ResidualBlock, groups, zeroed
 from flowport.network.embedding import Embedding
+from flowport.network.pieces import recomputed
 from flowport.types import Condition, ConditionShape, EventShape
 
 
@@ -28,6 +29,8 @@ class PatchUNet(Network):
         patch: Side of a square patch in pixels.
         attention_heads: Number of attention heads.
         embedding: Width of the embedding of time and condition.
+        checkpointing: Whether a training step keeps the inputs of the blocks only and computes the rest a second time
+            for the gradient: less memory, more time, the same gradients.
 
     Raises:
         FlowportError: For points that are not images, sizes that 2·patch does not divide, options below 1, and heads
@@ -48,8 +51,10 @@ class PatchUNet(Network):
         patch: int = 2,
         attention_heads: int = 4,
         embedding: int = 128,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(event_shape, condition, heads)
+        self.checkpointing = checkpointing
         if min(width, patch, attention_heads, embedding) < 1:
             raise FlowportError("width, patch, attention_heads and embedding of the PatchUNet must be at least 1")
         _, high, wide = image_shape(self.event_shape, (2 * patch, 2 * patch), "PatchUNet")
@@ -78,9 +83,13 @@ class PatchUNet(Network):
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         film = self.film(self.embedding(t, condition))[:, :, None, None]
         scales, shifts = (half.split(self.blocks, 1) for half in film.chunk(2, 1))
-        fine = self.enter(self.patchify(self.with_source(x, condition)) + self.position, scales[0], shifts[0])
-        h = self.deep[0](self.down(fine) + self.deep_position, scales[1], shifts[1])
-        h = self.deep[1](self.attentions[0](h), scales[2], shifts[2])
-        h = self.deep[2](self.attentions[1](h), scales[3], shifts[3])
-        h = self.join(torch.cat([self.up(h), fine], 1), scales[4], shifts[4])
-        return self.out(self.leave(h, scales[5], shifts[5]))
+        patches = self.patchify(self.with_source(x, condition)) + self.position
+        fine = self._block(self.enter, patches, scales[0], shifts[0])
+        h = self._block(self.deep[0], self.down(fine) + self.deep_position, scales[1], shifts[1])
+        h = self._block(self.deep[1], self._block(self.attentions[0], h), scales[2], shifts[2])
+        h = self._block(self.deep[2], self._block(self.attentions[1], h), scales[3], shifts[3])
+        h = self._block(self.join, torch.cat([self.up(h), fine], 1), scales[4], shifts[4])
+        return self.out(self._block(self.leave, h, scales[5], shifts[5]))
+
+    def _block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        return recomputed(block, self.checkpointing, *inputs)

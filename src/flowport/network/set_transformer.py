@@ -11,6 +11,7 @@ from flowport.network.block import Attention, zeroed
 from flowport.network.dit import DiTBlock, modulated
 from flowport.network.embedding import Embedding
 from flowport.network.induced import InducedAttention
+from flowport.network.pieces import recomputed
 from flowport.types import Condition, ConditionShape, EventShape
 
 WAVES = (1.0, 2.0, 4.0)
@@ -33,6 +34,8 @@ class SetTransformer(Network):
         attention_heads: Number of attention heads; it must divide ``width``.
         induced: Number of learned inducing points of the attention, in O(N · induced); None for full attention in
             O(N²).
+        checkpointing: Whether a training step keeps the inputs of the blocks only and computes the rest a second time
+            for the gradient: less memory, more time, the same gradients.
 
     Raises:
         FlowportError: For points that are not clouds (d, N), options below 1, and heads that do not divide the width.
@@ -53,8 +56,10 @@ class SetTransformer(Network):
         depth: Annotated[int, Range(most=1000)] = 3,
         attention_heads: int = 4,
         induced: int | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(event_shape, condition, heads)
+        self.checkpointing = checkpointing
         if len(event_shape) != 2:
             raise FlowportError(f"the set transformer works on clouds (d, N), not on points of shape {event_shape}")
         if min(width, depth, attention_heads, 1 if induced is None else induced) < 1:
@@ -77,6 +82,6 @@ class SetTransformer(Network):
         waves = [f(w * places) for w in WAVES for f in (torch.sin, torch.cos)]
         tokens = self.first(torch.cat([places, *waves], 2))
         for block in self.blocks:
-            tokens = block(tokens, embedding)
+            tokens = recomputed(block, self.checkpointing, tokens, embedding)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, 2)
         return self.out(modulated(tokens, shift, scale)).transpose(1, 2)

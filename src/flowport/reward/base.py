@@ -1,7 +1,7 @@
 """The contract of a reward: a number for every end point of a flow, and its gradient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowport.distribution.base import Distribution
 from flowport.errors import Checked, FlowportError, member_name
 from flowport.modality.base import Modality
+from flowport.network.pieces import joined, spans
 from flowport.types import Condition
 
 Kind = TypeVar("Kind", bound=Modality)
@@ -32,6 +33,7 @@ class Reward(Checked, nn.Module, ABC):
             none.
         learnt: Whether the reward is learnt in its run from the flow's own results; its weights are then saved with the
             run.
+        piece_rows: Points of which ``value`` and ``value_and_gradient`` compute the rewards at a time; None for all.
 
     References:
         Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative
@@ -41,6 +43,7 @@ class Reward(Checked, nn.Module, ABC):
     differentiable: bool = True
     learnt: ClassVar[bool] = False
     _remembered: tuple[tuple[Tensor, int] | None, dict[str, Tensor]] = (None, {})
+    piece_rows: int | None = None
 
     @abstractmethod
     def forward(self, x1: Tensor, condition: Condition) -> Tensor:
@@ -76,9 +79,11 @@ class Reward(Checked, nn.Module, ABC):
             FlowportError: When ``forward`` returns another shape or a value that is not finite.
         """
         with torch.inference_mode(False), torch.no_grad(), exact(x1):
-            value = self._checked(own(x1), condition)
-        self._remember(x1)
-        return value
+            found = [
+                (self._checked(own(x1[at]), condition[at]), self.latest_terms) for at in spans(len(x1), self.piece_rows)
+            ]
+        self._remember(x1, [terms for _, terms in found])
+        return joined([value for value, _ in found])
 
     def value_and_gradient(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The rewards r, (B,), and their gradients ∇r, (B, *D), float32 or float64.
@@ -97,9 +102,14 @@ class Reward(Checked, nn.Module, ABC):
                 f"reward={self.called} has no gradient: choose an objective that needs none, or another reward"
             )
         with torch.inference_mode(False), torch.enable_grad(), exact(x1):  # autocast also changes backward passes
-            x = own(x1).requires_grad_()
-            value = self._checked(x, condition)
-            gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
+            found = [self._differentiated(x1[at], condition[at]) for at in spans(len(x1), self.piece_rows)]
+        self._remember(x1, [terms for *_, terms in found])
+        return joined([value for value, *_ in found]), joined([gradient for _, gradient, _ in found])
+
+    def _differentiated(self, x1: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        x = own(x1).requires_grad_()
+        value = self._checked(x, condition)
+        gradient = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
             raise FlowportError(
                 f"reward={self.called} does not depend on the points by operations that torch can differentiate: "
@@ -108,8 +118,7 @@ class Reward(Checked, nn.Module, ABC):
         bad = int((~gradient.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise FlowportError(f"reward={self.called} has a gradient that is not finite for {bad} of {len(x1)} points")
-        self._remember(x1)
-        return value.detach(), gradient
+        return value.detach(), gradient, self.latest_terms
 
     @property
     def term_rewards(self) -> Mapping[str, "Reward"]:
@@ -146,9 +155,9 @@ class Reward(Checked, nn.Module, ABC):
             for name, term in self.term_rewards.items()
         }
 
-    def _remember(self, x1: Tensor) -> None:
-        """Remember what the terms were on these points."""
-        terms = dict(self.latest_terms)
+    def _remember(self, x1: Tensor, pieces: Sequence[Mapping[str, Tensor]]) -> None:
+        """Remember what the terms were on these points, evaluated in pieces."""
+        terms = {name: joined([piece[name] for piece in pieces]) for name in pieces[0]}
         if terms and not x1.is_inference():  # which have no version, so that a change is not seen
             self._remembered = (x1.detach(), x1._version), terms
 

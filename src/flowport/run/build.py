@@ -20,6 +20,7 @@ from flowport.evaluation.classifier_training import classifier_of
 from flowport.evaluation.evaluator import Evaluator
 from flowport.field import Field
 from flowport.field.guidance import Guidance, Unguided
+from flowport.finetuning.trajectories import Trajectories
 from flowport.metric.base import Metric
 from flowport.network.classifier import Classifier
 from flowport.objective import Objective
@@ -313,8 +314,11 @@ def tuned(flow: FlowModule, base: Field, config: DictConfig, parts: Parts) -> Fi
         make(config.scheduler),
         Randomness(config.seed).under(f"tuning {len(entries)}"),
         config.ema_decay,
+        config.get("rows"),
+        bool(config.get("checkpointing", False)),
+        Trajectories(**(config.get("trajectories") or {})),
     )
-    module.capture = flow.capture
+    module.capture, module.says_peak = flow.capture, True
     return module
 
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 OWN = (
     *("optimizer", "scheduler", "trainer", "ema_decay", "seed", "threads", "certified", "optimise"),
     *("checkpoint_every", "checkpoint_minutes"),
-    *("capture", "profile"),
+    *("capture", "profile", "rows", "checkpointing", "trajectories"),
 )
 """Keys of a fine-tuning that replace the base's."""
 IF_SAID = ("solver", "grid", "volatility", "metric", "evaluation_items", "logger", "callback")

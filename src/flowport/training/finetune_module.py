@@ -1,5 +1,6 @@
 """The LightningModule that fine-tunes a trained flow towards a reward."""
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +16,11 @@ from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.peak_memory import peak_memory
 from flowport.finetuning.tilt_mass import require_mass, require_range
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.finetuning.trajectories import Trajectories
+from flowport.network.pieces import checkpoint_blocks, set_piece_rows
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
 from flowport.reward.base import Reward
@@ -24,6 +28,8 @@ from flowport.training import ranks
 from flowport.training.averaging import AveragedModule
 from flowport.training.guard import logged
 from flowport.types import Pair
+
+logger = logging.getLogger(__name__)
 
 
 def tilted(base: Field, adapter: Callable[..., Adapter], source: Distribution, target: Distribution) -> TiltedField:
@@ -60,14 +66,21 @@ class FineTuneModule(AveragedModule):
         scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler; None for a constant rate.
         randomness: Randomness of the run.
         ema_decay: Decay of the exponential moving average of the adapter.
+        rows: Rows of points of which networks and reward hold the activations at a time; None for all. Results do not
+            depend on it but for rounding, and for the numbers of dropout.
+        checkpointing: Whether the blocks of the trained network are computed a second time in the backward pass, beside
+            what the network's own option ``checkpointing`` says.
+        trajectories: How the states and adjoints of a collection are kept; None: as they are.
 
     Attributes:
         field: The tilted field in training.
         ema: Its exponential moving average.
         replay: The replay buffer, newest rollout last.
+        says_peak: Whether the estimated peak of memory is logged before the first collection.
 
     Raises:
-        FlowportError: Unless 0 < strength < ∞, and for a base or a reward that the method does not support.
+        FlowportError: Unless 0 < strength < ∞ and rows ≥ 1, for a base or a reward that the method does not support,
+            and for ``checkpointing`` of a network without blocks.
     """
 
     field: TiltedField
@@ -87,9 +100,14 @@ class FineTuneModule(AveragedModule):
         scheduler: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler] | None,
         randomness: Randomness,
         ema_decay: float = 0.99,
+        rows: int | None = None,
+        checkpointing: bool = False,
+        trajectories: Trajectories | None = None,
     ) -> None:
         if not 0 < strength < math.inf:
             raise FlowportError(f"strength={strength} must be above 0, and finite: it multiplies the reward")
+        if rows is not None and rows < 1:
+            raise FlowportError(f"rows={rows} must be at least 1, or null for all rows at once")
         require_method(method).accept(base, reward)
         reward.check(source, target)
         method.accept_reward(reward)  # whether a user's function has a gradient is found on points
@@ -99,13 +117,22 @@ class FineTuneModule(AveragedModule):
             torch.default_generator.manual_seed(randomness.number("initial weights of the change"))
             field = tilted(base, adapter, source, target)
         method.accept_adapter(field)
+        if checkpointing and not checkpoint_blocks(field.adapter):
+            raise FlowportError(
+                "checkpointing=true finds no blocks in the trained network: use network=adm_unet, patch_unet, dit or "
+                "set_transformer, or rows alone"
+            )
         ema = TiltedField(base, deepcopy(field.adapter))
+        for part in (field, ema):
+            set_piece_rows(part, rows)
+        reward.piece_rows = rows
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)
         self._reward = (reward,)  # in a tuple, so that it is no submodule and in no checkpoint,
         self.learnt = reward if reward.learnt else None  # unless this run has trained it
         self._replayed: list[nn.Module] = []
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
+        self.rows, self.trajectories, self.says_peak = rows, trajectories or Trajectories(), False
 
     @property
     def reward(self) -> Reward:
@@ -150,17 +177,38 @@ class FineTuneModule(AveragedModule):
     def _collect(self, pair: Pair) -> None:
         number = self.batches // self.method.steps_per_rollout
         generator = self.draws.generator("collection", number, self.device)
+        if self.says_peak:
+            self._say_peak(pair)
         self.method.begin(number)
         rollout, facts = self.method.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
         if self.replay:
             self.replay.append(self.replay.pop().without_record)
-        self.replay.append(rollout)
+        self.replay.append(self.trajectories.stored(rollout, self.device))
         require_range(rollout.end, pair.target.x, self.strength)
         condition = rollout.condition(self.ema.conditioning.sees_source)
         plain = {k.removeprefix("scaled_"): v / self.strength for k, v in facts.items() if k.startswith("scaled_")}
         terms = {f"term_{k}": v.mean() for k, v in self.reward.term_values(rollout.end, condition).items()}
         for name, value in {**facts, **plain, **terms}.items():
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
+
+    def _say_peak(self, pair: Pair) -> None:
+        """Log the estimated peak of memory, once, with what to lower where the device has less."""
+        self.says_peak, cuda = False, self.device.type == "cuda"
+        found = peak_memory(
+            self.field,
+            self.ema,
+            self.reward,
+            self.method,
+            pair,
+            self.make_optimizer,
+            self.rows,
+            self.trajectories,
+            self._autocast(),
+            bool(self._replayed) and cuda,
+        )
+        limit = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) if cuda else None
+        level = logging.WARNING if limit is not None and found.total > limit else logging.INFO
+        logger.log(level, found.sentence(limit))
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         """No validation loss, since a tilt has none; metrics and the certificate measure it.
@@ -199,7 +247,9 @@ class FineTuneModule(AveragedModule):
     def on_train_start(self) -> None:
         super().on_train_start()
         for k, rollout in enumerate(self.replay):
-            self.replay[k] = rollout.to(self.device)
+            self.replay[k] = self.trajectories.stored(rollout, self.device)
+        if lossy := self.trajectories.sentence():
+            logger.info(lossy)
         if self.capture:
             self._replayed = start_replay(nn.ModuleList([self.field, self.ema]))
 

@@ -13,6 +13,7 @@ from flowport.field.tilt_gains import TiltGains
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.adapter.zero_init import output, zero_initialised
 from flowport.network.base import Network
+from flowport.network.pieces import in_pieces
 from flowport.tensors import scaled
 from flowport.types import Condition, ConditionShape, EventShape
 
@@ -81,7 +82,11 @@ class ValueAdapter(Adapter):
         return output(self.network, end, t, condition).flatten(1).mean(1)
 
     def _slope(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """∇_x φ, (B, *D), differentiable in weights and x where gradients are enabled."""
+        """∇_x φ, (B, *D), differentiable in weights and x where gradients are enabled, in pieces as the network is."""
+        # The graph of this derivative is that of all rows, so its pieces are taken here and not in the network's calls.
+        return in_pieces(self._differentiated, self.network.piece_rows, x, t, condition, self.training)
+
+    def _differentiated(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         differentiable = torch.is_grad_enabled()
         # Fused attention can be differentiated only once.
         kernel = sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()

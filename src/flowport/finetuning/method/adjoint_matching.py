@@ -14,7 +14,15 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, origins, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Footprint,
+    Rollout,
+    finite,
+    logged_scalars,
+    origins,
+    starts,
+)
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -82,6 +90,11 @@ class AdjointMatching(FineTuningMethod):
         super().accept(base, reward)
         self.discretisation.accept(base)
 
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        noisy = self.discretisation.grid.steps - 1
+        terms = noisy if self.early is None else min(noisy, self.early + 1 + noisy // 4)
+        return Footprint(starts, starts * terms, 5 * noisy, noisy, noisy)
+
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
@@ -120,7 +133,7 @@ class AdjointMatching(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, adjoints, times, variances = (rollout[name] for name in ("states", "adjoints", "times", "variances"))
+        times, variances = rollout["times"], rollout["variances"]
         k, n = len(times), len(rollout.start)
         chosen = torch.arange(k, device=times.device).expand(n, k)
         if self.early is not None:
@@ -128,7 +141,7 @@ class AdjointMatching(FineTuningMethod):
             drawn = torch.rand(n, first, generator=generator, device=times.device).argsort(1)[:, : self.early]
             chosen = torch.cat([drawn, chosen[:, first:]], 1)
         step, row = chosen.flatten(), torch.arange(n, device=times.device).repeat_interleave(chosen.shape[1])
-        x, wanted, s2 = states[step, row], -adjoints[step, row], variances[step]
+        x, wanted, s2 = rollout.at("states", step, row), -rollout.at("adjoints", step, row), variances[step]
         floor = self.discretisation.noise_schedule(field.base).times[1]
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.discretisation.control(field, x, times[step], condition, s2, floor)

@@ -13,7 +13,7 @@ from flowport.field.base import Field
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
-from flowport.tensors import noise_like
+from flowport.tensors import noise_like, to_device
 from flowport.types import Condition, Pair
 
 
@@ -40,6 +40,18 @@ class Rollout:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.record[name]
+
+    def at(self, name: str, step: Tensor, row: Tensor) -> Tensor:
+        """Points of a recorded trajectory, (B, *D), in the precision and on the device of the results.
+
+        Args:
+            name: Name of a record of shape (k, n, *D), kept as ``flowport.finetuning.trajectories`` was told.
+            step: Steps, (B,).
+            row: Paths, (B,).
+        """
+        kept = self.record[name]
+        found = kept[step.to(kept.device), row.to(kept.device)]
+        return to_device(found, self.end.device).to(self.end.dtype)
 
     def condition(self, sees_source: bool) -> Condition:
         """The condition of the paths, n rows.
@@ -77,6 +89,25 @@ class Rollout:
             device: The device.
         """
         return Rollout.of({name: value.to(device) for name, value in self.tensors().items()})
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a method holds in memory beside networks, in numbers of tensors of the shape (n, *D) of all results.
+
+    Args:
+        paths: Number n of results of a collection.
+        points: Points at which a step of the optimiser evaluates the loss.
+        collected: Tensors that a collection holds at a time.
+        states: Tensors of recorded states and actions.
+        adjoints: Tensors of recorded adjoints; 0 for a method without the lean adjoint.
+    """
+
+    paths: int
+    points: int
+    collected: int = 6
+    states: int = 0
+    adjoints: int = 0
 
 
 class FineTuningMethod(Checked, ABC):
@@ -154,6 +185,28 @@ class FineTuningMethod(Checked, ABC):
             number: Number of the collection, from 0.
         """
         return
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        """What a collection and a step hold in memory, for the estimate of ``flowport.finetuning.peak_memory``.
+
+        A member overrides it where it records trajectories, starts several paths from a start or draws a batch.
+
+        Args:
+            starts: Number of starts of a collection.
+            sees_source: Whether the field is conditioned on x0.
+        """
+        return Footprint(starts, starts)
+
+    def differentiated(self, field: TiltedField, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The function of points that the loss differentiates in the weights, for the same estimate.
+
+        Args:
+            field: The field that is trained.
+            x: Points, (B, *D).
+            t: Times, (B,).
+            condition: What the field is conditioned on, B rows.
+        """
+        return field.shift(x, t, condition)
 
     @abstractmethod
     def collect(

@@ -10,6 +10,7 @@ from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -82,6 +83,15 @@ class DRaFT(FineTuningMethod):
             )
         self._reward = reward
 
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts, starts, states=1)
+
+    def differentiated(self, field: TiltedField, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        whole = len(x) <= (field.piece_rows or len(x)) and not self.checkpointing
+        for _ in range(self.last if whole else 1):
+            x = x + field.velocity(x, t, condition)
+        return x
+
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
@@ -111,6 +121,7 @@ class DRaFT(FineTuningMethod):
 
         for k in range(first, end):
             t, h = (x.new_full((), value).expand(len(x)) for value in (times[k], times[k + 1] - times[k]))
-            recompute = self.checkpointing and torch.is_grad_enabled()
+            whole = len(x) <= (field.piece_rows or len(x))  # else the pieces are recomputed
+            recompute = self.checkpointing and whole and torch.is_grad_enabled()
             x = checkpoint(step, x, t, h, use_reentrant=False) if recompute else step(x, t, h)
         return x

@@ -13,6 +13,7 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from flowport.finetuning.adjoint import ControlledPaths, lean_adjoint, roll_out,
 from flowport.finetuning.discretisation import ConsistentDiscretisation, NoiseSchedule
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -127,6 +129,13 @@ class PathWeighted(FineTuningMethod):
     def needs_gradient(self) -> bool:  # type: ignore[override]
         """Whether the reward must be differentiable: with the adjoint."""
         return self.late is not None
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        noisy = self.discretisation.grid.steps - 1
+        late = 1.0 if self.late is None else self.late * self.flow  # without flow matching the adjoint is at all times
+        adjoints = max(noisy - ceil(late * (noisy + 1) - 1e-9), 0)  # of a grid that is uniform
+        points = self.batch * (self.flow + (self.late is not None))
+        return Footprint(starts * (self.paths if sees_source else 1), points, 4 * noisy, adjoints, adjoints)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
@@ -262,12 +271,12 @@ class PathWeighted(FineTuningMethod):
 
         The factors are 1 − share and the length 1 − t_first of the late interval, in which the steps are uniform.
         """
-        states, adjoints, times = rollout["states"], rollout["adjoints"], rollout["times"]
+        times = rollout["times"]
         w = weights([rollout], self._groups(field, rollout))[0]
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
-        t, x = times[step], states[step, row]
+        t, x = times[step], rollout.at("states", step, row)
         gains = field.gains(t.clamp_min(self.discretisation.noise_schedule(field.base).times[1]))  # β(0) = 0 from noise
-        wanted = scaled(gains.variance / gains.beta, -rollout["scale"] * adjoints[step, row])
+        wanted = scaled(gains.variance / gains.beta, -rollout["scale"] * rollout.at("adjoints", step, row))
         error = regression_error(field, x, t, rollout.condition(field.conditioning.sees_source)[row], wanted)
         return (1 - times[0]) * (1 - rollout["share"][step]) * error

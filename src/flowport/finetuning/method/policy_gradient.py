@@ -17,6 +17,7 @@ from flowport.finetuning.adjoint import roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -95,6 +96,10 @@ class PolicyGradient(FineTuningMethod):
         self.group, self.clip, self.kl, self.normalise, self.published = group, clip, kl, normalise, published
         self.batch, self.steps_per_rollout = batch, steps_per_rollout
 
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        paths, noisy = starts * (self.group if sees_source else 1), self.discretisation.grid.steps - 1
+        return Footprint(paths, self.batch or paths * noisy, 4 * noisy, 2 * noisy)
+
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
@@ -143,7 +148,7 @@ class PolicyGradient(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout, schedule = replay[-1], self.discretisation.noise_schedule(field.base)
-        states, times, actions, log_prob = (rollout[name] for name in ("states", "times", "actions", "log_prob"))
+        times, log_prob = rollout["times"], rollout["log_prob"]
         k, n = log_prob.shape
         drawn = torch.arange(k * n, device=times.device)
         if self.batch is not None:
@@ -151,11 +156,11 @@ class PolicyGradient(FineTuningMethod):
         step, row = drawn // n, drawn % n
         known = (torch.tensor(v, dtype=times.dtype) for v in (schedule.variances, schedule.times))
         variances, whole = (to_device(v, times.device) for v in known)
-        variance, x, t = variances[step], states[step, row], times[step]
+        variance, x, t = variances[step], rollout.at("states", step, row), times[step]
         power = variance * whole.diff()[step]  # h s²
         condition = rollout.condition(field.conditioning.sees_source)[row]
         g = self.discretisation.control(field, x, t, condition, variance, schedule.times[1])
-        ratio = (-0.5 * power * rows((actions[step, row] - g).square()) - log_prob[step, row]).exp()
+        ratio = (-0.5 * power * rows((rollout.at("actions", step, row) - g).square()) - log_prob[step, row]).exp()
         advantage = self.advantage(field, rollout)[row]
         gained = ratio * advantage
         if self.clip is not None:

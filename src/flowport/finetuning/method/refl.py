@@ -7,7 +7,15 @@ from torch import Tensor
 
 from flowport.errors import FlowportError
 from flowport.field.base import Field
-from flowport.finetuning.method.base import FineTuningMethod, Rollout, finite, logged_scalars, scaled_reward, starts
+from flowport.finetuning.method.base import (
+    FineTuningMethod,
+    Footprint,
+    Rollout,
+    finite,
+    logged_scalars,
+    scaled_reward,
+    starts,
+)
 from flowport.finetuning.renoising import (
     control_energy,
     flow_matching_target,
@@ -22,7 +30,7 @@ from flowport.objective.base import Loss
 from flowport.reward.base import Reward
 from flowport.sampling.grid import Grid, UniformGrid
 from flowport.tensors import to_device
-from flowport.types import Pair
+from flowport.types import Condition, Pair
 
 
 class ReFL(FineTuningMethod):
@@ -75,6 +83,12 @@ class ReFL(FineTuningMethod):
         super().accept(base, reward)
         self._reward = reward
 
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts, 2 * starts, 2 * self.grid.steps, self.grid.steps)
+
+    def differentiated(self, field: TiltedField, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return field.endpoints(x, t, condition)[1]
+
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
@@ -112,10 +126,10 @@ class ReFL(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, times, target, strength = (rollout[name] for name in ("states", "times", "target", "strength"))
+        times, target, strength = (rollout[name] for name in ("times", "target", "strength"))
         condition, n = rollout.condition(field.conditioning.sees_source), len(target)
         step = torch.randint(len(times), (n,), generator=generator, device=times.device)
-        x = states[step, torch.arange(n, device=times.device)]
+        x = rollout.at("states", step, torch.arange(n, device=times.device))
         late_reward = reward_surrogate(self._reward, field.endpoints(x, times[step], condition)[1], condition)
         t = stratified_times(n, field, target, generator)
         t = t[torch.randperm(n, generator=generator, device=t.device)]

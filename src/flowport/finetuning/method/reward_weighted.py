@@ -8,6 +8,7 @@ from torch import Tensor
 from flowport.errors import FlowportError, SampleSize
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -89,6 +90,9 @@ class RewardWeighted(FineTuningMethod):
             if best_of is None
             else f"the best of {best_of} results after each collection: {best_of_divergence(best_of):.2g} nats each"
         )
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts * (self.best_of or (self.paths if sees_source else 1)), self.batch)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator

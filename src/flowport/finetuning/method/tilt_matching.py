@@ -8,6 +8,7 @@ from torch import Tensor
 from flowport.errors import FlowportError
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -80,6 +81,9 @@ class TiltMatching(FineTuningMethod):
     def begin(self, number: int) -> None:
         self.stage = number
 
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts * (self.paths if sees_source else 1), self.batch, 4 * self.noisings, 2 * self.noisings)
+
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
     ) -> tuple[Rollout, dict[str, Tensor]]:
@@ -107,11 +111,11 @@ class TiltMatching(FineTuningMethod):
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]
-        states, times, changes = rollout["states"], rollout["times"], rollout["changes"]
+        times = rollout["times"]
         step, row = (
-            torch.randint(size, (self.batch,), generator=generator, device=times.device) for size in states.shape[:2]
+            torch.randint(size, (self.batch,), generator=generator, device=times.device)
+            for size in (len(times), len(rollout.end))
         )
         t, condition = times[step], rollout.condition(field.conditioning.sees_source)[row]
-        return Loss(
-            regression_error(field, states[step, row], t, condition, scaled(field.gains(t).end, changes[step, row]))
-        )
+        x, change = rollout.at("states", step, row), rollout.at("changes", step, row)
+        return Loss(regression_error(field, x, t, condition, scaled(field.gains(t).end, change)))

@@ -9,6 +9,7 @@ from flowport.conditioning import SourceLabelConditioning, TargetLabelConditioni
 from flowport.errors import FlowportError, option
 from flowport.finetuning.method.base import (
     FineTuningMethod,
+    Footprint,
     Rollout,
     finite,
     logged_scalars,
@@ -99,6 +100,12 @@ class ValueMatching(FineTuningMethod):
                 f"method=value_matching learns a number, which {option('adapter', field.adapter)} has not: use "
                 f"adapter=value"
             )
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return Footprint(starts * (self.paths if sees_source else 1), self.batch)
+
+    def differentiated(self, field: TiltedField, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return field.log_value(x, t, condition)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
