@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from flowport.finetuning.adapter import Adapter
-from flowport.finetuning.certificate import AdjointSNR, adjoint_snr, certificate, memory
+from flowport.finetuning.adjoint_snr import AdjointSNR, adjoint_snr
+from flowport.finetuning.certificate import certificate, memory
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method import AdjointMatching, PathWeighted, ValueMatching
 from flowport.finetuning.tilted_field import TiltedField

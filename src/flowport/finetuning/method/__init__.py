@@ -1,6 +1,7 @@
 """Fine-tuning methods, which move a trained flow towards its law tilted by a reward."""
 
 from flowport.finetuning.method.adjoint_matching import AdjointMatching
+from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import FineTuningMethod, Rollout
 from flowport.finetuning.method.draft import DRaFT
 from flowport.finetuning.method.path_weighted import PathWeighted
@@ -12,6 +13,7 @@ from flowport.finetuning.method.value_matching import ValueMatching
 
 __all__ = [
     "AdjointMatching",
+    "AutoMethod",
     "DRaFT",
     "FineTuningMethod",
     "PathWeighted",
