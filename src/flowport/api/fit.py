@@ -11,6 +11,7 @@ from lightning import Trainer
 
 from flowport.api.flow import Flow, flow_of
 from flowport.api.members import FunctionReward, Points, distribution, member
+from flowport.api.piloting import settled
 from flowport.api.saving import describe_learned, describe_tilted, network_factory
 from flowport.coupling import IndependentCoupling
 from flowport.data.agreement import agreed
@@ -20,7 +21,6 @@ from flowport.data.placement import StreamingPlacement
 from flowport.distribution import Gaussian
 from flowport.errors import FlowportError
 from flowport.field import LearnedField
-from flowport.finetuning.method import PathWeighted
 from flowport.network import MLP, Network, PatchUNet, SetTransformer
 from flowport.path import FunctionsPath
 from flowport.randomness import Randomness
@@ -122,8 +122,8 @@ def finetune(
     reward: Any,
     *,
     strength: float = 1.0,
-    method: Any = None,
-    adapter: Any = "control",
+    method: Any = "auto",
+    adapter: Any = None,
     network: Any = None,
     steps: int = 600,
     starts: int = 256,
@@ -138,8 +138,8 @@ def finetune(
         flow: A flow from Gaussian noise with independent coupling, or a bridge that sees its start.
         reward: r(x1) -> (N,), in nats: a function, or a reward of ``flowport.reward``.
         strength: λ.
-        method: By default the path-weighted adjoint method.
-        adapter: What is trained.
+        method: By default a short probe of flow and reward chooses; what was chosen, and why, is printed.
+        adapter: What is trained; None: as the method needs.
         network: Of the adapters control and value; by default an MLP for vectors and a U-Net for images.
         steps: Optimiser steps.
         starts: Paths per rollout.
@@ -155,21 +155,22 @@ def finetune(
         raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
     source = flow.source
     target = flow.target or Gaussian(event_shape=flow.event_shape)
-    chosen = PathWeighted() if method is None else member("method", method)
     if not isinstance(reward, Reward) and not isinstance(reward, str):
         reward = FunctionReward(reward)
+    reward, randomness = member("reward", reward), Randomness(seed).under("fine-tuning")
+    reward.check(source, target)
+    chosen, adapter = settled(flow.field, (source, target), reward, strength, method, adapter, starts, randomness)
     change = member("adapter", adapter)
     if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
         make = _default_network(flow.event_shape) if network is None else network_factory(network)
         change = partial(change, network=make)
-    randomness = Randomness(seed).under("fine-tuning")
     module = FineTuneModule(
         source,
         target,
         flow.field,
         change,
         chosen,
-        member("reward", reward),
+        reward,
         strength,
         partial(torch.optim.Adam, lr=lr),
         CosineScheduler,

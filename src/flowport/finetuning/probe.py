@@ -19,6 +19,7 @@ from flowport.finetuning.adjoint_snr import adjoint_snr
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import starts
+from flowport.finetuning.path_weights import annealed_strength
 from flowport.finetuning.pilot import FEW_NUMBERS, Signals
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
@@ -30,6 +31,8 @@ EACH = 32
 """Paths from every start on a bridge, where weights are those given the start."""
 TIMES = (0.2, 0.5)
 """Times at which the adjoint's signal is measured: what is decided late is seen by every method."""
+SEEN = 0.5
+"""Effective size, a share, at whose strength the adjoint's signal is measured."""
 LEAST = 64
 """Paths of the probe at least, also of a tuning from few starts."""
 
@@ -57,7 +60,8 @@ def probe(
 
     The effective size and the KL of the tilt to the base, Σ w log(w n), are those of weights normalised given the start
     on a bridge and given the class where one is told. Neither can exceed what n results show: the share is at least
-    1/n, the KL at most log n.
+    1/n, the KL at most log n. The adjoint's signal hardly depends on the strength, so it is measured at the largest
+    part of λ at which the weights have the effective size ``SEEN``: paths of the base do not show a stronger tilt.
 
     Args:
         base: The frozen base.
@@ -92,7 +96,8 @@ def probe(
     signal: tuple[float | None, float] = (None, 0.0)
     if gradient and numbers > FEW_NUMBERS:
         few = pair.take(slice(max(4, len(pair) // branches)), slice(max(4, len(pair) // branches)))
-        seen = adjoint_snr(base, reward, strength, few, generator, branches, chain, TIMES, slopes=False, rows=rows)
+        mild = strength * float(annealed_strength(value, torch.zeros_like(value), n if given else 1, SEEN)[0])
+        seen = adjoint_snr(base, reward, mild, few, generator, branches, chain, TIMES, slopes=False, rows=rows)
         calls += len(TIMES) * len(few) * branches
         signal = (None, 0.0) if seen.least.withheld else (seen.least.value, seen.least.error)
     return Signals(numbers, gradient, effective, *signal, told, given, kl, calls)
