@@ -5,19 +5,17 @@ import torch
 from torch import nn
 
 from flowport.finetuning.adapter import Adapter
-from flowport.finetuning.adjoint_snr import AdjointSNR, adjoint_snr
 from flowport.finetuning.certificate import certificate, memory
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method import AdjointMatching, PathWeighted, ValueMatching
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.path import BrownianBridge
-from flowport.reward import LinearReward, QuadraticReward
+from flowport.reward import LinearReward
 from flowport.sampling.grid import PowerGrid, UniformGrid
 from flowport.tensors import scaled
 from flowport.types import Pair, Sample
 from tests.laws.oracles import line
-from tests.laws.test_path_weights import MEANS, WEIGHTS, covariances
-from tests.laws.tilts import F64, Difference, from_noise, given_start, mixture
+from tests.laws.tilts import F64, Difference, from_noise, given_start
 
 S2, C = 0.49, 1.0
 
@@ -136,23 +134,6 @@ def test_memory_is_nought_from_noise_and_the_spread_of_the_starts_on_a_bridge():
         bridge, LinearReward([C]), 1.0, Pair(Sample(start), Sample(start)), generator, discretisation=discretisation
     )
     assert left == pytest.approx((C * cross / s0) ** 2 * s0, rel=0.2)
-
-
-def test_the_adjoint_sees_a_gaussian_and_not_separated_modes():
-    base, _, x0 = problem(False)
-    generator = torch.Generator().manual_seed(0)
-    seen = adjoint_snr(base, LinearReward([C]), 1.0, Pair(Sample(x0[:64]), Sample(x0[:64])), generator, 64)
-    assert seen.clear and min(seen.signals) > 1e6, "a linear reward of a Gaussian has a deterministic adjoint"
-    x0 = torch.randn(64, 2, dtype=F64, generator=generator)
-    hard = from_noise(mixture(WEIGHTS, MEANS, covariances()))
-    reward = QuadraticReward([0.6, 0.3], [[0.5, 0.1], [0.1, 0.3]])
-    blind = adjoint_snr(hard, reward, 1.0, Pair(Sample(x0), Sample(x0)), generator, 64)
-    assert not blind.clear and blind.signals[0] < 0.1 and "cannot see" in blind.sentence()
-
-
-def test_what_is_clear():
-    assert AdjointSNR([0.5], [1.1], [0.4]).clear and "sees the answer" in AdjointSNR([0.5], [1.1], [0.4]).sentence()
-    assert not AdjointSNR([0.5], [1.2], [0.4]).clear and not AdjointSNR([0.5], [1.0], [0.2]).clear
 
 
 @pytest.mark.parametrize("options", [{"late": None}, {"late": 0.5, "flow": False}, {"late": 0.5}], ids=str)

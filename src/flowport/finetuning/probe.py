@@ -7,7 +7,7 @@ References:
         with memoryless stochastic optimal control", arXiv:2409.08861.
 """
 
-from math import prod
+from math import log, prod
 
 import torch
 from torch import Tensor
@@ -119,7 +119,7 @@ def weighed(value: Tensor, group: Tensor) -> tuple[float, float]:
         log_w = logits - logits.logsumexp(0)
         w, n = log_w.exp(), len(logits)
         shares.append(1 / w.square().sum())
-        kls.append(n * (w * (log_w + torch.tensor(float(n)).log())).sum())
+        kls.append(n * (w * (log_w + log(n))).sum())
     return float(torch.stack(shares).sum() / len(value)), float(torch.stack(kls).sum() / len(value))
 
 
