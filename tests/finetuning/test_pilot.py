@@ -63,6 +63,12 @@ def test_an_adapter_that_holds_no_value_passes_the_rows_over_that_learn_one() ->
     assert choose(PLANE, "value").adapter == "value" and choose(PLANE, "full").method == "path_weighted_adjoint"
 
 
+def test_pictures_take_low_rank_updates_where_they_can() -> None:
+    seen = Signals(784, True, 0.004, 1.3, 0.1, low_rank=True)
+    assert choose(seen).adapter == "low_rank" and choose(seen, "full").adapter == "full"
+    assert choose(Signals(784, True, 0.2, 0.02, 0.01, low_rank=True)).adapter == "value"
+
+
 def test_where_few_base_results_show_the_tilt_less_is_fitted_to_each() -> None:
     few = chosen_method(choose(Signals(16, True, 0.004)))
     assert isinstance(few, PathWeighted) and (few.late, few.batch, few.replay_size) == (0.65, 256, 40)

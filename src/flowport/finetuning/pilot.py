@@ -43,6 +43,7 @@ class Signals:
         bridge: Whether the flow is a bridge that sees its start.
         kl: KL of the tilt to the base in nats, estimated from the same weights.
         calls: Number of evaluations of the reward that the probe took.
+        low_rank: Whether low-rank updates of the base's network are possible and points are pictures, (C, H, W).
     """
 
     numbers: int
@@ -54,6 +55,7 @@ class Signals:
     bridge: bool = False
     kl: float = 0.0
     calls: int = 0
+    low_rank: bool = False
 
     @property
     def facts(self) -> Mapping[str, bool]:
@@ -174,13 +176,18 @@ class Choice:
     options: Mapping[str, Any]
 
 
-def adapter_for(method: str) -> str:
+def adapter_for(method: str, low_rank: bool = False) -> str:
     """The adapter that a method takes where the user names none.
+
+    On pictures a control network of its own leaves the base's pictures sooner than low-rank updates of the base do.
 
     Args:
         method: Config name of the method.
+        low_rank: Whether the points are pictures whose base takes low-rank updates.
     """
-    return "value" if method == "value_matching" else "control"
+    if method == "value_matching":
+        return "value"
+    return "low_rank" if low_rank and method == "adjoint_matching" else "control"
 
 
 def choose(signals: Signals, adapter: str | None = None) -> Choice:
@@ -204,7 +211,7 @@ def choose(signals: Signals, adapter: str | None = None) -> Choice:
             options |= {name: value for name, value in more.items() if signals.gradient or name != "late"}
     return Choice(
         rule.method,
-        adapter or adapter_for(rule.method),
+        adapter or adapter_for(rule.method, signals.low_rank),
         f"method={rule.method}: {signals.sentence()}; {rule.why}",
         options,
     )

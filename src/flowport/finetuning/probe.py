@@ -7,6 +7,7 @@ References:
         with memoryless stochastic optimal control", arXiv:2409.08861.
 """
 
+from importlib.util import find_spec
 from math import log, prod
 
 import torch
@@ -100,7 +101,8 @@ def probe(
         seen = adjoint_snr(base, reward, mild, few, generator, branches, chain, TIMES, slopes=False, rows=rows)
         calls += len(TIMES) * len(few) * branches
         signal = (None, 0.0) if seen.least.withheld else (seen.least.value, seen.least.error)
-    return Signals(numbers, gradient, effective, *signal, told, given, kl, calls)
+    pictures = pair.source.x.ndim == 4 and find_spec("peft") is not None
+    return Signals(numbers, gradient, effective, *signal, told, given, kl, calls, pictures)
 
 
 def weighed(value: Tensor, group: Tensor) -> tuple[float, float]:

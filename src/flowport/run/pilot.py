@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def piloted(folder: RunFolder, overrides: DictConfig, parts: Parts) -> tuple[Dic
         return settled, stated
     began = time.perf_counter()
     signals = _probed(folder, overrides, parts, auto)
+    if node:  # options of a network, which low-rank updates do not have
+        signals = replace(signals, low_rank=False)
     choice = choose(signals, named)
     settled.method, settled.adapter = _method(choice), _adapter(node, choice.adapter)
     seconds = time.perf_counter() - began
