@@ -11,7 +11,7 @@ from flowport.errors import FlowportError
 from flowport.finetuning.chosen import METHODS, chosen_method
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import RULES, Choice
-from flowport.run import pilot
+from flowport.run import piloted
 from flowport.run.boost import round_config
 from flowport.run.build import Parts, make
 from flowport.run.finetune import check_overrides, tune, tuned_config
@@ -41,7 +41,7 @@ def test_the_default_chooses_says_why_and_keeps_it(base: Path, caplog: pytest.Lo
     assert entry.method._target_.endswith("PathWeighted") and entry.method.late == 0.8
     assert entry.adapter._target_.endswith("ControlAdapter") and entry.adapter.network is not None
     assert entry.pilot.method == "path_weighted_adjoint" and 0 < entry.pilot.effective <= 1 and entry.pilot.calls == 64
-    said = [r.getMessage() for r in caplog.records if r.name == "flowport.run.pilot"]
+    said = [r.getMessage() for r in caplog.records if r.name == "flowport.run.piloted"]
     assert (
         len(said) == 1
         and "2 numbers a point, effective size of base weights" in said[0]
@@ -50,6 +50,7 @@ def test_the_default_chooses_says_why_and_keeps_it(base: Path, caplog: pytest.Lo
     assert settled(base) == config, "the same command chooses the same, so that a stopped one goes on"
 
 
+@pytest.mark.slow
 def test_a_tuning_by_the_pilot_is_resumed_with_what_it_chose(base: Path, tmp_path: Path) -> None:
     config = settled(base, "scheduler=constant", "checkpoint_every=2")
     short = OmegaConf.merge(config, {"trainer": {"max_steps": 2}})
@@ -79,6 +80,7 @@ def test_options_of_a_network_go_to_the_adapter_that_is_chosen(base: Path) -> No
         settled(base, "+adapter.rank=3")
 
 
+@pytest.mark.slow
 def test_a_reward_without_a_gradient_and_a_bridge(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowport.reward.LinearReward.differentiable", False, raising=False)
     entry = settled(base).tuning[-1]
@@ -89,6 +91,7 @@ def test_a_reward_without_a_gradient_and_a_bridge(tmp_path: Path, base: Path, mo
     assert config.tuning[-1].method.grid.steps == 80 and config.tuning[-1].method.replay_size == 40
 
 
+@pytest.mark.slow
 def test_rounds_of_boosting_go_on_by_the_method_that_was_chosen(base: Path, tmp_path: Path) -> None:
     tune(settled(base), RunFolder(tmp_path / "first"))
     config = round_config(RunFolder(tmp_path / "first"), composed("finetune", *WORDS[2:], "boosting.rounds=1"))
@@ -96,9 +99,9 @@ def test_rounds_of_boosting_go_on_by_the_method_that_was_chosen(base: Path, tmp_
     assert second.method == first.method and "pilot" not in second
 
 
-def test_a_method_option_beside_auto_is_refused_in_a_sentence(base: Path) -> None:
+def test_a_probe_of_too_few_paths_is_refused_in_a_sentence() -> None:
+    overrides = composed("finetune", *WORDS, "method.paths=3")
     with pytest.raises(FlowportError, match="is too small"):
-        overrides = composed("finetune", *WORDS, "method.paths=3")
         check_overrides(overrides, Parts())
 
 
@@ -106,7 +109,7 @@ def test_a_method_option_beside_auto_is_refused_in_a_sentence(base: Path) -> Non
 def test_a_chosen_method_is_the_same_from_a_config_and_from_python(method: str) -> None:
     options = next(rule.options for rule in RULES if rule.method == method)
     choice = Choice(method, "control", "", options)
-    one, other = require_method(make(pilot._method(choice))), chosen_method(choice)
+    one, other = require_method(make(piloted._method(choice))), chosen_method(choice)
     assert type(one) is type(other)
 
     def plain(value: object) -> object:

@@ -25,7 +25,7 @@ from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.device import accelerator_of, asked
-from flowport.run.pilot import piloted, reported
+from flowport.run.piloted import piloted, reported
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.run.trainer_options import refuse_split
