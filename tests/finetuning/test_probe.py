@@ -92,7 +92,7 @@ def test_the_adjoint_of_many_numbers_is_seen_where_nothing_is_decided_and_not_wh
     side = QuadraticReward([6.0] + [0.0] * 69, torch.diag(torch.tensor([0.0] + [4.0] * 69, dtype=F64)))
     decided = probe(many(2.0), side, 0.3, starts(64, 70), generator())
     assert decided.signal is not None and decided.signal + 2 * decided.signal_se < 0.3
-    assert clear.calls == 64 + 2 * 64
+    assert clear.calls == 64 + 2 * 8 * 16
 
 
 def test_the_probe_is_as_small_as_the_tuning() -> None:

@@ -34,6 +34,9 @@ TIMES = (0.2, 0.5)
 """Times at which the adjoint's signal is measured: what is decided late is seen by every method."""
 SEEN = 0.5
 """Effective size, a share, at whose strength the adjoint's signal is measured."""
+STATES = {False: 8, True: 16}
+"""States at least at which the adjoint's signal is measured, from noise and on a bridge, where they are of four starts:
+from fewer the error of the signal is not known."""
 LEAST = 64
 """Paths of the probe at least, also of a tuning from few starts."""
 
@@ -96,7 +99,8 @@ def probe(
     gradient, numbers, calls = reward.differentiable, prod(pair.source.x.shape[1:]), len(value)
     signal: tuple[float | None, float] = (None, 0.0)
     if gradient and numbers > FEW_NUMBERS:
-        few = pair.take(slice(max(4, len(pair) // branches)), slice(max(4, len(pair) // branches)))
+        states = slice(max(STATES[given], len(pair) // branches))
+        few = pair.take(states, states)
         mild = strength * float(annealed_strength(value, torch.zeros_like(value), n if given else 1, SEEN)[0])
         seen = adjoint_snr(base, reward, mild, few, generator, branches, chain, TIMES, slopes=False, rows=rows)
         calls += len(TIMES) * len(few) * branches

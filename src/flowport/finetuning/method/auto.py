@@ -16,8 +16,9 @@ class AutoMethod(Checked):
 
     Args:
         paths: Paths of the base, each with one evaluation of the reward; fewer where the tuning itself has few starts.
-        branches: Paths continued from each state at which the adjoint's signal is measured; as many paths in all as
-            ``paths``. They are continued only for points of many numbers and rewards with a gradient.
+        branches: Paths continued from each state at which the adjoint's signal is measured, at least 8 states (16 on a
+            bridge) and as many paths in all as ``paths`` where that is more. They are continued only for points of many
+            numbers and rewards with a gradient.
 
     References:
         Kong, Liu and Wong 1994, "Sequential imputations and Bayesian missing data problems",
