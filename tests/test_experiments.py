@@ -102,8 +102,6 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
                 "certified=4",
             ],
         )
-        overrides.method.update({key: 2 for key in ("batch", "paths") if key in overrides.method})
-        overrides.method.get("discretisation", overrides.method).grid.steps = 12
         words = [
             f"experiment={overrides.base}",
             "trainer.max_steps=1",
@@ -122,11 +120,18 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
             part.trainer.enable_progress_bar = False
     OmegaConf.save(config, tmp_path / "config.yaml")
     instantiate(config.stage).run(config, RunFolder(tmp_path / "base"))
+    if "AutoMethod" in overrides.method._target_:
+        overrides.method.paths, overrides.method.branches = 32, 8
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowport.finetuning.probe.STEPS", 4)
         patch.setattr("flowport.run.finetune.SNR_STATES", 2)
         patch.setattr("flowport.run.finetune.SNR_PATHS", 2)
         patch.setattr("flowport.finetuning.certificate.STEPS", 4)
-        numbers = tune(tuned_config(RunFolder(tmp_path / "base"), overrides), RunFolder(tmp_path / "tuned"))
+        config = tuned_config(RunFolder(tmp_path / "base"), overrides)
+        method = config.tuning[-1].method
+        method.update({key: 2 for key in ("batch", "paths") if key in method})
+        method.get("discretisation", method).grid.steps = 12
+        numbers = tune(config, RunFolder(tmp_path / "tuned"))
     assert numbers["train/steps"] == 2 and (tmp_path / "tuned" / "before_after.png").stat().st_size > 0
     assert all(v == v for k, v in numbers.items() if k.startswith(("certificate/", "sampled/")))
     won = numbers["sampled/reward"] - numbers["sampled/base_reward"]

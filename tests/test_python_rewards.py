@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import flowport as fp
-from flowport.api.tuning import method_of, reward_of
+from flowport.api.piloting import settled
+from flowport.api.tuning import reward_of
 from flowport.errors import FlowportError
 from flowport.finetuning.method import PathWeighted
 from flowport.reward import FromFileReward, LinearReward, PlainReward, SumReward
@@ -74,12 +75,13 @@ def test_what_is_no_reward_is_refused_in_a_sentence(word: Any, sentence: str) ->
         reward_of(word, None)
 
 
-def test_the_method_needs_a_gradient_where_there_is_one() -> None:
+def test_the_pilot_knows_whether_a_function_has_a_gradient(noise: fp.Flow) -> None:
+    sides = fp.Gaussian(2), fp.Gaussian(2)
     for function, late in ((abscissa, 0.8), (lambda x: x.numpy()[:, 0], None)):
         reward = reward_of(function, None)
-        reward.check(fp.Gaussian(2), fp.Gaussian(2))
+        reward.check(*sides)
         for word in ("auto", None):
-            chosen = method_of(word, reward)
+            chosen, _ = settled(noise.field, sides, reward, 0.3, word, None, 64, Randomness(0))
             assert isinstance(chosen, PathWeighted) and chosen.late == late
 
 

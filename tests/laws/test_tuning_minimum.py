@@ -5,20 +5,19 @@ import torch
 from torch import nn
 
 from flowport.finetuning.adapter import Adapter
-from flowport.finetuning.certificate import AdjointSNR, adjoint_snr, certificate
+from flowport.finetuning.certificate import certificate
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method import AdjointMatching, PathWeighted, ValueMatching
 from flowport.finetuning.paired_chains import Grouping
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.path import BrownianBridge
-from flowport.reward import LinearReward, QuadraticReward
+from flowport.reward import LinearReward
 from flowport.sampling.grid import PowerGrid, UniformGrid
 from flowport.tensors import scaled
 from flowport.types import Pair, Sample
 from tests.laws.known_worlds import WORLDS, Law, World
 from tests.laws.oracles import line
-from tests.laws.test_path_weights import MEANS, WEIGHTS, covariances
-from tests.laws.tilts import F64, Difference, from_noise, given_start, mixture
+from tests.laws.tilts import F64, Difference, from_noise, given_start
 
 S2, C = 0.49, 1.0
 
@@ -210,23 +209,6 @@ def test_pieces_of_any_size_are_the_same_chains():
     for name in ("kl_to_tilt", "share", "reward", "base_reward"):
         room = 3 * (one.errors[name] ** 2 + some.errors[name] ** 2) ** 0.5
         assert abs(one.values[name] - some.values[name]) < room
-
-
-def test_the_adjoint_sees_a_gaussian_and_not_separated_modes():
-    base, _, x0 = problem(False)
-    generator = torch.Generator().manual_seed(0)
-    seen = adjoint_snr(base, LinearReward([C]), 1.0, Pair(Sample(x0[:64]), Sample(x0[:64])), generator, 64)
-    assert seen.clear and min(seen.signals) > 1e6, "a linear reward of a Gaussian has a deterministic adjoint"
-    x0 = torch.randn(64, 2, dtype=F64, generator=generator)
-    hard = from_noise(mixture(WEIGHTS, MEANS, covariances()))
-    reward = QuadraticReward([0.6, 0.3], [[0.5, 0.1], [0.1, 0.3]])
-    blind = adjoint_snr(hard, reward, 1.0, Pair(Sample(x0), Sample(x0)), generator, 64)
-    assert not blind.clear and blind.signals[0] < 0.1 and "cannot see" in blind.sentence()
-
-
-def test_what_is_clear():
-    assert AdjointSNR([0.5], [1.1], [0.4]).clear and "sees the answer" in AdjointSNR([0.5], [1.1], [0.4]).sentence()
-    assert not AdjointSNR([0.5], [1.2], [0.4]).clear and not AdjointSNR([0.5], [1.0], [0.2]).clear
 
 
 @pytest.mark.parametrize("options", [{"late": None}, {"late": 0.5, "flow": False}, {"late": 0.5}], ids=str)

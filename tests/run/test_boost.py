@@ -25,6 +25,7 @@ WORDS = [
     "reward.c=[1,0.5]",
     "trainer.max_steps=4",
     "starts=16",
+    "method=path_weighted_adjoint",
     "method.steps_per_rollout=2",
     "method.batch=16",
     "method.paths=4",

@@ -36,6 +36,7 @@ BASE = [
 ]
 TUNING = [
     "experiment=finetune_mixture",
+    "method=path_weighted_adjoint",
     "trainer.max_steps=10",
     "starts=32",
     "method.steps_per_rollout=3",

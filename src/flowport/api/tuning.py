@@ -12,6 +12,7 @@ import torch
 from flowport.api.fit import default_network, train_here
 from flowport.api.flow import Flow, flow_of
 from flowport.api.members import member
+from flowport.api.piloting import settled
 from flowport.api.saving import describe_tilted, network_factory
 from flowport.coupling import IndependentCoupling
 from flowport.data.datamodule import PairDataModule
@@ -21,7 +22,6 @@ from flowport.distribution import Gaussian
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field
-from flowport.finetuning.method import FineTuningMethod, PathWeighted
 from flowport.finetuning.tilt_mass import warn_of_mass
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
@@ -45,7 +45,7 @@ def finetune(
     *,
     strength: float = 1.0,
     method: Any = "auto",
-    adapter: Any = "control",
+    adapter: Any = None,
     network: Any = None,
     steps: int = 600,
     starts: int = 256,
@@ -65,8 +65,8 @@ def finetune(
             ``"file.py:Name"``, ``"package.module.Name"``, or a reward of ``flowport.reward`` or its name. Several are a
             list, or a dictionary by name; each may be a pair (reward, weight), and one of weight 0 is only watched.
         strength: λ.
-        method: ``"auto"``: path weights, with the late adjoint where the reward has a gradient.
-        adapter: What is trained.
+        method: ``"auto"``: a short probe of flow and reward chooses; what was chosen, and why, is printed.
+        adapter: What is trained; None: as the method needs.
         network: Of the adapters control and value; by default an MLP for vectors and a U-Net for images.
         steps: Optimiser steps.
         starts: Paths per rollout.
@@ -87,12 +87,12 @@ def finetune(
     if target.modality.surface() is not target.modality:
         wanted = DecodedReward(wanted, target.modality)
     wanted.check(source, target)
-    chosen = method_of(method, wanted)
+    randomness = Randomness(seed).under("fine-tuning")
+    chosen, adapter = settled(flow.field, (source, target), wanted, strength, method, adapter, starts, randomness)
     change = member("adapter", adapter)
     if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
         make = default_network(flow.event_shape) if network is None else network_factory(network)
         change = partial(change, network=make)
-    randomness = Randomness(seed).under("fine-tuning")
     module = FineTuneModule(
         source,
         target,
@@ -123,20 +123,6 @@ def finetune(
     tuned = flow_of(module.ema, (source, target), description, seed)
     fields, place = (module.ema.base, module.ema), "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
     return replace(tuned, compared=partial(_compared, fields, wanted, (source, target), randomness, place))
-
-
-def method_of(word: Any, reward: Reward) -> FineTuningMethod:
-    """The method that a word names.
-
-    Args:
-        word: ``"auto"`` or None for the default of the reward, or what ``member`` takes.
-        reward: The reward, which ``check`` has tried.
-    """
-    if word is None or (isinstance(word, str) and word == "auto"):
-        return PathWeighted() if reward.differentiable else PathWeighted(late=None)
-    chosen = member("method", word)
-    assert isinstance(chosen, FineTuningMethod)
-    return chosen
 
 
 def reward_of(word: Any, target: Distribution | None) -> Reward:

@@ -1,4 +1,4 @@
-"""Certificate of a fine-tuned flow: its distance to the tilt with errors; signal-to-noise ratio of the adjoint.
+"""Certificate of a fine-tuned flow: its distance to the tilt, with errors.
 
 The numbers are those of ``flowport.finetuning.two_sided`` from paths of the tuned flow's chain and of its base's. What
 its weights cannot carry is withheld, with the reason.
@@ -11,19 +11,14 @@ References:
 """
 
 from collections.abc import Callable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowport.field.base import Field
-from flowport.finetuning.adjoint import lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
-from flowport.finetuning.method.base import starts
 from flowport.finetuning.paired_chains import paired_paths
-from flowport.finetuning.path_weights import normalised
 from flowport.finetuning.reliability import Reliability
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward.base import Reward
@@ -34,10 +29,6 @@ BLIND_SPOT = "a mode of the tilt that neither the tuned paths nor the base's pat
 """What the certificate cannot see."""
 STEPS = 40
 """Steps of the SDE of ``certificate`` by default."""
-ROOTS = 4
-"""Base paths from every start of ``adjoint_snr`` on a bridge."""
-FINER = 5
-"""Ratio of the number of steps from which ``adjoint_snr`` estimates the continuous-time control."""
 
 
 @dataclass(frozen=True)
@@ -150,103 +141,3 @@ def certificate(
     if shape is not None and shape.isfinite():
         values["pareto_k"] = float(shape)
     return Certificate(values, errors, withheld)
-
-
-@dataclass(frozen=True)
-class AdjointSNR:
-    """Bias and signal-to-noise ratio of the lean adjoint as a regression target of G = ∇ log h, by time.
-
-    Args:
-        times: Times t_k.
-        slopes: E[−a·G]/E|G|², which is 1 without bias.
-        signals: E|G|²/E|a − E[a | x]|².
-    """
-
-    times: list[float]
-    slopes: list[float]
-    signals: list[float]
-
-    @property
-    def clear(self) -> bool:
-        """Whether the signal is at least 0.3 and the slope within 0.15 of 1 at all times (20 steps alone cause 0.1)."""
-        return min(self.signals) >= 0.3 and max(abs(s - 1) for s in self.slopes) <= 0.15
-
-    def sentence(self) -> str:
-        """The result as one sentence, with the methods to use where the adjoint is not clear."""
-        text = f"signal {min(self.signals):.2g}, slopes {min(self.slopes):.2f} to {max(self.slopes):.2f}"
-        if self.clear:
-            return f"the adjoint sees the answer at all times ({text})"
-        return (
-            f"the adjoint cannot see the answer at all times ({text}; signal ≥ 0.3 and slopes of 1 ± 0.15 are needed): "
-            "use method=path_weighted_adjoint or path_weighted"
-        )
-
-
-def adjoint_snr(
-    base: Field,
-    reward: Reward,
-    strength: float,
-    pair: Pair,
-    generator: torch.Generator,
-    branches: int = 256,
-    discretisation: Discretisation | None = None,
-    at: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8),
-) -> AdjointSNR:
-    """Estimate bias and signal-to-noise ratio of the adjoint under the tilt, before any training.
-
-    Base paths give states x_k, weighted towards the tilted law. From each, ``branches`` base paths are continued.
-    Weighted by e^{λr}, their adjoints should satisfy
-
-        E_tilt[−a_{k+1} | x] = G(x) = ∇ log h(x) = (β/n²)(E_tilt[x1 | x] − E_base[x1 | x]),
-
-    and the right-hand side is estimated, without a gradient of the reward, from as many paths of five times finer
-    steps. Two independent halves of these estimate |G|² without the bias of their noise.
-
-    Args:
-        base: The frozen base.
-        reward: A differentiable reward r.
-        strength: λ.
-        pair: A batch whose sources the paths start from; on a bridge a quarter of them, with 4 paths each.
-        generator: Random generator of the paths, on the device of the batch.
-        branches: Paths continued from every state.
-        discretisation: Steps of the SDE; None: the marginal-consistent one with 20 uniform steps.
-        at: Times at which the adjoint is examined; the nearest noisy step is used.
-    """
-    discretisation = discretisation or ConsistentDiscretisation(UniformGrid(20))
-    discretisation.accept(base)
-    fine = ConsistentDiscretisation(copy(discretisation.grid), offset=1e-3)
-    fine.grid.steps = FINER * discretisation.grid.steps
-    groups = 1
-    if base.conditioning.sees_source:  # the tilt is defined start by start, and so are the weights of the states
-        groups = max(1, len(pair) // ROOTS)
-        pair = pair.take(slice(groups), slice(groups))
-    start, condition = starts(base, pair, generator, ROOTS if base.conditioning.sees_source else 1)
-    schedule, paths = discretisation.noise_schedule(base), roll_out(discretisation, base, start, condition, generator)
-    index = torch.arange(len(start), device=start.device).repeat_interleave(branches)
-    conditions = condition[index]
-    found: list[tuple[float, float, float]] = []
-    for time in at:
-        k = min(range(len(schedule.times) - 2), key=lambda i: abs(schedule.times[i] - time))
-        state = paths.states[k]
-        branch = roll_out(discretisation, base, state[index], conditions, generator, first=k)
-        value, slope = reward.value_and_gradient(branch.states[-1], conditions)
-        pull = -lean_adjoint(discretisation, base, branch.states, conditions, -strength * slope.to(start), first=k)[1]
-        end = roll_out(fine, base, state[index], conditions, generator, first=FINER * k).states[-1]
-        logits, fine_logits = (
-            strength * v.to(start).view(-1, branches) for v in (value, reward.value(end, conditions))
-        )
-        pull, end = (v.flatten(1).view(len(start), branches, -1) for v in (pull, end))
-        c = base.path.coefficients(state.new_tensor([schedule.times[k]]).clamp_min(schedule.times[1] / 2))
-        gain = c.beta / base.capabilities.role.amplitude(c)[0] ** 2
-        halves = [gain * (_mean(end[:, j::2], fine_logits[:, j::2]) - end[:, j::2].mean(1)) for j in (0, 1)]
-        root, mean = normalised(logits.logsumexp(1), groups), _mean(pull, logits)
-        square = root @ (halves[0] * halves[1]).sum(1)  # E|∇ log h|² without the bias of its estimation noise
-        noise = root @ _mean((pull - mean[:, None]).square().sum(2, keepdim=True), logits)[:, 0]
-        cross = root @ (mean * (halves[0] + halves[1]) / 2).sum(1)
-        found.append((schedule.times[k], float(cross / square), float(square.clamp_min(0) / noise.clamp_min(1e-30))))
-    return AdjointSNR(*(list(column) for column in zip(*found, strict=True)))
-
-
-def _mean(values: Tensor, logits: Tensor) -> Tensor:
-    """Mean of values (n, m, D) over the m branches with weights ∝ e^{logits}, logits (n, m): (n, D)."""
-    return (logits.softmax(1)[..., None] * values).sum(1)

@@ -22,6 +22,7 @@ from torch import Tensor
 from flowport.conditioning import Conditioning
 from flowport.errors import FlowportError
 from flowport.field.base import Field
+from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.path_weights import effective, largest_gap
 from flowport.finetuning.reliability import LEAST_EFFECTIVE
 from flowport.finetuning.residual_reward import ResidualReward
@@ -91,7 +92,7 @@ def boosted(base: RunFolder, overrides: DictConfig, folder: RunFolder, parts: Pa
         last = number == rounds + first - 1
         here = folder if last else folder.round(number)
         tuning = first and not number
-        config = (tuned_config if tuning else round_config)(base, overrides)
+        config = (tuned_config if tuning else round_config)(base, overrides, parts)
         resume = not last and here.holds(config)  # of this command, when it was stopped before
         if resume and here.finished:
             numbers = here.read_metrics()
@@ -123,12 +124,13 @@ def check_sees_start(base: RunFolder, rounds: int) -> None:
         )
 
 
-def round_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
-    """The config of one round more upon a tuned run.
+def round_config(folder: RunFolder, overrides: DictConfig, parts: Parts | None = None) -> DictConfig:
+    """The config of one round more upon a tuned run; where the user named no method, by the method of that run.
 
     Args:
         folder: The tuned run.
         overrides: The composed config of the command.
+        parts: What the command has built.
 
     Raises:
         FlowportError: For a run that is not tuned.
@@ -145,7 +147,9 @@ def round_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
         "points": asked.boosting.points,
         "steps": asked.boosting.steps,
     }
-    config = tuned_config(folder, asked)
+    if isinstance(make(asked.method), AutoMethod):  # the residual reward is not learnt yet, so nothing could be probed
+        asked.method, asked.adapter = known.tuning[-1].method, known.tuning[-1].adapter
+    config = tuned_config(folder, asked, parts)
     config.tuning[-1].round = known.tuning[-1].get("round", 0) + 1
     config.stage = {"_target_": "flowport.run.stage.BoostingStage"}
     return config

@@ -105,13 +105,18 @@ def explained(groups: Groups) -> Iterator[None]:
 
 
 def composed(name: str, words: list[str]) -> DictConfig:
-    """Another command's config, composed from within a command's task.
+    """Another command's config, composed from within a command's task, or outside of any.
 
     Args:
         name: Its primary config.
         words: Overrides.
     """
-    return compose(name, words)
+    if GlobalHydra.instance().is_initialized():
+        return compose(name, words)
+    from flowport.run.commands import configs
+
+    with hydra.initialize_config_dir(str(configs().resolve()), version_base="1.3"):
+        return compose(name, words)
 
 
 def _wanted(numbers: Mapping[str, Any], optimise: Any) -> Any:
@@ -360,13 +365,19 @@ def _unknown(key: str, groups: Groups) -> str:
             config = hydra.compose(groups.name, words)
         beside = OmegaConf.select(config, parent) if parent else config
         options = ", ".join(str(k) for k in beside if not str(k).startswith("_"))
+        target = str(beside.get("_target_", ""))
     except (HydraException, OmegaConfBaseException, TypeError):
         if groups.members(parent):
             return f"{key} is no option yet, because {parent} stays as the run has it: choose {parent}=<name> as well"
         if groups.members(key):
             return f"{key} is chosen within another part here: write {key}@<part>.{key}=<name>"
         return f"{key} is no option: --help shows all of them"
-    return f"{key} is no option: {parent or 'this command'} has {options or 'none'}"
+    hint = (
+        ": method=auto chooses the method, name one to set its options"
+        if "finetuning.method.AutoMethod" in target
+        else ""
+    )
+    return f"{key} is no option: {parent or 'this command'} has {options or 'none'}{hint}"
 
 
 def _check_folder(words: list[str]) -> None:

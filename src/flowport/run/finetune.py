@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import prod
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
-from flowport.finetuning.certificate import adjoint_snr
+from flowport.finetuning.adjoint_snr import adjoint_snr
+from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.pilot import advice
 from flowport.finetuning.tilt_mass import warn_of_mass
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.certified import certified
 from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.device import accelerator_of, asked
+from flowport.run.piloted import piloted, reported
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.run.trainer_options import refuse_split
@@ -57,8 +61,10 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     asked(overrides)
     if overrides.weights not in ("ema", "raw"):
         raise FlowportError(f"weights={overrides.weights} is unknown: use weights=ema or weights=raw")
-    method = require_method(make(overrides.method))
-    reward = overrides.get("reward") and parts.plain_reward(overrides.reward)
+    method, reward = make(overrides.method), overrides.get("reward") and parts.plain_reward(overrides.reward)
+    if isinstance(method, AutoMethod):
+        return
+    require_method(method)
     if isinstance(reward, Reward):  # a partial waits for a classifier
         method.accept_reward(reward)
 
@@ -76,12 +82,13 @@ def check_reward(overrides: DictConfig) -> None:
         raise FlowportError("nothing to tune for: say reward=<name>, for instance reward=brightness")
 
 
-def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
-    """The config of a run that tunes the run in ``folder``.
+def tuned_config(folder: RunFolder, overrides: DictConfig, parts: Parts | None = None) -> DictConfig:
+    """The config of a run that tunes the run in ``folder``; of ``method=auto`` it holds what the pilot chose.
 
     Args:
         folder: The base.
         overrides: The composed config of the command, checked.
+        parts: What the command has built.
 
     Raises:
         FlowportError: For a folder without a trained flow.
@@ -90,6 +97,7 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
     config = checked_config(folder)
     if not folder.begun:
         folder.read_checkpoint()  # which says what is missing
+    overrides, stated = piloted(folder, overrides, parts or Parts())
     adapter = OmegaConf.create(OmegaConf.to_container(overrides.adapter, resolve=True))
     if "network" in adapter and adapter.network is None:
         adapter.network = config.network
@@ -102,6 +110,7 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
         "adjoint_snr": overrides.adjoint_snr,
         "base": {"run": str(folder), "weights": overrides.weights, "checkpoint": folder.digest},
         "aim": method.target,
+        **({"pilot": stated} if stated else {}),
     }
     own = config.trainer
     for key in OWN:
@@ -151,7 +160,7 @@ def tune(
         All numbers.
     """
     entry = config.tuning[-1]
-    first = [*before, mass, *([signal_to_noise] if entry.adjoint_snr else [])]
+    first = [*before, mass, lambda run: reported(entry), *([signal_to_noise] if entry.adjoint_snr else [])]
     return train(
         config,
         folder,
@@ -178,7 +187,9 @@ def mass(run: Run) -> dict[str, Any]:
 
 @float32_products(tf32=False)
 def signal_to_noise(run: Run) -> dict[str, Any]:
-    """adjoint_snr/<number>: slopes and signals of the adjoint before any training; what they mean is logged.
+    """adjoint_snr/<number>: slopes and signals of the adjoint before any training, with their errors.
+
+    What they mean is logged: a warning only where they are bad beyond their errors, with the method to use instead.
 
     Args:
         run: Built, not yet trained.
@@ -198,11 +209,8 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
         Pair(source, target),
         randomness.generator("paths"),
         SNR_PATHS,
+        rows=run.config.get("rows"),
     )
-    logger.log(logging.INFO if found.clear else logging.WARNING, found.sentence())
-    numbers = {"slope": found.slopes, "signal": found.signals}
-    return {
-        f"adjoint_snr/{name}_{t:.2f}": value
-        for name, values in numbers.items()
-        for t, value in zip(found.times, values, strict=True)
-    }
+    use = advice(found, prod(source.x.shape[1:]), module.ema.base.conditioning)
+    logger.log(logging.WARNING if found.alarming else logging.INFO, found.sentence(use))
+    return {f"adjoint_snr/{name}": value for name, value in found.numbers().items()}

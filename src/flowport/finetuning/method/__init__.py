@@ -2,6 +2,7 @@
 
 from flowport.finetuning.method.adjoint_matching import AdjointMatching
 from flowport.finetuning.method.advantage_weighted import AdvantageWeighted
+from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import FineTuningMethod, Rollout
 from flowport.finetuning.method.diffusion_nft import DiffusionNFT
 from flowport.finetuning.method.draft import DRaFT
@@ -15,6 +16,7 @@ from flowport.finetuning.method.value_matching import ValueMatching
 __all__ = [
     "AdjointMatching",
     "AdvantageWeighted",
+    "AutoMethod",
     "DRaFT",
     "DiffusionNFT",
     "FineTuningMethod",

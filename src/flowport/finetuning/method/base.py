@@ -336,7 +336,7 @@ def require_method(method: object) -> FineTuningMethod:
     """
     if not isinstance(method, FineTuningMethod):
         raise FlowportError(
-            "this trains a flow from pairs: to fine-tune a trained one use method=path_weighted_adjoint or another "
+            "this trains a flow from pairs: to fine-tune a trained one use method=auto or another "
             "member of configs/method"
         )
     return method

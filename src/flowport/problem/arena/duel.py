@@ -1,6 +1,8 @@
 """One fine-tuning method on one problem at one strength: training from the base, then scores against the exact tilt."""
 
+import logging
 from collections.abc import Callable
+from functools import partial
 
 import lightning
 import torch
@@ -12,8 +14,11 @@ from flowport.data.pairing import UnpairedPairing
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
-from flowport.finetuning.method import FineTuningMethod
+from flowport.finetuning.chosen import chosen_adapter, chosen_method
+from flowport.finetuning.method import AutoMethod, FineTuningMethod
 from flowport.finetuning.method.base import require_method
+from flowport.finetuning.pilot import Choice, choose
+from flowport.finetuning.probe import probe
 from flowport.network import Network
 from flowport.problem import Problem
 from flowport.problem.arena.learned_base import learned_base
@@ -23,6 +28,8 @@ from flowport.reward import Reward
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.fitting import train_in_memory
 from flowport.types import Condition, Pair
+
+logger = logging.getLogger(__name__)
 
 
 class CountingReward(Reward):
@@ -44,7 +51,7 @@ class CountingReward(Reward):
 
 def duel(
     problem: Problem,
-    method: FineTuningMethod,
+    method: FineTuningMethod | AutoMethod,
     adapter: Callable[..., Adapter],
     strength: float,
     optimizer: Callable[..., torch.optim.Optimizer],
@@ -66,8 +73,9 @@ def duel(
 
     Args:
         problem: The problem.
-        method: The fine-tuning method.
-        adapter: Builds the adapter, (base, event_shape, condition) -> Adapter.
+        method: The fine-tuning method, or the pilot that chooses one: its probe is paid for from the same budget.
+        adapter: Builds the adapter, (base, event_shape, condition) -> Adapter; another one of the same network where
+            the pilot chooses a method that needs it.
         strength: Strength λ of the reward.
         optimizer: Builds the optimiser, parameters -> Optimizer.
         scheduler: Builds the learning-rate scheduler, (optimizer, steps) -> LRScheduler; None for a constant rate.
@@ -87,20 +95,29 @@ def duel(
     Raises:
         FlowportError: For numbers of starts, points or steps below their minimum, and for a budget that is too small.
     """
-    method = require_method(method)
     if fresh < 1 or points < 2 * problem.groups:
         raise FlowportError(f"fresh and points must be at least 1 and {2 * problem.groups}, not {fresh} and {points}")
     if points % problem.groups:
         raise FlowportError(f"points={points} must be a multiple of {problem.groups}, the starts of this problem")
     if steps_per_rollout is not None and steps_per_rollout < 1:
         raise FlowportError(f"steps_per_rollout={steps_per_rollout} must be at least 1, or null for that of the method")
+    reward, randomness = CountingReward(problem.reward), Randomness(seed).under("arena")
+    tuned: Field = (
+        problem.base if base is None or not pretraining else learned_base(problem, base, trainer, pretraining, seed)
+    )
+    if isinstance(method, AutoMethod):
+        choice = piloted(problem, tuned, reward, strength, method, randomness.under("pilot"))
+        logger.info("%s", choice.why)
+        method = chosen_method(choice)
+        if choice.adapter == "value":
+            adapter = partial(chosen_adapter(choice), **getattr(adapter, "keywords", {}))
+    method, probed = require_method(method), reward.calls
     if problem.steps_per_rollout is not None:
         method.steps_per_rollout = problem.steps_per_rollout
     elif steps_per_rollout is not None and method.steps_per_rollout > 1:
         method.steps_per_rollout = steps_per_rollout
     problem.frontier(torch.tensor([strength]), problem.source.sample(1, torch.Generator()).x)  # whether there is a tilt
     starts = problem.starts if method.steps_per_rollout > 1 else fresh
-    reward, randomness = CountingReward(problem.reward), Randomness(seed).under("arena")
     data = PairDataModule(
         UnpairedPairing(problem.source, problem.target),
         IndependentCoupling(),
@@ -108,9 +125,6 @@ def duel(
         starts,
         validation_items=starts,
         repeat=method.steps_per_rollout,
-    )
-    tuned: Field = (
-        problem.base if base is None or not pretraining else learned_base(problem, base, trainer, pretraining, seed)
     )
     module = FineTuneModule(
         problem.source,
@@ -125,8 +139,8 @@ def duel(
         randomness,
         ema_decay,
     )
-    steps = affordable(module, data.train.at(0), problem.calls, randomness.generator("rehearsal"))
-    reward.calls = 0
+    steps = affordable(module, data.train.at(0), problem.calls - probed, randomness.generator("rehearsal"))
+    reward.calls = probed
     seconds = train_in_memory(trainer, module, data, steps)
     found = score(module.ema, problem, strength, randomness.generator("judge"), points)
     found |= adjoint_sees(problem, strength, randomness.generator("adjoint_snr"))
@@ -135,6 +149,23 @@ def duel(
         "train/seconds": round(seconds, 2),
         "train/steps": steps,
     }
+
+
+def piloted(
+    problem: Problem, base: Field, reward: Reward, strength: float, auto: AutoMethod, randomness: Randomness
+) -> Choice:
+    """What the pilot chooses in a problem.
+
+    Args:
+        problem: The problem.
+        base: Its exact or learned base.
+        reward: Its reward.
+        strength: Strength λ of the reward.
+        auto: The sizes of the probe.
+        randomness: Of the probe.
+    """
+    start = problem.source.sample(auto.paths, randomness.generator("source"))
+    return choose(probe(base, reward, strength, Pair(start, start), randomness.generator("paths"), auto.branches))
 
 
 def affordable(module: FineTuneModule, pair: Pair, calls: int, generator: torch.Generator) -> int:

@@ -268,7 +268,7 @@ def adjoint_sees(
         signal  the smallest E|G|²/E|a + G|².
 
     Adjoint matching is expected to reach the tilt where slope is within 0.1 of 1 and signal at least 0.3.
-    ``flowport.finetuning.certificate.adjoint_snr`` estimates both without the exact control.
+    ``flowport.finetuning.adjoint_snr.adjoint_snr`` estimates both without the exact control.
 
     Args:
         problem: The problem.

@@ -1,0 +1,63 @@
+"""The method and the adapter of a fine-tuning from Python: those that were named, or those that the pilot chooses."""
+
+import sys
+from functools import partial
+from typing import Any
+
+from flowport.api.members import member
+from flowport.distribution.base import Distribution
+from flowport.errors import member_name
+from flowport.field import Field
+from flowport.finetuning.chosen import chosen_method
+from flowport.finetuning.method import AutoMethod, FineTuningMethod
+from flowport.finetuning.pilot import adapter_for, choose
+from flowport.finetuning.probe import probe, size
+from flowport.randomness import Randomness
+from flowport.reward import Reward
+from flowport.tensors import float32_products
+from flowport.types import Pair
+
+
+def settled(
+    field: Field,
+    sides: tuple[Distribution, Distribution],
+    reward: Reward,
+    strength: float,
+    method: Any,
+    adapter: Any,
+    starts: int,
+    randomness: Randomness,
+) -> tuple[FineTuningMethod, Any]:
+    """The method, and the adapter as ``member`` takes it; what the pilot chose, and why, is printed.
+
+    Args:
+        field: The flow's field.
+        sides: Source and target of the flow.
+        reward: The reward r.
+        strength: λ.
+        method: What the user gave: ``"auto"`` or None for the pilot.
+        adapter: What the user gave; None: as the method needs.
+        starts: Starts of a collection.
+        randomness: Of the fine-tuning.
+    """
+    if method in (None, "auto"):
+        method = AutoMethod()
+    if not isinstance(method, AutoMethod):
+        chosen = member("method", method)
+        return chosen, adapter or adapter_for(member_name(type(chosen), "method"))
+    own, n = randomness.under("pilot"), size(method, starts)
+    source, target = (
+        side.split("train").sample(n, own.generator(name))
+        for name, side in zip(("source", "target"), sides, strict=True)
+    )
+    with float32_products(tf32=False):
+        signals = probe(field, reward, strength, Pair(source, target), own.generator("paths"), method.branches)
+    choice = choose(signals, None if adapter is None else _name(member("adapter", adapter)))
+    print(f"flowport: {choice.why} (probe: {signals.calls} evaluations of the reward)", file=sys.stderr)
+    return chosen_method(choice), adapter or choice.adapter
+
+
+def _name(adapter: Any) -> str:
+    """The config name of an adapter that the user named, ``"value"`` for each that has a log value."""
+    kind: Any = adapter.func if isinstance(adapter, partial) else adapter
+    return "value" if getattr(kind, "has_log_value", False) else member_name(kind, "adapter")

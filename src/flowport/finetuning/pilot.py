@@ -1,0 +1,250 @@
+"""The pilot's rules: which fine-tuning method, adapter and options fit a base and a reward.
+
+The rules are a table (``RULES``) and are pure; ``flowport.finetuning.probe`` measures what they read. The same table is
+in docs/guides/fine_tuning.md, which a test compares with ``table()``. What they rest on is measured in
+docs/results/arena.md and docs/results/fine_tuning.md.
+
+References:
+    Kong, Liu and Wong 1994, "Sequential imputations and Bayesian missing data problems",
+        doi:10.1080/01621459.1994.10476469 (effective sample size).
+    Domingo-Enrich, Drozdzal, Karrer and Chen 2024, "Adjoint Matching: fine-tuning flow and diffusion generative models
+        with memoryless stochastic optimal control", arXiv:2409.08861.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from flowport.conditioning import Conditioning, SourceLabelConditioning, TargetLabelConditioning
+from flowport.errors import FlowportError
+from flowport.finetuning.adjoint_snr import SIGNAL, AdjointSNR
+
+FEW_NUMBERS = 64
+"""Largest number of coordinates of a point at which weights of whole controlled paths are relied on."""
+KEPT = 0.05
+"""Effective size of the weights e^{λr} of base results, a share, from which the base's own results show the tilt."""
+LOST = 0.02
+"""Effective size below which few base results show it, so that less is fitted to each and the adjoint joins earlier."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a probe measures of a base and a reward.
+
+    Args:
+        numbers: Coordinates of a point.
+        gradient: Whether the reward has a gradient.
+        effective: Effective sample size of the weights e^{λr} of base results, a share in (0, 1]; given the start on a
+            bridge, given the class where one is told.
+        signal: Least signal-to-noise ratio of the adjoint; None where it was not measured.
+        signal_se: Its standard error.
+        told: Whether the flow is told a class.
+        bridge: Whether the flow is a bridge that sees its start.
+        kl: KL of the tilt to the base in nats, estimated from the same weights.
+        calls: Number of evaluations of the reward that the probe took.
+        low_rank: Whether low-rank updates of the base's network are possible and points are pictures, (C, H, W).
+    """
+
+    numbers: int
+    gradient: bool
+    effective: float
+    signal: float | None = None
+    signal_se: float = 0.0
+    told: bool = False
+    bridge: bool = False
+    kl: float = 0.0
+    calls: int = 0
+    low_rank: bool = False
+
+    @property
+    def facts(self) -> Mapping[str, bool]:
+        """Answers to the questions of the table, by name."""
+        return {
+            "many": self.numbers > FEW_NUMBERS,
+            "gradient": self.gradient,
+            "apart": self.signal is not None and self.signal + 2 * self.signal_se < SIGNAL,
+            "kept": self.effective >= KEPT,
+            "lost": self.effective < LOST,
+            "told": self.told,
+            "bridge": self.bridge,
+        }
+
+    def sentence(self) -> str:
+        """The numbers as they are logged."""
+        where = " given the start" if self.bridge else " given the class" if self.told else ""
+        parts = [f"{self.numbers} numbers a point", f"effective size of base weights{where} {self.effective:.2g}"]
+        parts += [] if self.gradient else ["no gradient"]
+        if self.signal is not None:
+            parts.append(f"adjoint signal {self.signal:.2g} ± {self.signal_se:.1g}")
+        return ", ".join(parts)
+
+
+QUESTIONS = {
+    "many": f"more than {FEW_NUMBERS} numbers a point?",
+    "gradient": "reward has a gradient?",
+    "apart": f"decided early (separated modes): adjoint signal below {SIGNAL}?",
+    "kept": f"effective size of base weights at least {KEPT}?",
+    "told": "class told?",
+}
+"""Columns of the table: fact -> question."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row of the table.
+
+    Args:
+        when: The facts that it needs, name to answer; what is not in it does not matter.
+        method: Config name of the method.
+        why: What speaks for it.
+        options: Options of the method.
+    """
+
+    when: Mapping[str, bool]
+    method: str
+    why: str
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def fits(self, facts: Mapping[str, bool]) -> bool:
+        """Whether the facts are those that the rule needs.
+
+        Args:
+            facts: Of ``Signals``.
+        """
+        return all(facts[name] is answer for name, answer in self.when.items())
+
+
+RULES = (
+    Rule(
+        {"many": False, "gradient": True},
+        "path_weighted_adjoint",
+        "weights of whole paths hold in few dimensions, and find the weights of separated modes",
+    ),
+    Rule({"many": False, "gradient": False}, "path_weighted", "the same without a gradient"),
+    Rule(
+        {"many": True, "gradient": True, "apart": True, "kept": True, "told": False},
+        "value_matching",
+        "it is decided early, where the adjoint says little; the value is learnt as a number from base results",
+        {"grid.steps": 10, "batch": 256},
+    ),
+    Rule(
+        {"many": True, "gradient": True},
+        "adjoint_matching",
+        "weights of whole paths are lost in many dimensions; the reward's gradient is not",
+        {"early": 4, "steps_per_rollout": 4},
+    ),
+    Rule(
+        {"many": True, "gradient": False, "kept": True, "told": False},
+        "value_matching",
+        "without a gradient the value is learnt as a number from base results",
+        {"grid.steps": 10, "batch": 256},
+    ),
+    Rule({"many": True, "gradient": False}, "policy_gradient", "a black box where base results do not show the tilt"),
+)
+"""The table; the first row that fits is taken."""
+
+REFINEMENTS: tuple[tuple[Mapping[str, bool], frozenset[str], Mapping[str, Any]], ...] = (
+    (
+        {"lost": True},
+        frozenset({"path_weighted_adjoint"}),
+        {"late": 0.65, "batch": 256, "replay_size": 40},
+    ),
+    (
+        {"bridge": True},
+        frozenset({"path_weighted_adjoint", "path_weighted"}),
+        {"batch": 256, "replay_size": 40, "grid.steps": 80},
+    ),
+)
+"""(facts, methods, options): what these methods take in such cases, as in configs/sweep/arena_few and arena_bridges."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the pilot chose.
+
+    Args:
+        method: Config name of the method.
+        adapter: Config name of the adapter.
+        why: The sentence that says what was chosen and why.
+        options: Options of the method, name to value.
+    """
+
+    method: str
+    adapter: str
+    why: str
+    options: Mapping[str, Any]
+
+
+def adapter_for(method: str, low_rank: bool = False) -> str:
+    """The adapter that a method takes where the user names none.
+
+    On pictures a control network of its own leaves the base's pictures sooner than low-rank updates of the base do.
+
+    Args:
+        method: Config name of the method.
+        low_rank: Whether the points are pictures whose base takes low-rank updates.
+    """
+    if method == "value_matching":
+        return "value"
+    return "low_rank" if low_rank and method == "adjoint_matching" else "control"
+
+
+def choose(signals: Signals, adapter: str | None = None) -> Choice:
+    """The method for what a probe measured, by the first row of ``RULES`` that fits.
+
+    Args:
+        signals: What was measured.
+        adapter: The adapter that the user named; None: the method's own (``adapter_for``). With another one than
+            ``"value"`` no value can be learnt as a number, so that such rows are passed over.
+
+    Raises:
+        FlowportError: Where no row fits.
+    """
+    possible = [r for r in RULES if adapter in (None, "value") or r.method != "value_matching"]
+    rule = next((r for r in possible if r.fits(signals.facts)), None)
+    if rule is None:
+        raise FlowportError(f"method=auto has no method for this problem ({signals.sentence()}): say method=<name>")
+    options = dict(rule.options)
+    for facts, methods, more in REFINEMENTS:
+        if rule.method in methods and Rule(facts, rule.method, "").fits(signals.facts):
+            options |= {name: value for name, value in more.items() if signals.gradient or name != "late"}
+    return Choice(
+        rule.method,
+        adapter or adapter_for(rule.method, signals.low_rank),
+        f"method={rule.method}: {signals.sentence()}; {rule.why}",
+        options,
+    )
+
+
+def advice(found: AdjointSNR, numbers: int, conditioning: Conditioning) -> str:
+    """What to use where the adjoint of adjoint matching cannot see the answer, by the pilot's own rules.
+
+    Args:
+        found: What was measured of the adjoint.
+        numbers: Coordinates of a point.
+        conditioning: Of the flow.
+    """
+    told = isinstance(conditioning, TargetLabelConditioning | SourceLabelConditioning)
+    signal = 0.0 if found.blind else None
+    chosen = choose(Signals(numbers, True, found.effective, signal, 0.0, told, conditioning.sees_source))
+    if chosen.method != "adjoint_matching":
+        return _named(chosen.method)
+    return "a smaller strength, or more than one method and the certificate's comparison of them"
+
+
+def _named(method: str) -> str:
+    adapter = adapter_for(method)
+    return f"method={method}" + (" with adapter=value" if adapter == "value" else "")
+
+
+def table() -> str:
+    """``RULES`` as a Markdown table, as docs/guides/fine_tuning.md has it."""
+    lines = [f"| {' | '.join(QUESTIONS.values())} | method | why |", "|---" * (len(QUESTIONS) + 2) + "|"]
+    said = {True: "yes", False: "no"}
+    for rule in RULES:
+        answers = [said[rule.when[name]] if name in rule.when else "–" for name in QUESTIONS]
+        options = "".join(f" `method.{key}={value}`" for key, value in rule.options.items())
+        adapter = " `adapter=value`" if adapter_for(rule.method) == "value" else ""
+        lines.append(f"| {' | '.join(answers)} | `{rule.method}`{adapter}{options} | {rule.why} |")
+    return "\n".join(lines)
