@@ -12,6 +12,7 @@ from flowport.api.piloting import settled
 from flowport.api.tuning import reward_of
 from flowport.errors import FlowportError
 from flowport.finetuning.method import PathWeighted
+from flowport.randomness import Randomness
 from flowport.reward import FromFileReward, LinearReward, PlainReward, SumReward
 from flowport.types import Condition
 
