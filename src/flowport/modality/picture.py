@@ -51,3 +51,12 @@ def presentable(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     if not rows or any(len(row) == 0 for row in rows.values()):
         raise FlowportError(f"a picture needs at least one row with at least one point, but the rows are {list(rows)}")
     return {name: row.detach().cpu().float() for name, row in rows.items()}
+
+
+def short(number: float) -> str:
+    """A number as it is written under a picture: three significant digits.
+
+    Args:
+        number: The number.
+    """
+    return f"{number:.3g}"
