@@ -60,3 +60,13 @@ def short(number: float) -> str:
         number: The number.
     """
     return f"{number:.3g}"
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture that ``finish`` wrote, (3, H, W) uint8.
+
+    Args:
+        path: The file, .png.
+    """
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)

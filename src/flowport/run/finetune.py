@@ -24,6 +24,7 @@ from flowport.run.device import accelerator_of, asked
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.run.trainer_options import refuse_split
+from flowport.run.watching import check_watch, settings_of
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
@@ -56,6 +57,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     """
     check_keys(overrides)
     check_values(overrides)
+    check_watch(overrides)
     check_kind("strength", overrides.strength, float)
     check_kind("certified", overrides.certified, int, 2)
     refuse_split(overrides.trainer, "fine-tuning")
@@ -112,6 +114,8 @@ def tuned_config(folder: RunFolder, overrides: DictConfig) -> DictConfig:
     for key in OWN:
         config[key] = overrides[key]
     config.trainer = _trainer(own, overrides)
+    for key, value in settings_of(overrides).items():
+        config[key] = value
     for key in IF_SAID:
         if overrides.get(key) is not None:
             config[key] = overrides[key]
@@ -294,5 +298,6 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
     shown = slice(modality.shown)
     rows = {"source": pair.source.x[shown], **{name: x[shown] for name, x in ends.items()}}
     picture = {name: modality.observed(x).cpu() for name, x in rows.items()}
-    modality.surface().render(picture, str(folder.before_after))
+    under = {name: (value[shown] / module.strength).cpu() for name, value in reward.items()}
+    modality.surface().sheet(picture, under, str(folder.before_after))
     return numbers
