@@ -24,7 +24,7 @@ REFERENCES = ("untranslated", "retrieved", "floor")
 FINISHED = "finished"
 NEITHER = (
     *("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls", "*path_energy", "*strength"),
-    *("*transport_cost", "*cycle_error"),
+    *("*transport_cost", "*cycle_error", "*_step"),
 )
 """Numbers that describe the data or the run, and those that are best at some value between."""
 MORE = (
