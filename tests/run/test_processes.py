@@ -81,6 +81,12 @@ def test_a_resumed_tuning_has_the_replay_of_each_process(together: Path) -> None
     assert not torch.equal(mine["end"], other["end"])
 
 
+def test_both_stop_after_the_step_that_the_first_one_sees_beyond_the_budget(together: Path) -> None:
+    assert [said(together, rank)["bounded"] for rank in range(2)] == [[2, 2], [2, 2]]
+    numbers = json.loads((together / "bounded" / "metrics.json").read_text())
+    assert (numbers["watch/kept_step"], numbers["watch/stopped_step"]) == (0, 2)
+
+
 def test_a_bad_loss_on_one_process_ends_both_with_one_sentence(together: Path) -> None:
     sentences = {said(together, rank)["nan"] for rank in range(2)}
     assert len(sentences) == 1 and "the loss was not finite at training step 12" in sentences.pop()

@@ -21,9 +21,9 @@ from flowport.run.stage import resume
 from flowport.training.callback import TuningWatch
 from flowport.training.callback.tuning_watch import same_file
 from tests.run.test_finetune import trained, wanted
-from tests.runs import equal, weights
+from tests.runs import equal, measured, weights
 
-STEPS = 24
+STEPS = 16
 SMALL = [
     "experiment=finetune_mixture",
     f"trainer.max_steps={STEPS}",
@@ -57,6 +57,31 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("base") / "run")
 
 
+@pytest.fixture(scope="module")
+def free(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tuning that nothing stops."""
+    folder = tmp_path_factory.mktemp("free") / "run"
+    tune(config_of(base), RunFolder(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def limit(free: Path) -> str:
+    """The budget of energy that this tuning reaches between the looks after 8 and 12 steps."""
+    energy = dict(scalars(free, "watch/energy"))
+    budget = (energy[8] + energy[12]) / 2
+    assert energy[0] < energy[4] < energy[8] < budget < energy[12], energy
+    return f"stop.energy={budget}"
+
+
+@pytest.fixture(scope="module")
+def bound(base: Path, limit: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same tuning within that budget."""
+    folder = tmp_path_factory.mktemp("bound") / "run"
+    tune(config_of(base, limit), RunFolder(folder))
+    return folder
+
+
 def config_of(base: Path, *words: str, watched: float | None = None) -> DictConfig:
     config = wanted(base, *SMALL, *words)
     if watched is not None:
@@ -73,45 +98,45 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def numbers_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return {name: value for name, value in found.items() if not name.startswith("train/s") or name == "train/steps"}
+    return measured(json.loads((folder / "metrics.json").read_text()))
 
 
-def test_tensorboard_has_the_looks_of_a_tuning_and_its_end(base: Path, tmp_path: Path) -> None:
-    tune(config_of(base), RunFolder(tmp_path))
-    events, looks = board(tmp_path), list(range(0, STEPS + 1, 4))
+@pytest.mark.slow
+def test_tensorboard_has_the_looks_of_a_tuning_and_its_end(free: Path) -> None:
+    events, looks = board(free), list(range(0, STEPS + 1, 4))
     for name in ("reward", "reward_se", "base_reward", "gain", "energy", "energy_se", "diversity_share"):
         assert [event.step for event in events.Scalars(f"watch/{name}")] == looks, name
-    reward, before = (dict(scalars(tmp_path, f"watch/{name}")) for name in ("reward", "base_reward"))
+    reward, before = (dict(scalars(free, f"watch/{name}")) for name in ("reward", "base_reward"))
     assert len(set(before.values())) == 1 and reward[0] == pytest.approx(before[0])
-    assert reward[STEPS] > reward[0], "it is tuned towards the reward"
-    energy = [value for _, value in scalars(tmp_path, "watch/energy")]
-    assert energy[0] == pytest.approx(0, abs=1e-6) and energy[-1] > energy[0]
+    gain = dict(scalars(free, "watch/gain"))
+    assert {step: reward[step] - before[step] for step in looks} == pytest.approx(gain, abs=1e-5)
+    assert abs(gain[STEPS]) > 0.01 and dict(scalars(free, "watch/energy"))[0] == pytest.approx(0, abs=1e-6)
     sheets = events.Images("watch/sheet")
     assert [event.step for event in sheets] == looks
-    assert sorted(path.name for path in (tmp_path / "watch").iterdir()) == [f"{step:06d}.png" for step in looks]
+    assert sorted(path.name for path in (free / "watch").iterdir()) == [f"{step:06d}.png" for step in looks]
     with (
         Image.open(io.BytesIO(sheets[-1].encoded_image_string)) as shown,
-        Image.open(tmp_path / "watch" / f"{STEPS:06d}.png") as kept,
+        Image.open(free / "watch" / f"{STEPS:06d}.png") as kept,
     ):
         assert list(shown.convert("RGB").getdata()) == list(kept.convert("RGB").getdata())
     (last,) = events.Images("before_after")
     assert last.step == STEPS
-    found = numbers_of(tmp_path)
-    assert scalars(tmp_path, "sampled/gain")[-1] == (STEPS, pytest.approx(found["sampled/gain"], rel=1e-5))
+    found = numbers_of(free)
+    assert scalars(free, "sampled/gain")[-1] == (STEPS, pytest.approx(found["sampled/gain"], rel=1e-5))
     assert found["watch/kept_step"] == STEPS and "watch/stopped_by" not in found
-    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+    assert not (free / "checkpoints" / "best.ckpt").exists()
 
 
-def test_a_tuning_that_is_not_watched_is_the_same(base: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_tuning_that_is_not_watched_is_the_same(free: Path, base: Path, tmp_path: Path) -> None:
     """A look draws from generators of its own and changes no weight."""
-    tune(config_of(base), RunFolder(tmp_path / "watched"))
-    tune(config_of(base, "watch=null"), RunFolder(tmp_path / "plain"))
-    assert equal(weights(tmp_path / "watched"), weights(tmp_path / "plain"))
-    assert not (tmp_path / "plain" / "watch").exists()
-    assert not [tag for tag in board(tmp_path / "plain").Tags()["scalars"] if tag.startswith("watch/")]
+    tune(config_of(base, "watch=null"), RunFolder(tmp_path))
+    assert equal(weights(free), weights(tmp_path))
+    assert not (tmp_path / "watch").exists()
+    assert not [tag for tag in board(tmp_path).Tags()["scalars"] if tag.startswith("watch/")]
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_won_at_the_cost_of_a_watched_one_stops_before_the_fall(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,19 +167,13 @@ def test_a_reward_that_is_won_at_the_cost_of_a_watched_one_stops_before_the_fall
 FILES = ("last.ckpt", "best.ckpt")
 
 
-def test_a_budget_of_energy_keeps_the_last_weights_within_it(base: Path, tmp_path: Path) -> None:
-    free = tune(config_of(base), RunFolder(tmp_path / "free"))
-    energy = dict(scalars(tmp_path / "free", "watch/energy"))
-    assert free["train/steps"] == STEPS
-    budget = (energy[8] + energy[12]) / 2
-    assert energy[4] < energy[8] < budget < energy[12], energy
-    found = tune(config_of(base, f"stop.energy={budget}"), RunFolder(tmp_path / "bound"))
-    assert (found["watch/kept_step"], found["watch/stopped_step"]) == (8, 12)
-    short = tune(config_of(base, "trainer.max_steps=8"), RunFolder(tmp_path / "short"))
-    assert equal(weights(tmp_path / "bound"), weights(tmp_path / "short")), "the weights of step 8 are those of the run"
-    for name in ("sampled/gain", "tune/energy"):
-        if name in short:
-            assert found[name] == pytest.approx(short[name]), name
+@pytest.mark.slow
+def test_a_budget_of_energy_keeps_the_last_weights_within_it(base: Path, bound: Path, tmp_path: Path) -> None:
+    found = numbers_of(bound)
+    assert (found["watch/kept_step"], found["watch/stopped_step"], found["train/steps"]) == (8, 12, 12)
+    tune(config_of(base, "trainer.max_steps=8"), RunFolder(tmp_path))
+    assert equal(weights(bound), weights(tmp_path)), "the weights of step 8 are those of the run"
+    assert found["sampled/gain"] == pytest.approx(numbers_of(tmp_path)["sampled/gain"])
 
 
 class Signalling(lightning.Callback):
@@ -169,33 +188,29 @@ class Signalling(lightning.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_resumed_tuning_stops_as_an_unbroken_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken by a signal in the middle, then killed between the stop and the measures, then resumed when finished."""
     monkeypatch.setenv("FLOWPORT_TRUST", __name__.partition(".")[0])
-    tune(config_of(base), RunFolder(tmp_path / "free"))
-    energy = dict(scalars(tmp_path / "free", "watch/energy"))
-    limit = f"stop.energy={(energy[12] + energy[16]) / 2}"
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    tune(config_of(base, limit), RunFolder(whole))
     config = config_of(base, limit)
     config.callback = {"mine": {"_target_": f"{__name__}.Signalling", "step": 9}}
     with pytest.raises(Stopped, match=r"SIGTERM after step 10, which is saved: go on by flowport train run="):
-        tune(config, RunFolder(broken))
+        tune(config, RunFolder(tmp_path))
     settle = TuningWatch.settle
     monkeypatch.setattr(TuningWatch, "settle", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        resume(RunFolder(broken), [])
+        resume(RunFolder(tmp_path), [])
     monkeypatch.setattr(TuningWatch, "settle", settle)
-    assert torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 16
-    resume(RunFolder(broken), [])
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 12
+    resume(RunFolder(tmp_path), [])
     for _ in range(2):
-        assert equal(weights(broken), weights(whole))
-        assert numbers_of(broken) == numbers_of(whole)
+        assert equal(weights(tmp_path), weights(bound))
+        assert numbers_of(tmp_path) == numbers_of(bound)
         for tag in ("watch/reward", "watch/energy"):
-            assert scalars(broken, tag) == scalars(whole, tag)
-        resume(RunFolder(broken), [])
-    resume(RunFolder(broken), ["stop.energy=null"])
-    assert equal(weights(broken), weights(tmp_path / "free")), "without its limit it goes on from the kept weights"
+            assert scalars(tmp_path, tag) == scalars(bound, tag)
+        resume(RunFolder(tmp_path), [])
+    resume(RunFolder(tmp_path), ["stop.energy=null"])
+    assert equal(weights(tmp_path), weights(free)), "without its limit it goes on from the kept weights"
 
 
 def interrupted(self: TuningWatch, module: Any) -> None:
