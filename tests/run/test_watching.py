@@ -189,7 +189,9 @@ class Signalling(lightning.Callback):
 
 
 @pytest.mark.slow
-def test_a_resumed_tuning_stops_as_an_unbroken_one(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_tuning_stops_as_an_unbroken_one(
+    base: Path, free: Path, limit: str, bound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken by a signal in the middle, then killed between the stop and the measures, then resumed when finished."""
     monkeypatch.setenv("FLOWPORT_TRUST", __name__.partition(".")[0])
     config = config_of(base, limit)

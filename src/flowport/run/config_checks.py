@@ -81,7 +81,7 @@ KEYS: dict[str, Any] = {
     "steps_per_rollout": Count | None,
     "draw": str | None,
     "watch.every": Count | None,
-    "watch.items": SampleSize,
+    "watch.items": SampleSize | None,
     "stop.energy": Positive | None,
     "boosting.rounds": Amount,
     "boosting.points": Annotated[int, Range(most=MOST)],

@@ -182,6 +182,7 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
+    logger.info("before training: the adjoint's signal, from %d states with %d paths each", SNR_STATES, SNR_PATHS)
     pairing = run.data.placed(device).split("train")
     source, target = (
         side.sample(SNR_STATES, randomness.generator(name))

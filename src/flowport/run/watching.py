@@ -18,6 +18,9 @@ from flowport.training.stop_rule import StopRule
 LOOKS = 10
 """Number of looks at a tuning whose ``watch.every`` is null, beside that before the first step."""
 
+ITEMS = 64
+"""Number of starts of a look where ``watch.items`` is null, at most: a collection that has fewer is a costly one."""
+
 
 def check_watch(overrides: DictConfig) -> None:
     """Check ``watch`` and ``stop`` of a command before a base is trained.
@@ -48,7 +51,7 @@ def rule_of(config: DictConfig) -> StopRule:
 
 
 def settings_of(overrides: DictConfig) -> dict[str, Any]:
-    """The keys ``watch`` and ``stop`` as the config of a run has them, with a number of steps between two looks.
+    """The keys ``watch`` and ``stop`` as the config of a run has them, with the numbers that were null.
 
     Args:
         overrides: The composed config of the command.
@@ -56,7 +59,7 @@ def settings_of(overrides: DictConfig) -> dict[str, Any]:
     watch = overrides.get("watch")
     if watch is not None:
         every = watch.get("every") or max(1, overrides.trainer.max_steps // LOOKS)
-        watch = {"every": every, "items": watch.get("items") or 64}
+        watch = {"every": every, "items": watch.get("items") or max(2, min(ITEMS, overrides.starts))}
     return {"watch": watch, "stop": overrides.get("stop")}
 
 
