@@ -12,8 +12,8 @@ from flowport.randomness import Randomness
 from flowport.reward import LinearReward, QuadraticReward, SumReward
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.sampler import Sampler
-from flowport.sampling.solver import Heun
-from flowport.sampling.volatility import ZeroVolatility
+from flowport.sampling.solver import EulerMaruyama, Heun
+from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
 from flowport.training.stop_rule import StopRule
 from flowport.types import Pair, Sample
 from tests.laws.tilts import F64, Difference, from_noise, mixture
@@ -88,6 +88,15 @@ def test_looks_are_alike_and_the_base_is_translated_once():
     first, second = (at.results(field, LinearReward([1.0])) for _ in range(2))
     assert first.base is second.base
     assert torch.equal(first.tuned, second.tuned) and torch.equal(first.energy, second.energy)
+
+
+def test_base_and_tuned_flow_see_the_same_noise():
+    """By a sampler that draws its own, a flow that is tuned to its base's law wins nothing from any start."""
+    at = view()
+    at.sampler = Sampler(EulerMaruyama(), UniformGrid(6), MemorylessVolatility())
+    found = at.results(tuned(MEAN, VARIANCE), LinearReward([1.0]))
+    torch.testing.assert_close(found.tuned, found.base)
+    assert found.numbers()["gain_se"] < 1e-9
 
 
 def test_the_sheet_has_starts_base_and_tuned_results(tmp_path):
