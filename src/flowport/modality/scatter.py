@@ -12,8 +12,8 @@ from flowport.modality.picture import blank, finish, presentable, short
 
 COLUMNS, PANEL, LABEL, CAPTION = 8, 200, 90, 26
 """Panels in a row; side of a panel, width of the labels and height of the caption, pixels."""
-LINE = 9
-"""Height of the middle of a number above the lower edge of its panel, pixels."""
+LINE = 18
+"""Height of the line of numbers under a row, pixels."""
 MARGIN = 0.06
 """Share of half a panel that stays empty at its edge, more than the radius of a point."""
 NEAR, FAR, MANY = 30.0, 8.0, 200
@@ -65,19 +65,21 @@ def draw(
     own = [name for name, row in rows.items() if name in unrelated or row.shape != first.shape]
     seen = {name: view.to(row) @ row for name, row in rows.items()}
     reach = max(extent(row) for row in seen.values()) or 1.0
-    width, height = LABEL + PANEL * max(len(row) for row in rows.values()), PANEL * len(rows)
+    numbers = numbers or {}
+    tops = [PANEL * r + LINE * sum(name in numbers for name in list(rows)[:r]) for r in range(len(rows) + 1)]
+    width, height = LABEL + PANEL * max(len(row) for row in rows.values()), tops[-1]
     height += CAPTION if len(rows) > 1 else 0
     figure, canvas = blank(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    for r, (name, row) in enumerate(seen.items()):
-        axes.text(LABEL * 0.9, (r + 0.5) * PANEL, name, ha="right", va="center", fontsize=9)
+    for top, (name, row) in zip(tops, seen.items(), strict=False):
+        axes.text(LABEL * 0.9, top + 0.5 * PANEL, name, ha="right", va="center", fontsize=9)
         colours = correspondence(rows[name], rows[name] if name in own else first)
         for k, cloud in enumerate(row):
-            _panel(axes, (LABEL + PANEL * k, PANEL * r), cloud / reach, colours[k])
-        for k, number in enumerate((numbers or {}).get(name, torch.empty(0))[: len(row)].tolist()):
-            place = LABEL + PANEL * (k + 0.5), PANEL * (r + 1) - LINE
+            _panel(axes, (LABEL + PANEL * k, top), cloud / reach, colours[k])
+        for k, number in enumerate(numbers.get(name, torch.empty(0))[: len(row)].tolist()):
+            place = LABEL + PANEL * (k + 0.5), top + PANEL + LINE / 2
             axes.text(*place, short(number), ha="center", va="center", fontsize=8)
     if len(rows) > 1:
         _legend(axes, height - CAPTION / 2, caption(list(rows), own))
