@@ -53,7 +53,7 @@ def said(folder: Path, rank: int) -> dict[str, Any]:
 
 def test_weights_and_averages_are_equal_on_both_bit_by_bit(together: Path) -> None:
     ours, theirs = (torch.load(together / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert len(ours) == len(theirs) == 7
+    assert len(ours) == len(theirs) == 8
     assert all(runs.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert not runs.equal(ours[0], ours[1]), "50 steps are more than 30"
 
@@ -79,6 +79,12 @@ def test_a_resumed_tuning_has_the_replay_of_each_process(together: Path) -> None
     mine, other = (replay[-1] for replay in whole["replays"])
     assert mine.keys() == other.keys()
     assert not torch.equal(mine["end"], other["end"])
+
+
+def test_both_stop_after_the_step_that_the_first_one_sees_beyond_the_budget(together: Path) -> None:
+    assert [said(together, rank)["bounded"] for rank in range(2)] == [[2, 2], [2, 2]]
+    numbers = json.loads((together / "bounded" / "metrics.json").read_text())
+    assert (numbers["watch/kept_step"], numbers["watch/stopped_step"]) == (0, 2)
 
 
 def test_a_bad_loss_on_one_process_ends_both_with_one_sentence(together: Path) -> None:

@@ -125,6 +125,8 @@ def main(folder: Path) -> None:
     LOG["nan"] = at_nan(12, 1, folder / "nan")
     LOG["signal"] = at_signal(folder / "signal")
     LOG["minutes"] = by_minutes(folder / "minutes")
+    tuning(folder / "whole", folder / "bounded", "watch.every=2", "stop.energy=1e-9")
+    LOG["bounded"] = LOG["batches"][-1]
     torch.save(found, folder / f"{place.rank}.pt")
     (folder / f"{place.rank}.json").write_text(json.dumps(LOG, default=str))
 

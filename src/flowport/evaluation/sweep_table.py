@@ -24,7 +24,7 @@ REFERENCES = ("untranslated", "retrieved", "floor")
 FINISHED = "finished"
 NEITHER = (
     *("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls", "*path_energy", "*strength"),
-    *("*transport_cost", "*cycle_error", "term_*", "base_term_*"),
+    *("*transport_cost", "*cycle_error", "*_step", "term_*", "base_term_*"),
     *("*base_reward", "*tilted_reward", "kl_to_base", "*strength_share", "share", "memory", "paths", "*temper"),
 )
 """Numbers that describe the data or the run, and those that are best at some value between."""

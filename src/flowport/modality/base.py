@@ -1,7 +1,7 @@
 """The contract of a modality: how raw data are encoded as points x, decoded and drawn."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowport.errors import Checked
+from flowport.modality.picture import short
 from flowport.tensors import moved
 
 
@@ -117,6 +118,22 @@ class Modality(Checked, ABC):
         Raises:
             FlowportError: When there is no row or a row has no point.
         """
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        """The picture of ``render`` with the number of every item under it, (3, H, W) uint8.
+
+        The default is for modalities whose pictures have no place for it: the mean number stands beside a row's label.
+
+        Args:
+            rows: Points (n, *D) of every row by its label.
+            numbers: A number of every item, for instance its reward, (n,), of some of the rows by their labels.
+            path: File to write, .png; missing folders are created.
+
+        Raises:
+            FlowportError: As ``render``.
+        """
+        means = {name: f"{name} ({short(float(value.mean()))})" for name, value in numbers.items()}
+        return self.render({means.get(name, name): row for name, row in rows.items()}, path)
 
     def observed(self, x: Tensor) -> Tensor:
         """The points in the space of metrics and pictures: decoded where they are latents, else unchanged.

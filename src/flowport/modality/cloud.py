@@ -1,6 +1,6 @@
 """Point clouds in space: sets of 3D points, drawn with colours that show the correspondence to the start."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import cos, radians, sin
 
 import torch
@@ -92,6 +92,9 @@ class Cloud(Modality):
 
     def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         return draw(rows, path, VIEW, unrelated)
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        return draw(rows, path, VIEW, numbers=numbers)
 
     def vertices(self, x: Tensor, origin: Tensor) -> Vertices:
         colours = (255 * correspondence(x, origin)).round().to(torch.uint8)

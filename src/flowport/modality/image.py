@@ -6,7 +6,7 @@ References:
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -153,7 +153,14 @@ class Image(Modality):
         return F.pad(fitted, (left, self.size[1] - wide - left, top, self.size[0] - high - top))
 
     def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
-        return draw({name: _shown((row.detach().cpu().float() + 1) / 2) for name, row in rows.items()}, path)
+        return draw(self._drawn(rows), path)
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        return draw(self._drawn(rows), path, numbers=numbers)
+
+    @staticmethod
+    def _drawn(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: _shown((row.detach().cpu().float() + 1) / 2) for name, row in rows.items()}
 
     def _augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         n, _, height, width = x.shape
@@ -200,5 +207,11 @@ class FloatImage(Modality):
         return x
 
     def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
+        return draw(self._drawn(rows), path)
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        return draw(self._drawn(rows), path, numbers=numbers)
+
+    def _drawn(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         span = self.high - self.low
-        return draw({name: (row.detach().cpu().float() - self.low) / span for name, row in rows.items()}, path)
+        return {name: (row.detach().cpu().float() - self.low) / span for name, row in rows.items()}

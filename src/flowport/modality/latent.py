@@ -5,7 +5,7 @@ References:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from typing import Any
 
@@ -105,6 +105,9 @@ class LatentModality(Modality):
 
     def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         return self.inner.render({name: self.observed(row) for name, row in rows.items()}, path, unrelated)
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        return self.inner.sheet({name: self.observed(row) for name, row in rows.items()}, numbers, path)
 
     def sound(self, x: Tensor) -> Sound | None:
         return self.inner.sound(self.observed(x))

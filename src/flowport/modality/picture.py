@@ -51,3 +51,22 @@ def presentable(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     if not rows or any(len(row) == 0 for row in rows.values()):
         raise FlowportError(f"a picture needs at least one row with at least one point, but the rows are {list(rows)}")
     return {name: row.detach().cpu().float() for name, row in rows.items()}
+
+
+def short(number: float) -> str:
+    """A number as it is written under a picture: three significant digits.
+
+    Args:
+        number: The number.
+    """
+    return f"{number:.3g}"
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture that ``finish`` wrote, (3, H, W) uint8.
+
+    Args:
+        path: The file, .png.
+    """
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)

@@ -1,6 +1,6 @@
 """Images as point clouds in the plane, drawn from the distribution of their brightness."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -116,6 +116,9 @@ class PixelCloud(Modality):
 
     def render(self, rows: dict[str, Tensor], path: str, unrelated: Collection[str] = ()) -> Tensor:
         return draw(rows, path, torch.eye(3, 2), unrelated)
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        return draw(rows, path, torch.eye(3, 2), numbers=numbers)
 
 
 def _mixed(z: Tensor) -> Tensor:

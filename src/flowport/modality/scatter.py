@@ -1,6 +1,6 @@
 """Scatter plots of point clouds: rows of panels whose colours show where points come from, shaded by depth."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from matplotlib import colormaps
@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from flowport.modality.picture import blank, finish, presentable
+from flowport.modality.picture import blank, finish, presentable, short
 
 COLUMNS, PANEL, LABEL, CAPTION = 8, 200, 90, 26
 """Panels in a row; side of a panel, width of the labels and height of the caption, pixels."""
+LINE = 18
+"""Height of the line of numbers under a row, pixels."""
 MARGIN = 0.06
 """Share of half a panel that stays empty at its edge, more than the radius of a point."""
 NEAR, FAR, MANY = 30.0, 8.0, 200
@@ -35,7 +37,13 @@ def correspondence(x: Tensor, origin: Tensor) -> Tensor:
     return torch.from_numpy(colormaps[MAP](rank.cpu().numpy())[..., :3])
 
 
-def draw(rows: dict[str, Tensor], path: str, view: Tensor, unrelated: Collection[str] = ()) -> Tensor:
+def draw(
+    rows: dict[str, Tensor],
+    path: str,
+    view: Tensor,
+    unrelated: Collection[str] = (),
+    numbers: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """Rows of point clouds as one picture, (3, H, W) uint8, which is also written to a file.
 
     A point has the colour of its height in the first row, so that the rows of one trajectory show which points
@@ -47,6 +55,7 @@ def draw(rows: dict[str, Tensor], path: str, view: Tensor, unrelated: Collection
         path: File to write, .png.
         view: Directions of space that are drawn right, up and towards the viewer, (3, d).
         unrelated: Labels of the rows whose points are not those of the first row.
+        numbers: A number of every cloud, (n,), which is written under it, of some of the rows by their labels.
 
     Raises:
         FlowportError: When there is no row or a row has no cloud.
@@ -56,17 +65,22 @@ def draw(rows: dict[str, Tensor], path: str, view: Tensor, unrelated: Collection
     own = [name for name, row in rows.items() if name in unrelated or row.shape != first.shape]
     seen = {name: view.to(row) @ row for name, row in rows.items()}
     reach = max(extent(row) for row in seen.values()) or 1.0
-    width, height = LABEL + PANEL * max(len(row) for row in rows.values()), PANEL * len(rows)
+    numbers = numbers or {}
+    tops = [PANEL * r + LINE * sum(name in numbers for name in list(rows)[:r]) for r in range(len(rows) + 1)]
+    width, height = LABEL + PANEL * max(len(row) for row in rows.values()), tops[-1]
     height += CAPTION if len(rows) > 1 else 0
     figure, canvas = blank(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
-    for r, (name, row) in enumerate(seen.items()):
-        axes.text(LABEL * 0.9, (r + 0.5) * PANEL, name, ha="right", va="center", fontsize=9)
+    for top, (name, row) in zip(tops, seen.items(), strict=False):
+        axes.text(LABEL * 0.9, top + 0.5 * PANEL, name, ha="right", va="center", fontsize=9)
         colours = correspondence(rows[name], rows[name] if name in own else first)
         for k, cloud in enumerate(row):
-            _panel(axes, (LABEL + PANEL * k, PANEL * r), cloud / reach, colours[k])
+            _panel(axes, (LABEL + PANEL * k, top), cloud / reach, colours[k])
+        for k, number in enumerate(numbers.get(name, torch.empty(0))[: len(row)].tolist()):
+            place = LABEL + PANEL * (k + 0.5), top + PANEL + LINE / 2
+            axes.text(*place, short(number), ha="center", va="center", fontsize=8)
     if len(rows) > 1:
         _legend(axes, height - CAPTION / 2, caption(list(rows), own))
     return finish(canvas, path)

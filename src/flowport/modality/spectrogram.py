@@ -1,7 +1,7 @@
 """Spectrograms of sound: the base of modalities whose points are time-frequency representations of waveforms."""
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import log2
 from typing import Any
 
@@ -175,8 +175,13 @@ class Spectrogram(Modality):
             path: File to write, .png.
             unrelated: Not used.
         """
-        pictures = {name: colours(self.decibels(row.detach().cpu()), self.floor_db) for name, row in rows.items()}
-        return draw(pictures, path, TILE)
+        return draw(self._drawn(rows), path, TILE)
+
+    def sheet(self, rows: dict[str, Tensor], numbers: Mapping[str, Tensor], path: str) -> Tensor:
+        return draw(self._drawn(rows), path, TILE, numbers)
+
+    def _drawn(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: colours(self.decibels(row.detach().cpu()), self.floor_db) for name, row in rows.items()}
 
     def sound(self, x: Tensor) -> Sound:
         return Sound(self.decode(x), self.rate)

@@ -1,6 +1,7 @@
 """The run that a fine-tuning or a reflow starts from: the one that was named, or one trained on the spot, once."""
 
 import logging
+import signal
 import subprocess
 import sys
 from hashlib import blake2b
@@ -9,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Stopped
 from flowport.run.cli import composed
 from flowport.run.config_checks import check_kind
 from flowport.run.device import asked
@@ -85,8 +86,31 @@ def _train(folder: RunFolder, words: list[str]) -> None:
     logger.info("%s the base %s", "going on with" if folder.begun else "training", folder)
     asked = [f"run={folder}"] if folder.begun else [*words, f"hydra.run.dir={folder}"]
     # -P: a file of the working directory that is called like a library is not imported
-    done = subprocess.run([sys.executable, "-P", "-m", "flowport.run", "train", *asked], check=False, env=alone())
-    if done.returncode or not folder.finished:
+    process = subprocess.Popen([sys.executable, "-P", "-m", "flowport.run", "train", *asked], env=alone())
+    try:
+        process.wait()
+    except (Stopped, KeyboardInterrupt) as stop:
+        _stop(process, stop.status - 128 if isinstance(stop, Stopped) else int(signal.SIGINT), folder)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode or not folder.finished:
         raise FlowportError(
             f"the base could not be trained: see above, or train it by flowport train {' '.join(words)}"
         )
+
+
+def _stop(process: subprocess.Popen[bytes], number: int, folder: RunFolder) -> None:
+    """Pass a signal on to the training of a base, which then saves its last step; a second signal ends it at once.
+
+    A terminal's Ctrl-C has reached it already, and it takes the second for the same.
+
+    Raises:
+        Stopped: With what is saved.
+    """
+    if process.poll() is None:
+        process.send_signal(number)
+    process.wait()
+    state = f"its base {folder} was trained, {'of which the last step is saved' if folder.begun else 'yet unsaved'}"
+    raise Stopped(number, f"while {state}: give the same command again, which goes on with it") from None

@@ -141,6 +141,8 @@ def round_config(folder: RunFolder, overrides: DictConfig, parts: Parts | None =
     asked = overrides.copy()
     OmegaConf.set_struct(asked, False)  # where no reward was said, there is no such key
     asked.strength, asked.adjoint_snr = 1.0, False
+    if asked.get("stop") is not None:
+        asked.stop.watched = None  # the residual reward has no terms
     asked.reward = {
         "_target_": "flowport.finetuning.residual_reward.ResidualReward",
         "network": asked.boosting.network or known.network,

@@ -141,7 +141,8 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
         shown = slice(modality.shown)
         pictures = {"source": pair.source.x[shown], "base": base[shown], "tuned": tuned[shown]}
         picture = {name: modality.observed(x).cpu() for name, x in pictures.items()}
-        modality.surface().render(picture, str(folder.before_after))
+        under = {"base": before[shown].cpu(), "tuned": after[shown].cpu()}
+        modality.surface().sheet(picture, under, str(folder.before_after))
     return numbers
 
 

@@ -182,13 +182,15 @@ TASKS: dict[str, Task] = {
 def _resume(folder: Path, overrides: list[str], trust: bool) -> None:
     """Continue a run in place."""
     from flowport.evaluation.tables import table
+    from flowport.run.resume_log import told_of
     from flowport.run.run_folder import RunFolder
     from flowport.run.stage import resume
     from flowport.run.sweep_job import finishing
 
     run = RunFolder(folder, trust)
     run.read_config()  # a lock would make a folder that does not exist
-    with said_how_to_go_on(folder), finishing(run, not overrides), run.locked():
+    run.check_links()
+    with said_how_to_go_on(folder), finishing(run, not overrides), run.locked(), told_of(run):
         print(table(resume(run, overrides), title=str(folder)))
 
 

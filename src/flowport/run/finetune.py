@@ -25,6 +25,7 @@ from flowport.run.piloted import piloted, reported
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.run.trainer_options import refuse_split
+from flowport.run.watching import check_watch, settings_of
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
@@ -55,6 +56,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
     """
     check_keys(overrides)
     check_values(overrides)
+    check_watch(overrides)
     check_kind("strength", overrides.strength, float)
     check_kind("certified", overrides.certified, int, 2)
     refuse_split(overrides.trainer, "fine-tuning")
@@ -116,6 +118,8 @@ def tuned_config(folder: RunFolder, overrides: DictConfig, parts: Parts | None =
     for key in OWN:
         config[key] = overrides[key]
     config.trainer = _trainer(own, overrides)
+    for key, value in settings_of(overrides).items():
+        config[key] = value
     for key in IF_SAID:
         if overrides.get(key) is not None:
             config[key] = overrides[key]
@@ -197,6 +201,7 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
+    logger.info("before training: the adjoint's signal, from %d states with %d paths each", SNR_STATES, SNR_PATHS)
     pairing = run.data.placed(device).split("train")
     source, target = (
         side.sample(SNR_STATES, randomness.generator(name))

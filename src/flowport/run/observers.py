@@ -1,6 +1,8 @@
 """The loggers and the user's own callbacks of a run, from ``logger=[…]`` and ``callback=[…]`` of its config."""
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback
@@ -8,9 +10,11 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError
+from flowport.modality.picture import read_picture
 from flowport.run.build import make
 from flowport.run.run_folder import RunFolder
 from flowport.training.logger import RunLogger, TensorboardLogger
+from flowport.training.logger.base import of_the_end
 
 
 def loggers_of(config: DictConfig, folder: RunFolder, done: int | None) -> list[Logger]:
@@ -98,18 +102,22 @@ class Observers:
             else:
                 log.log_hyperparams(choices)
 
-    def conclude(self, numbers: dict[str, Any], step: int) -> None:
-        """Record the numbers of the end.
+    def conclude(self, numbers: dict[str, Any], step: int, pictures: Mapping[str, Path] | None = None) -> None:
+        """Record the numbers and the pictures of the end.
 
         Args:
             numbers: Values by name.
             step: Number of optimiser steps.
+            pictures: Files of pictures by name.
         """
+        shown = {name: read_picture(path) for name, path in (pictures or {}).items()}
         for log in self.loggers:
             if isinstance(log, RunLogger):
+                for name, pixels in shown.items():
+                    log.picture(name, pixels, step)
                 log.conclude(numbers, step)
             else:
-                log.log_metrics({name: v for name, v in numbers.items() if name.startswith("test/")}, step)
+                log.log_metrics(of_the_end(numbers), step)
                 log.save()
 
     def close(self) -> None:

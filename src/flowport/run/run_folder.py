@@ -175,6 +175,19 @@ class RunFolder:
         """The picture of the same starts through the base and the fine-tuned flow."""
         return self.path / "before_after.png"
 
+    def pictures(self) -> dict[str, Path]:
+        """The pictures of the end that are there, by the names under which loggers have them."""
+        known = {"before_after": self.before_after}
+        return {name: path for name, path in known.items() if path.is_file()}
+
+    def watch_sheet(self, step: int) -> Path:
+        """The picture of a tuning beside its base after a number of steps.
+
+        Args:
+            step: Number of optimiser steps.
+        """
+        return self.path / "watch" / f"{step:06d}.png"
+
     @property
     def pairs(self) -> Path:
         """Stored pairs of source and target points, for ``pairing=stored``."""
@@ -260,7 +273,7 @@ class RunFolder:
         if not self.path.is_dir():
             return
         board = self.path / "tensorboard"
-        held = (self.path / name for name in (".hydra", "gallery", "examples", "csv"))
+        held = (self.path / name for name in (".hydra", "gallery", "examples", "csv", "watch"))
         folders = [self.path, *held, self.checkpoints, board, *board.glob("*")]
         for folder in folders:  # a folder before what is in it
             for entry in folder.iterdir() if folder.is_dir() else ():

@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -25,6 +24,7 @@ from flowport.run.rank_launch import handed_over
 from flowport.run.rank_place import first, options_of
 from flowport.run.run_folder import RunFolder, check_fits, check_resumable, write_json
 from flowport.run.trainer_options import lightning_options, processes_of
+from flowport.run.watching import settled, steps_done, watch_of
 from flowport.tensors import float32_products
 from flowport.training import ranks
 from flowport.training.callback import (
@@ -141,8 +141,9 @@ def train(
         _measured_before(run, folder, before)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every, config.get("checkpoint_minutes"))
     samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
-    callbacks = [ResumeFinished(), _progress(folder), StepLogger(), samples, clock, saving, *_profiled(config, folder)]
-    trainer = build_trainer(config, folder, callbacks, done)
+    watches = watch_of(run, folder, clock)
+    told = [_progress(folder), StepLogger(), samples, clock, *watches]
+    trainer = build_trainer(config, folder, [ResumeFinished(), *told, saving, *_profiled(config, folder)], done)
     observers = Observers(trainer.loggers)
     if not resume:
         observers.describe(
@@ -150,25 +151,25 @@ def train(
             choices(config),
             sorted(name for name in names if not name.endswith("_se")),
         )
-    _fit(trainer, run, folder.checkpoint, resume)
-    saving.check()
+    _fit(trainer, run, saving, resume)
     if not first():
         return {}
     run = _gathered(run, folder, parts, base)
-    last = trainer.global_step * trainer.accumulate_grad_batches - 1
+    steps, kept = settled(watches, run, trainer.global_step)
     numbers = {
-        "train/steps": trainer.global_step,
+        "train/steps": steps,
         "train/seconds": round(clock.seconds, 2),
         "train/step_ms": round(clock.step_ms, 3),
         **run.facts,
         **folder.read_before(),
-        **{f"coupling/{k}": v for k, v in run.data.train.facts_of(last).items()},
+        **kept,
+        **_coupled(run, steps * trainer.accumulate_grad_batches - 1),
     }
     numbers.update(measure(run, folder, trainer.strategy.root_device, config.get("gallery", True)))
-    concluded = resume and trainer.global_step == _concluded(folder)
+    concluded = resume and steps == _concluded(folder)
     numbers.update(_after(run, folder, numbers, after))
     if not concluded:
-        observers.conclude(numbers, trainer.global_step)
+        observers.conclude(numbers, steps, folder.pictures())
     observers.close()
     folder.write_metrics(numbers)
     return numbers
@@ -206,8 +207,16 @@ def _measured_before(run: Run, folder: RunFolder, before: Callable[[Run], dict[s
             write_json(folder.before, found)
 
 
-def _fit(trainer: lightning.Trainer, run: Run, checkpoint: Path, resume: bool) -> None:
-    """Train and save; on CUDA with float32 rounded to TF32 in products unless ``trainer.tf32=false``, which is said."""
+def _coupled(run: Run, batch: int) -> dict[str, Any]:
+    """coupling/<fact> of the plan from which a batch was drawn."""
+    return {f"coupling/{name}": value for name, value in run.data.train.facts_of(batch).items()}
+
+
+def _fit(trainer: lightning.Trainer, run: Run, saving: Checkpointing, resume: bool) -> None:
+    """Train, save, and stop where a signal has come.
+
+    On CUDA float32 is rounded to TF32 in products unless ``trainer.tf32=false``, which is said.
+    """
     device = trainer.strategy.root_device
     tf32 = device.type == "cuda" and run.config.trainer.get("tf32", True)
     if tf32:
@@ -216,9 +225,10 @@ def _fit(trainer: lightning.Trainer, run: Run, checkpoint: Path, resume: bool) -
             torch.cuda.get_device_name(device),
         )
     with float32_products(tf32):
-        trainer.fit(run.module, run.data, ckpt_path=checkpoint if resume else None)
-    trainer.save_checkpoint(checkpoint)
+        trainer.fit(run.module, run.data, ckpt_path=saving.checkpoint if resume else None)
+    trainer.save_checkpoint(saving.checkpoint)
     ranks.leave()
+    saving.check()
 
 
 def _resumed(run: Run, folder: RunFolder) -> int:
@@ -230,7 +240,7 @@ def _resumed(run: Run, folder: RunFolder) -> int:
     if len(checkpoint["lr_schedulers"]) != (run.module.make_scheduler is not None):
         raise FlowportError(f"{folder.checkpoint} does not hold the state of this run's scheduler")
     folder.read_before()
-    return int(checkpoint["global_step"])
+    return steps_done(checkpoint, run.config)
 
 
 def _after(

@@ -8,6 +8,7 @@ from flowport.training.callback.resume_finished import ResumeFinished
 from flowport.training.callback.sample_logger import SampleLogger
 from flowport.training.callback.step_logger import StepLogger
 from flowport.training.callback.step_profile import StepProfile
+from flowport.training.callback.tuning_watch import TuningWatch
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -19,4 +20,5 @@ __all__ = [
     "StepLogger",
     "StepProfile",
     "TrainingClock",
+    "TuningWatch",
 ]

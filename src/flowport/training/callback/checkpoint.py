@@ -51,9 +51,12 @@ KEYS = (
 )
 """Entries of a checkpoint that are resumed from as they are: tensors, counters and settings of optimisers."""
 
+COUNTING = ("TrainingClock", "TuningWatch")
+"""Callbacks whose states are counters alone."""
+
 
 def admitted(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The part of a checkpoint that a resumed run may see: tensors, counters and the training clock.
+    """The part of a checkpoint that a resumed run may see: tensors, counters, the training clock and the watch.
 
     The states of other callbacks name files (``ModelCheckpoint.best_model_path``), which Lightning would delete.
 
@@ -67,8 +70,8 @@ def admitted(checkpoint: dict[str, Any]) -> dict[str, Any]:
     for key in ("optimizer_states", "lr_schedulers", "replay", "replays"):
         _check_depth(found.get(key), key)
     callbacks = checkpoint.get("callbacks")
-    clock = callbacks.get("TrainingClock") if isinstance(callbacks, dict) else None
-    found["callbacks"] = {} if clock is None else {"TrainingClock": _counters(clock)}
+    states = {name: callbacks.get(name) for name in COUNTING} if isinstance(callbacks, dict) else {}
+    found["callbacks"] = {name: _counters(state) for name, state in states.items() if state is not None}
     if "loops" in checkpoint:
         found["loops"] = _counters(checkpoint["loops"])
     return found

@@ -1,6 +1,8 @@
 """Duration of training, summed over all parts of a run that was stopped and resumed."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,7 +38,23 @@ class TrainingClock(Callback):
     ) -> None:
         self.steps = trainer.global_step
 
+    @contextmanager
+    def paused(self, module: LightningModule) -> Iterator[None]:
+        """A context whose duration is no part of the training.
+
+        Args:
+            module: Whose device may still be at work.
+        """
+        self._pause(module)
+        try:
+            yield
+        finally:
+            self.began = time.perf_counter()
+
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._pause(module)
+
+    def _pause(self, module: LightningModule) -> None:
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)  # queued kernels are part of training
         self.kept, self.began = self.seconds, None
@@ -45,9 +63,7 @@ class TrainingClock(Callback):
         self.began = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
-        self.kept, self.began = self.seconds, None
+        self._pause(module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "steps": self.steps}

@@ -18,6 +18,19 @@ The numbers of step n + 1 stand at n, as do those of a validation after n steps:
 those of the next step, which a killed process may have written, are dropped, and those of the validation are kept.
 """
 
+OF_THE_END = ("test/", "tune/", "certificate/", "sampled/", "boosting/")
+"""Beginnings of the names of numbers that are charted at the end of a run, where they are measured."""
+
+
+def of_the_end(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that are charted at the end of a run; texts among them are not.
+
+    Args:
+        numbers: Values by name.
+    """
+    found = {name: value for name, value in numbers.items() if name.startswith(OF_THE_END)}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
 
 class RunLogger(Checked, Logger):
     """A Lightning logger that also takes what a run shows beside its numbers.
@@ -39,13 +52,13 @@ class RunLogger(Checked, Logger):
         self.log_hyperparams(choices)
 
     def conclude(self, numbers: Mapping[str, Any], step: int) -> None:
-        """Record the numbers of the end; by default those of the test split.
+        """Record the numbers of the end; by default those of the test split and of a tuning's certificate.
 
         Args:
             numbers: Values by name.
             step: Number of optimiser steps.
         """
-        self.log_metrics({name: value for name, value in numbers.items() if name.startswith("test/")}, step)
+        self.log_metrics(of_the_end(numbers), step)
         self.save()
 
     def picture(self, name: str, pixels: Tensor, step: int) -> None:

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from flowport.errors import Amount
-from flowport.training.logger.base import OF_A_STEP, UNCHARTED, RunLogger
+from flowport.training.logger.base import OF_A_STEP, UNCHARTED, RunLogger, of_the_end
 
 REFERENCES = ("floor", "untranslated", "retrieved", "ceiling", "chance")
 """Suffixes of numbers that a metric is read against."""
@@ -130,13 +130,13 @@ class TensorboardLogger(RunLogger, TensorBoardLogger):
 
     @rank_zero_only
     def conclude(self, numbers: Mapping[str, Any], step: int) -> None:
-        """Record the numbers of the test split as scalars and all numbers as text ``results``.
+        """Record the numbers of the test split and of a tuning's certificate as scalars, and all as text ``results``.
 
         Args:
             numbers: Values by name.
             step: Number of optimiser steps.
         """
-        self.log_metrics({k: v for k, v in numbers.items() if k.startswith("test/")}, step)
+        self.log_metrics(of_the_end(numbers), step)
         self.experiment.add_text("results", as_table(numbers), step)
         self.experiment._get_file_writer().add_summary(hparams({}, {})[2], step)
         self.save()
