@@ -211,7 +211,7 @@ class Spoilt(LinearReward):
 
 
 def test_a_reward_that_fails_in_mid_training_loses_nothing_that_was_saved(base: Path, tmp_path: Path) -> None:
-    config, before = wanted(base, *TUNING), digests(base)
+    config, before = wanted(base, *TUNING, "watch=null"), digests(base)
     config.tuning[-1].reward = {"_target_": "tests.run.test_finetune.Spoilt", "c": [0.5, 0.4]}
     with pytest.raises(FlowportError, match="reward=spoilt returned NaN for 32 of 32 points"):
         tune(config, RunFolder(tmp_path))
