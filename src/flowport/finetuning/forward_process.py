@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flowport.finetuning.adjoint import rows
-from flowport.finetuning.method.base import Rollout, finite, logged_scalars, origins, scaled_reward, starts
+from flowport.finetuning.method.base import Footprint, Rollout, finite, logged_scalars, origins, scaled_reward, starts
 from flowport.finetuning.path_weights import centred
 from flowport.finetuning.renoising import control_energy, renoised, simulate, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
@@ -107,6 +107,19 @@ def collect_forward(
     return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 
 
+def forward_footprint(starts: int, sees_source: bool, noisings: int, batch: int, paths: int) -> Footprint:
+    """What ``collect_forward`` and a step on ``drawn_points`` hold in memory.
+
+    Args:
+        starts: Number of starts of a collection.
+        sees_source: Whether the field is conditioned on x0.
+        noisings: Number of times at which every result is re-noised.
+        batch: Points per optimiser step.
+        paths: Results per start on a bridge whose field sees it.
+    """
+    return Footprint(starts * (paths if sees_source else 1), batch, 6 * noisings, 3 * noisings)
+
+
 def drawn_points(field: TiltedField, rollout: Rollout, batch: int, generator: torch.Generator) -> ForwardPoints:
     """Points of a rollout for one optimiser step, drawn uniformly over its times and paths.
 
@@ -116,13 +129,14 @@ def drawn_points(field: TiltedField, rollout: Rollout, batch: int, generator: to
         batch: Number of points B.
         generator: Random generator, on the device of the rollout.
     """
-    states, times = rollout["states"], rollout["times"]
-    step, row = (torch.randint(n, (batch,), generator=generator, device=times.device) for n in states.shape[:2])
-    x, t, condition = states[step, row], times[step], rollout.condition(field.conditioning.sees_source)[row]
+    times, sizes = rollout["times"], rollout["states"].shape[:2]
+    step, row = (torch.randint(n, (batch,), generator=generator, device=times.device) for n in sizes)
+    (x, old, rest), t = (rollout.at(name, step, row) for name in ("states", "old", "rest")), times[step]
+    condition = rollout.condition(field.conditioning.sees_source)[row]
     gains = field.gains(t)
     moved = scaled(gains.end, field.shift(x, t, condition))
     weight = 1 / (gains.spread.square() * x[0].numel())
-    return ForwardPoints(row, x, t, condition, moved, rollout["old"][step, row], rollout["rest"][step, row], weight)
+    return ForwardPoints(row, x, t, condition, moved, old, rest, weight)
 
 
 def advantage(field: TiltedField, rollout: Rollout, paths: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,10 @@
 Both chains have the steps, the transition variances and the noiseless last step E[x1 | x] of the base
 (``flowport.finetuning.discretisation``), so that log dQ/dP is finite and exact along the paths of either. A noiseless
 last step of the tuned flow's own would make KL(Q‖P) infinite.
+
+References:
+    Kappen and Ruiz 2016, "Adaptive importance sampling for control and inference", doi:10.1007/s10955-016-1446-7
+        (log-ratio of controlled paths).
 """
 
 from collections.abc import Callable

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from flowport.errors import FlowportError
-from flowport.finetuning.forward_process import advantage, collect_forward, drawn_points
-from flowport.finetuning.method.base import FineTuningMethod, Rollout
+from flowport.finetuning.forward_process import advantage, collect_forward, drawn_points, forward_footprint
+from flowport.finetuning.method.base import FineTuningMethod, Footprint, Rollout
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -80,6 +80,9 @@ class AdvantageWeighted(FineTuningMethod):
             if kl
             else "a tilt that grows with every collection: no law to stay at"
         )
+
+    def footprint(self, starts: int, sees_source: bool) -> Footprint:
+        return forward_footprint(starts, sees_source, self.noisings, self.batch, self.paths)
 
     def collect(
         self, field: TiltedField, reward: Reward, strength: float, pair: Pair, generator: torch.Generator
