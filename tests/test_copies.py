@@ -254,18 +254,18 @@ def test_particles_read_only_whether_their_reward_is_finite(gradient):
     assert (
         translated(FeynmanKac(LinearReward([1.0, 0.5]).to("meta"), particles=4, gradient=gradient), reads=reads) == []
     )
-    assert set(reads) == {"_checked", "value_and_gradient"} if gradient else {"_checked"}
+    assert set(reads) == {"_checked", "_differentiated"} if gradient else {"_checked"}
 
 
 def test_a_guided_translation_reads_nothing():
     assert translated(Euler(), partial(ClassifierFreeGuidance, scale=2.0)) == []
 
 
-CHECKS = ["finite", "_checked", "value_and_gradient"]
+CHECKS = ["finite", "_checked", "_differentiated"]
 """What a collection reads: whether paths, rewards and gradients are finite, once each in so many steps."""
 
 
-LOSSES_THAT_READ = dict.fromkeys(("draft", "refl"), ("_checked", "value_and_gradient"))
+LOSSES_THAT_READ = dict.fromkeys(("draft", "refl"), ("_checked", "_differentiated"))
 """Their losses are the reward itself, of which it is checked in each step whether it and its gradient are finite."""
 
 

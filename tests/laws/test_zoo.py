@@ -47,8 +47,9 @@ ELSEWHERE = {
     "HuggingFace",
     "Spoken",
     "FromFileReward",
+    "PlainReward",
     "CLIPScore",
-}  # need a file or an extra: tests/distribution/, tests/reward/
+}  # need a file, an extra or own code: tests/distribution/, tests/reward/
 
 
 @pytest.mark.parametrize(("name", "base", "members"), FAMILIES, ids=[f[0] for f in FAMILIES])

@@ -94,7 +94,7 @@ def _probed(folder: RunFolder, overrides: DictConfig, parts: Parts, auto: AutoMe
     reward.check(run.module.source, run.module.target)
     randomness = Randomness(overrides.seed).under("pilot")
     pair = _pair(run, size(auto, overrides.starts), randomness, device)
-    generator = randomness.generator("paths", 0, device)
+    generator = randomness.generator("paths")
     strength, rows = float(overrides.strength), overrides.get("rows")
     return probe(base, reward.to(device), strength, pair, generator, auto.branches, rows)
 
@@ -103,7 +103,7 @@ def _pair(run: Run, n: int, randomness: Randomness, device: torch.device) -> Pai
     """n draws of source and target, from the split that tuning uses."""
     pairing = run.data.placed(device).split("train")
     source, target = (
-        side.sample(n, randomness.generator(name, 0, device))
+        side.sample(n, randomness.generator(name))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
     return Pair(source, target)

@@ -26,7 +26,7 @@ from flowport.reward.base import Reward, own
 from flowport.sampling.dynamics import Dynamics, Process
 from flowport.sampling.solver.base import Solver, require_forward
 from flowport.sampling.volatility import ZeroVolatility, memoryless_variances
-from flowport.tensors import clamped, noise_like, over
+from flowport.tensors import clamped, noise_like, over, to_device
 from flowport.types import Condition
 
 ROWS = 4096
@@ -259,8 +259,8 @@ class FeynmanKac(Solver):
 def _drawn(log_weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Rows of n particles of each population, drawn systematically by their weights, (B·n,)."""
     b, p = log_weight.shape
-    places = torch.rand(b, 1, generator=generator, device=log_weight.device, dtype=log_weight.dtype)
-    places = (places + torch.arange(n, device=log_weight.device)) / n
+    drawn = torch.rand(b, 1, generator=generator, device=generator.device, dtype=log_weight.dtype)
+    places = (to_device(drawn, log_weight.device) + torch.arange(n, device=log_weight.device)) / n
     chosen = torch.searchsorted(log_weight.softmax(1).cumsum(1), places, right=True).clamp_max(p - 1)
     return (chosen + p * torch.arange(b, device=log_weight.device)[:, None]).flatten()
 
