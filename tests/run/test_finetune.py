@@ -201,13 +201,13 @@ def test_a_wrong_tuning_is_refused_by_name(base: Path, tmp_path: Path, words: li
 
 
 class Spoilt(LinearReward):
-    """A reward that is not a number from its third collection on."""
+    """A reward that is not a number from its third collection on; the estimate of memory asks it once, without data."""
 
     asked = 0
 
     def forward(self, x1: torch.Tensor, condition: Condition) -> torch.Tensor:
         type(self).asked += 1
-        return super().forward(x1, condition) * (1 if type(self).asked < 3 else float("nan"))
+        return super().forward(x1, condition) * (1 if type(self).asked < 4 else float("nan"))
 
 
 def test_a_reward_that_fails_in_mid_training_loses_nothing_that_was_saved(base: Path, tmp_path: Path) -> None:
