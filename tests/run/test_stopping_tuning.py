@@ -18,6 +18,7 @@ from tests.run.test_finetune import trained
 pytestmark = pytest.mark.slow
 TUNING = [
     "experiment=finetune_mixture",
+    "method=path_weighted_adjoint",
     "base=null",
     "starts=32",
     "method.steps_per_rollout=3",

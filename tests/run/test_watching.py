@@ -26,6 +26,7 @@ from tests.runs import equal, measured, weights
 STEPS = 16
 SMALL = [
     "experiment=finetune_mixture",
+    "method=path_weighted_adjoint",
     f"trainer.max_steps={STEPS}",
     "starts=32",
     "method.steps_per_rollout=2",
