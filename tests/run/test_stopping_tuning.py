@@ -101,7 +101,7 @@ def test_a_signal_in_the_certificate_says_that_the_training_is_saved(base: Path,
 
 
 def test_a_signal_while_the_base_is_trained_saves_the_base(tmp_path: Path) -> None:
-    command = ["experiment=finetune_mixture", *TUNING[2:], "trainer.max_steps=3"]
+    command = [*TUNING[:2], *TUNING[3:], "trainer.max_steps=3"]
     process = started(tmp_path, "finetune", *command, f"hydra.run.dir={tmp_path}/run")
     said = stopped(process, lambda: any(tmp_path.glob("outputs/base/*/tensorboard/*")), 1.0)
     (folder,) = (path for path in (tmp_path / "outputs" / "base").iterdir() if path.is_dir())
