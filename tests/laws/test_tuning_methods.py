@@ -94,7 +94,7 @@ def test_tilt_matching_reaches_the_tilt_of_a_linear_reward_and_stays(problem):
         rollout, facts = collected(made, at(problem, a), problem, 2000 if problem == "noise" else 500, seed=number)
         a = learnt(made, rollout, strengths(problem))
         assert a == pytest.approx(wanted, abs=0.08)
-        assert float(facts["scale"]) == wanted
+        assert float(facts["strength_share"]) == wanted
 
 
 class Fitted(Adapter):
