@@ -111,7 +111,7 @@ class RewardWeighted(FineTuningMethod):
             best = value.view(-1, each).argmax(1) + each * torch.arange(len(pair), device=end.device)
             rollout = Rollout.of({name: values[best] for name, values in rollout.tensors().items()})
         w = self.weights(field, rollout)
-        facts["tilted_reward"], facts["effective"] = (w * rollout.reward).sum(), effective(w, 1)
+        facts["scaled_tilted_reward"], facts["effective_share"] = (w * rollout.reward).sum(), effective(w, 1)
         return rollout, facts
 
     def weights(self, field: TiltedField, rollout: Rollout) -> Tensor:
