@@ -107,6 +107,18 @@ def collect_forward(
     return Rollout(source, end, value, torch.zeros_like(value), condition.label, record), facts
 
 
+def resting_law(kl: float, unit: str = "") -> str:
+    """The law at which these methods rest, in words.
+
+    Args:
+        kl: Weight of the distance to the base.
+        unit: Unit of the reward, before the number in the exponent.
+    """
+    if kl == 0:
+        return "a tilt that grows with every collection: no law to stay at"
+    return f"p e^{{r/({unit}{kl:g})}} for linear rewards of Gaussians; otherwise the reward near the base"
+
+
 def forward_footprint(starts: int, sees_source: bool, noisings: int, batch: int, paths: int) -> Footprint:
     """What ``collect_forward`` and a step on ``drawn_points`` hold in memory.
 

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from flowport.errors import FlowportError
-from flowport.finetuning.forward_process import advantage, collect_forward, drawn_points, forward_footprint
+from flowport.finetuning.forward_process import (
+    advantage,
+    collect_forward,
+    drawn_points,
+    forward_footprint,
+    resting_law,
+)
 from flowport.finetuning.method.base import FineTuningMethod, Footprint, Rollout
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -81,11 +87,7 @@ class DiffusionNFT(FineTuningMethod):
             )
         self.grid, self.beta, self.spread, self.kl = grid or UniformGrid(40), beta, spread, kl
         self.noisings, self.batch, self.steps_per_rollout, self.paths = noisings, batch, steps_per_rollout, paths
-        self.target = (
-            f"p e^{{r/{kl:g}}} for linear rewards of Gaussians; otherwise the reward near the base"
-            if kl
-            else "a tilt that grows with every collection: no law to stay at"
-        )
+        self.target = resting_law(kl)
 
     def footprint(self, starts: int, sees_source: bool) -> Footprint:
         return forward_footprint(starts, sees_source, self.noisings, self.batch, self.paths)
