@@ -24,6 +24,7 @@ from flowport.run.reflow import _config
 from flowport.run.run_folder import RunFolder, read_json
 from flowport.run.train import _fit, build_trainer, train
 from flowport.run.trainer_options import check_trainer
+from flowport.training.callback.checkpointing import Checkpointing
 from tests import runs
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -145,7 +146,7 @@ def of_a_gpu(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFold
 
 @pytest.mark.usefixtures("two_gpus")
 def test_finetune_and_reflow_train_where_their_run_was_trained(of_a_gpu: RunFolder, trained: Path) -> None:
-    tuning = ("reward=brightness",)
+    tuning = ("reward=brightness", "method=path_weighted_adjoint")  # the default, auto, would probe the base
 
     def tuned(folder: RunFolder, *words: str) -> tuple[str, str]:
         trainer = tuned_config(folder, composed("finetune", *tuning, *words)).trainer
@@ -168,9 +169,10 @@ def test_finetune_and_reflow_train_where_their_run_was_trained(of_a_gpu: RunFold
 
 @pytest.mark.usefixtures("no_gpu")
 def test_finetune_and_reflow_fall_back_to_the_cpu(of_a_gpu: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
-    assert tuned_config(of_a_gpu, composed("finetune", "reward=brightness")).trainer.accelerator == "cpu"
+    tuning = ("reward=brightness", "method=path_weighted_adjoint")  # the default, auto, would probe the base
+    assert tuned_config(of_a_gpu, composed("finetune", *tuning)).trainer.accelerator == "cpu"
     assert len(caplog.messages) == 1
-    assert tuned_config(of_a_gpu, composed("finetune", "reward=brightness", "trainer=gpu")).trainer.accelerator == "gpu"
+    assert tuned_config(of_a_gpu, composed("finetune", *tuning, "trainer=gpu")).trainer.accelerator == "gpu"
     assert _config(of_a_gpu, composed("reflow"), of_a_gpu).trainer.accelerator == "cpu"
 
 
@@ -245,7 +247,7 @@ def test_lightning_gets_no_option_of_flowports_own(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("two_gpus")
 def test_training_on_cuda_rounds_to_tf32_and_says_it(
-    device: str, words: list[str], precision: tuple[str, bool], caplog: pytest.LogCaptureFixture
+    device: str, words: list[str], precision: tuple[str, bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = []
 
@@ -256,7 +258,7 @@ def test_training_on_cuda_rounds_to_tf32_and_says_it(
     run = mock.Mock(spec=Run, config=runs.configured(*words), module=None, data=None)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with caplog.at_level(logging.INFO):
-        _fit(trainer, run, Path("last.ckpt"), False)
+        _fit(trainer, run, Checkpointing(tmp_path / "last.ckpt", every=1), False)
     assert seen == [precision]
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
     said = [line for line in caplog.messages if "TF32" in line]
