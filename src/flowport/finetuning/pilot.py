@@ -156,7 +156,7 @@ REFINEMENTS: tuple[tuple[Mapping[str, bool], frozenset[str], Mapping[str, Any]],
         {"batch": 256, "replay_size": 40, "grid.steps": 80},
     ),
 )
-"""(facts, methods, options): what these methods take in such cases, as in configs/sweep/arena_few and arena_bridges."""
+"""(facts, methods, options): what these methods take in such cases."""
 
 
 @dataclass(frozen=True)
