@@ -72,6 +72,10 @@ def test_pictures_take_low_rank_updates_where_they_can() -> None:
 def test_where_few_base_results_show_the_tilt_less_is_fitted_to_each() -> None:
     few = chosen_method(choose(Signals(16, True, 0.004)))
     assert isinstance(few, PathWeighted) and (few.late, few.batch, few.replay_size) == (0.65, 256, 40)
+    saturated = chosen_method(choose(Signals(16, True, 0.034, paths=128)))  # 4 results, whatever their share is
+    assert isinstance(saturated, PathWeighted) and saturated.late == 0.65
+    enough = chosen_method(choose(Signals(16, True, 0.05, paths=256)))
+    assert isinstance(enough, PathWeighted) and enough.late == 0.8
     bridge = chosen_method(choose(Signals(2, True, 0.6, bridge=True)))
     assert isinstance(bridge, PathWeighted) and bridge.discretisation.grid.steps == 80 and bridge.late == 0.8
     black_box = chosen_method(choose(Signals(16, False, 0.004, bridge=True)))

@@ -24,8 +24,9 @@ FEW_NUMBERS = 64
 """Largest number of coordinates of a point at which weights of whole controlled paths are relied on."""
 KEPT = 0.05
 """Effective size of the weights e^{λr} of base results, a share, from which the base's own results show the tilt."""
-LOST = 0.02
-"""Effective size below which few base results show it, so that less is fitted to each and the adjoint joins earlier."""
+FEW_RESULTS = 10
+"""Effective number of base results below which less is fitted to each and the adjoint joins earlier: so few may also be the
+largest of weights that no result of the probe shows, whatever their share of its paths is."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Signals:
         bridge: Whether the flow is a bridge that sees its start.
         kl: KL of the tilt to the base in nats, estimated from the same weights.
         calls: Number of evaluations of the reward that the probe took.
+        paths: Number of base results from which the effective size is estimated.
         low_rank: Whether low-rank updates of the base's network are possible and points are pictures, (C, H, W).
     """
 
@@ -55,6 +57,7 @@ class Signals:
     bridge: bool = False
     kl: float = 0.0
     calls: int = 0
+    paths: int = 256
     low_rank: bool = False
 
     @property
@@ -65,7 +68,7 @@ class Signals:
             "gradient": self.gradient,
             "apart": self.signal is not None and self.signal + 2 * self.signal_se < SIGNAL,
             "kept": self.effective >= KEPT,
-            "lost": self.effective < LOST,
+            "few": not self.bridge and self.effective * self.paths < FEW_RESULTS,
             "told": self.told,
             "bridge": self.bridge,
         }
@@ -146,7 +149,7 @@ RULES = (
 
 REFINEMENTS: tuple[tuple[Mapping[str, bool], frozenset[str], Mapping[str, Any]], ...] = (
     (
-        {"lost": True},
+        {"few": True},
         frozenset({"path_weighted_adjoint"}),
         {"late": 0.65, "batch": 256, "replay_size": 40},
     ),

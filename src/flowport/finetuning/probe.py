@@ -106,7 +106,7 @@ def probe(
         calls += len(TIMES) * len(few) * branches
         signal = (None, 0.0) if seen.least.withheld else (seen.least.value, seen.least.error)
     pictures = pair.source.x.ndim == 4 and find_spec("peft") is not None
-    return Signals(numbers, gradient, effective, *signal, told, given, kl, calls, pictures)
+    return Signals(numbers, gradient, effective, *signal, told, given, kl, calls, len(value), pictures)
 
 
 def weighed(value: Tensor, group: Tensor) -> tuple[float, float]:
