@@ -25,8 +25,8 @@ FEW_NUMBERS = 64
 KEPT = 0.05
 """Effective size of the weights e^{λr} of base results, a share, from which the base's own results show the tilt."""
 FEW_RESULTS = 10
-"""Effective number of base results below which less is fitted to each and the adjoint joins earlier: so few may also be the
-largest of weights that no result of the probe shows, whatever their share of its paths is."""
+"""Effective number of base results below which less is fitted to each and the adjoint joins earlier. Where so few carry
+the weights, their share of the probe's paths says little: results with larger weights may not be among them."""
 
 
 @dataclass(frozen=True)
