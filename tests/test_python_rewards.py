@@ -95,3 +95,10 @@ def test_a_tuned_flow_knows_its_rewards(noise: fp.Flow) -> None:
         assert found[f"{name}before_se"] > 0
     with pytest.raises(FlowportError, match="this flow knows no reward"):
         _ = noise.rewards
+
+
+def test_flow_and_reward_of_the_caller_stay_as_they_are(noise: fp.Flow) -> None:
+    reward = LinearReward([1.0, 0.0])
+    fp.finetune(noise, reward, strength=0.5, method="path_weighted", rows=4, **QUICK)
+    assert reward.piece_rows is None
+    assert all(getattr(part, "piece_rows", None) is None for part in noise.field.modules())

@@ -23,6 +23,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field
 from flowport.finetuning.tilt_mass import warn_of_mass
+from flowport.network.pieces import set_piece_rows
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
 from flowport.reward.plain import name_of
@@ -117,7 +118,11 @@ def finetune(
         placement=StreamingPlacement(),
         repeat=chosen.steps_per_rollout,
     )
-    train_here(module, data, steps, device, progress)
+    try:
+        train_here(module, data, steps, device, progress)
+    finally:  # the flow and its reward are the caller's
+        set_piece_rows(module.ema, None)
+        wanted.piece_rows = None
     condition = flow.field.conditioning.shape(source, target)
     description = None if flow.description is None else describe_tilted(flow.description, change, condition)
     tuned = flow_of(module.ema, (source, target), description, seed)

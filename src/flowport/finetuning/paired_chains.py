@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowport.cache import progress
 from flowport.capabilities import SourceIsNoise
 from flowport.finetuning.adjoint import roll_out
 from flowport.finetuning.discretisation import Discretisation
@@ -114,7 +115,8 @@ def paired_paths(
     grouping = Grouping.of(field, pair)
     found: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []), ([], [], [])]
     with evaluation_mode(field):
-        for rows in grouping.rows.split(piece or len(grouping.rows)):
+        pieces = grouping.rows.split(piece or len(grouping.rows))
+        for rows in progress(pieces, "certificate: paths of the tuned and the base chain", len(pieces)):
             here = pair.take(rows, rows)
             for driven, (rewards, ratios, features) in zip((True, False), found, strict=True):
                 start, condition = _starts(field, here, generator, driven)
