@@ -115,8 +115,9 @@ def test_a_list_is_a_sum_with_a_weight_for_each(judge: Path) -> None:
     assert node("reward=[legibility,brightness]")["_partial_"] is True
 
 
-def test_spaces_and_sweeps_keep_their_words(judge: Path) -> None:
-    apart = judge.parent / "my judges"
+@pytest.mark.parametrize("folder", ["my judges", "a+b"])
+def test_spaces_and_sweeps_keep_their_words(judge: Path, folder: str) -> None:
+    apart = judge.parent / folder
     apart.mkdir()
     shutil.copy(judge, apart)
     assert node(f"reward={apart}/judge.py:height")["code"] == f"{apart}/judge.py:height"

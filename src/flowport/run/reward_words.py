@@ -57,8 +57,10 @@ def config_of(word: str, group: Path) -> dict[str, Any]:
     Raises:
         FlowportError: For code that is not there, fails, or is no reward, and for a name that is no reward.
     """
-    parts = word.split(SEVERAL)
-    return _one(word) if len(parts) == 1 else _sum(parts, group)
+    place = word.rpartition(":")[0] if CODE.fullmatch(word) else word
+    if SEVERAL not in word or Path(place).expanduser().is_file():  # a file may have + in its name
+        return _one(word)
+    return _sum(word.split(SEVERAL), group)
 
 
 def _one(word: str) -> dict[str, Any]:
