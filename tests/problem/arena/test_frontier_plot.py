@@ -11,6 +11,8 @@ from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.problem import NoiseProblem
 from flowport.problem.arena.frontier_plot import (
+    ArenaRun,
+    above_least,
     confidence,
     draw,
     effective_share,
@@ -124,6 +126,17 @@ def test_a_sampler_without_training_is_a_row_of_its_own_name() -> None:
     (entry,) = results([(words, numbers | {"arena/weight_error": 0.1, "arena/mean_error": 0.2})])
     assert entry.method == "twisted" and entry["to_tilt"].mean == 0.01
     assert "| plain | twisted | 0.7 | 1 | 0.0100 |  | 0.100 | 0.200 |" in full_table([entry]), "and has no velocity"
+
+
+def test_what_the_pilot_misses_is_told_with_its_error() -> None:
+    def entry(method: str, mean: float, error: float, **more: MeanAndError) -> ArenaRun:
+        return ArenaRun("plain", method, 1.0, {"to_tilt": MeanAndError(mean, error, 3), **more})
+
+    learnt = {"velocity_error": MeanAndError(0.1, 0.0, 3)}
+    pilot, near, far = entry("auto", 0.05, 0.03, **learnt), entry("a", 0.02, 0.04, **learnt), entry("b", 0.9, 0.0)
+    found = above_least([pilot, far, near, entry("particles", -1.0, 0.0)])
+    assert found is not None and (found.mean, found.error, found.n) == (pytest.approx(0.03), pytest.approx(0.05), 3)
+    assert above_least([near]) is None and above_least([pilot]) is None
 
 
 def test_the_page_of_results_takes_the_tables_without_edits(folder: Path) -> None:

@@ -17,6 +17,8 @@ from flowport.problem import Problem
 from flowport.problem.arena.score import exact, score
 from flowport.problem.base import STRENGTH_MULTIPLES
 
+PILOT = "auto"
+"""Config name of the method by which the pilot chooses."""
 ERRORS = ("to_tilt", "velocity_error", "weight_error", "mean_error")
 STARTS = 512
 """Number of starts over which a drawn frontier is averaged."""
@@ -146,6 +148,23 @@ def effective_share(problem: Problem, strength: float) -> float:
     return float((2 * once - twice).exp().mean())
 
 
+def above_least(entries: list[ArenaRun]) -> MeanAndError | None:
+    """KL to the tilt of the pilot's choice minus the least of the other trained methods', in nats, with its error.
+
+    The least of several noisy means lies below their least true mean, so the difference is too large rather than too
+    small. None without the pilot or without another method.
+
+    Args:
+        entries: Results on one problem at one strength.
+    """
+    pilot = next((e["to_tilt"] for e in entries if e.method == PILOT), None)
+    trained = [e["to_tilt"] for e in entries if e.method != PILOT and "velocity_error" in e.cells]
+    if pilot is None or not trained:
+        return None
+    least = min(trained, key=lambda cell: cell.mean)
+    return MeanAndError(pilot.mean - least.mean, math.hypot(pilot.error, least.error), min(pilot.n, least.n))
+
+
 def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Problem]) -> str:
     """KL to the tilt of every method (rows) on every problem (columns) and of the exact field, in nats, as Markdown.
 
@@ -159,6 +178,9 @@ def table(entries: list[ArenaRun], strength: float, problems: Mapping[str, Probl
     for method in methods:
         own = {e.problem: e["to_tilt"] for e in entries if (e.method, e.strength) == (method, strength)}
         rows.append([method, *(str(own[w]) if w in own else "" for w in shown)])
+    here = [[e for e in entries if (e.problem, e.strength) == (w, strength)] for w in shown]
+    if any(above := [above_least(own) for own in here]):
+        rows.append([f"({PILOT} above the least of the other trained ones)", *(str(cell or "") for cell in above)])
     rows.append(
         ["(the exact field, by the same score)", *(f"{exact_field_error(problems[w], strength):.5f}" for w in shown)]
     )
@@ -245,7 +267,7 @@ def picture(entries: list[ArenaRun], problems: Mapping[str, Problem], path: Path
     rows = -(-(len(shown) + 1) // columns)
     figure = Figure(figsize=(4.1 * columns, 3.5 * rows))
     axes = figure.subplots(rows, columns, squeeze=False)
-    colours = dict(zip(methods, matplotlib.colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
+    colours = dict(zip(methods, matplotlib.colormaps["tab20"].colors, strict=False))  # type: ignore[attr-defined]
     panels = axes.flatten()
     for axis, name in zip(panels, shown, strict=False):
         own = [e for e in entries if e.problem == name]
