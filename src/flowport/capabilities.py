@@ -120,7 +120,7 @@ class SourceIsNoise(NoiseRole):
     """Source as noise: x_t = α ε + β x1 with ε ~ N(0, I) independent of x1, so the score is −E[ε | x_t = x]/α."""
 
     name = "the source is the noise"
-    tilt = "marginal tilt p1 e^r"
+    tilt = "marginal tilt p1 e^{λr}"
 
     def scored(self, prediction: Prediction) -> bool:
         return True

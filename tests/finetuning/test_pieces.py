@@ -21,7 +21,7 @@ from flowport.network import MLP, ADMUNet, DiT, PatchUNet, SetTransformer
 from flowport.network.pieces import in_pieces, set_piece_rows, spans
 from flowport.path import BrownianBridge
 from flowport.randomness import Randomness
-from flowport.reward import LinearReward, QuadraticReward, Reward
+from flowport.reward import LinearReward, QuadraticReward, Reward, SumReward
 from flowport.training.compose import compose
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition, ConditionShape, Pair, Sample
@@ -193,6 +193,15 @@ def test_the_backward_pass_draws_the_dropout_of_the_forward_pass():
 def test_rows_below_one_are_refused(rows):
     with pytest.raises(FlowportError, match=rf"rows={rows} must be at least 1"):
         tuning(PathWeighted(STEPS(), late=0.4), FullAdapter, rows)
+
+
+def test_watched_terms_of_a_reward_are_evaluated_in_pieces_too():
+    source = Gaussian(mean=[0.0, 0.0])
+    base = compose(source, source, coupling=IndependentCoupling(), network=partial(MLP, width=8, depth=1))[0].ema
+    reward = SumReward({"a": LinearReward([1.0, 0.0]), "b": LinearReward([0.0, 1.0])}, {"b": 0.0})
+    given = (PathWeighted(STEPS(), late=0.4), reward, 1.0, torch.optim.SGD, None, Randomness(0))
+    FineTuneModule(source, source, base, FullAdapter, *given, rows=3)
+    assert {term.piece_rows for term in (reward, *reward.term_rewards.values())} == {3}
 
 
 BLOCKS = {

@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from flowport.finetuning import paired_chains
 from flowport.finetuning.adapter import Adapter
+from flowport.finetuning.adjoint import roll_out
 from flowport.finetuning.certificate import certificate
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method import AdjointMatching, PathWeighted, ValueMatching
-from flowport.finetuning.paired_chains import Grouping
+from flowport.finetuning.paired_chains import Grouping, paired_paths
 from flowport.finetuning.tilted_field import TiltedField
-from flowport.path import BrownianBridge
+from flowport.path import BrownianBridge, VarianceExplodingPath
 from flowport.reward import LinearReward
 from flowport.sampling.grid import PowerGrid, UniformGrid
 from flowport.tensors import scaled
@@ -134,6 +136,35 @@ def test_the_certificate_of_a_gaussian_tuned_to_a_part_of_the_strength(mean, sha
     numbers = found.numbers
     assert numbers["share_se"] == found.errors["share"] and "neither" in numbers["blind_spot"]
     assert numbers["paths"] == 6000 and 1000 < numbers["effective"] < 6000 and numbers["pareto_k"] < 0.5
+
+
+def test_both_chains_start_where_their_path_does(monkeypatch):
+    """The variance-exploding path starts at 20 z; log-ratios are those of chains with the same law of starts."""
+    base, exact = (from_noise(line([(1, 0, 1.0, 1, S2, 0)]), VarianceExplodingPath()) for _ in range(2))
+    x0 = torch.randn(800, 1, dtype=F64, generator=torch.Generator().manual_seed(9))
+    seen = []
+
+    def recorded(chain, field, start, *args, **options):
+        seen.append(float(start.std()))
+        return roll_out(chain, field, start, *args, **options)
+
+    monkeypatch.setattr(paired_chains, "roll_out", recorded)
+    chain, pair = ConsistentDiscretisation(UniformGrid(4)), Pair(Sample(x0), Sample(x0))
+    field = TiltedField(base, Difference(exact))
+    paired_chains.paired_paths(field, LinearReward([1.0]), 1.0, pair, torch.Generator().manual_seed(1), chain)
+    assert seen == pytest.approx([20, 20], rel=0.1)  # 800 starts: a standard error of 2.5 %
+
+
+def test_tuned_paths_of_a_repeated_row_have_starts_of_their_own():
+    world = World(Law.of([[1.0]] * 64, [[[float(k % 5), 0.0]] for k in range(64)], 0.3), (0.5, 0.0), "classes")
+    generator = torch.Generator().manual_seed(0)
+    batch, seen = world.batch(256, generator), []
+    field = world.tuned("untuned")
+    start = field.path.start
+    field.path.start = lambda x0, z: seen.append(x0) or start(x0, z)
+    paired_paths(field, world.reward, 1.0, batch, generator, ConsistentDiscretisation(UniformGrid(4)))
+    assert len(seen) == 4, "of the batch and anew, for either chain"
+    assert all(len(x0.unique(dim=0)) == 256 for x0 in (seen[1], seen[3]))
 
 
 def test_memory_is_the_spread_of_the_starts_on_a_bridge():

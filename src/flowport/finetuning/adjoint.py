@@ -106,7 +106,7 @@ def roll_out(
                     controls.append(g)
         x = x_next
         states = [x] if ends_only else [*states, x]
-    stacked = torch.stack(controls) if controls else x.new_zeros(len(schedule.times) - 2, *x.shape)
+    stacked = torch.stack(controls) if controls else x.new_zeros(()).expand(len(schedule.times) - 2, *x.shape)
     return ControlledPaths(torch.stack(states), stacked, log_ratio, energy)
 
 

@@ -112,11 +112,13 @@ def resting_law(kl: float, unit: str = "") -> str:
 
     Args:
         kl: Weight of the distance to the base.
-        unit: Unit of the reward, before the number in the exponent.
+        unit: Unit of the reward, before the number in the exponent, with a space after it.
     """
     if kl == 0:
         return "a tilt that grows with every collection: no law to stay at"
-    return f"p e^{{r/({unit}{kl:g})}} for linear rewards of Gaussians; otherwise the reward near the base"
+    divisor = f"{unit}{kl:g}".removesuffix(" 1") if unit else f"{kl:g}"
+    exponent = "λr" if divisor == "1" else f"λr/({divisor})"
+    return f"p e^{{{exponent}}} for linear rewards of Gaussians; otherwise the reward near the base"
 
 
 def forward_footprint(starts: int, sees_source: bool, noisings: int, batch: int, paths: int) -> Footprint:

@@ -119,7 +119,7 @@ def paired_paths(
         for rows in progress(pieces, "certificate: paths of the tuned and the base chain", len(pieces)):
             here = pair.take(rows, rows)
             for driven, (rewards, ratios, features) in zip((True, False), found, strict=True):
-                start, condition = _starts(field, here, generator, driven)
+                start, condition = _starts(field, here, generator, fresh=not driven or grouping.clustered)
                 paths = roll_out(
                     discretisation, field.base, start, condition, generator, field, driven=driven, ends_only=True
                 )
@@ -131,9 +131,10 @@ def paired_paths(
     return PairedPaths(TwoSided(value, log_ratio, grouping.group, grouping.groups, grouping.clustered), means)
 
 
-def _starts(field: TiltedField, pair: Pair, generator: torch.Generator, driven: bool) -> tuple[Tensor, Condition]:
-    """Starts of the paths of one chain; from noise those of the base chain are drawn anew, independent of the other."""
+def _starts(field: TiltedField, pair: Pair, generator: torch.Generator, fresh: bool) -> tuple[Tensor, Condition]:
+    """Starts of the paths of one chain; from noise drawn anew for the base chain, and where rows are repeated."""
     start, condition = starts(field, pair, generator)
-    if not driven and condition.source is None and isinstance(field.capabilities.role, SourceIsNoise):
-        start = noise_like(start, generator)
+    if fresh and condition.source is None and isinstance(field.capabilities.role, SourceIsNoise):
+        noise = noise_like(pair.source.x, generator)
+        start = field.path.start(noise, noise)
     return start, condition

@@ -125,7 +125,8 @@ class FineTuneModule(AveragedModule):
         ema = TiltedField(base, deepcopy(field.adapter))
         for part in (field, ema):
             set_piece_rows(part, rows)
-        reward.piece_rows = rows
+        for term in (reward, *reward.term_rewards.values()):  # terms are also evaluated alone: those that are watched
+            term.piece_rows = rows
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)
         self._reward = (reward,)  # in a tuple, so that it is no submodule and in no checkpoint,

@@ -62,7 +62,7 @@ class AdjointMatching(FineTuningMethod):
         FlowportError: For early < 0, clip ≤ 0, gradient_clip ≤ 0 or steps_per_rollout < 1.
     """
 
-    target = "p e^r: marginal from noise, per start on a bridge that sees it"
+    target = "the tilt p e^{λr}: marginal from noise, per start on a bridge that sees it"
 
     def __init__(
         self,

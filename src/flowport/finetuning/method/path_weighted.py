@@ -100,7 +100,7 @@ class PathWeighted(FineTuningMethod):
         FlowportError: Without flow matching and adjoint, or for ess outside (0, 1), paths < 2 or another count < 1.
     """
 
-    target = "p e^r: marginal from noise, per start on a bridge that sees it"
+    target = "the tilt p e^{λr}: marginal from noise, per start on a bridge that sees it"
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ class PolicyGradient(FineTuningMethod):
         FlowportError: For clip ≤ 0, kl < 0, group < 2, batch < 1 or steps_per_rollout < 1.
     """
 
-    target = "p e^{r/kl} with clip=null and normalise=false; otherwise the reward near the base"
+    target = "p e^{λr/kl} with clip=null and normalise=false; otherwise the reward near the base"
     needs_gradient = False
 
     def __init__(

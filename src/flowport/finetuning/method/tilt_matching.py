@@ -58,7 +58,7 @@ class TiltMatching(FineTuningMethod):
         Potaptchik, Lee and Albergo 2025, "Tilt matching for scalable sampling and fine-tuning", arXiv:2512.21829.
     """
 
-    target = "p e^r as stages grow: marginal from noise, per start on a bridge that sees it"
+    target = "the tilt p e^{λr} as stages grow: marginal from noise, per start on a bridge that sees it"
     needs_gradient = False
 
     def __init__(

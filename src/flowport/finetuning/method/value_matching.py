@@ -56,7 +56,7 @@ class ValueMatching(FineTuningMethod):
             reinforcement learning", arXiv:2304.12824.
     """
 
-    target = "p e^r: marginal from noise, per start on a bridge that sees it"
+    target = "the tilt p e^{λr}: marginal from noise, per start on a bridge that sees it"
     needs_gradient = False
 
     def __init__(
