@@ -198,7 +198,7 @@ def test_rows_below_one_are_refused(rows):
 def test_watched_terms_of_a_reward_are_evaluated_in_pieces_too():
     source = Gaussian(mean=[0.0, 0.0])
     base = compose(source, source, coupling=IndependentCoupling(), network=partial(MLP, width=8, depth=1))[0].ema
-    reward = SumReward({"a": LinearReward([1.0, 0.0]), "b": LinearReward([0.0, 1.0])}, {"b": 0.0})
+    reward = SumReward({"a": LinearReward([1.0, 0.0]), "b": LinearReward([0.0, 1.0])}, {"a": 1.0, "b": 0.0})
     given = (PathWeighted(STEPS(), late=0.4), reward, 1.0, torch.optim.SGD, None, Randomness(0))
     FineTuneModule(source, source, base, FullAdapter, *given, rows=3)
     assert {term.piece_rows for term in (reward, *reward.term_rewards.values())} == {3}
