@@ -99,7 +99,7 @@ class Reward(Checked, nn.Module, ABC):
         """
         if not self.differentiable:
             raise FlowportError(
-                f"reward={self.called} has no gradient: choose an objective that needs none, or another reward"
+                f"reward={self.called} has no gradient: choose a method that needs none, or another reward"
             )
         with torch.inference_mode(False), torch.enable_grad(), exact(x1):  # autocast also changes backward passes
             found = [self._differentiated(x1[at], condition[at]) for at in spans(len(x1), self.piece_rows)]

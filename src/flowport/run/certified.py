@@ -44,8 +44,10 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
         side.every(run.config.certified, randomness.under(name))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
-    n = min(len(source), len(target))
-    pair = Pair(source[:n], target[:n])
+    if len(source) < run.config.certified:
+        logger.info("certified=%d: the test split has %d starts", run.config.certified, len(source))
+    labels = torch.arange(len(source), device=source.x.device) % len(target)  # of the target labels alone are used
+    pair = Pair(source, target[labels])
     with autocast_of(run, device):
         found = certificate(
             module.ema,

@@ -51,7 +51,7 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
         parts: What the command has built.
 
     Raises:
-        FlowportError: For a strength, weights or an objective that no fine-tuning takes, and for a reward without the
+        FlowportError: For a strength, weights or a method that no fine-tuning takes, and for a reward without the
             gradient that the method needs.
     """
     check_keys(overrides)
