@@ -102,3 +102,34 @@ def test_flow_and_reward_of_the_caller_stay_as_they_are(noise: fp.Flow) -> None:
     fp.finetune(noise, reward, strength=0.5, method="path_weighted", rows=4, **QUICK)
     assert reward.piece_rows is None
     assert all(getattr(part, "piece_rows", None) is None for part in noise.field.modules())
+
+
+class Narrow(nn.Module):
+    """A network that notes the most rows it was given at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self.scale = 0, nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.most = max(self.most, len(x))
+        return self.scale * x
+
+
+@pytest.fixture(scope="module")
+def bridge() -> fp.Flow:
+    return fp.fit(
+        X.repeat(8, 1) - 2,
+        X.repeat(8, 1),
+        path="brownian_bridge",
+        coupling="independent",
+        conditioning="source",
+        steps=2,
+        progress=False,
+        device="cpu",
+    )
+
+
+def test_a_tuned_bridge_knows_its_rewards(bridge: fp.Flow) -> None:
+    found = fp.finetune(bridge, abscissa, strength=0.5, method="path_weighted", **QUICK).rewards
+    assert found["before_se"] > 0 and found["gain"] == pytest.approx(found["after"] - found["before"], abs=1e-6)

@@ -30,9 +30,9 @@ from flowport.reward.plain import name_of
 from flowport.run.build import Parts
 from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered
 from flowport.sampling.grid import UniformGrid
-from flowport.sampling.solver import Heun
+from flowport.sampling.solver import EulerMaruyama, Heun
 from flowport.sampling.translator import Translator
-from flowport.sampling.volatility import ZeroVolatility
+from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.scheduler import CosineScheduler
 
@@ -227,8 +227,7 @@ def _compared(
     condition = fields[1].conditioning.sampling(source, label).each(lambda v: v.to(place))
     found: list[dict[str, torch.Tensor]] = []
     for field in fields:
-        translator = Translator(field, Heun(), UniformGrid(20), ZeroVolatility())
-        end = translator.forward(source, randomness.generator("compared"), label).end.to(place)
+        end = _translator(field).forward(source, randomness.generator("compared"), label).end.to(place)
         found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
     numbers = dict[str, float]()
     for name, before in found[0].items():
@@ -238,3 +237,10 @@ def _compared(
             numbers[at] = float(values.double().mean())
             numbers[f"{at}_se"] = float(values.double().std() / n**0.5)
     return numbers
+
+
+def _translator(field: Field) -> Translator:
+    """By the ODE; by the SDE where a flow that sees its start has no ODE to its whole law."""
+    if field.capabilities.role.ode(field.path):
+        return Translator(field, Heun(), UniformGrid(20), ZeroVolatility())
+    return Translator(field, EulerMaruyama(), UniformGrid(50), MemorylessVolatility())
