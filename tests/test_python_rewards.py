@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 import flowport as fp
 from flowport.api.piloting import settled
-from flowport.api.tuning import reward_of
+from flowport.api.tuning import RESULTS, reward_of
+from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.finetuning.method import PathWeighted
+from flowport.modality import FloatImage
 from flowport.randomness import Randomness
-from flowport.reward import FromFileReward, LinearReward, PlainReward, SumReward
+from flowport.reward import FromFileReward, LinearReward, PlainReward, QuadraticReward, SumReward
 from flowport.types import Condition
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -133,3 +135,42 @@ def bridge() -> fp.Flow:
 def test_a_tuned_bridge_knows_its_rewards(bridge: fp.Flow) -> None:
     found = fp.finetune(bridge, abscissa, strength=0.5, method="path_weighted", **QUICK).rewards
     assert found["before_se"] > 0 and found["gain"] == pytest.approx(found["after"] - found["before"], abs=1e-6)
+
+
+class Seen(LinearReward):
+    """A reward that keeps the target it was checked for."""
+
+    def check(self, source: Distribution, target: Distribution) -> None:
+        super().check(source, target)
+        TARGETS.append(target)
+
+
+TARGETS: list[Distribution] = []
+
+
+def test_a_loaded_flow_is_judged_on_its_own_results(tmp_path: Path) -> None:
+    flow = fp.fit(fp.Gaussian(2), X.repeat(8, 1), steps=2, progress=False, device="cpu")
+    flow.save(tmp_path / "flow")
+    loaded = fp.load(tmp_path / "flow")
+    loaded.modality = FloatImage()
+    TARGETS.clear()
+    tuned = fp.finetune(loaded, Seen([1.0, 0.0]), strength=0.5, method="path_weighted", **QUICK)
+    x = TARGETS[0].sample(4, torch.Generator().manual_seed(0)).x
+    every = loaded.sample(RESULTS, steps=20)
+    assert all(bool(torch.isclose(point, every, atol=1e-5).all(1).any()) for point in x)
+    assert TARGETS[0].modality is loaded.modality and tuned.modality is loaded.modality and tuned.target is None
+    assert tuned.rewards["before_se"] > 0
+
+
+def test_no_mass_is_stated_of_a_target_that_is_not_known(tmp_path: Path, noise: fp.Flow) -> None:
+    noise.save(tmp_path / "flow")
+    outward = QuadraticReward([0.0, 0.0], [[-2.0, 0.0], [0.0, -2.0]])  # none on N(0, I) from 0.5
+    fp.finetune(fp.load(tmp_path / "flow"), outward, strength=0.51, method="path_weighted", **QUICK)
+
+
+def test_a_loaded_flow_that_is_told_a_class_is_refused(tmp_path: Path) -> None:
+    data = torch.utils.data.TensorDataset(X.repeat(8, 1), torch.arange(40) % 2)
+    flow = fp.fit(fp.Gaussian(2), data, conditioning="target_label", steps=2, progress=False, device="cpu")
+    flow.save(tmp_path / "flow")
+    with pytest.raises(FlowportError, match="does not hold its target's labels"):
+        fp.finetune(fp.load(tmp_path / "flow"), abscissa, **QUICK)

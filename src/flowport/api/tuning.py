@@ -13,12 +13,13 @@ from flowport.api.fit import default_network, train_here
 from flowport.api.flow import Flow, flow_of
 from flowport.api.members import member
 from flowport.api.piloting import settled
+from flowport.api.results import Results
 from flowport.api.saving import describe_tilted, network_factory
+from flowport.conditioning import TargetLabelConditioning
 from flowport.coupling import IndependentCoupling
 from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import UnpairedPairing
 from flowport.data.placement import StreamingPlacement
-from flowport.distribution import Gaussian
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field
@@ -38,6 +39,8 @@ from flowport.training.scheduler import CosineScheduler
 
 COMPARED = 512
 """Held-out starts from which the reward is measured before and after."""
+RESULTS = 256
+"""Results of a loaded flow that stand for its target."""
 
 
 def finetune(
@@ -83,7 +86,7 @@ def finetune(
     """
     if flow.source is None:
         raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
-    source, target = flow.source, flow.target or Gaussian(event_shape=flow.event_shape)
+    source, target = flow.source, flow.target or _results(flow)
     wanted = reward_of(reward, flow.target)
     if target.modality.surface() is not target.modality:
         wanted = DecodedReward(wanted, target.modality)
@@ -127,7 +130,16 @@ def finetune(
     description = None if flow.description is None else describe_tilted(flow.description, change, condition)
     tuned = flow_of(module.ema, (source, target), description, seed)
     fields, place = (module.ema.base, module.ema), "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
+    if flow.target is None:
+        tuned = replace(tuned, target=None, class_names=flow.class_names)
     return replace(tuned, compared=partial(_compared, fields, wanted, (source, target), randomness, place))
+
+
+def _results(flow: Flow) -> Distribution:
+    """What stands for the target of a flow that does not hold it: results of the flow."""
+    if isinstance(flow.field.conditioning, TargetLabelConditioning):
+        raise FlowportError("a loaded flow does not hold its target's labels, which it is told: fit it again")
+    return Results(flow.sample(RESULTS, steps=20), flow.modality)
 
 
 def reward_of(word: Any, target: Distribution | None) -> Reward:
