@@ -14,6 +14,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.finetuning.method import PathWeighted
 from flowport.modality import FloatImage
+from flowport.network import Network
 from flowport.randomness import Randomness
 from flowport.reward import FromFileReward, LinearReward, PlainReward, QuadraticReward, SumReward
 from flowport.types import Condition
@@ -107,7 +108,7 @@ def test_flow_and_reward_of_the_caller_stay_as_they_are(noise: fp.Flow) -> None:
 
 
 class Narrow(nn.Module):
-    """A network that notes the most rows it was given at once."""
+    """A judge that notes the most rows it was given at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,3 +175,37 @@ def test_a_loaded_flow_that_is_told_a_class_is_refused(tmp_path: Path) -> None:
     flow.save(tmp_path / "flow")
     with pytest.raises(FlowportError, match="does not hold its target's labels"):
         fp.finetune(fp.load(tmp_path / "flow"), abscissa, **QUICK)
+
+
+def rows_seen(flow: fp.Flow) -> list[int]:
+    """Filled with the rows of every evaluation of the flow's networks."""
+    seen = list[int]()
+    for part in flow.field.modules():
+        if isinstance(part, Network):
+            part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    return seen
+
+
+@pytest.mark.parametrize("bridge", [False, True])
+def test_no_network_holds_more_rows_than_were_said(bridge: bool) -> None:
+    """In the probe, with its rollouts and adjoints, and in the comparison afterwards."""
+    x = torch.randn(200, 80, generator=torch.Generator().manual_seed(0))
+    options = {"path": "brownian_bridge", "coupling": "independent", "conditioning": "source"} if bridge else {}
+    flow = fp.fit(x - 1 if bridge else fp.Gaussian(80), x, steps=1, progress=False, device="cpu", **options)
+    assert flow.source is not None and flow.target is not None
+    seen, judge = rows_seen(flow), Narrow()
+    reward = PlainReward(lambda x: judge(x)[:, 0])
+    settled(flow.field, (flow.source, flow.target), reward, 0.3, "auto", None, 64, Randomness(0), rows=8)
+    assert max(seen) == 8 and judge.most == 8
+    assert reward.piece_rows is None and all(getattr(p, "piece_rows", None) is None for p in flow.field.modules())
+    tuned = fp.finetune(flow, reward, method="path_weighted", rows=8, **QUICK)
+    seen, judge.most = rows_seen(tuned), 0
+    assert tuned.rewards["before_se"] > 0
+    assert max(seen) == 8
+    assert all(getattr(p, "piece_rows", None) is None for p in tuned.field.modules())
+
+
+@pytest.mark.parametrize("method", ["auto", "path_weighted"])
+def test_no_rows_at_all_are_refused(noise: fp.Flow, method: str) -> None:
+    with pytest.raises(FlowportError, match="rows=0 must be at least 1"):
+        fp.finetune(noise, abscissa, method=method, rows=0, **QUICK)

@@ -12,6 +12,7 @@ from flowport.finetuning.chosen import chosen_method
 from flowport.finetuning.method import AutoMethod, FineTuningMethod
 from flowport.finetuning.pilot import adapter_for, choose
 from flowport.finetuning.probe import probe, size
+from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.reward import Reward
 from flowport.tensors import float32_products
@@ -27,6 +28,7 @@ def settled(
     adapter: Any,
     starts: int,
     randomness: Randomness,
+    rows: int | None = None,
 ) -> tuple[FineTuningMethod, Any]:
     """The method, and the adapter as ``member`` takes it; what the pilot chose, and why, is printed.
 
@@ -39,6 +41,7 @@ def settled(
         adapter: What the user gave; None: as the method needs.
         starts: Starts of a collection.
         randomness: Of the fine-tuning.
+        rows: Points of which networks and reward hold the activations at a time; None for all.
     """
     if method in (None, "auto"):
         method = AutoMethod()
@@ -50,8 +53,9 @@ def settled(
         side.split("train").sample(n, own.generator(name))
         for name, side in zip(("source", "target"), sides, strict=True)
     )
-    with float32_products(tf32=False):
-        signals = probe(field, reward, strength, Pair(source, target), own.generator("paths"), method.branches)
+    with float32_products(tf32=False), pieces_of(rows, field, reward):
+        pair, paths = Pair(source, target), own.generator("paths")
+        signals = probe(field, reward, strength, pair, paths, method.branches, rows)
     choice = choose(signals, None if adapter is None else _name(member("adapter", adapter)))
     print(f"flowport: {choice.why} (probe: {signals.calls} evaluations of the reward)", file=sys.stderr)
     return chosen_method(choice), adapter or choice.adapter

@@ -24,7 +24,7 @@ from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field
 from flowport.finetuning.tilt_mass import warn_of_mass
-from flowport.network.pieces import set_piece_rows
+from flowport.network.pieces import pieces_of, set_piece_rows
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
 from flowport.reward.plain import name_of
@@ -86,60 +86,59 @@ def finetune(
     """
     if flow.source is None:
         raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
-    source, target = flow.source, flow.target or _results(flow)
+    source, target = flow.source, flow.target or _results(flow, rows)
     wanted = reward_of(reward, flow.target)
     if target.modality.surface() is not target.modality:
         wanted = DecodedReward(wanted, target.modality)
-    wanted.check(source, target)
-    randomness = Randomness(seed).under("fine-tuning")
-    chosen, adapter = settled(flow.field, (source, target), wanted, strength, method, adapter, starts, randomness)
-    change = member("adapter", adapter)
-    if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
-        make = default_network(flow.event_shape) if network is None else network_factory(network)
-        change = partial(change, network=make)
-    module = FineTuneModule(
-        source,
-        target,
-        flow.field,
-        change,
-        chosen,
-        wanted,
-        strength,
-        partial(torch.optim.Adam, lr=lr),
-        CosineScheduler,
-        randomness,
-        rows=rows,
-    )
-    if not flow.field.conditioning.sees_source:
-        warn_of_mass(wanted, strength, target)
-    data = PairDataModule(
-        UnpairedPairing(source, target),
-        IndependentCoupling(),
-        randomness.under("data"),
-        starts,
-        validation_items=starts,
-        placement=StreamingPlacement(),
-        repeat=chosen.steps_per_rollout,
-    )
-    try:
+    with pieces_of(rows, flow.field, wanted):  # the flow and its reward are the caller's
+        wanted.check(source, target)
+        randomness, sides = Randomness(seed).under("fine-tuning"), (source, target)
+        chosen, adapter = settled(flow.field, sides, wanted, strength, method, adapter, starts, randomness, rows)
+        change = member("adapter", adapter)
+        if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
+            make = default_network(flow.event_shape) if network is None else network_factory(network)
+            change = partial(change, network=make)
+        module = FineTuneModule(
+            source,
+            target,
+            flow.field,
+            change,
+            chosen,
+            wanted,
+            strength,
+            partial(torch.optim.Adam, lr=lr),
+            CosineScheduler,
+            randomness,
+            rows=rows,
+        )
+        if not flow.field.conditioning.sees_source:
+            warn_of_mass(wanted, strength, target)
+        data = PairDataModule(
+            UnpairedPairing(source, target),
+            IndependentCoupling(),
+            randomness.under("data"),
+            starts,
+            validation_items=starts,
+            placement=StreamingPlacement(),
+            repeat=chosen.steps_per_rollout,
+        )
         train_here(module, data, steps, device, progress)
-    finally:  # the flow and its reward are the caller's
         set_piece_rows(module.ema, None)
-        wanted.piece_rows = None
     condition = flow.field.conditioning.shape(source, target)
     description = None if flow.description is None else describe_tilted(flow.description, change, condition)
-    tuned = flow_of(module.ema, (source, target), description, seed)
+    tuned = flow_of(module.ema, sides, description, seed)
     fields, place = (module.ema.base, module.ema), "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
     if flow.target is None:
         tuned = replace(tuned, target=None, class_names=flow.class_names)
-    return replace(tuned, compared=partial(_compared, fields, wanted, (source, target), randomness, place))
+    return replace(tuned, compared=partial(_compared, fields, wanted, sides, randomness, place, rows))
 
 
-def _results(flow: Flow) -> Distribution:
+def _results(flow: Flow, rows: int | None) -> Distribution:
     """What stands for the target of a flow that does not hold it: results of the flow."""
     if isinstance(flow.field.conditioning, TargetLabelConditioning):
         raise FlowportError("a loaded flow does not hold its target's labels, which it is told: fit it again")
-    return Results(flow.sample(RESULTS, steps=20), flow.modality)
+    with pieces_of(rows, flow.field):
+        return Results(flow.sample(RESULTS, steps=20), flow.modality)
 
 
 def reward_of(word: Any, target: Distribution | None) -> Reward:
@@ -228,6 +227,7 @@ def _compared(
     sides: tuple[Distribution, Distribution],
     randomness: Randomness,
     place: str,
+    rows: int | None,
 ) -> dict[str, float]:
     """Means of r before and after, and of what every start won, with standard errors."""
     source, target = (
@@ -239,8 +239,11 @@ def _compared(
     condition = fields[1].conditioning.sampling(source, label).each(lambda v: v.to(place))
     found: list[dict[str, torch.Tensor]] = []
     for field in fields:
-        end = _translator(field).forward(source, randomness.generator("compared"), label).end.to(place)
-        found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
+        translator = _translator(field)
+        translator.chunk = min(translator.chunk, rows or translator.chunk)
+        end = translator.forward(source, randomness.generator("compared"), label).end.to(place)
+        with pieces_of(rows, reward):
+            found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
     numbers = dict[str, float]()
     for name, before in found[0].items():
         columns = {"before": before, "after": found[1][name], "gain": found[1][name] - before}
