@@ -12,7 +12,7 @@ import torch
 from flowport.api.fit import default_network, train_here
 from flowport.api.flow import Flow, flow_of
 from flowport.api.members import member
-from flowport.api.piloting import settled
+from flowport.api.piloting import settled, takes_network
 from flowport.api.results import Results
 from flowport.api.saving import describe_tilted, network_factory
 from flowport.conditioning import TargetLabelConditioning
@@ -81,7 +81,8 @@ def finetune(
         rows: Points of which networks and reward hold the activations at a time; None for all.
 
     Raises:
-        FlowportError: For a flow whose tilt is not defined, with what to change, and for a reward that cannot be
+        FlowportError: For a flow whose tilt is not defined, with what to change, for a network beside an adapter that
+            takes none, and for a reward that cannot be
             evaluated, or is not finite.
     """
     if flow.source is None:
@@ -93,9 +94,11 @@ def finetune(
     with pieces_of(rows, flow.field, wanted):  # the flow and its reward are the caller's
         wanted.check(source, target)
         randomness, sides = Randomness(seed).under("fine-tuning"), (source, target)
-        chosen, adapter = settled(flow.field, sides, wanted, strength, method, adapter, starts, randomness, rows)
+        chosen, adapter = settled(
+            flow.field, sides, wanted, strength, method, adapter, starts, randomness, rows, network
+        )
         change = member("adapter", adapter)
-        if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
+        if takes_network(change):
             make = default_network(flow.event_shape) if network is None else network_factory(network)
             change = partial(change, network=make)
         module = FineTuneModule(
