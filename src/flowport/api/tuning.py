@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
@@ -88,7 +89,7 @@ def finetune(
     if flow.source is None:
         raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
     source, target = flow.source, flow.target or _results(flow, rows)
-    wanted = reward_of(reward, flow.target)
+    wanted = reward_of(_copied(reward), flow.target)
     if target.modality.surface() is not target.modality:
         wanted = DecodedReward(wanted, target.modality)
     with pieces_of(rows, flow.field, wanted):  # the flow and its reward are the caller's
@@ -142,6 +143,15 @@ def _results(flow: Flow, rows: int | None) -> Distribution:
         raise FlowportError("a loaded flow does not hold its target's labels, which it is told: fit it again")
     with pieces_of(rows, flow.field):
         return Results(flow.sample(RESULTS, steps=20), flow.modality)
+
+
+def _copied(word: Any) -> Any:
+    """What a user wrote with a copy of each reward, since one takes the modality of its flow and moves to its device."""
+    if isinstance(word, Mapping):
+        return {name: _copied(item) for name, item in word.items()}
+    if isinstance(word, list | tuple):
+        return type(word)(map(_copied, word))
+    return deepcopy(word) if isinstance(word, Reward) else word
 
 
 def reward_of(word: Any, target: Distribution | None) -> Reward:
