@@ -1,5 +1,6 @@
 """Fine-tuning in two lines of Python: what may be a reward, and what is known of it afterwards."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from flowport.api.tuning import RESULTS, reward_of
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.finetuning.method import PathWeighted
-from flowport.modality import FloatImage
+from flowport.finetuning.pilot import Signals
+from flowport.modality import FloatImage, Plane
 from flowport.network import Network
 from flowport.randomness import Randomness
 from flowport.reward import FromFileReward, LinearReward, PlainReward, QuadraticReward, SumReward
+from flowport.reward.base import ModalityReward
 from flowport.types import Condition
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -209,3 +212,40 @@ def test_no_network_holds_more_rows_than_were_said(bridge: bool) -> None:
 def test_no_rows_at_all_are_refused(noise: fp.Flow, method: str) -> None:
     with pytest.raises(FlowportError, match="rows=0 must be at least 1"):
         fp.finetune(noise, abscissa, method=method, rows=0, **QUICK)
+
+
+def test_a_network_rules_low_rank_out(noise: fp.Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Signals(3072, True, 0.5, signal=1.0, low_rank=True)
+    monkeypatch.setattr("flowport.api.piloting.probe", lambda *_: found)
+    sides, reward = (fp.Gaussian(2), fp.Gaussian(2)), reward_of(abscissa, None)
+    for network, adapter in ((None, "low_rank"), ("mlp", "control")):
+        settle = partial(settled, noise.field, sides, reward, 0.3, "auto", None, 64, Randomness(0))
+        assert settle(network=network)[1] == adapter
+
+
+@pytest.mark.parametrize("adapter", ["full", "low_rank"])
+def test_a_network_for_an_adapter_without_one_is_refused(noise: fp.Flow, adapter: str) -> None:
+    with pytest.raises(FlowportError, match=f'adapter={adapter} trains .* write adapter="control", or leave network'):
+        fp.finetune(noise, abscissa, adapter=adapter, network="mlp", **QUICK)
+
+
+class Abscissa(ModalityReward[Plane]):
+    kind, meant = Plane, "points"
+
+    def forward(self, x1: Tensor, condition: Condition) -> Tensor:
+        return x1[:, 0]
+
+
+def test_a_reward_serves_one_flow_after_another(noise: fp.Flow) -> None:
+    reward = Abscissa()
+    for word in (reward, (reward, 2.0), [abscissa, (reward, 2.0)], {"x": reward}):
+        fp.finetune(noise, word, strength=0.5, method="path_weighted", **QUICK)
+        assert reward.modality is None
+
+
+def test_a_class_in_a_file_is_called_as_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("class BigJudge:\n    def __call__(self, x):\n        return x[:, 0]\n")
+    torch.jit.script(Height()).save(str(tmp_path / "my-judge.pt"))
+    words = [f"{file}:BigJudge", str(tmp_path / "my-judge.pt"), abscissa]
+    assert list(reward_of(words, None).term_weights) == ["big_judge", "my_judge", "abscissa"]

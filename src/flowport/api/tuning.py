@@ -30,7 +30,7 @@ from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
 from flowport.reward.plain import name_of
 from flowport.run.build import Parts
-from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered
+from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered, word_name
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.solver import EulerMaruyama, Heun
 from flowport.sampling.translator import Translator
@@ -146,7 +146,7 @@ def _results(flow: Flow, rows: int | None) -> Distribution:
 
 
 def _copied(word: Any) -> Any:
-    """What a user wrote with a copy of each reward, since one takes the modality of its flow and moves to its device."""
+    """What a user wrote, each reward copied, since one takes the modality of its flow and moves to its device."""
     if isinstance(word, Mapping):
         return {name: _copied(item) for name, item in word.items()}
     if isinstance(word, list | tuple):
@@ -192,8 +192,7 @@ def _name(item: Any) -> str:
     if isinstance(item, Reward):
         return item.called
     if isinstance(item, str | FilePath):
-        word = str(item)
-        return FilePath(word).stem if PROGRAM.fullmatch(word) else word.rpartition(":")[2].rpartition(".")[2].lower()
+        return word_name(str(item))
     return name_of(item)
 
 
