@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
@@ -12,32 +13,35 @@ import torch
 from flowport.api.fit import default_network, train_here
 from flowport.api.flow import Flow, flow_of
 from flowport.api.members import member
-from flowport.api.piloting import settled
+from flowport.api.piloting import settled, takes_network
+from flowport.api.results import Results
 from flowport.api.saving import describe_tilted, network_factory
+from flowport.conditioning import TargetLabelConditioning
 from flowport.coupling import IndependentCoupling
 from flowport.data.datamodule import PairDataModule
 from flowport.data.pairing import UnpairedPairing
 from flowport.data.placement import StreamingPlacement
-from flowport.distribution import Gaussian
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
 from flowport.field import Field
 from flowport.finetuning.tilt_mass import warn_of_mass
-from flowport.network.pieces import set_piece_rows
+from flowport.network.pieces import pieces_of, set_piece_rows
 from flowport.randomness import Randomness
 from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, adapted, from_code
 from flowport.reward.plain import name_of
 from flowport.run.build import Parts
-from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered
+from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered, word_name
 from flowport.sampling.grid import UniformGrid
-from flowport.sampling.solver import Heun
+from flowport.sampling.solver import EulerMaruyama, Heun
 from flowport.sampling.translator import Translator
-from flowport.sampling.volatility import ZeroVolatility
+from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.scheduler import CosineScheduler
 
 COMPARED = 512
 """Held-out starts from which the reward is measured before and after."""
+RESULTS = 256
+"""Results of a loaded flow that stand for its target."""
 
 
 def finetune(
@@ -78,56 +82,76 @@ def finetune(
         rows: Points of which networks and reward hold the activations at a time; None for all.
 
     Raises:
-        FlowportError: For a flow whose tilt is not defined, with what to change, and for a reward that cannot be
+        FlowportError: For a flow whose tilt is not defined, with what to change, for a network beside an adapter that
+            takes none, and for a reward that cannot be
             evaluated, or is not finite.
     """
     if flow.source is None:
         raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")
-    source, target = flow.source, flow.target or Gaussian(event_shape=flow.event_shape)
-    wanted = reward_of(reward, flow.target)
+    source, target = flow.source, flow.target or _results(flow, rows)
+    wanted = reward_of(_copied(reward), flow.target)
     if target.modality.surface() is not target.modality:
         wanted = DecodedReward(wanted, target.modality)
-    wanted.check(source, target)
-    randomness = Randomness(seed).under("fine-tuning")
-    chosen, adapter = settled(flow.field, (source, target), wanted, strength, method, adapter, starts, randomness)
-    change = member("adapter", adapter)
-    if "network" in inspect.signature(change).parameters and "network" not in getattr(change, "keywords", {}):
-        make = default_network(flow.event_shape) if network is None else network_factory(network)
-        change = partial(change, network=make)
-    module = FineTuneModule(
-        source,
-        target,
-        flow.field,
-        change,
-        chosen,
-        wanted,
-        strength,
-        partial(torch.optim.Adam, lr=lr),
-        CosineScheduler,
-        randomness,
-        rows=rows,
-    )
-    if not flow.field.conditioning.sees_source:
-        warn_of_mass(wanted, strength, target)
-    data = PairDataModule(
-        UnpairedPairing(source, target),
-        IndependentCoupling(),
-        randomness.under("data"),
-        starts,
-        validation_items=starts,
-        placement=StreamingPlacement(),
-        repeat=chosen.steps_per_rollout,
-    )
-    try:
+    with pieces_of(rows, flow.field, wanted):  # the flow and its reward are the caller's
+        wanted.check(source, target)
+        randomness, sides = Randomness(seed).under("fine-tuning"), (source, target)
+        chosen, adapter = settled(
+            flow.field, sides, wanted, strength, method, adapter, starts, randomness, rows, network
+        )
+        change = member("adapter", adapter)
+        if takes_network(change):
+            make = default_network(flow.event_shape) if network is None else network_factory(network)
+            change = partial(change, network=make)
+        module = FineTuneModule(
+            source,
+            target,
+            flow.field,
+            change,
+            chosen,
+            wanted,
+            strength,
+            partial(torch.optim.Adam, lr=lr),
+            CosineScheduler,
+            randomness,
+            rows=rows,
+        )
+        if not flow.field.conditioning.sees_source:
+            warn_of_mass(wanted, strength, target)
+        data = PairDataModule(
+            UnpairedPairing(source, target),
+            IndependentCoupling(),
+            randomness.under("data"),
+            starts,
+            validation_items=starts,
+            placement=StreamingPlacement(),
+            repeat=chosen.steps_per_rollout,
+        )
         train_here(module, data, steps, device, progress)
-    finally:  # the flow and its reward are the caller's
         set_piece_rows(module.ema, None)
-        wanted.piece_rows = None
     condition = flow.field.conditioning.shape(source, target)
     description = None if flow.description is None else describe_tilted(flow.description, change, condition)
-    tuned = flow_of(module.ema, (source, target), description, seed)
+    tuned = flow_of(module.ema, sides, description, seed)
     fields, place = (module.ema.base, module.ema), "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
-    return replace(tuned, compared=partial(_compared, fields, wanted, (source, target), randomness, place))
+    if flow.target is None:
+        tuned = replace(tuned, target=None, class_names=flow.class_names)
+    return replace(tuned, compared=partial(_compared, fields, wanted, sides, randomness, place, rows))
+
+
+def _results(flow: Flow, rows: int | None) -> Distribution:
+    """What stands for the target of a flow that does not hold it: results of the flow."""
+    if isinstance(flow.field.conditioning, TargetLabelConditioning):
+        raise FlowportError("a loaded flow does not hold its target's labels, which it is told: fit it again")
+    with pieces_of(rows, flow.field):
+        return Results(flow.sample(RESULTS, steps=20), flow.modality)
+
+
+def _copied(word: Any) -> Any:
+    """What a user wrote, each reward copied, since one takes the modality of its flow and moves to its device."""
+    if isinstance(word, Mapping):
+        return {name: _copied(item) for name, item in word.items()}
+    if isinstance(word, list | tuple):
+        return type(word)(map(_copied, word))
+    return deepcopy(word) if isinstance(word, Reward) else word
 
 
 def reward_of(word: Any, target: Distribution | None) -> Reward:
@@ -168,8 +192,7 @@ def _name(item: Any) -> str:
     if isinstance(item, Reward):
         return item.called
     if isinstance(item, str | FilePath):
-        word = str(item)
-        return FilePath(word).stem if PROGRAM.fullmatch(word) else word.rpartition(":")[2].rpartition(".")[2].lower()
+        return word_name(str(item))
     return name_of(item)
 
 
@@ -216,6 +239,7 @@ def _compared(
     sides: tuple[Distribution, Distribution],
     randomness: Randomness,
     place: str,
+    rows: int | None,
 ) -> dict[str, float]:
     """Means of r before and after, and of what every start won, with standard errors."""
     source, target = (
@@ -227,9 +251,11 @@ def _compared(
     condition = fields[1].conditioning.sampling(source, label).each(lambda v: v.to(place))
     found: list[dict[str, torch.Tensor]] = []
     for field in fields:
-        translator = Translator(field, Heun(), UniformGrid(20), ZeroVolatility())
+        translator = _translator(field)
+        translator.chunk = min(translator.chunk, rows or translator.chunk)
         end = translator.forward(source, randomness.generator("compared"), label).end.to(place)
-        found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
+        with pieces_of(rows, reward):
+            found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
     numbers = dict[str, float]()
     for name, before in found[0].items():
         columns = {"before": before, "after": found[1][name], "gain": found[1][name] - before}
@@ -238,3 +264,10 @@ def _compared(
             numbers[at] = float(values.double().mean())
             numbers[f"{at}_se"] = float(values.double().std() / n**0.5)
     return numbers
+
+
+def _translator(field: Field) -> Translator:
+    """By the ODE; by the SDE where a flow that sees its start has no ODE to its whole law."""
+    if field.capabilities.role.ode(field.path):
+        return Translator(field, Heun(), UniformGrid(20), ZeroVolatility())
+    return Translator(field, EulerMaruyama(), UniformGrid(50), MemorylessVolatility())

@@ -74,7 +74,7 @@ def probe(
         pair: A batch of as many sources as the probe has paths; on a bridge every ``EACH``-th is used.
         generator: Random generator, on the device of the batch.
         branches: Paths from every state at which the adjoint's signal is measured.
-        rows: Largest number of paths that are simulated at once; None: all.
+        rows: Number of paths that are simulated at once, but at least those of one start or state; None: all.
 
     Raises:
         FlowportError: For a base that cannot be tuned, and for a reward that is not finite.

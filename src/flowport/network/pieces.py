@@ -4,12 +4,14 @@ References:
     Chen et al. 2016, "Training deep nets with sublinear memory cost", arXiv:1604.06174 (checkpointing).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flowport.errors import FlowportError
 from flowport.types import Condition
 
 RowFunction = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -78,6 +80,42 @@ def set_piece_rows(module: nn.Module, rows: int | None) -> None:
     for part in module.modules():
         if getattr(part, "piece_rows", 0) != 0:  # declared by networks and fields, and by no other module
             part.piece_rows = rows  # type: ignore[assignment]
+
+
+def require_rows(rows: int | None) -> None:
+    """Check the rows of a piece.
+
+    Args:
+        rows: Rows of a piece; None for all at once.
+
+    Raises:
+        FlowportError: For rows below 1.
+    """
+    if rows is not None and rows < 1:
+        raise FlowportError(f"rows={rows} must be at least 1, or null for all rows at once")
+
+
+@contextmanager
+def pieces_of(rows: int | None, *modules: nn.Module) -> Iterator[None]:
+    """Let the networks, fields and rewards inside modules be evaluated in pieces, and afterwards as before.
+
+    Args:
+        rows: Rows of a piece; None for all at once.
+        *modules: For instance a field and a reward.
+
+    Raises:
+        FlowportError: For rows below 1.
+    """
+    require_rows(rows)
+    parts = [part for module in modules for part in module.modules() if getattr(part, "piece_rows", 0) != 0]
+    before = [part.piece_rows for part in parts]
+    try:
+        for module in modules:
+            set_piece_rows(module, rows)
+        yield
+    finally:
+        for part, own in zip(parts, before, strict=True):
+            part.piece_rows = own
 
 
 def checkpoint_blocks(module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import Choice, Signals, adapter_for, choose
 from flowport.finetuning.probe import probe, size
+from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.run.build import Parts, Run, make
 from flowport.run.cli import composed
@@ -96,7 +97,8 @@ def _probed(folder: RunFolder, overrides: DictConfig, parts: Parts, auto: AutoMe
     pair = _pair(run, size(auto, overrides.starts), randomness, device)
     generator = randomness.generator("paths")
     strength, rows = float(overrides.strength), overrides.get("rows")
-    return probe(base, reward.to(device), strength, pair, generator, auto.branches, rows)
+    with pieces_of(rows, base, reward):
+        return probe(base, reward.to(device), strength, pair, generator, auto.branches, rows)
 
 
 def _pair(run: Run, n: int, randomness: Randomness, device: torch.device) -> Pair:

@@ -100,12 +100,21 @@ def _sum(parts: list[str], group: Path) -> dict[str, Any]:
 
 def _names(parts: list[str]) -> dict[str, str]:
     """A name for each reward, by which its options and its weight are said."""
-    found = []
-    for part in parts:
-        code, stem = CODE.fullmatch(part), Path(part).stem
-        name = member_name(code[1], "reward") if code else stem if PROGRAM.fullmatch(part) else ""
-        found.append(re.sub(r"\W", "_", name or member_name(part.rpartition(".")[2], "reward")))
-    return dict(zip(numbered(found), parts, strict=True))
+    return dict(zip(numbered([word_name(part) for part in parts]), parts, strict=True))
+
+
+def word_name(word: str) -> str:
+    """What a reward is called that a word names.
+
+    Args:
+        word: A name of the group ``reward``, own code or a program.
+    """
+    code = CODE.fullmatch(word)
+    if not code and PROGRAM.fullmatch(word):
+        name = Path(word).stem
+    else:
+        name = member_name(code[1] if code else word.rpartition(".")[2], "reward")
+    return re.sub(r"\W", "_", name)
 
 
 def numbered(names: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from flowport.finetuning.peak_memory import peak_memory
 from flowport.finetuning.tilt_mass import require_mass, require_range
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.finetuning.trajectories import Trajectories
-from flowport.network.pieces import checkpoint_blocks, set_piece_rows
+from flowport.network.pieces import checkpoint_blocks, require_rows, set_piece_rows
 from flowport.network.replay import start_replay, stop_replay
 from flowport.randomness import Randomness, seed_network
 from flowport.reward.base import Reward
@@ -106,8 +106,7 @@ class FineTuneModule(AveragedModule):
     ) -> None:
         if not 0 < strength < math.inf:
             raise FlowportError(f"strength={strength} must be above 0, and finite: it multiplies the reward")
-        if rows is not None and rows < 1:
-            raise FlowportError(f"rows={rows} must be at least 1, or null for all rows at once")
+        require_rows(rows)
         require_method(method).accept(base, reward)
         reward.check(source, target)
         method.accept_reward(reward)  # whether a user's function has a gradient is found on points
