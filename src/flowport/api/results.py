@@ -8,7 +8,7 @@ from flowport.modality import Modality
 from flowport.types import Sample
 
 
-class Results(AnalyticDistribution):
+class OwnResults(AnalyticDistribution):
     """Draws with replacement from points that a flow has made; nothing is known of their law.
 
     Args:
@@ -23,6 +23,6 @@ class Results(AnalyticDistribution):
         index = torch.randint(len(self.x), (n,), generator=generator, device=generator.device)
         return Sample(self.x[index.to(self.x.device)])
 
-    def observed(self) -> "Results":
+    def observed(self) -> "OwnResults":
         surface = self.modality.surface()
-        return self if surface is self.modality else Results(self.modality.observed(self.x), surface)
+        return self if surface is self.modality else OwnResults(self.modality.observed(self.x), surface)

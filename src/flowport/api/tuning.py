@@ -14,7 +14,7 @@ from flowport.api.fit import default_network, train_here
 from flowport.api.flow import Flow, flow_of
 from flowport.api.members import member
 from flowport.api.piloting import settled, takes_network
-from flowport.api.results import Results
+from flowport.api.results import OwnResults
 from flowport.api.saving import describe_tilted, network_factory
 from flowport.conditioning import TargetLabelConditioning
 from flowport.coupling import IndependentCoupling
@@ -142,7 +142,7 @@ def _results(flow: Flow, rows: int | None) -> Distribution:
     if isinstance(flow.field.conditioning, TargetLabelConditioning):
         raise FlowportError("a loaded flow does not hold its target's labels, which it is told: fit it again")
     with pieces_of(rows, flow.field):
-        return Results(flow.sample(RESULTS, steps=20), flow.modality)
+        return OwnResults(flow.sample(RESULTS, steps=20), flow.modality)
 
 
 def _copied(word: Any) -> Any:
