@@ -18,7 +18,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.base import starts
-from flowport.finetuning.path_weights import effective, normalised
+from flowport.finetuning.path_weights import Groups, effective, law_groups, normalised
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
 from flowport.types import Condition, Pair
@@ -273,8 +273,8 @@ def adjoint_snr(
 ) -> AdjointSNR:
     """Estimate bias and signal-to-noise ratio of the adjoint under the tilt, before any training.
 
-    Base paths give states x_k, weighted towards the tilted law. From each, ``branches`` base paths are continued.
-    Weighted by e^{λr}, their adjoints should satisfy
+    Base paths give states x_k, weighted towards the tilted law, that of its class where one is told. From each,
+    ``branches`` base paths are continued. Weighted by e^{λr}, their adjoints should satisfy
 
         E_tilt[−a_{k+1} | x] = G(x) = ∇ log h(x) = (β/n²)(E_tilt[x1 | x] − E_base[x1 | x]),
 
@@ -302,28 +302,30 @@ def adjoint_snr(
     fine = ConsistentDiscretisation(copy(coarse.grid), offset=1e-3) if slopes else None
     if fine is not None:
         fine.grid.steps = FINER * coarse.grid.steps
-    groups = 1
-    if base.conditioning.sees_source:  # the tilt is defined start by start, and so are the weights of the states
+    groups, given = 1, base.conditioning.sees_source
+    if given:  # the tilt is defined start by start, and so are the weights of the states
         groups = max(1, len(pair) // ROOTS)
         pair = pair.take(slice(groups), slice(groups))
-    start, condition = starts(base, pair, generator, ROOTS if base.conditioning.sees_source else 1)
+    start, condition = starts(base, pair, generator, ROOTS if given else 1)
     times, paths = coarse.noise_schedule(base).times, roll_out(coarse, base, start, condition, generator)
     chain = _Chain(base, reward, strength, coarse, fine, branches, generator)
+    own = groups if given else None
     known, share = list[tuple[float, Measured, Measured]](), 1.0
     for time in at:
         k = min(range(len(times) - 2), key=lambda i: abs(times[i] - time))
         found = chain.at(k, paths.states[k], condition, rows)
         if not known:
-            own = groups if groups > 1 else 1
-            share = float(effective(normalised(found.first.double().flatten(), own), own))
-        known.append((times[k], *_judged(found, groups, slopes)))
+            told = None if condition.label is None else condition.label.repeat_interleave(branches, 0)
+            of_paths = law_groups(told, own)
+            share = float(effective(normalised(found.first.double().flatten(), of_paths), of_paths))
+        known.append((times[k], *_judged(found, law_groups(condition.label, own), groups, slopes)))
     moments, tilts, signals = (list(column) for column in zip(*known, strict=True))
     return AdjointSNR(moments, tilts, signals, share)
 
 
-def _judged(found: _Branches, groups: int, slopes: bool) -> tuple[Measured, Measured]:
-    """Slope and signal at one time, or why they are withheld."""
-    root = normalised(found.weight.double(), groups)
+def _judged(found: _Branches, laws: Groups, groups: int, slopes: bool) -> tuple[Measured, Measured]:
+    """Slope and signal at one time, or why they are withheld, of states of some starts, weighted law by law."""
+    root = normalised(found.weight.double(), laws)
     states, paths = float(1 / root.square().sum()), float(root @ found.kept.double())
     if min(states - LEAST_STATES, paths - LEAST_BRANCHES) < 0:
         none = Measured.none("times at which few states, or few paths from them, carry the weight of the tilt")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowport.finetuning.adjoint import rows
 from flowport.finetuning.method.base import Footprint, Rollout, finite, logged_scalars, origins, scaled_reward, starts
-from flowport.finetuning.path_weights import centred
+from flowport.finetuning.path_weights import centred, law_groups
 from flowport.finetuning.renoising import control_energy, renoised, simulate, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward.base import Reward
@@ -156,7 +156,8 @@ def drawn_points(field: TiltedField, rollout: Rollout, batch: int, generator: to
 def advantage(field: TiltedField, rollout: Rollout, paths: int) -> tuple[Tensor, Tensor]:
     """Advantage λr minus the mean of the group's others, (n,), and its standard deviation Z over all results, ().
 
-    A group is all results from noise, and those of one start on a bridge whose field sees it. Where rewards differ by
+    A group is all results from noise, those of a told class, and those of one start on a bridge whose field sees it.
+    Where rewards differ by
     rounding alone, Z is infinite, so that A/Z is 0.
 
     Args:
@@ -164,8 +165,8 @@ def advantage(field: TiltedField, rollout: Rollout, paths: int) -> tuple[Tensor,
         rollout: The collection.
         paths: Results per start on such a bridge.
     """
-    groups = len(rollout.end) // paths if field.conditioning.sees_source else 1
-    gained = centred(rollout.reward, groups)
+    starts = len(rollout.end) // paths if field.conditioning.sees_source else None
+    gained = centred(rollout.reward, law_groups(rollout.label, starts))
     deviation, rounding = (
         gained.square().mean().sqrt(),
         10 * torch.finfo(gained.dtype).eps * rollout.reward.abs().amax(),

@@ -19,29 +19,74 @@ LEVELS = 200
 STILL = 1e-5
 """Share of the largest spread of a coordinate below which another is taken for constant."""
 
+LEAST_OF_CLASS = 4
+"""Results of a class from which on they are a group of their own: a lone result has the weight 1 whatever it earns."""
 
-def normalised(logits: Tensor, groups: int) -> Tensor:
-    """Softmax within each group of paths, divided by the number of groups: the weights sum to 1, (…, n).
+Groups = int | Tensor
+"""Groups of paths that share a law of results: a number of equal, contiguous groups of the last dimension, or the
+number of every path's group, (…, n) int64 in [0, n)."""
+
+
+def law_groups(label: Tensor | None, starts: int | None = None) -> Groups:
+    """The groups whose tilts are normalised each by itself: those of a start, else those of a told class, else one.
+
+    Classes of fewer than ``LEAST_OF_CLASS`` results are one group together. Continuous labels are taken for one group,
+    since hardly two are alike. Nothing is read by the host.
+
+    Args:
+        label: Told classes, (…, n) int64, or continuous values; None where none are told.
+        starts: Number of starts, each with as many contiguous paths; None where the field does not see its start.
+    """
+    if starts is not None:
+        return starts
+    if label is None or label.is_floating_point():
+        return 1
+    label = label.contiguous()
+    index = torch.searchsorted(label.sort(-1).values, label)  # where the class begins among the sorted ones
+    few = _total(torch.ones_like(index), index) < LEAST_OF_CLASS
+    return torch.where(few, label.shape[-1] - 1, index)  # the last place begins no class but a lone result's
+
+
+def _total(values: Tensor, index: Tensor) -> Tensor:
+    """Sum over every path's group, (…, n)."""
+    index = index.expand(values.shape)
+    return torch.zeros_like(values).scatter_add(-1, index, values).gather(-1, index)
+
+
+def _largest(values: Tensor, index: Tensor) -> Tensor:
+    """Largest value of every path's group, (…, n)."""
+    index = index.expand(values.shape)
+    return torch.full_like(values, -torch.inf).scatter_reduce(-1, index, values, "amax").gather(-1, index)
+
+
+def normalised(logits: Tensor, groups: Groups) -> Tensor:
+    """Softmax within each group of paths, times the group's share of the paths: the weights sum to 1, (…, n).
 
     Args:
         logits: Log weights, (…, n).
-        groups: Number of equal, contiguous groups of the last dimension.
+        groups: Groups of the last dimension.
     """
-    return logits.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2) / groups
+    if isinstance(groups, int):
+        return logits.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2) / groups
+    w = (logits - _largest(logits, groups)).exp()
+    return w * _total(torch.ones_like(w), groups) / (_total(w, groups) * w.shape[-1])
 
 
-def effective(weights: Tensor, groups: int) -> Tensor:
-    """Effective sample size 1/Σw² as a share of the group's size, averaged over the groups, (…).
+def effective(weights: Tensor, groups: Groups) -> Tensor:
+    """Effective sample size 1/Σw² as a share of the group's size, averaged over the paths' groups, (…).
 
     Args:
-        weights: Weights of sum 1, each group with the same sum, (…, n).
-        groups: Number of equal, contiguous groups of the last dimension.
+        weights: Weights of sum 1, (…, n), of which each group has its share of the paths.
+        groups: Groups of the last dimension.
     """
-    w = weights.unflatten(-1, (groups, -1)) * groups
-    return (1 / w.square().sum(-1) / w.shape[-1]).mean(-1)
+    if isinstance(groups, int):
+        w = weights.unflatten(-1, (groups, -1)) * groups
+        return (1 / w.square().sum(-1) / w.shape[-1]).mean(-1)
+    count = _total(torch.ones_like(weights), groups)
+    return (1 / _total((weights * weights.shape[-1] / count).square(), groups) / count).mean(-1)
 
 
-def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: int, ess: float) -> tuple[Tensor, Tensor]:
+def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: Groups, ess: float) -> tuple[Tensor, Tensor]:
     """Annealed strength a and temper τ at which the weights e^{τ (a r − S)} have the effective sample size ``ess``.
 
     a is the largest value in [0, 1] at which the weights e^{a r − S} reach ``ess``, and then τ = 1. If no a reaches it,
@@ -51,7 +96,7 @@ def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: int, ess: float
     Args:
         reward: λr of the paths' results, (n,).
         log_ratio: S = log dP/dP_base of the paths, (n,).
-        groups: Number of equal, contiguous groups within which the weights are normalised.
+        groups: Groups within which the weights are normalised.
         ess: Required effective sample size, a share of n in (0, 1).
 
     Returns:
@@ -66,18 +111,39 @@ def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: int, ess: float
     return scale, level.take(torch.where(tempered >= ess, level, -1).argmax())
 
 
-def centred(values: Tensor, groups: int) -> Tensor:
+def centred(values: Tensor, groups: Groups) -> Tensor:
     """Leave-one-out centring: every value minus the mean of the others of its group, (n,).
 
     The baseline is independent of the value's own path, so the mean of a product with it is a covariance without bias
-    for groups of any size.
+    for groups of any size. The value of a path that is alone in its class is 0.
 
     Args:
         values: Values, (n,).
-        groups: Number of equal, contiguous groups, each of at least 2.
+        groups: Groups; a number of them has at least 2 in each.
     """
-    v = values.view(groups, -1)
-    return ((v - v.mean(1, keepdim=True)) * (v.shape[1] / (v.shape[1] - 1))).flatten()
+    if isinstance(groups, int):
+        v = values.view(groups, -1)
+        return ((v - v.mean(1, keepdim=True)) * (v.shape[1] / (v.shape[1] - 1))).flatten()
+    count = _total(torch.ones_like(values), groups)
+    return (values - _total(values, groups) / count) * (count / (count - 1).clamp_min(1))
+
+
+def standardised(values: Tensor, groups: Groups) -> Tensor:
+    """``centred`` values over the standard deviation of their group; 0 where they differ by rounding alone, (n,).
+
+    Args:
+        values: Values, (n,).
+        groups: Groups; a number of them has at least 2 in each.
+    """
+    relative, size = centred(values, groups), values.abs()
+    if isinstance(groups, int):
+        rows = values.view(groups, -1)
+        by_group = rows.std(1, keepdim=True), size.view(groups, -1).amax(1, keepdim=True)
+        spread, largest = (v.expand_as(rows).flatten() for v in by_group)
+    else:
+        count = _total(torch.ones_like(values), groups)
+        spread, largest = (_total(relative.square(), groups) * (count - 1)).sqrt() / count, _largest(size, groups)
+    return torch.where(spread > 10 * torch.finfo(values.dtype).eps * largest, relative / spread, 0)
 
 
 def largest_gap(difference: Tensor, spread: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ References:
 """
 
 from importlib.util import find_spec
-from math import log, prod
+from math import prod
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from flowport.finetuning.adjoint_snr import adjoint_snr
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import starts
-from flowport.finetuning.path_weights import annealed_strength
+from flowport.finetuning.path_weights import Groups, annealed_strength, effective, law_groups, normalised
 from flowport.finetuning.pilot import FEW_NUMBERS, Signals
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
@@ -84,55 +84,42 @@ def probe(
     given, told = base.conditioning.sees_source, _told(base)
     each = EACH if given else 1
     n = max(1, len(pair) // each)
-    values, groups = list[Tensor](), list[Tensor]()
+    values, labels = list[Tensor](), list[Tensor]()
     step = n if rows is None else max(1, rows // each)
     for first in range(0, n, step):
         rows_of = slice(first, min(n, first + step))
         start, condition = starts(base, pair.take(rows_of, rows_of), generator, each)
         end = roll_out(chain, base, start, condition, generator).states[-1]
         values.append(strength * reward.value(end, condition).double())
-        own = torch.arange(rows_of.start, rows_of.stop, device=end.device).repeat_interleave(each)
-        label = condition.label if told else None
-        groups.append(own if given else torch.zeros_like(own) if label is None else _classes(label))
-    value = torch.cat(values)
-    effective, kl = weighed(value, torch.cat(groups))
+        if condition.label is not None:
+            labels.append(condition.label)
+    value, groups = torch.cat(values), law_groups(torch.cat(labels) if labels else None, n if given else None)
+    share, kl = weighed(value, groups)
     gradient, numbers, calls = reward.differentiable, prod(pair.source.x.shape[1:]), len(value)
     signal: tuple[float | None, float] = (None, 0.0)
     if gradient and numbers > FEW_NUMBERS:
         states = slice(max(STATES[given], len(pair) // branches))
         few = pair.take(states, states)
-        mild = strength * float(annealed_strength(value, torch.zeros_like(value), n if given else 1, SEEN)[0])
+        mild = strength * float(annealed_strength(value, torch.zeros_like(value), groups, SEEN)[0])
         seen = adjoint_snr(base, reward, mild, few, generator, branches, chain, TIMES, slopes=False, rows=rows)
         calls += len(TIMES) * len(few) * branches
         signal = (None, 0.0) if seen.least.withheld else (seen.least.value, seen.least.error)
     pictures = pair.source.x.ndim == 4 and find_spec("peft") is not None
-    return Signals(numbers, gradient, effective, *signal, told, given, kl, calls, len(value), pictures)
+    return Signals(numbers, gradient, share, *signal, told, given, kl, calls, len(value), pictures)
 
 
-def weighed(value: Tensor, group: Tensor) -> tuple[float, float]:
+def weighed(value: Tensor, groups: Groups) -> tuple[float, float]:
     """Effective size of the weights e^{λr} normalised within groups, a share, and the KL of the tilt to the base.
 
-    With n_g results in group g and w_i the weights of sum 1 in it, the share is Σ_g (n_g/n)(1/Σ w²)/n_g and the KL
-    Σ_g (n_g/n) Σ w log(w n_g).
+    The KL is Σ w log(w n) with weights w of which each group has its share of the n results.
 
     Args:
         value: λr of the results, (n,).
-        group: Number of each result's group, (n,).
+        groups: Groups of the results.
     """
-    shares, kls = [], []
-    for g in group.unique():
-        logits = value[group == g]
-        log_w = logits - logits.logsumexp(0)
-        w, n = log_w.exp(), len(logits)
-        shares.append(1 / w.square().sum())
-        kls.append(n * (w * (log_w + log(n))).sum())
-    return float(torch.stack(shares).sum() / len(value)), float(torch.stack(kls).sum() / len(value))
+    w = normalised(value, groups)
+    return float(effective(w, groups)), float(torch.xlogy(w, w * len(value)).sum())
 
 
 def _told(base: Field) -> bool:
     return isinstance(base.conditioning, TargetLabelConditioning | SourceLabelConditioning)
-
-
-def _classes(label: Tensor) -> Tensor:
-    """The class of every result; continuous labels are taken for one group, since hardly two are alike."""
-    return label if not label.is_floating_point() else torch.zeros(len(label), dtype=torch.long, device=label.device)

@@ -32,7 +32,7 @@ from flowport.finetuning.method.base import (
     scaled_reward,
     starts,
 )
-from flowport.finetuning.path_weights import annealed_strength, effective, normalised
+from flowport.finetuning.path_weights import Groups, annealed_strength, effective, law_groups, normalised
 from flowport.finetuning.renoising import regression_error, renoised, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -45,14 +45,14 @@ LEAST = 0.1
 """Effective sample size, as a share, below which an older collection is not drawn from."""
 
 
-def weights(replay: Sequence[Rollout], groups: int) -> Tensor:
+def weights(replay: Sequence[Rollout], groups: Groups) -> Tensor:
     """Path weights w ∝ e^{τ (a λr − S)} of collections of one size, (collections, n), each normalised in its groups.
 
     a is the annealed strength of the newest collection for all of them; the temper τ applies to the newest only.
 
     Args:
         replay: Rollouts of n paths each, the newest last.
-        groups: Number of equal, contiguous groups of paths within which weights are normalised.
+        groups: Groups of paths within which weights are normalised; their numbers are (n,) or (collections, n).
     """
     newest = replay[-1]
     reward, log_ratio = (torch.stack([getattr(r, name) for r in replay]) for name in ("reward", "log_ratio"))
@@ -94,7 +94,7 @@ class PathWeighted(FineTuningMethod):
         steps_per_rollout: Optimiser steps per collection.
         replay_size: Collections in the replay buffer.
         paths: Paths from every start on a bridge whose field sees it, where weights are normalised start by start; from
-            noise all paths are one group.
+            noise all paths are one group, or those of a told class.
 
     Raises:
         FlowportError: Without flow matching and adjoint, or for ess outside (0, 1), paths < 2 or another count < 1.
@@ -147,7 +147,7 @@ class PathWeighted(FineTuningMethod):
             self.discretisation.noise_schedule(field.base),
         )
         end = finite(paths.states[-1], "a rolled-out path", strength)
-        slope, groups = None, len(pair) if given else 1
+        slope, groups = None, law_groups(condition.label, len(pair) if given else None)
         if self.late is None:
             value = scaled_reward(reward, end, condition, strength)
         else:
@@ -237,14 +237,17 @@ class PathWeighted(FineTuningMethod):
             terms.append(self._adjoint_terms(field, replay[-1], generator))
         return Loss(torch.cat(terms))
 
-    def _groups(self, field: TiltedField, rollout: Rollout) -> int:
-        """Number of groups within which the weights of a rollout are normalised."""
-        return len(rollout.end) // self.paths if field.conditioning.sees_source else 1
+    def _groups(self, field: TiltedField, replay: Sequence[Rollout]) -> Groups:
+        """Groups within which the weights of collections of one size are normalised."""
+        labels = [r.label for r in replay if r.label is not None]
+        starts = len(replay[-1].end) // self.paths if field.conditioning.sees_source else None
+        return law_groups(torch.stack(labels) if labels else None, starts)
 
     def _flow_terms(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Tensor:
         """Flow matching of weighted results: |ΔE[x1 | x_t] − (x1 − E_base[x1 | x_t])|²/(d spread²) times its share."""
-        newest, groups = replay[-1], self._groups(field, replay[-1])
+        newest = replay[-1]
         replay = [r for r in replay if len(r.end) == len(newest.end)]  # a resumed run may have another batch size
+        groups = self._groups(field, replay)
         w = weights(replay, groups)
         size = effective(w, groups)
         size[:-1] *= size[:-1] >= LEAST
@@ -272,7 +275,7 @@ class PathWeighted(FineTuningMethod):
         The factors are 1 − share and the length 1 − t_first of the late interval, in which the steps are uniform.
         """
         times = rollout["times"]
-        w = weights([rollout], self._groups(field, rollout))[0]
+        w = weights([rollout], self._groups(field, [rollout]))[0]
         row = torch.multinomial(w, self.batch, replacement=True, generator=generator)
         step = torch.randint(len(times), (self.batch,), generator=generator, device=times.device)
         t, x = times[step], rollout.at("states", step, row)

@@ -25,7 +25,7 @@ from flowport.finetuning.method.base import (
     scaled_reward,
     starts,
 )
-from flowport.finetuning.path_weights import centred
+from flowport.finetuning.path_weights import centred, law_groups, standardised
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
 from flowport.reward.base import Reward
@@ -55,7 +55,8 @@ class PolicyGradient(FineTuningMethod):
 
     Args:
         grid: Times of the SDE's steps; None: 20 uniform steps.
-        group: Paths from every start on a bridge whose field sees it; from noise all paths are one group.
+        group: Paths from every start on a bridge whose field sees it; from noise all paths, or those
+            of a told class, are one group.
         clip: Half-width of the interval of ratios; None: no clipping.
         kl: Weight of the KL to the base.
         normalise: Whether A is divided by the standard deviation of its group (GRPO), which removes the scale of λ.
@@ -134,17 +135,9 @@ class PolicyGradient(FineTuningMethod):
             field: The tuned field, of which the conditioning is read.
             rollout: The collection.
         """
-        groups = len(rollout.end) // self.group if field.conditioning.sees_source else 1
+        starts = len(rollout.end) // self.group if field.conditioning.sees_source else None
         gained = rollout.reward if self.published else rollout.reward - self.kl * rollout.log_ratio
-        relative = centred(gained, groups)
-        if not self.normalise:
-            return relative
-        rows = gained.view(groups, -1)
-        spread, rounding = (
-            rows.std(1, keepdim=True),
-            10 * torch.finfo(rows.dtype).eps * rows.abs().amax(1, keepdim=True),
-        )
-        return torch.where(spread > rounding, relative.view(groups, -1) / spread, 0).flatten()
+        return (standardised if self.normalise else centred)(gained, law_groups(rollout.label, starts))
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout, schedule = replay[-1], self.discretisation.noise_schedule(field.base)

@@ -16,7 +16,7 @@ from flowport.finetuning.method.base import (
     scaled_reward,
     starts,
 )
-from flowport.finetuning.path_weights import best_of_divergence, effective, normalised
+from flowport.finetuning.path_weights import best_of_divergence, effective, law_groups, normalised
 from flowport.finetuning.renoising import (
     control_energy,
     flow_matching_target,
@@ -111,7 +111,8 @@ class RewardWeighted(FineTuningMethod):
             best = value.view(-1, each).argmax(1) + each * torch.arange(len(pair), device=end.device)
             rollout = Rollout.of({name: values[best] for name, values in rollout.tensors().items()})
         w = self.weights(field, rollout)
-        facts["scaled_tilted_reward"], facts["effective_share"] = (w * rollout.reward).sum(), effective(w, 1)
+        facts["scaled_tilted_reward"] = (w * rollout.reward).sum()
+        facts["effective_share"] = effective(w, law_groups(rollout.label))
         return rollout, facts
 
     def weights(self, field: TiltedField, rollout: Rollout) -> Tensor:
@@ -123,8 +124,8 @@ class RewardWeighted(FineTuningMethod):
         """
         if self.temperature is None:
             return torch.full_like(rollout.reward, 1 / len(rollout.reward))
-        groups = len(rollout.end) // self.paths if field.conditioning.sees_source else 1
-        return normalised(rollout.reward / self.temperature, groups)
+        starts = len(rollout.end) // self.paths if field.conditioning.sees_source else None
+        return normalised(rollout.reward / self.temperature, law_groups(rollout.label, starts))
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         rollout = replay[-1]

@@ -16,7 +16,7 @@ from flowport.finetuning.method.base import (
     scaled_reward,
     starts,
 )
-from flowport.finetuning.path_weights import centred
+from flowport.finetuning.path_weights import centred, law_groups
 from flowport.finetuning.renoising import control_energy, regression_error, renoised, simulate, stratified_times
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.objective.base import Loss
@@ -34,8 +34,8 @@ class TiltMatching(FineTuningMethod):
         v_{a+δ}(x_t) = E[v_a(x_t) + δ λ (r(x1) − r̄)(ẋ_t − v_a(x_t)) | x_t],    δ = 1/stages,
 
     with x1 a result of v_a and x_t its re-noised point. No gradient of the reward is needed. r̄ is the mean over the
-    other results, on a bridge whose field sees x0 over those of the same start: there the same holds start by start,
-    which is an extension of this package.
+    other results, of a told class over those of the same class, and on a bridge whose field sees x0 over those of the
+    same start: there the same holds class by class and start by start, which is an extension of this package.
 
     Collection k moves a from k/stages to (k + 1)/stages, so the full strength is reached after ``stages`` collections,
     that is after stages · steps_per_rollout optimiser steps, which is how long a run should be. Further collections
@@ -94,7 +94,7 @@ class TiltMatching(FineTuningMethod):
         source = origins(start, condition)
         reached = end.new_full((), min(self.stage + 1, self.stages) / self.stages)
         step = 1 / self.stages if self.stage < self.stages else 0.0
-        push = step * centred(value, len(pair) if given else 1)
+        push = step * centred(value, law_groups(condition.label, len(pair) if given else None))
         times, states, changes = stratified_times(self.noisings, field, end, generator), [], []
         for time in times:
             t = time.expand(len(end))
