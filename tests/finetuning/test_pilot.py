@@ -25,6 +25,7 @@ PLANE = Signals(numbers=2, gradient=True, effective=0.4)
         (Signals(64, True, 0.001), "path_weighted_adjoint", "control"),
         (PICTURE, "value_matching", "value"),
         (Signals(784, True, 0.2, signal=1.3, signal_se=0.1), "adjoint_matching", "control"),
+        (Signals(256, True, 0.56, signal=0.133, signal_se=0.103, bridge=True), "value_matching", "value"),  # digits
         (Signals(784, True, 0.2, signal=0.29, signal_se=0.1), "adjoint_matching", "control"),  # within its error
         (Signals(784, True, 0.02, signal=0.02, signal_se=0.01), "adjoint_matching", "control"),  # no value to learn
         (Signals(784, True, 0.2, signal=0.02, signal_se=0.01, told=True), "adjoint_matching", "control"),

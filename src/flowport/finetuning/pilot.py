@@ -66,7 +66,7 @@ class Signals:
         return {
             "many": self.numbers > FEW_NUMBERS,
             "gradient": self.gradient,
-            "apart": self.signal is not None and self.signal + 2 * self.signal_se < SIGNAL,
+            "apart": self.signal is not None and self.signal + self.signal_se < SIGNAL,
             "kept": self.effective >= KEPT,
             "few": not self.bridge and self.effective * self.paths < FEW_RESULTS,
             "told": self.told,
