@@ -46,7 +46,7 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
     )
     if len(source) < run.config.certified:
         logger.info("certified=%d: the test split has %d starts", run.config.certified, len(source))
-    labels = torch.arange(len(source), device=source.x.device) % len(target)  # of the target labels alone are used
+    labels = torch.arange(len(source), device=source.x.device) % len(target)  # only labels of the target are used
     pair = Pair(source, target[labels])
     with autocast_of(run, device):
         found = certificate(
