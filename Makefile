@@ -29,7 +29,7 @@ atlas: $(STAMP)  # 36 ordered pairs of domains, two couplings, three seeds: abou
 finetune: $(STAMP)
 	$(BIN)/python launch/finetune.py $(or $(ARGS),experiment=finetune_digits_to_mnist)
 
-arena: $(STAMP)  # which method reaches a known tilt: under two hours on two cores; finished jobs are not run again; -: a rival that runs away is refused
+arena: $(STAMP)  # which method reaches a known tilt: about two hours on two cores; finished jobs are not run again; -: a rival that runs away is refused
 	set -e; for sweep in arena arena_unseen arena_controls arena_particles; do \
 	OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done
 	-for sweep in arena_forward arena_rivals; do OMP_NUM_THREADS=1 $(BIN)/python launch/arena.py sweep=$$sweep $(ARGS); done

@@ -83,8 +83,7 @@ def finetune(
 
     Raises:
         FlowportError: For a flow whose tilt is not defined, with what to change, for a network beside an adapter that
-            takes none, and for a reward that cannot be
-            evaluated, or is not finite.
+            takes none, and for a reward that cannot be evaluated, or is not finite.
     """
     if flow.source is None:
         raise FlowportError("a loaded flow does not hold its source's data, where fine-tuning starts: fit it again")

@@ -157,8 +157,7 @@ def advantage(field: TiltedField, rollout: Rollout, paths: int) -> tuple[Tensor,
     """Advantage λr minus the mean of the group's others, (n,), and its standard deviation Z over all results, ().
 
     A group is all results from noise, those of a told class, and those of one start on a bridge whose field sees it.
-    Where rewards differ by
-    rounding alone, Z is infinite, so that A/Z is 0.
+    Where rewards differ by rounding alone, Z is infinite, so that A/Z is 0.
 
     Args:
         field: The tuned field, of which the conditioning is read.
