@@ -208,7 +208,8 @@ def test_two_standard_errors_cover_the_truth(name: str) -> None:
         told = {control: round(cell.covered, 2) for control, cell in mine.items()}
         assert min(told.values()) >= 0.85 and sum(told.values()) / len(told) >= 0.9, (number, told)
         withheld = {control: cell.withheld for control, cell in mine.items()}
-        assert max(withheld.values()) <= 0.5 and sum(withheld.values()) / len(withheld) <= 0.2, (number, withheld)
+        assert not any(withheld[control] for control in CONTROLS if control != "mode lost"), (number, withheld)
+        assert withheld["mode lost"] <= 0.3, "what the tilt holds and the flow has lost is rare among its paths"
         for control, cell in mine.items():
             assert cell.truth_error <= float(cell.error.mean()) / 4, (number, control)
             known = KNOWN_ERRORS.get(name, {}).get(control)
