@@ -144,3 +144,15 @@ def test_a_rule_may_watch_the_reward_itself_and_names_what_it_cannot():
         StopRule(watched={"legible": 2.0}).check(["kept"])
     with pytest.raises(ValueError, match=r"stop.watched.kept=0.* too small"):
         StopRule(watched={"kept": 0.0})
+
+
+def test_two_standard_errors_of_the_diversity_cover_the_variance():
+    """Results N(0, I) and, from the same noise in part, N(0, diag(.25, 1)): .625 of the base's variance."""
+    inside, zero = torch.zeros(2), {"reward": (torch.zeros(64), torch.zeros(64))}
+    for seed in range(200):
+        base, own = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        tuned = torch.stack([0.5 * base[:, 0], own[:, 1]], 1)
+        found = TunedResults(base, tuned, zero, torch.zeros(64)).numbers()
+        errors = [abs(found[name] - 0.625) / found[f"{name}_se"] for name in ("diversity", "diversity_share")]
+        inside += torch.tensor([error <= 2 for error in errors])
+    assert (inside >= 0.88 * 200).all() and (inside < 200).all(), inside

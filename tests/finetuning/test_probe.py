@@ -10,6 +10,8 @@ from flowport.conditioning import TargetLabelConditioning
 from flowport.errors import FlowportError
 from flowport.field import AnalyticField
 from flowport.finetuning.method import AutoMethod
+from flowport.finetuning.path_weights import Groups
+from flowport.finetuning.pilot import SHOWN, Signals
 from flowport.finetuning.probe import probe, size, weighed
 from flowport.path import BrownianBridge
 from flowport.reward import LinearReward, QuadraticReward
@@ -52,13 +54,45 @@ def test_on_a_bridge_weights_are_those_given_the_start() -> None:
     assert math.exp(-(C**2) * S2) < 0.65 < found.effective
 
 
+def stated(value: Tensor, groups: Groups) -> tuple[float, float]:
+    found = weighed(value, groups)
+    return found.effective, found.kl
+
+
+@pytest.mark.parametrize("deviation", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("groups", [1, 8, "classes"])
+def test_two_standard_errors_of_the_kl_cover_the_truth(groups: int | str, deviation: float) -> None:
+    """λr ~ N(m, s²) with s/2 and s in turn, 256 results: the KL is s²/2, whatever m of a class or start."""
+    inside, stated, n, error = 0, 0, 256, 0.0
+    index = torch.arange(n) % 4 if groups == "classes" else torch.arange(n) * int(groups) // n
+    scale = deviation * torch.where(index % 2 == 1, 0.5, 1.0)
+    truth = float(scale.square().mean() / 2)
+    for seed in range(200):
+        value = scale * torch.randn(n, generator=generator(seed)) + 3.0 * index
+        found = weighed(value.double(), groups if isinstance(groups, int) else index)
+        inside += abs(found.kl - truth) <= 2 * found.kl_se
+        stated += found.effective >= SHOWN
+        error += found.kl_se / 200
+        assert found.each == (n / 4 if groups == "classes" else n / int(groups))
+    assert inside >= 0.85 * 200 and stated >= 0.75 * 200 and error < truth / 3, (inside, stated, error)
+
+
+def test_what_few_results_do_not_show_is_withheld() -> None:
+    signals = Signals(numbers=2, gradient=True, effective=0.5, paths=256, each=8.0)
+    assert signals.withheld() == {
+        "effective": "unreliable: 8.0 results of a class or start",
+        "kl": "unreliable: 4.0 effective samples of 8",
+    }
+    assert "unreliable" in signals.sentence() and not Signals(2, True, 0.5, 0.01).withheld()
+
+
 def test_weights_are_normalised_in_each_group() -> None:
     """Two classes whose rewards differ by a constant leave everything; as one group they would leave half."""
     value, group = torch.tensor([0.0, 0, 0, 0, 50, 50, 50, 50], dtype=F64), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    assert weighed(value, group) == pytest.approx((1.0, 0.0))
-    assert weighed(value, torch.zeros(8, dtype=torch.long)) == pytest.approx((0.5, math.log(2)))
+    assert stated(value, group) == pytest.approx((1.0, 0.0))
+    assert stated(value, torch.zeros(8, dtype=torch.long)) == pytest.approx((0.5, math.log(2)))
     lone = torch.tensor([0.0, 0, 0, 50], dtype=F64)
-    assert weighed(lone, torch.zeros(4, dtype=torch.long)) == pytest.approx((0.25, math.log(4)))
+    assert stated(lone, torch.zeros(4, dtype=torch.long)) == pytest.approx((0.25, math.log(4)))
 
 
 def test_pieces_measure_the_same() -> None:

@@ -119,17 +119,35 @@ def test_a_classifier_that_only_knows_its_rows_by_heart_promises_little():
 
 def test_distance_to_the_tilt_of_all_results_by_hand():
     """Base results 0 and 1 weigh 1/4 and 3/4 in the tilt by x log 3."""
-    base = torch.tensor([[0.0], [1.0]]).repeat(16, 1)
-    few = distance(base[:2], torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
+    base = torch.tensor([0.0, 1.0]).repeat_interleave(16)[:, None]
+    few = distance(base[15:17], torch.ones(2, 1), lambda x: x[:, 0] * math.log(3))
     assert few["tilted_withheld"] == "unreliable: 2 effective samples of 2" and "gap" not in few
     numbers = distance(base, torch.ones(32, 1), lambda x: x[:, 0] * math.log(3))
+    spread, halves = math.sqrt(3 / 16), 1 - 0.75 + 0.75 / 2 - (1 - 0.75 - 0.25 * 1.5)  # rows .625 and -.125, half each
     assert numbers == pytest.approx(
         {
             "scaled_reward": math.log(3),
+            "scaled_reward_se": 0.0,
             "scaled_base_reward": math.log(3) / 2,
+            "scaled_base_reward_se": math.log(3) / 2 / math.sqrt(31),
             "scaled_tilted_reward": 0.75 * math.log(3),
+            "scaled_tilted_reward_se": 0.75 * math.log(3) / 2 / math.sqrt(31),
             "effective": 25.6,
-            "gap": 0.25 / math.sqrt(3 / 16),
+            "gap": 0.25 / spread,
+            "gap_se": halves / 2 / math.sqrt(15) / math.sqrt(2) / spread,
         },
-        rel=1e-6,
+        rel=1e-5,
+        abs=1e-9,
     )
+
+
+def test_two_standard_errors_of_the_distance_cover_the_truth():
+    """λr = .7 x on N(0, 1), tuned results N(.4, 1): the tilt N(.7, 1) has mean λr .49, and lies .3 from them."""
+    truth, inside = {"scaled_tilted_reward": 0.49, "scaled_reward": 0.28, "gap": -0.3}, dict[str, int]()
+    for seed in range(200):
+        base, own = torch.randn(2, 512, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        numbers = distance(base, 0.6 * base + 0.8 * own + 0.4, lambda x: 0.7 * x[:, 0])
+        for name, true in truth.items():
+            value = numbers[name] if name != "gap" else -numbers[name]
+            inside[name] = inside.get(name, 0) + (abs(value - true) <= 2 * numbers[f"{name}_se"])
+    assert all(170 <= count < 200 for count in inside.values()), inside

@@ -1,5 +1,6 @@
 """A tuning that is watched: what its record holds, and which weights a stop rule keeps."""
 
+import inspect
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from flowport.errors import FlowportError, Stopped
 from flowport.run.finetune import tune
 from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
+from flowport.sampling.translator import Translator
 from flowport.training.callback import TuningWatch
 from flowport.training.callback.tuning_watch import same_file
 from tests.run.test_finetune import trained, wanted
@@ -255,3 +257,21 @@ def test_a_kept_checkpoint_outlives_the_next_one(tmp_path: Path, links: bool, mo
 
 def no_links(*_: Any) -> None:
     raise OSError("no hard links here")
+
+
+def test_looks_and_certificate_run_in_the_precision_of_the_run(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, plain = [], Translator.forward
+
+    def spied(self: Translator, *args: Any, **options: Any) -> Any:
+        kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        seen.extend((Path(f.filename).stem, kind) for f in inspect.stack())
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Translator, "forward", spied)
+    short = ["trainer.precision=bf16-mixed", "trainer.max_steps=4", "checkpoint_every=4"]
+    numbers = tune(config_of(base, *short), RunFolder(tmp_path))
+    for place in ("tuning_watch", "certified"):
+        assert {kind for where, kind in seen if where == place} == {torch.bfloat16}
+    assert numbers["sampled/spread_se"] > 0 and numbers["sampled/base_spread_se"] > 0

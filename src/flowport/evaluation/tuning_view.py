@@ -50,18 +50,20 @@ class TunedResults:
         ``reward``, ``base_reward``: mean r; ``gain``: mean of what r won from the same start and noise, and the same of
         every ``term_<name>``; ``energy``: mean control energy, KL(P ‖ P_base) of the paths in nats; ``diversity``,
         ``base_diversity``: variance of a coordinate over the results, averaged over coordinates, in squared units of
-        the points; ``diversity_share``: their ratio. ``<name>_se`` is the standard error of a mean.
+        the points; ``diversity_share``: their ratio. ``<name>_se`` is the standard error of each.
         """
         numbers = {}
         for name, (base, tuned) in self.values.items():
             gain = "gain" if name == REWARD else f"{name}_gain"
             means = {name: tuned, f"base_{name}": base, gain: tuned.double() - base.double()}
-            numbers.update(_means(means))
-        numbers.update(_means({"energy": self.energy}))
-        spread = [float(x.flatten(1).double().var(0).mean()) for x in (self.tuned, self.base)]
-        numbers.update({"diversity": spread[0], "base_diversity": spread[1]})
-        if spread[1] > 0:
-            numbers["diversity_share"] = spread[0] / spread[1]
+            numbers.update(means_and_errors(means))
+        numbers.update(means_and_errors({"energy": self.energy}))
+        tuned, base = (squared_deviations(x) for x in (self.tuned, self.base))
+        numbers.update(means_and_errors({"diversity": tuned, "base_diversity": base}))
+        if base.mean() > 0:
+            share = tuned.mean() / base.mean()
+            ratio = share + (tuned - share * base) / base.mean()  # of the same starts and noise: errors of both cancel
+            numbers.update(means_and_errors({"diversity_share": ratio}))
         return numbers
 
     def change(self, name: str) -> MeanAndError:
@@ -74,9 +76,24 @@ class TunedResults:
         return MeanAndError.of((tuned.double() - base.double()).tolist())
 
 
-def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
+def means_and_errors(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means and, as <name>_se, their standard errors.
+
+    Args:
+        values: Independent values by name, (n,) each.
+    """
     found = {name: MeanAndError.of(value.double().tolist()) for name, value in values.items()}
     return {key: number for name, m in found.items() for key, number in ((name, m.mean), (f"{name}_se", m.error))}
+
+
+def squared_deviations(x: Tensor) -> Tensor:
+    """Squared deviations from the mean, averaged over coordinates, times n/(n − 1): their mean is the variance, (n,).
+
+    Args:
+        x: Points, (n, *D).
+    """
+    points = x.flatten(1).double()
+    return (points - points.mean(0)).square().mean(1) * (len(x) / max(1, len(x) - 1))
 
 
 class TuningView:

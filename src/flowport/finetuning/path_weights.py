@@ -72,6 +72,31 @@ def normalised(logits: Tensor, groups: Groups) -> Tensor:
     return w * _total(torch.ones_like(w), groups) / (_total(w, groups) * w.shape[-1])
 
 
+def group_size(values: Tensor, groups: Groups) -> Tensor:
+    """Number of values in every path's group, (…, n).
+
+    Args:
+        values: Values of the paths, (…, n), of which the shape alone matters.
+        groups: Groups of the last dimension.
+    """
+    if isinstance(groups, int):
+        return torch.full_like(values, values.shape[-1] // groups)
+    return _total(torch.ones_like(values), groups)
+
+
+def group_mean(values: Tensor, groups: Groups) -> Tensor:
+    """Mean over every path's group, (…, n).
+
+    Args:
+        values: Values of the paths, (…, n).
+        groups: Groups of the last dimension.
+    """
+    if isinstance(groups, int):
+        rows = values.unflatten(-1, (groups, -1))
+        return rows.mean(-1, keepdim=True).expand_as(rows).flatten(-2)
+    return _total(values, groups) / group_size(values, groups)
+
+
 def effective(weights: Tensor, groups: Groups) -> Tensor:
     """Effective sample size 1/Σw² as a share of the group's size, averaged over the paths' groups, (…).
 
@@ -79,11 +104,7 @@ def effective(weights: Tensor, groups: Groups) -> Tensor:
         weights: Weights of sum 1, (…, n), of which each group has its share of the paths.
         groups: Groups of the last dimension.
     """
-    if isinstance(groups, int):
-        w = weights.unflatten(-1, (groups, -1)) * groups
-        return (1 / w.square().sum(-1) / w.shape[-1]).mean(-1)
-    count = _total(torch.ones_like(weights), groups)
-    return (1 / _total((weights * weights.shape[-1] / count).square(), groups) / count).mean(-1)
+    return (1 / group_mean((weights * weights.shape[-1]).square(), groups)).mean(-1)
 
 
 def annealed_strength(reward: Tensor, log_ratio: Tensor, groups: Groups, ess: float) -> tuple[Tensor, Tensor]:
@@ -146,18 +167,36 @@ def standardised(values: Tensor, groups: Groups) -> Tensor:
     return torch.where(spread > 10 * torch.finfo(values.dtype).eps * largest, relative / spread, 0)
 
 
-def largest_gap(difference: Tensor, spread: Tensor) -> Tensor:
-    """The largest |difference|/spread of a coordinate, (); coordinates that do not vary are left out.
+def largest_gap(differences: Tensor, errors: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest difference of a coordinate's mean in units of its spread, and its standard error, each ().
 
-    A coordinate does not vary where its spread is below ``STILL`` times the largest one, for instance a background
-    pixel, whose rounding divided by rounding would be reported otherwise.
+    The coordinate and its sign are chosen on one half of the results and measured on the other, and the other way
+    round, so that equal means give 0 within the error whatever the number of coordinates. A coordinate does not vary,
+    and is left out, where its spread is below ``STILL`` times the largest one, for instance a background pixel, whose
+    rounding divided by rounding would be reported otherwise.
 
     Args:
-        difference: Differences of means, (d,).
-        spread: Standard deviations, (d,).
+        differences: Differences of means on the two halves, (2, d).
+        errors: Their standard errors, (2, d).
+        spread: Standard deviations of the coordinates, (d,).
     """
     moves = spread > STILL * spread.amax()
-    return torch.where(moves, difference.abs() / torch.where(moves, spread, 1.0), 0.0).amax()
+    unit = torch.where(moves, spread, torch.inf)
+    score = differences.abs() / errors.clamp_min(1e-30) * moves
+    chosen = score.argmax(-1)  # of either half
+    sign = differences.gather(-1, chosen[:, None])[:, 0].sign()
+    measured, noise = (v.flip(0).gather(-1, chosen[:, None])[:, 0] / unit[chosen] for v in (differences, errors))
+    return (sign * measured).mean(), noise.square().sum().sqrt() / 2
+
+
+def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and their standard errors of the even and of the odd rows, each (2, …).
+
+    Args:
+        rows: Independent rows, (n, …).
+    """
+    parts = [rows[k::2] for k in (0, 1)]
+    return torch.stack([p.mean(0) for p in parts]), torch.stack([p.std(0) / len(p) ** 0.5 for p in parts])
 
 
 def best_of_divergence(n: int) -> float:

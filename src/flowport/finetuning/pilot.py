@@ -19,6 +19,7 @@ from typing import Any
 from flowport.conditioning import Conditioning, SourceLabelConditioning, TargetLabelConditioning
 from flowport.errors import FlowportError
 from flowport.finetuning.adjoint_snr import SIGNAL, AdjointSNR
+from flowport.finetuning.reliability import LEAST_EFFECTIVE
 
 FEW_NUMBERS = 64
 """Largest number of coordinates of a point at which weights of whole controlled paths are relied on."""
@@ -27,6 +28,8 @@ KEPT = 0.05
 FEW_RESULTS = 10
 """Effective number of base results below which less is fitted to each and the adjoint joins earlier. Where so few carry
 the weights, their share of the probe's paths says little: results with larger weights may not be among them."""
+SHOWN = 0.5
+"""Effective size, a share, below which the KL of the tilt is not stated: its ± 2 errors would cover less than 85 %."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Signals:
         told: Whether the flow is told a class.
         bridge: Whether the flow is a bridge that sees its start.
         kl: KL of the tilt to the base in nats, estimated from the same weights.
+        kl_se: Its standard error.
         calls: Number of evaluations of the reward that the probe took.
         paths: Number of base results from which the effective size is estimated.
+        each: Number of them from one start on a bridge, of one class where one is told; None: all.
         low_rank: Whether low-rank updates of the base's network are possible and points are pictures, (C, H, W).
     """
 
@@ -56,8 +61,10 @@ class Signals:
     told: bool = False
     bridge: bool = False
     kl: float = 0.0
+    kl_se: float = 0.0
     calls: int = 0
     paths: int = 256
+    each: float | None = None
     low_rank: bool = False
 
     @property
@@ -73,10 +80,21 @@ class Signals:
             "bridge": self.bridge,
         }
 
+    def withheld(self) -> dict[str, str]:
+        """Why a number is not stated, by its name."""
+        each = self.each or self.paths
+        left, reasons = self.effective * each, dict[str, str]()
+        if each < LEAST_EFFECTIVE:
+            reasons["effective"] = f"unreliable: {each:.1f} results of a class or start"
+        if left < LEAST_EFFECTIVE or self.effective < SHOWN:
+            reasons["kl"] = f"unreliable: {left:.1f} effective samples of {each:.0f}"
+        return reasons
+
     def sentence(self) -> str:
         """The numbers as they are logged."""
         where = " given the start" if self.bridge else " given the class" if self.told else ""
-        parts = [f"{self.numbers} numbers a point", f"effective size of base weights{where} {self.effective:.2g}"]
+        size = self.withheld().get("effective") or f"{self.effective:.2g}"
+        parts = [f"{self.numbers} numbers a point", f"effective size of base weights{where} {size}"]
         parts += [] if self.gradient else ["no gradient"]
         if self.signal is not None:
             parts.append(f"adjoint signal {self.signal:.2g} ± {self.signal_se:.1g}")

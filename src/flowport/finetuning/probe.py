@@ -9,6 +9,7 @@ References:
 
 from importlib.util import find_spec
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,15 @@ from flowport.finetuning.adjoint_snr import adjoint_snr
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import starts
-from flowport.finetuning.path_weights import Groups, annealed_strength, effective, law_groups, normalised
+from flowport.finetuning.path_weights import (
+    Groups,
+    annealed_strength,
+    effective,
+    group_mean,
+    group_size,
+    law_groups,
+    normalised,
+)
 from flowport.finetuning.pilot import FEW_NUMBERS, Signals
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
@@ -89,12 +98,12 @@ def probe(
     for first in range(0, n, step):
         rows_of = slice(first, min(n, first + step))
         start, condition = starts(base, pair.take(rows_of, rows_of), generator, each)
-        end = roll_out(chain, base, start, condition, generator).states[-1]
+        end = roll_out(chain, base, start, condition, generator, ends_only=True).states[-1]
         values.append(strength * reward.value(end, condition).double())
         if condition.label is not None:
             labels.append(condition.label)
     value, groups = torch.cat(values), law_groups(torch.cat(labels) if labels else None, n if given else None)
-    share, kl = weighed(value, groups)
+    found = weighed(value, groups)
     gradient, numbers, calls = reward.differentiable, prod(pair.source.x.shape[1:]), len(value)
     signal: tuple[float | None, float] = (None, 0.0)
     if gradient and numbers > FEW_NUMBERS:
@@ -105,20 +114,62 @@ def probe(
         calls += len(TIMES) * len(few) * branches
         signal = (None, 0.0) if seen.least.withheld else (seen.least.value, seen.least.error)
     pictures = pair.source.x.ndim == 4 and find_spec("peft") is not None
-    return Signals(numbers, gradient, share, *signal, told, given, kl, calls, len(value), pictures)
+    return Signals(
+        numbers=numbers,
+        gradient=gradient,
+        effective=found.effective,
+        signal=signal[0],
+        signal_se=signal[1],
+        told=told,
+        bridge=given,
+        kl=found.kl,
+        kl_se=found.kl_se,
+        calls=calls,
+        paths=len(value),
+        each=found.each,
+        low_rank=pictures,
+    )
 
 
-def weighed(value: Tensor, groups: Groups) -> tuple[float, float]:
-    """Effective size of the weights e^{λr} normalised within groups, a share, and the KL of the tilt to the base.
+class Weighed(NamedTuple):
+    """What weights of results say of a tilt.
 
-    The KL is Σ w log(w n) with weights w of which each group has its share of the n results.
+    Args:
+        effective: Effective sample size 1/Σw² within a group, a share of its size, averaged over the results' groups.
+            It is a number of these results, not an estimate of one that more results would have.
+        kl: KL of the tilt to the base, Σ w log(w n), in nats, where each group has its share of the n results.
+        kl_se: Its standard error, with the bias that few results of a group leave.
+        each: Number of results of a group, averaged over the results' groups.
+    """
+
+    effective: float
+    kl: float
+    kl_se: float
+    each: float
+
+
+def weighed(value: Tensor, groups: Groups) -> Weighed:
+    """Effective size and KL of the weights e^{λr}, normalised within groups.
+
+    With u = w n, of mean 1 in each group, the effective share of a group is 1/mean(u²) and its KL = mean(u log u). The
+    standard error of the KL is that of the mean of its influence function u log u − (1 + KL)(u − 1), on a bridge, where
+    groups are starts, over the means of the starts; the bias by the jackknife within groups is added in quadrature.
 
     Args:
         value: λr of the results, (n,).
         groups: Groups of the results.
     """
     w = normalised(value, groups)
-    return float(effective(w, groups)), float(torch.xlogy(w, w * len(value)).sum())
+    u = w * len(value)
+    log, n = torch.xlogy(u, u), group_size(u, groups)
+    kl = group_mean(log, groups)
+    influence = log - (1 + kl) * (u - 1)
+    units = influence.unflatten(-1, (groups, -1)).mean(-1) if isinstance(groups, int) and groups > 1 else influence
+    left = (n - u).clamp_min(1e-12)  # sums without one result, which alone has no bias
+    without = (n * kl - log) / left - (left / (n - 1).clamp_min(1)).log()
+    bias = ((n - 1) * (without - kl)).mean()
+    error = (units.var() / len(units) + bias.square()).sqrt()
+    return Weighed(float(effective(w, groups)), float(kl.mean()), float(error), float(n.mean()))
 
 
 def _told(base: Field) -> bool:

@@ -33,7 +33,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from flowport.finetuning.path_weights import STILL
+from flowport.finetuning.path_weights import halves, largest_gap
 
 LEFT = 0.25
 """Share of the jackknife's correction that is added to the standard error, since it may remain as bias."""
@@ -258,23 +258,15 @@ class TwoSided:
     def mean_gap(self, feature: Tensor) -> Stated:
         """Largest difference of a coordinate's mean between tuned chain and tilt, in standard deviations of the tilt.
 
-        The coordinate and its sign are chosen on one half of the pairs (or starts) and measured on the other, and the
-        other way round, so that the number of a flow at its tilt is 0 within its error whatever the number of
-        coordinates. Coordinates that hardly vary (``largest_gap``) are left out.
+        The halves of ``largest_gap`` are those of the pairs, or of the starts.
 
         Args:
             feature: Features of the results of the tuned paths, then of the base paths, (2, n, d).
         """
         pieces = feature.split(max(1, COORDINATES // feature.shape[1]), -1)
         spread, means, errors = (torch.cat(part, -1) for part in zip(*map(self._gaps, pieces), strict=True))
-        moves = spread > STILL * spread.amax()
-        unit = torch.where(moves, spread, torch.inf)
-        score = means.abs() / errors.clamp_min(1e-30) * moves
-        chosen = score.argmax(-1)  # of either half
-        sign = means.gather(-1, chosen[:, None])[:, 0].sign()
-        measured, noise = (v.flip(0).gather(-1, chosen[:, None])[:, 0] / unit[chosen] for v in (means, errors))
-        value = (sign * measured).mean()
-        return Stated(value, noise.square().sum().sqrt() / 2, torch.zeros_like(value))
+        value, error = largest_gap(means, errors, spread)
+        return Stated(value, error, torch.zeros_like(value))
 
     def _gaps(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Deviations of the tilt, (d,), and differences of means and their errors on both halves, (2, d)."""
@@ -284,9 +276,7 @@ class TwoSided:
         spread = (self.weights * (f - centre).square()).mean((-2, -1)).clamp_min(0).sqrt()
         rows = f[:, 0] - self._of(mean) - (self.weights * (f - of_path)).mean(-2)
         units = self._sums(rows) / self._counts if self.clustered else rows
-        halves = [units[:, k::2] for k in (0, 1)]
-        means = torch.stack([half.mean(-1) for half in halves])
-        return spread, means, torch.stack([half.std(-1) / half.shape[-1] ** 0.5 for half in halves])
+        return spread, *halves(units.T)
 
     @cached_property
     def tails(self) -> dict[str, Tensor]:

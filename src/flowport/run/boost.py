@@ -21,9 +21,10 @@ from torch import Tensor
 
 from flowport.conditioning import Conditioning
 from flowport.errors import FlowportError
+from flowport.evaluation.tuning_view import means_and_errors
 from flowport.field.base import Field
 from flowport.finetuning.method.auto import AutoMethod
-from flowport.finetuning.path_weights import effective, largest_gap
+from flowport.finetuning.path_weights import effective, halves, largest_gap
 from flowport.finetuning.reliability import LEAST_EFFECTIVE
 from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
@@ -265,19 +266,22 @@ def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> 
 
     Returns:
         scaled_reward, scaled_base_reward: mean λr; scaled_tilted_reward: of base results weighted by e^{λr}, so of the
-        tilt; effective: the effective number of these weights; gap: the largest difference of a coordinate's mean
-        between tuned results and the tilt, in standard deviations of the tilt. Where fewer than 10 weights are
-        effective, tilted_withheld says so in the place of the tilt's numbers.
+        tilt; gap: the largest difference of a coordinate's mean between tuned results and the tilt, in standard
+        deviations of the tilt (``largest_gap``); each with its standard error _se; effective: the effective number of
+        these weights. Where fewer than 10 are effective, tilted_withheld says so in the place of the tilt's numbers.
     """
     reward, x = value(base).double(), base.flatten(1).double()
     w = reward.softmax(0)
     left = float(effective(w, 1)) * len(w)
-    numbers = {
-        "scaled_reward": float(value(tuned).mean()),
-        "scaled_base_reward": float(reward.mean()),
-        "effective": left,
-    }
+    means = {"scaled_reward": value(tuned), "scaled_base_reward": reward}
+    numbers: dict[str, Any] = {"effective": left}
     if left < LEAST_EFFECTIVE:
-        return numbers | {"tilted_withheld": f"unreliable: {left:.0f} effective samples of {len(w)}"}
-    gap = largest_gap(tuned.flatten(1).double().mean(0) - w @ x, (w @ (x - w @ x).square()).sqrt())
-    return numbers | {"scaled_tilted_reward": float(w @ reward), "gap": float(gap)}
+        numbers["tilted_withheld"] = f"unreliable: {left:.0f} effective samples of {len(w)}"
+    else:
+        pull, tilted = len(w) * w, w @ x
+        centre = w @ reward
+        means["scaled_tilted_reward"] = centre + pull * (reward - centre)
+        rows = tuned.flatten(1).double() - tilted - pull[:, None] * (x - tilted)  # their mean is the difference
+        gap, error = largest_gap(*halves(rows), (w @ (x - tilted).square()).sqrt())
+        numbers |= {"gap": float(gap), "gap_se": float(error)}
+    return numbers | means_and_errors(means)

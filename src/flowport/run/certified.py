@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowport.evaluation.sweep_table import MeanAndError
+from flowport.evaluation.tuning_view import means_and_errors, squared_deviations
 from flowport.field import Field
 from flowport.finetuning.certificate import BLIND_SPOT, Certificate, certificate
 from flowport.finetuning.term_gains import term_gains
@@ -57,7 +57,7 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
             randomness.generator("paths"),
             piece=run.config.get("rows"),
         )
-    tell(module, found)
+    tell(module, found, run.config.tuning[-1].get("round", 0))
     numbers = {f"certificate/{name}": number for name, number in found.numbers.items()}
     return {**numbers, **sampled(run, folder, pair, randomness.generator("samples"))}
 
@@ -73,13 +73,20 @@ def autocast_of(run: Run, device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if half is None else torch.autocast(device.type, dtype=half)
 
 
-def tell(module: FineTuneModule, found: Certificate) -> None:
+def tell(module: FineTuneModule, found: Certificate, boosting: int = 0) -> None:
     """Log a certificate, what it cannot see, and what follows from it.
 
     Args:
         module: The tuned module.
         found: Its certificate.
+        boosting: Number of the round of boosting, from 1; 0 for a tuning by the reward itself.
     """
+    if boosting:
+        logger.info(
+            "round %d of boosting: the certificate is of this round, its base is the flow before it and its reward the "
+            "residual one; boosting/… compares with the flow before all rounds",
+            boosting,
+        )
     logger.info("aimed at %s; %s (%s)", module.method.target, found.sentence, BLIND_SPOT)
     temper = module.replay[-1].record.get("temper") if module.replay else None
     if temper is not None and float(temper) < 1:
@@ -88,7 +95,7 @@ def tell(module: FineTuneModule, found: Certificate) -> None:
             "method.ess, so they were tempered by the power %.2f, which aims at less than the tilt",
             float(temper),
         )
-    if "memory" in found.values and found.values["memory"] - 2 * found.errors["memory"] > APART:
+    if not boosting and "memory" in found.values and found.values["memory"] - 2 * found.errors["memory"] > APART:
         logger.info(
             "the tilt of every start is not that of all results (certificate/memory %s): boosting.rounds=3 goes on "
             "towards it",
@@ -100,7 +107,7 @@ def through(run: Run, pair: Pair, generator: torch.Generator, *fields: Field) ->
     """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D).
 
     Args:
-        run: Whose sampler is used; of ``rows`` of its config that many are integrated at once.
+        run: Whose sampler and precision are used; of ``rows`` of its config that many are integrated at once.
         pair: Starts, and the labels of the targets.
         generator: Of the noise.
         *fields: The flows.
@@ -110,15 +117,16 @@ def through(run: Run, pair: Pair, generator: torch.Generator, *fields: Field) ->
         generator.set_state(state)
         translator = run.sampler.translator(field)
         translator.chunk = min(translator.chunk, rows or translator.chunk)
-        ends.append(translator.forward(pair.source, generator, pair.target.label).end)
+        with autocast_of(run, pair.source.x.device):
+            ends.append(translator.forward(pair.source, generator, pair.target.label).end)
     return ends
 
 
 def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator) -> dict[str, float]:
     """The same starts and noise through the base and the tuned flow by the run's own sampler; writes before_after.png.
 
-    sampled/reward, base_reward: mean r; gain: mean of the r that every start won; each with its standard error _se.
-    spread, base_spread: variance of a number of the results. Those of ``term_gains``, for each term of a sum.
+    sampled/reward, base_reward: mean r; gain: mean of the r that every start won; spread, base_spread: variance of a
+    number of the results; each with its standard error _se. And those of ``term_gains``, for each term of a sum.
 
     Args:
         run: A trained run.
@@ -132,12 +140,8 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
     condition, rows = module.ema.conditioning.sampling(pair.source, pair.target.label), run.config.get("rows")
     before, after = (_rewards(module.reward, x, condition, rows) for x in (base, tuned))
     means = {"reward": after, "base_reward": before, "gain": after - before}
-    numbers = dict[str, float]()
-    for name, values in means.items():
-        found = MeanAndError.of(values.tolist())
-        numbers |= {f"sampled/{name}": found.mean, f"sampled/{name}_se": found.error}
-    for prefix, x in (("", tuned), ("base_", base)):
-        numbers[f"sampled/{prefix}spread"] = float(x.flatten(1).double().var(0, correction=0).mean())
+    means |= {"spread": squared_deviations(tuned), "base_spread": squared_deviations(base)}
+    numbers = {f"sampled/{name}": value for name, value in means_and_errors(means).items()}
     numbers |= term_gains(module.reward, base, tuned, condition)
     if run.config.get("gallery", True):
         shown = slice(modality.shown)

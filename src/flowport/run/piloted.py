@@ -26,8 +26,8 @@ from flowport.tensors import float32_products
 from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
-STATED = ("numbers", "effective", "kl", "signal", "signal_se", "calls")
-"""Numbers of a probe that a run keeps; the signal only where it was measured."""
+STATED = ("numbers", "effective", "kl", "kl_se", "signal", "signal_se", "calls")
+"""Numbers of a probe that a run keeps; the signal only where it was measured, others where they are not withheld."""
 
 
 def piloted(folder: RunFolder, overrides: DictConfig, parts: Parts) -> tuple[DictConfig, dict[str, Any]]:
@@ -76,11 +76,13 @@ def reported(entry: DictConfig) -> dict[str, Any]:
     return {f"pilot/{name!s}": value for name, value in held.items() if name != "why"}
 
 
-def _stated(signals: Signals) -> dict[str, float]:
-    """The numbers to three digits, which are equal when the same command measures them again."""
-    names = [name for name in STATED if signals.signal is not None or not name.startswith("signal")]
-    found = {name: vars(signals)[name] for name in names}
-    return {name: v if isinstance(v, int) else float(f"{v:.3g}") for name, v in found.items()}
+def _stated(signals: Signals) -> dict[str, float | str]:
+    """The numbers to three digits, equal when the same command measures them again, or why one is withheld."""
+    withheld = signals.withheld()
+    hidden = {*withheld, *({"signal"} if signals.signal is None else ())}
+    found = {name: vars(signals)[name] for name in STATED if name.removesuffix("_se") not in hidden}
+    numbers = {name: v if isinstance(v, int) else float(f"{v:.3g}") for name, v in found.items()}
+    return numbers | {f"{name}_withheld": reason for name, reason in withheld.items()}
 
 
 @float32_products(tf32=False)

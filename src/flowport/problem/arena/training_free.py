@@ -26,7 +26,8 @@ def training_free(
 
         kl_to_tilt = log Z − E log Ẑ,    and its KL to the base at most    kl = kl_to_tilt + λ E r − log Z
 
-    (Maddison et al. 2017), as the KL of a path law is at least that of its results. There is no velocity_error.
+    (Maddison et al. 2017), as the KL of a path law is at least that of its results. Both hold for the base chain of
+    these steps, whose results differ from the problem's exact base by O(h) in the step h. There is no velocity_error.
 
     Args:
         problem: The problem.

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from flowport.evaluation.sweep_table import MeanAndError
 from flowport.evaluation.tuning_view import REWARD, TERM, TunedResults, TuningView
 from flowport.sampling.sampler import Sampler
 from flowport.training import ranks
@@ -110,8 +111,9 @@ class TuningWatch(Callback):
         """Look, tell the loggers and the log, and return the limit that is broken."""
         if self.view is None:
             self.view = self._view(trainer, module)
-        step, found = self.steps, self.view.results(module.ema, module.reward)
-        numbers = found.numbers()
+        with trainer.precision_plugin.forward_context():
+            found = self.view.results(module.ema, module.reward)
+        step, numbers = self.steps, found.numbers()
         for log in trainer.loggers:
             log.log_metrics({f"watch/{name}": value for name, value in numbers.items()}, step)
         if self.sheet is not None:
@@ -216,7 +218,8 @@ def in_words(results: TunedResults, numbers: dict[str, float]) -> str:
         told.append(f"{title} {numbers[name]:.4g} (base {numbers[f'base_{name}']:.4g}, change {change})")
     told.append(f"KL to the base {numbers[ENERGY]:.3g} ± {numbers[f'{ENERGY}_se']:.2g} nats")
     if "diversity_share" in numbers:
-        told.append(f"diversity {numbers['diversity_share']:.2f} of the base's")
+        share = MeanAndError(numbers["diversity_share"], numbers["diversity_share_se"], len(results.base))
+        told.append(f"diversity {share} of the base's")
     return ", ".join(told)
 
 
