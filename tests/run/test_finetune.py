@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowport.errors import FlowportError
 from flowport.reward import LinearReward
@@ -271,7 +272,15 @@ def test_a_certificate_that_fails_does_not_lose_the_metrics(
     def failing(*args: object, **options: object) -> None:
         raise FlowportError("no certificate")
 
-    monkeypatch.setattr("flowport.run.certified.certificate", failing)
-    with pytest.raises(FlowportError, match="no certificate"):
-        tuned(base, tmp_path)
-    assert any(name.startswith("test/") for name in RunFolder(tmp_path).read_metrics())
+    folder = RunFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("flowport.run.certified.certificate", failing)
+        with pytest.raises(FlowportError, match="no certificate"):
+            tuned(base, tmp_path)
+    numbers = folder.read_metrics()
+    assert any(name.startswith("test/") for name in numbers) and numbers["train/pending"] == "certificate"
+    assert not folder.finished and folder.begun, "the run can be gone on with, and is not taken for a finished one"
+    again = resume(folder, [])
+    assert folder.finished and "certificate/paths" in again and "train/pending" not in folder.read_metrics()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert "certificate/kl_to_base" in events.Tags()["scalars"], "what was missing is told to the loggers too"

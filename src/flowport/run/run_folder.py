@@ -31,6 +31,8 @@ LAYOUT = 3
 """The layout of run folders, configs and checkpoints: raised where an older one can no longer be read."""
 LARGEST_CONFIG, LARGEST_JSON, LARGEST_TABLE = 2**18, 2**24, 2**26
 """Sizes of the largest config, file of numbers and table of items that are read, in bytes."""
+PENDING = "train/pending"
+"""Name, in the numbers of a run, of what is still missing of them."""
 MOST_REFERENCES = 256
 """Largest number of references of a config."""
 DEEPEST = 32
@@ -77,7 +79,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """All numbers of a finished run: its presence says that the run is finished."""
+        """All numbers of a finished run; while a certificate is missing, those of before, and ``PENDING``."""
         return self.path / "metrics.json"
 
     @property
@@ -220,8 +222,13 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has written its numbers."""
-        return self.metrics.is_file()
+        """Whether the run has written all its numbers: not where the certificate of a tuning is missing."""
+        if not self.metrics.is_file():
+            return False
+        try:
+            return PENDING not in self.read_metrics()
+        except FlowportError:  # a damaged file, of which its readers say so
+            return True
 
     def round(self, number: int) -> "RunFolder":
         """The folder of an earlier round of boosting or reflow.
@@ -409,13 +416,14 @@ class RunFolder:
         """
         return " ".join(_text(self.refusal, LARGEST_CONFIG).split())
 
-    def write_metrics(self, numbers: Mapping[str, Any]) -> None:
-        """Write the numbers of the run, which finishes it.
+    def write_metrics(self, numbers: Mapping[str, Any], pending: str = "") -> None:
+        """Write the numbers of the run, which finishes it unless more are to come.
 
         Args:
             numbers: Name to number.
+            pending: What is still missing; empty for nothing.
         """
-        write_json(self.metrics, numbers)
+        write_json(self.metrics, {**numbers, PENDING: pending} if pending else numbers)
 
     def read_before(self) -> dict[str, Any]:
         """What was measured before training; empty where nothing was.
