@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from flowport.errors import FlowportError
 from flowport.finetuning.chosen import METHODS, chosen_method
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import RULES, Choice
+from flowport.reward import LinearReward
 from flowport.run import piloted
 from flowport.run.boost import round_config
 from flowport.run.build import Parts, make
 from flowport.run.finetune import check_overrides, tune, tuned_config
 from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
+from flowport.types import Condition
 from tests.run.test_finetune import composed, trained
 from tests.runs import equal, weights
 
@@ -117,3 +120,20 @@ def test_a_chosen_method_is_the_same_from_a_config_and_from_python(method: str) 
         return value if inner is None else {k: plain(v) for k, v in inner.items()}
 
     assert plain(one) == plain(other)
+
+
+def test_the_probe_evaluates_rows_at_a_time(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network and the reward see at most ``rows`` points; without a word, all of the probe's."""
+    seen, plain = list[int](), LinearReward.forward
+
+    def counted(self: LinearReward, x1: Tensor, condition: Condition) -> Tensor:
+        seen.append(len(x1))
+        return plain(self, x1, condition)
+
+    monkeypatch.setattr(LinearReward, "forward", counted)
+    settled(base)
+    whole = max(seen)
+    seen.clear()
+    entry = settled(base, "rows=10").tuning[-1]
+    assert whole == 64 and max(seen) == 10 and sum(seen) >= 64
+    assert 0 < entry.pilot.effective <= 1
