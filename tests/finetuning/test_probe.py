@@ -81,7 +81,7 @@ def test_what_few_results_do_not_show_is_withheld() -> None:
     signals = Signals(numbers=2, gradient=True, effective=0.5, paths=256, each=8.0)
     assert signals.withheld() == {
         "effective": "unreliable: 8.0 results of a class or start",
-        "kl": "unreliable: 4.0 effective samples of 8",
+        "kl": "unreliable: only 4 of 8 results are effective",
     }
     assert "unreliable" in signals.sentence() and not Signals(2, True, 0.5, 0.01).withheld()
 

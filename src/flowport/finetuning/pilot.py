@@ -87,7 +87,7 @@ class Signals:
         if each < LEAST_EFFECTIVE:
             reasons["effective"] = f"unreliable: {each:.1f} results of a class or start"
         if left < LEAST_EFFECTIVE or self.effective < SHOWN:
-            reasons["kl"] = f"unreliable: {left:.1f} effective samples of {each:.0f}"
+            reasons["kl"] = f"unreliable: only {left:.0f} of {each:.0f} results are effective"
         return reasons
 
     def sentence(self) -> str:
