@@ -44,8 +44,9 @@ LANE := -n auto --dist worksteal --durations=20
 # The fast lane checks shapes and types at every call of flowport; the slow one does not, which is three times as fast.
 # Exit status 5: ARGS chose no test of this lane.
 test-all: $(STAMP)  # both lanes; prints the share of lines of every module that the tests run (COVERAGE= : not, which is faster) and the slowest tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LANE) -m "not slow and not cluster" $(COVERAGE) $(COVERAGE:%=--cov-report=) $(ARGS) || [ $$? = 5 ]
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LANE) -m "slow and not cluster" -o addopts=-q $(COVERAGE) $(COVERAGE:%=--cov-append --cov-report=term:skip-covered) $(ARGS) || [ $$? = 5 ]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LANE) -m "not slow and not cluster" $(COVERAGE) $(COVERAGE:%=--cov-report=) $(ARGS) || [ $$? = 5 ] || failed=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(LANE) -m "slow and not cluster" -o addopts=-q $(COVERAGE) $(COVERAGE:%=--cov-append --cov-report=term:skip-covered) $(ARGS) || [ $$? = 5 ] || failed=1; \
+	[ -z "$$failed" ]
 
 EXTRAS := diffusers==0.42.1 mlflow==3.17.2 optuna==5.0.0 peft==0.21.2 transformers==5.24.0 wandb==0.31.0
 extras: $(STAMP)  # the libraries of optional parts, and the tests that wait for them

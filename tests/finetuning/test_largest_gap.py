@@ -26,7 +26,7 @@ def test_equal_means_have_no_gap_in_however_many_coordinates():
         rows[:, :, 7] += shift
         numbers = [[float(v) for v in largest_gap(*halves(each), torch.ones(500))] for each in rows]
         found.append(torch.tensor(numbers))
-    (none, error), (one, _) = (numbers.T for numbers in found)
+    (none, error), (one, other) = (numbers.T for numbers in found)
     assert abs(float(none.mean())) < 3 * 0.05 / 200**0.5 and abs(float(error.mean()) - 0.05) < 0.002
     assert (
         abs(float(one.mean()) - 1) < 3 * 0.05 / 200**0.5

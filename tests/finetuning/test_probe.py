@@ -12,7 +12,7 @@ from flowport.field import AnalyticField
 from flowport.finetuning.method import AutoMethod
 from flowport.finetuning.path_weights import Groups
 from flowport.finetuning.pilot import SHOWN, Signals
-from flowport.finetuning.probe import probe, size, weighed
+from flowport.finetuning.probe import class_size, probe, size, weighed
 from flowport.path import BrownianBridge
 from flowport.reward import LinearReward, QuadraticReward
 from flowport.types import Condition, Pair, Sample
@@ -81,9 +81,21 @@ def test_what_few_results_do_not_show_is_withheld() -> None:
     signals = Signals(numbers=2, gradient=True, effective=0.5, paths=256, each=8.0)
     assert signals.withheld() == {
         "effective": "unreliable: 8.0 results of a class or start",
-        "kl": "unreliable: only 4 of 8 results are effective",
+        "kl": "unreliable: 4.0 of 8 results are effective, fewer than 10",
     }
-    assert "unreliable" in signals.sentence() and not Signals(2, True, 0.5, 0.01).withheld()
+    assert "not measured (unreliable" in signals.sentence() and not Signals(2, True, 0.5, 0.01).withheld()
+    assert list(Signals(2, True, 0.39).withheld().values()) == [
+        "unreliable: 100 of 256 results are effective, a smaller share than 0.5"
+    ]
+    two = Signals(2, True, 0.9, bridge=True, paths=64, each=32.0)
+    assert two.withheld() == {"kl": "paths from 2 starts give no standard error"}
+    assert not Signals(2, True, 0.9, bridge=True, paths=128, each=32.0).withheld()
+
+
+def test_results_of_a_class_are_counted_where_few_classes_are_taken_together() -> None:
+    """Three, two and one of a class: (3·3 + 2·2 + 1)/6 on average; continuous labels are never alike."""
+    assert class_size(torch.tensor([5, 5, 5, 1, 1, 9])) == pytest.approx(14 / 6)
+    assert class_size(torch.tensor([0.5, 0.5])) == 1
 
 
 def test_weights_are_normalised_in_each_group() -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import pandas
 
+from flowport.run.job_status import write_status
+from flowport.run.run_folder import PENDING, RunFolder
+from flowport.run.sweep_job import step_of
 from flowport.run.tabulating import read_jobs
 from tests import runs
 
@@ -45,6 +48,21 @@ def test_every_job_has_its_status_and_its_reason(tmp_path: Path) -> None:
     assert found["6"][0] == found["8"][0] == "unfinished"
     assert found["7"][0] == "unreadable" and "not JSON" in found["7"][1]
     assert found["9"] == ("finished", ""), "its numbers are there"
+
+
+def test_a_job_without_its_certificate_is_not_finished(tmp_path: Path) -> None:
+    """It goes on from its training, also where the certificate failed; its numbers before it are in no table."""
+    for name, state in (("0", "finished"), ("1", "failed")):
+        place = RunFolder(job(tmp_path, name, ["seed=0"], {"test/w2": 1.0, PENDING: "certificate"}))
+        write_status(place, state, {"config": "abc", "error": "no memory" if state == "failed" else None})
+        assert step_of(place, "abc") == "anew", "without a checkpoint there is nothing to go on from"
+        for file in (place.checkpoint, place.config):
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+        assert step_of(place, "abc") == "resume"
+    lost, failed = read_jobs(tmp_path)
+    assert (lost.status, failed.status, failed.error) == ("unfinished", "failed", "no memory")
+    assert "its certificate is missing: go on by flowport train run=" in lost.error and not lost.numbers
 
 
 def test_the_command_writes_runs_differences_pivot_and_curves(tmp_path: Path, capfd: Any) -> None:

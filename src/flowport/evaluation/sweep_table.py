@@ -26,6 +26,7 @@ NEITHER = (
     *("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls", "*path_energy", "*strength"),
     *("*transport_cost", "*cycle_error", "*_step", "term_*", "base_term_*"),
     *("*base_reward", "*tilted_reward", "kl_to_base", "*strength_share", "share", "memory", "paths", "*temper"),
+    *("*mean_gap", "gap", "before_gap"),  # below 0 by noise
 )
 """Numbers that describe the data or the run, and those that are best at some value between."""
 MORE = (
@@ -36,7 +37,7 @@ MORE = (
 LESS = (
     *("w2", "sliced_w2", "energy", "*mmd", "fd_*", "kid_*", "npe", "straightness*", "*chamfer", "lsd", "mcd"),
     *("*cents", "*cents_p90", "torus_fit", "*distance", "*rank", "*_error", "*kl", "kl_*", "*_kl_to_tilt", "loss"),
-    *("nfe", "seconds", "step_ms", "*memory_mib", "pareto_k", "*mean_gap", "gap", "before_gap"),
+    *("nfe", "seconds", "step_ms", "*memory_mib", "pareto_k"),
 )
 """Numbers of which less is better."""
 
@@ -205,7 +206,7 @@ def direction(metric: str) -> int:
         metric: The full name of the number.
     """
     stage, _, name = metric.rpartition("/")
-    if stage == "coupling":
+    if stage in ("coupling", "pilot") or name.endswith("_se"):
         return 0
     signs = ((0, NEITHER), (-1, MORE), (1, LESS))
     return next((sign for sign, names in signs for known in names if fnmatchcase(name, known)), 0)

@@ -168,12 +168,13 @@ def standardised(values: Tensor, groups: Groups) -> Tensor:
 
 
 def largest_gap(differences: Tensor, errors: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest difference of a coordinate's mean in units of its spread, and its standard error, each ().
+    """The clearest difference of a coordinate's mean, in units of its spread, and its standard error, each ().
 
-    The coordinate and its sign are chosen on one half of the results and measured on the other, and the other way
-    round, so that equal means give 0 within the error whatever the number of coordinates. A coordinate does not vary,
-    and is left out, where its spread is below ``STILL`` times the largest one, for instance a background pixel, whose
-    rounding divided by rounding would be reported otherwise.
+    The coordinate of the largest |difference|/error, and its sign, are chosen on one half of the results and measured
+    on the other, and the other way round: the value is the mean of both. Equal means give 0 within the error whatever
+    the number of coordinates, so by noise also less than 0. A coordinate does not vary, and is left out, where its
+    spread is below ``STILL`` times the largest one, for instance a background pixel, whose rounding divided by rounding
+    would be reported otherwise.
 
     Args:
         differences: Differences of means on the two halves, (2, d).

@@ -19,7 +19,7 @@ from typing import Any
 from flowport.conditioning import Conditioning, SourceLabelConditioning, TargetLabelConditioning
 from flowport.errors import FlowportError
 from flowport.finetuning.adjoint_snr import SIGNAL, AdjointSNR
-from flowport.finetuning.reliability import LEAST_EFFECTIVE
+from flowport.finetuning.reliability import LEAST_EFFECTIVE, LEAST_STARTS
 
 FEW_NUMBERS = 64
 """Largest number of coordinates of a point at which weights of whole controlled paths are relied on."""
@@ -86,14 +86,19 @@ class Signals:
         left, reasons = self.effective * each, dict[str, str]()
         if each < LEAST_EFFECTIVE:
             reasons["effective"] = f"unreliable: {each:.1f} results of a class or start"
-        if left < LEAST_EFFECTIVE or self.effective < SHOWN:
-            reasons["kl"] = f"unreliable: only {left:.0f} of {each:.0f} results are effective"
+        if left < LEAST_EFFECTIVE:
+            reasons["kl"] = f"unreliable: {left:.1f} of {each:.0f} results are effective, fewer than {LEAST_EFFECTIVE}"
+        elif self.effective < SHOWN:
+            reasons["kl"] = f"unreliable: {left:.0f} of {each:.0f} results are effective, a smaller share than {SHOWN}"
+        elif self.bridge and self.paths / each < LEAST_STARTS:
+            reasons["kl"] = f"paths from {self.paths / each:.0f} starts give no standard error"
         return reasons
 
     def sentence(self) -> str:
         """The numbers as they are logged."""
         where = " given the start" if self.bridge else " given the class" if self.told else ""
-        size = self.withheld().get("effective") or f"{self.effective:.2g}"
+        few = self.withheld().get("effective")
+        size = f"not measured ({few})" if few else f"{self.effective:.2g}"
         parts = [f"{self.numbers} numbers a point", f"effective size of base weights{where} {size}"]
         parts += [] if self.gradient else ["no gradient"]
         if self.signal is not None:

@@ -102,7 +102,8 @@ def probe(
         values.append(strength * reward.value(end, condition).double())
         if condition.label is not None:
             labels.append(condition.label)
-    value, groups = torch.cat(values), law_groups(torch.cat(labels) if labels else None, n if given else None)
+    label = torch.cat(labels) if labels else None
+    value, groups = torch.cat(values), law_groups(label, n if given else None)
     found = weighed(value, groups)
     gradient, numbers, calls = reward.differentiable, prod(pair.source.x.shape[1:]), len(value)
     signal: tuple[float | None, float] = (None, 0.0)
@@ -126,7 +127,7 @@ def probe(
         kl_se=found.kl_se,
         calls=calls,
         paths=len(value),
-        each=found.each,
+        each=found.each if given or label is None else class_size(label),
         low_rank=pictures,
     )
 
@@ -170,6 +171,20 @@ def weighed(value: Tensor, groups: Groups) -> Weighed:
     bias = ((n - 1) * (without - kl)).mean()
     error = (units.var() / len(units) + bias.square()).sqrt()
     return Weighed(float(effective(w, groups)), float(kl.mean()), float(error), float(n.mean()))
+
+
+def class_size(label: Tensor) -> float:
+    """Number of results of a class, averaged over the results; 1 for continuous labels, of which hardly two are alike.
+
+    ``law_groups`` puts classes of few results together, so that the size of its groups does not say how many there are.
+
+    Args:
+        label: Told classes, (n,) int64, or continuous values.
+    """
+    if label.is_floating_point():
+        return 1.0
+    _, index, count = label.unique(return_inverse=True, return_counts=True)
+    return float(count[index].double().mean())
 
 
 def _told(base: Field) -> bool:

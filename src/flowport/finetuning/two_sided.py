@@ -256,7 +256,7 @@ class TwoSided:
         return Stated(each.mean(-1), each.std(-1) / self.groups**0.5, -noise.mean(-1))
 
     def mean_gap(self, feature: Tensor) -> Stated:
-        """Largest difference of a coordinate's mean between tuned chain and tilt, in standard deviations of the tilt.
+        """Clearest difference of a coordinate's mean between tuned chain and tilt, in standard deviations of the tilt.
 
         The halves of ``largest_gap`` are those of the pairs, or of the starts.
 

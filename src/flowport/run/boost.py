@@ -30,7 +30,7 @@ from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.run import finetune
 from flowport.run.build import Parts, Run, checked_config, make
-from flowport.run.certified import certified, through
+from flowport.run.certified import certified, in_pieces, through
 from flowport.run.config_checks import check_kind
 from flowport.run.finetune import tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
@@ -208,13 +208,14 @@ def learn(run: Run) -> dict[str, Any]:
         run: Built, not yet trained.
 
     Returns:
-        boosting/before_<number> and the cross-entropy.
+        boosting/before_<number>, on the starts of the test split of ``reached``, and the cross-entropy.
     """
     module = run.module
     assert isinstance(module, FineTuneModule) and isinstance(module.reward, ResidualReward)
     base, tuned, value = results(run, module.ema.base, "train", module.reward.points)
     generator = module.randomness.generator("residual reward", 0, base.device)
-    numbers = {f"before_{name}": number for name, number in distance(base, tuned, value).items()}
+    held_out = distance(*results(run, module.ema.base, "test", run.config.certified, repeated=False))
+    numbers = {f"before_{name}": number for name, number in held_out.items()}
     numbers["cross_entropy"] = module.reward.fit(base, tuned, value, generator)
     return {f"boosting/{name}": number for name, number in numbers.items()}
 
@@ -225,12 +226,14 @@ def reached(run: Run) -> dict[str, Any]:
     Args:
         run: A trained run.
     """
-    found = distance(*results(run, run.module.ema, "test", run.config.certified))
+    found = distance(*results(run, run.module.ema, "test", run.config.certified, repeated=False))
     return {f"boosting/{name}": number for name, number in found.items()}
 
 
 @float32_products(tf32=False)
-def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+def results(
+    run: Run, field: Field, split: str, n: int, repeated: bool = True
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Results (n, *D) of the flow before all rounds, those of ``field`` from the same starts and noise, and x1 -> λr.
 
     Args:
@@ -238,6 +241,8 @@ def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor,
         field: The flow of the second results.
         split: Of the starts.
         n: Number of starts.
+        repeated: Whether stored starts are drawn with replacement, so that there are n; otherwise each is used once,
+            which standard errors need, and there may be fewer.
     """
     module, rounds = run.module, run.config.tuning[-1].round
     assert isinstance(module, FineTuneModule)
@@ -247,13 +252,14 @@ def results(run: Run, field: Field, split: str, n: int) -> tuple[Tensor, Tensor,
         assert isinstance(base, TiltedField)
         base = base.base
     source, target = (
-        side.sample(n, randomness.generator(name))
+        side.sample(n, randomness.generator(name)) if repeated else side.every(n, randomness.under(name))
         for name, side in (("source", pairing.source), ("target", pairing.target))
     )
     first, last = through(run, Pair(source, target), randomness.generator("noise"), base, field)
     reward = run.parts.reward(entry.reward, module.target)
     reward.check(module.source, module.target)
-    return first, last, lambda x1: entry.strength * reward.to(x1.device).value(x1, Condition())
+    rows = run.config.get("rows")
+    return first, last, lambda x1: entry.strength * in_pieces(reward.to(x1.device), x1, Condition(), rows)
 
 
 def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> dict[str, Any]:
@@ -266,7 +272,7 @@ def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> 
 
     Returns:
         scaled_reward, scaled_base_reward: mean λr; scaled_tilted_reward: of base results weighted by e^{λr}, so of the
-        tilt; gap: the largest difference of a coordinate's mean between tuned results and the tilt, in standard
+        tilt; gap: the clearest difference of a coordinate's mean between tuned results and the tilt, in standard
         deviations of the tilt (``largest_gap``); each with its standard error _se; effective: the effective number of
         these weights. Where fewer than 10 are effective, tilted_withheld says so in the place of the tilt's numbers.
     """

@@ -138,7 +138,7 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
     assert isinstance(module, FineTuneModule)
     base, tuned = through(run, pair, generator, module.ema.base, module.ema)
     condition, rows = module.ema.conditioning.sampling(pair.source, pair.target.label), run.config.get("rows")
-    before, after = (_rewards(module.reward, x, condition, rows) for x in (base, tuned))
+    before, after = (in_pieces(module.reward, x, condition, rows) for x in (base, tuned))
     means = {"reward": after, "base_reward": before, "gain": after - before}
     means |= {"spread": squared_deviations(tuned), "base_spread": squared_deviations(base)}
     numbers = {f"sampled/{name}": value for name, value in means_and_errors(means).items()}
@@ -152,7 +152,14 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
     return numbers
 
 
-def _rewards(reward: Reward, x: Tensor, condition: Condition, rows: int | None) -> Tensor:
-    """Rewards of results, ``rows`` at once, (n,) float64."""
+def in_pieces(reward: Reward, x: Tensor, condition: Condition, rows: int | None) -> Tensor:
+    """Rewards of results, (n,) float64.
+
+    Args:
+        reward: The reward r.
+        x: The results, (n, *D).
+        condition: What they were made with.
+        rows: Number of results whose rewards are evaluated at once; None: all.
+    """
     pieces = torch.arange(len(x), device=x.device).split(rows or len(x))
     return torch.cat([reward.value(x[piece], condition[piece]).double() for piece in pieces])

@@ -223,12 +223,15 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run has written all its numbers: not where the certificate of a tuning is missing."""
-        if not self.metrics.is_file():
-            return False
+        return self.metrics.is_file() and not self.pending
+
+    @property
+    def pending(self) -> str:
+        """What the numbers of a trained run still miss, the certificate of a tuning; empty for nothing."""
         try:
-            return PENDING not in self.read_metrics()
+            return str(self.read_metrics().get(PENDING, "")) if self.metrics.is_file() else ""
         except FlowportError:  # a damaged file, of which its readers say so
-            return True
+            return ""
 
     def round(self, number: int) -> "RunFolder":
         """The folder of an earlier round of boosting or reflow.
@@ -393,7 +396,7 @@ class RunFolder:
         return sha256(self.checkpoint.read_bytes()).hexdigest()[:16]
 
     def read_metrics(self) -> dict[str, Any]:
-        """All numbers of a finished run.
+        """All numbers of a finished run, or those before its certificate.
 
         Raises:
             FlowportError: Where the file is damaged.

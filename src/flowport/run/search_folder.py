@@ -117,7 +117,7 @@ class Search:
         self._tell(job)
 
     def _tell(self, job: PlannedJob) -> None:
-        numbers = job.folder.read_metrics() if job.state == "finished" else None
+        numbers = job.folder.read_metrics() if job.state == "finished" and job.folder.finished else None
         self.trials.tell(job.number, numbers)
         error = str(job.held().get("error", ""))
         if numbers is None and error.startswith("optimise="):

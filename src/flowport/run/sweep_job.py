@@ -34,7 +34,8 @@ KEPT = (".hydra", ".claim", ".claim.lock", ".lock", "rounds", "status.json", "ou
 def step_of(folder: RunFolder, digest: str) -> str:
     """What the next call does with a job: ``"skip"``, ``"resume"`` or ``"anew"``.
 
-    A finished job is skipped, one with a checkpoint goes on from it, one that failed is run anew.
+    A finished job is skipped, one with a checkpoint goes on from it, one that failed is run anew, but
+    for one that failed after its training, in its certificate.
 
     Args:
         folder: The job's.
@@ -52,7 +53,8 @@ def step_of(folder: RunFolder, digest: str) -> str:
         raise FlowportError(f"{folder} holds a job of another config")
     if status["state"] == "finished" and folder.finished:
         return "skip"
-    return "resume" if status["state"] != "failed" and folder.begun and folder.config.is_file() else "anew"
+    trained = status["state"] != "failed" or bool(folder.pending)
+    return "resume" if trained and folder.begun and folder.config.is_file() else "anew"
 
 
 def run_in_sweep(work: Work, resume: Work, config: DictConfig, path: Path) -> Mapping[str, Any] | None:

@@ -91,9 +91,11 @@ def _target(job: RunFolder, settings: Mapping[str, str]) -> str:
 
 
 def _state(job: RunFolder) -> tuple[str, str]:
-    """What became of a job without numbers, and why."""
+    """What became of a job without all its numbers, and why."""
     status = job.path / "status.json"
     found = read_json(status) if status.exists() or status.is_symlink() else {}
+    if job.pending and found.get("state") in (None, FINISHED):
+        return "unfinished", f"its {job.pending} is missing: go on by flowport train run={job}"
     if found.get("state") in STATES:
         return str(found["state"]), str(found.get("error") or "")
     if job.refusal.exists():
