@@ -123,7 +123,7 @@ def test_rounds_are_measured_by_the_reward_that_was_asked_for(folder: Path, monk
     monkeypatch.setattr("flowport.run.boost.distance", lambda base, tuned, value: seen.append(value) or {})
     reached(restore(RunFolder(folder)))
     x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(seen[0](x), x @ torch.tensor([1.0, 0.5]))
+    torch.testing.assert_close(seen[0](x).float(), x @ torch.tensor([1.0, 0.5]))
 
 
 def test_rounds_go_on_upon_each_other_without_a_reward(base: Path, folder: Path, tmp_path: Path) -> None:
