@@ -312,3 +312,9 @@ def test_pairs_of_domains_are_compared_within_each_pair_and_have_their_own_refer
         ("a", "c", "untranslated"): 0.8,
     }
     assert {gap.baseline for gap in differences(held, ["test/partner_rank"])} == {*good, ("a", "c", "exact")}
+
+
+def test_facts_errors_and_signed_gaps_have_no_best() -> None:
+    for name in ("pilot/kl", "pilot/effective", "certificate/kl_to_tilt_se", "watch/gain_se", "boosting/gap"):
+        assert sweep_table.direction(name) == 0, name
+    assert sweep_table.direction("certificate/kl_to_tilt") == 1 and sweep_table.direction("watch/gain") == -1
