@@ -162,3 +162,16 @@ def scaled(weight: Tensor, x: Tensor) -> Tensor:
         x: Points, (B, *D).
     """
     return over(weight.to(x.dtype), x) * x
+
+
+def standard_error(values: Tensor, dim: int = -1) -> Tensor:
+    """Standard error s/√n of the mean of n independent values, (…); NaN for one value, which does not show it.
+
+    Args:
+        values: The values, (…, n, …).
+        dim: Dimension of the n values.
+    """
+    n = values.shape[dim]
+    if n < 2:
+        return torch.full_like(values.sum(dim), torch.nan)
+    return values.std(dim) / n**0.5

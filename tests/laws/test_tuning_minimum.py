@@ -213,6 +213,14 @@ def test_a_flow_told_more_classes_than_paths_allow_repeats_rows_of_the_batch():
     assert all(len(set(batch.target.label[grouping.rows[grouping.group == k]].tolist())) == 1 for k in range(16))
 
 
+@pytest.mark.parametrize(("rows", "groups"), [(20, 20), (40, 32), (600, 32)])
+def test_as_many_paths_as_asked_for_come_from_few_starts(rows: int, groups: int):
+    world, generator = WORLDS["bridge"], torch.Generator().manual_seed(0)
+    grouping = Grouping.of(world.tuned("untuned"), world.batch(rows, generator), paths=512)
+    assert grouping.clustered and grouping.groups == groups and len(grouping.rows) == 16 * groups
+    assert len(grouping.rows.unique()) == groups
+
+
 def test_a_rare_mode_is_seen_or_withheld_but_where_no_path_goes_there():
     """A mode of weight .001 holds half of the tilt. Where a path of an untuned flow has been there, the weights are
     withheld; where none has, the certificate cannot see it, and says so."""

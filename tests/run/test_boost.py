@@ -4,19 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError, Stopped
+from flowport.randomness import Randomness
 from flowport.reward import Reward
-from flowport.run.boost import boosted, check_overrides, reached
+from flowport.run.boost import boosted, check_overrides, reached, results
 from flowport.run.build import Parts, build, make
 from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
 from flowport.run.train import train
+from flowport.run.tuning_points import held_out
 from flowport.types import Condition
+from tests import runs
 from tests.run.test_finetune import composed, digests, trained
 from tests.runs import equal, measured, weights
 
@@ -134,6 +138,29 @@ def test_rounds_go_on_upon_each_other_without_a_reward(base: Path, folder: Path,
     assert [entry.get("round", 0) for entry in entries] == [0, 1, 2] and digests(folder) == before
     first, second = weights(folder), weights(tmp_path)
     assert not torch.equal(first["learnt.network.first.weight"], second["learnt.network.first.weight"])
+
+
+def test_stored_starts_are_measured_once_each(tmp_path: Path) -> None:
+    """Of which the test split has fewer than ``certified`` asks for, and another number than of targets."""
+    generator = torch.Generator().manual_seed(0)
+    x, label = torch.randn(150, 2, generator=generator), torch.arange(150) % 3
+    np.savez(tmp_path / "source.npz", x=x)
+    np.savez(tmp_path / "target.npz", x=x[:70] + 1, label=label[:70])
+    files = [f"distribution@{side}=tensor_file" for side in ("source", "target")]
+    files += [f"{side}.path={tmp_path}/{side}.npz" for side in ("source", "target")]
+    bridge = ["path=brownian_bridge", "conditioning=source", "prediction=target", "solver=ancestral"]
+    runs.run(tmp_path / "base", *files, *bridge)
+    numbers = boost(tmp_path / "base", composed("finetune", *WORDS, "boosting.rounds=1"), tmp_path / "boosted")
+    run = restore(RunFolder(tmp_path / "boosted"))
+    source = run.data.pairing.source
+    starts = source.split("test").size
+    pair = held_out(run, Randomness(0), torch.device("cpu"))
+    assert len(pair) == len(pair.target) == len(pair.source.x.unique(dim=0)) == starts < run.config.certified
+    first, last, _ = results(run, run.module.ema, "test")
+    assert len(first) == len(last) == starts
+    assert len(results(run, run.module.ema, "train")[0]) == 64
+    assert 0 < numbers["boosting/effective"] <= starts
+    assert numbers["certificate/paths"] == 2 * 16 * starts
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from flowport.sampling.grid import UniformGrid
 from flowport.sampling.solver import EulerMaruyama, Heun
 from flowport.sampling.translator import Translator
 from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
+from flowport.tensors import standard_error
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.scheduler import CosineScheduler
 
@@ -261,7 +262,7 @@ def _compared(
         for key, values in columns.items():
             at = f"{name}_{key}".lstrip("_")
             numbers[at] = float(values.double().mean())
-            numbers[f"{at}_se"] = float(values.double().std() / n**0.5)
+            numbers[f"{at}_se"] = float(standard_error(values.double()))
     return numbers
 
 

@@ -18,7 +18,7 @@ from flowport.randomness import Randomness
 from flowport.reward.base import Reward
 from flowport.sampling.grid import UniformGrid
 from flowport.sampling.sampler import Sampler
-from flowport.tensors import float32_products
+from flowport.tensors import float32_products, standard_error
 from flowport.types import Pair
 
 REWARD, TERM = "reward", "term_"
@@ -82,8 +82,10 @@ def means_and_errors(values: Mapping[str, Tensor]) -> dict[str, float]:
     Args:
         values: Independent values by name, (n,) each.
     """
-    found = {name: MeanAndError.of(value.double().tolist()) for name, value in values.items()}
-    return {key: number for name, m in found.items() for key, number in ((name, m.mean), (f"{name}_se", m.error))}
+    numbers = dict[str, float]()
+    for name, value in values.items():
+        numbers |= {name: float(value.double().mean()), f"{name}_se": float(standard_error(value.double()))}
+    return numbers
 
 
 def squared_deviations(x: Tensor) -> Tensor:

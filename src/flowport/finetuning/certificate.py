@@ -86,6 +86,7 @@ def certificate(
     discretisation: Discretisation | None = None,
     feature: Callable[[Tensor], Tensor] = torch.clone,
     piece: int | None = None,
+    paths: int | None = None,
 ) -> Certificate:
     """Compare the chain of the tuned flow with the tilt of its base's chain, from as many paths of each as rows.
 
@@ -103,6 +104,8 @@ def certificate(
         feature: Function of the results, (n, *D) to (n, …), whose means are compared in ``mean_gap``; default the
             points.
         piece: Paths simulated at once; None for all.
+        paths: Number of paths of each where every row has a law of its own, so that rows are repeated; None: as many
+            as rows.
 
     Returns:
         In nats kl_to_tilt, KL(tuned‖tilt); kl_from_tilt, KL(tilt‖tuned), large where the tuned flow has lost what the
@@ -113,7 +116,7 @@ def certificate(
         pareto_k and effective: shape of the largest weights and effective number of them, of ``paths`` of both chains.
     """
     discretisation = discretisation or ConsistentDiscretisation(UniformGrid(STEPS))
-    found = paired_paths(field, reward, strength, pair, generator, discretisation, feature, piece)
+    found = paired_paths(field, reward, strength, pair, generator, discretisation, feature, piece, paths)
     sides, trusted = found.sides, Reliability(found.sides)
     stated = {
         "kl_to_tilt": sides.kl_to_tilt,

@@ -48,8 +48,8 @@ class Grouping:
     clustered: bool
 
     @classmethod
-    def of(cls, field: TiltedField, pair: Pair) -> "Grouping":
-        """The grouping of as many pairs of paths as a batch has rows.
+    def of(cls, field: TiltedField, pair: Pair, paths: int | None = None) -> "Grouping":
+        """The grouping of as many pairs of paths as a batch has rows, or of about ``paths`` where rows are repeated.
 
         Without a condition all pairs are one group; of a field told a class, those of a class. Where the field sees
         its start, is told continuous values, or is told so many classes that fewer than ``BRANCHES`` rows are left for
@@ -58,6 +58,8 @@ class Grouping:
         Args:
             field: The tuned field.
             pair: The batch.
+            paths: Number of pairs of paths where rows are repeated, fewer where the batch has fewer than
+                paths/``BRANCHES`` rows; None: as many as rows.
         """
         n, device = len(pair), pair.source.x.device
         every = torch.arange(n, device=device)
@@ -68,8 +70,9 @@ class Grouping:
             told, group = condition.label.unique(return_inverse=True)
             if bool((group.bincount() >= BRANCHES).all()):
                 return cls(every, group, len(told), False)
-        groups = max(1, n // BRANCHES)
-        group = torch.arange(groups, device=device).repeat_interleave(min(BRANCHES, n))
+        paths = n if paths is None else paths
+        groups = max(1, min(n, paths // BRANCHES))
+        group = torch.arange(groups, device=device).repeat_interleave(min(BRANCHES, paths))
         return cls(group * n // groups, group, groups, True)
 
 
@@ -95,6 +98,7 @@ def paired_paths(
     discretisation: Discretisation,
     feature: Callable[[Tensor], Tensor] = torch.clone,
     piece: int | None = None,
+    paths: int | None = None,
 ) -> PairedPaths:
     """Simulate n paths of the tuned chain and n of its base chain, n about the rows of a batch, in pieces.
 
@@ -110,9 +114,10 @@ def paired_paths(
         discretisation: Steps of the chains.
         feature: Function of the results, (n, *D) to (n, …).
         piece: Paths simulated at once; None for all.
+        paths: Number n of paths where rows are repeated (``Grouping.of``); None: as many as rows.
     """
     discretisation.accept(field.base)
-    grouping = Grouping.of(field, pair)
+    grouping = Grouping.of(field, pair, paths)
     found: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []), ([], [], [])]
     with evaluation_mode(field):
         pieces = grouping.rows.split(piece or len(grouping.rows))
@@ -120,12 +125,12 @@ def paired_paths(
             here = pair.take(rows, rows)
             for driven, (rewards, ratios, features) in zip((True, False), found, strict=True):
                 start, condition = _starts(field, here, generator, fresh=not driven or grouping.clustered)
-                paths = roll_out(
+                simulated = roll_out(
                     discretisation, field.base, start, condition, generator, field, driven=driven, ends_only=True
                 )
-                end = paths.states[-1]
+                end = simulated.states[-1]
                 rewards.append(strength * reward.value(end, condition).to(end.device).double())
-                ratios.append(paths.log_ratio.double())
+                ratios.append(simulated.log_ratio.double())
                 features.append(feature(end).flatten(1))
     value, log_ratio, means = (torch.stack([torch.cat(side[kind]) for side in found]) for kind in range(3))
     return PairedPaths(TwoSided(value, log_ratio, grouping.group, grouping.groups, grouping.clustered), means)

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from flowport.tensors import standard_error
+
 LEVELS = 200
 """Number of intervals of the grid 0, 1/200, …, 1 on which the annealed strength a and the temper are searched."""
 
@@ -197,7 +199,7 @@ def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
         rows: Independent rows, (n, …).
     """
     parts = [rows[k::2] for k in (0, 1)]
-    return torch.stack([p.mean(0) for p in parts]), torch.stack([p.std(0) / len(p) ** 0.5 for p in parts])
+    return torch.stack([p.mean(0) for p in parts]), torch.stack([standard_error(p, 0) for p in parts])
 
 
 def best_of_divergence(n: int) -> float:

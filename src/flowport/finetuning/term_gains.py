@@ -5,6 +5,7 @@ import logging
 from torch import Tensor
 
 from flowport.reward.base import Reward
+from flowport.tensors import standard_error
 from flowport.types import Condition
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def term_gains(reward: Reward, base: Tensor, tuned: Tensor, condition: Condition
             (f"term_{name}_gain", after - before),
         ):
             numbers[f"sampled/{key}"] = float(found.mean())
-            numbers[f"sampled/{key}_se"] = float(found.std() / len(found) ** 0.5)
+            numbers[f"sampled/{key}_se"] = float(standard_error(found))
         logger.info(
             "%s (%s): %.4g before, %.4g after, won %.3g ± %.2g",
             name,

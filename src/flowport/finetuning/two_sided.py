@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from flowport.finetuning.path_weights import halves, largest_gap
+from flowport.tensors import standard_error
 
 LEFT = 0.25
 """Share of the jackknife's correction that is added to the standard error, since it may remain as bias."""
@@ -167,7 +168,7 @@ class TwoSided:
             influence: One value per pair, (…, n).
         """
         units = self._sums(influence) / self._counts if self.clustered else influence
-        return units.std(-1) / units.shape[-1] ** 0.5
+        return standard_error(units)
 
     def stated(self, influence: Tensor, correction: Tensor | None = None) -> Stated:
         """The mean of an influence function over pairs, corrected, with its standard error.
@@ -252,8 +253,8 @@ class TwoSided:
         The noise of the estimates is subtracted; the error is over starts.
         """
         log_z, noise = self.log_z + self._log_z_correction, self.log_z_error.square()
-        each = (log_z - log_z.mean(-1, keepdim=True)).square() * self.groups / (self.groups - 1) - noise
-        return Stated(each.mean(-1), each.std(-1) / self.groups**0.5, -noise.mean(-1))
+        each = (log_z - log_z.mean(-1, keepdim=True)).square() * self.groups / max(1, self.groups - 1) - noise
+        return Stated(each.mean(-1), standard_error(each), -noise.mean(-1))
 
     def mean_gap(self, feature: Tensor) -> Stated:
         """Clearest difference of a coordinate's mean between tuned chain and tilt, in standard deviations of the tilt.

@@ -35,9 +35,10 @@ from flowport.run.config_checks import check_kind
 from flowport.run.finetune import tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
 from flowport.run.trainer_options import refuse_several
+from flowport.run.tuning_points import drawn, held_out
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
-from flowport.types import Condition, Pair
+from flowport.types import Condition
 
 LEAST = {"rounds": 0, "points": 8, "steps": 1}
 """Least values of the keys of ``boosting``."""
@@ -212,10 +213,10 @@ def learn(run: Run) -> dict[str, Any]:
     """
     module = run.module
     assert isinstance(module, FineTuneModule) and isinstance(module.reward, ResidualReward)
-    base, tuned, value = results(run, module.ema.base, "train", module.reward.points)
+    base, tuned, value = results(run, module.ema.base, "train")
     generator = module.randomness.generator("residual reward", 0, base.device)
-    held_out = distance(*results(run, module.ema.base, "test", run.config.certified, repeated=False))
-    numbers = {f"before_{name}": number for name, number in held_out.items()}
+    before = distance(*results(run, module.ema.base, "test"))
+    numbers = {f"before_{name}": number for name, number in before.items()}
     numbers["cross_entropy"] = module.reward.fit(base, tuned, value, generator)
     return {f"boosting/{name}": number for name, number in numbers.items()}
 
@@ -226,36 +227,30 @@ def reached(run: Run) -> dict[str, Any]:
     Args:
         run: A trained run.
     """
-    found = distance(*results(run, run.module.ema, "test", run.config.certified, repeated=False))
+    found = distance(*results(run, run.module.ema, "test"))
     return {f"boosting/{name}": number for name, number in found.items()}
 
 
 @float32_products(tf32=False)
-def results(
-    run: Run, field: Field, split: str, n: int, repeated: bool = True
-) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+def results(run: Run, field: Field, split: str) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Results (n, *D) of the flow before all rounds, those of ``field`` from the same starts and noise, and x1 -> λr.
 
     Args:
         run: Whose sampler is used.
         field: The flow of the second results.
-        split: Of the starts.
-        n: Number of starts.
-        repeated: Whether stored starts are drawn with replacement, so that there are n; otherwise each is used once,
-            which standard errors need, and there may be fewer.
+        split: Of the starts: ``"train"``, from which the residual reward is learnt, or ``"test"``, whose stored starts
+            are used once each (``held_out``).
     """
     module, rounds = run.module, run.config.tuning[-1].round
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under(f"boosting {split}")
-    pairing, entry, base = run.data.placed(device).split(split), run.config.tuning[-1 - rounds], module.ema.base
+    entry, base = run.config.tuning[-1 - rounds], module.ema.base
     for _ in range(rounds):
         assert isinstance(base, TiltedField)
         base = base.base
-    source, target = (
-        side.sample(n, randomness.generator(name)) if repeated else side.every(n, randomness.under(name))
-        for name, side in (("source", pairing.source), ("target", pairing.target))
-    )
-    first, last = through(run, Pair(source, target), randomness.generator("noise"), base, field)
+    n = run.config.tuning[-1].reward.points
+    pair = drawn(run, n, randomness, device) if split == "train" else held_out(run, randomness, device)
+    first, last = through(run, pair, randomness.generator("noise"), base, field)
     reward = run.parts.reward(entry.reward, module.target)
     reward.check(module.source, module.target)
     rows = run.config.get("rows")

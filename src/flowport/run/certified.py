@@ -14,6 +14,7 @@ from flowport.finetuning.term_gains import term_gains
 from flowport.reward import Reward
 from flowport.run.build import Run
 from flowport.run.run_folder import RunFolder
+from flowport.run.tuning_points import held_out
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition, Pair
@@ -39,15 +40,9 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
-    pairing = run.data.placed(device).split("test")
-    source, target = (
-        side.every(run.config.certified, randomness.under(name))
-        for name, side in (("source", pairing.source), ("target", pairing.target))
-    )
-    if len(source) < run.config.certified:
-        logger.info("certified=%d: the test split has %d starts", run.config.certified, len(source))
-    labels = torch.arange(len(source), device=source.x.device) % len(target)  # only labels of the target are used
-    pair = Pair(source, target[labels])
+    pair = held_out(run, randomness, device)
+    if len(pair) < run.config.certified:
+        logger.info("certified=%d: the test split has %d starts", run.config.certified, len(pair))
     with autocast_of(run, device):
         found = certificate(
             module.ema,
@@ -56,6 +51,7 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
             pair,
             randomness.generator("paths"),
             piece=run.config.get("rows"),
+            paths=run.config.certified,
         )
     tell(module, found, run.config.tuning[-1].get("round", 0))
     numbers = {f"certificate/{name}": number for name, number in found.numbers.items()}

@@ -13,7 +13,7 @@ from flowport.run.device import device_of
 from flowport.run.restore import record, restore
 from flowport.run.run_folder import RunFolder
 from flowport.sampling.likelihood import Likelihood
-from flowport.tensors import float32_products
+from flowport.tensors import float32_products, standard_error
 
 
 @float32_products(tf32=False)
@@ -48,7 +48,7 @@ def log_likelihood(folder: RunFolder, overrides: DictConfig, out: RunFolder) -> 
     began = time.perf_counter()
     found, evaluations = model.log_prob(points, randomness.generator("probes"))
     nats, share = -found.double() - (volume or 0.0), math.log(2) * points.x[0].numel()
-    error = float(nats.std()) / math.sqrt(len(nats))
+    error = float(standard_error(nats))
     numbers = {"nll": float(nats.mean()), "nll_se": error}
     if volume is not None:
         numbers |= {"bits_per_dim": float(nats.mean()) / share, "bits_per_dim_se": error / share}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError, member_name
@@ -16,14 +15,14 @@ from flowport.finetuning.pilot import Choice, Signals, adapter_for, choose
 from flowport.finetuning.probe import probe, size
 from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
-from flowport.run.build import Parts, Run, make
+from flowport.run.build import Parts, make
 from flowport.run.cli import composed
 from flowport.run.config_checks import check_values
 from flowport.run.device import device_of
 from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
+from flowport.run.tuning_points import drawn
 from flowport.tensors import float32_products
-from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
 STATED = ("numbers", "effective", "kl", "kl_se", "signal", "signal_se", "calls")
@@ -96,21 +95,11 @@ def _probed(folder: RunFolder, overrides: DictConfig, parts: Parts, auto: AutoMe
     reward = parts.reward(overrides.reward, run.module.target)
     reward.check(run.module.source, run.module.target)
     randomness = Randomness(overrides.seed).under("pilot")
-    pair = _pair(run, size(auto, overrides.starts), randomness, device)
+    pair = drawn(run, size(auto, overrides.starts), randomness, device)
     generator = randomness.generator("paths")
     strength, rows = float(overrides.strength), overrides.get("rows")
     with pieces_of(rows, base, reward):
         return probe(base, reward.to(device), strength, pair, generator, auto.branches, rows)
-
-
-def _pair(run: Run, n: int, randomness: Randomness, device: torch.device) -> Pair:
-    """n draws of source and target, from the split that tuning uses."""
-    pairing = run.data.placed(device).split("train")
-    source, target = (
-        side.sample(n, randomness.generator(name))
-        for name, side in (("source", pairing.source), ("target", pairing.target))
-    )
-    return Pair(source, target)
 
 
 def _named(node: DictConfig | None) -> str | None:
