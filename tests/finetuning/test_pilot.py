@@ -1,6 +1,7 @@
 """The pilot's rules as a table, in the docs as in the code, and what they become as objects and as configs."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def test_pictures_take_low_rank_updates_where_they_can() -> None:
     seen = Signals(784, True, 0.004, 1.3, 0.1, low_rank=True)
     assert choose(seen).adapter == "low_rank" and choose(seen, "full").adapter == "full"
     assert choose(Signals(784, True, 0.2, 0.02, 0.01, low_rank=True)).adapter == "value"
+
+
+def test_it_is_said_where_low_rank_updates_are_missed_for_want_of_their_library() -> None:
+    without, hint = Signals(784, True, 0.004, 1.3, 0.1, low_rank=False), "pip install 'flowport[lora]'"
+    assert choose(without).adapter == "control" and hint in choose(without).why
+    others = [replace(without, low_rank=known) for known in (None, True)]
+    others.append(replace(without, effective=0.2, signal=0.02, signal_se=0.01))
+    assert all(hint not in choose(other).why for other in others)
+    assert hint not in choose(without, "control").why and hint not in choose(without, "full").why
 
 
 def test_where_few_base_results_show_the_tilt_less_is_fitted_to_each() -> None:

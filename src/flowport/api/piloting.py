@@ -66,7 +66,7 @@ def settled(
         pair, paths = Pair(source, target), own.generator("paths")
         signals = probe(field, reward, strength, pair, paths, method.branches, rows)
     if network is not None:
-        signals = replace(signals, low_rank=False)
+        signals = replace(signals, low_rank=None)
     choice = choose(signals, None if adapter is None else _name(member("adapter", adapter)))
     print(f"flowport: {choice.why} (probe: {signals.calls} evaluations of the reward)", file=sys.stderr)
     return chosen_method(choice), adapter or choice.adapter

@@ -32,6 +32,12 @@ SHOWN = 0.5
 """Effective size, a share, below which the KL of the tilt is not stated: its ± 2 errors would cover less than 85 %."""
 
 
+NO_LOW_RANK = (
+    "adapter=control, since the library of adapter=low_rank is not installed (pip install 'flowport[lora]'): low-rank "
+    "updates stay nearer to the base's pictures"
+)
+
+
 @dataclass(frozen=True)
 class Signals:
     """What a probe measures of a base and a reward.
@@ -50,7 +56,8 @@ class Signals:
         calls: Number of evaluations of the reward that the probe took.
         paths: Number of base results from which the effective size is estimated.
         each: Number of them from one start on a bridge, of one class where one is told; None: all.
-        low_rank: Whether low-rank updates of the base's network are possible and points are pictures, (C, H, W).
+        low_rank: For points that are pictures, (C, H, W), whether the library of low-rank updates is installed; None
+            for other points, and where the user said something of an adapter's network, which they do not have.
     """
 
     numbers: int
@@ -65,7 +72,7 @@ class Signals:
     calls: int = 0
     paths: int = 256
     each: float | None = None
-    low_rank: bool = False
+    low_rank: bool | None = None
 
     @property
     def facts(self) -> Mapping[str, bool]:
@@ -202,14 +209,14 @@ class Choice:
     options: Mapping[str, Any]
 
 
-def adapter_for(method: str, low_rank: bool = False) -> str:
+def adapter_for(method: str, low_rank: bool | None = None) -> str:
     """The adapter that a method takes where the user names none.
 
     On pictures a control network of its own leaves the base's pictures sooner than low-rank updates of the base do.
 
     Args:
         method: Config name of the method.
-        low_rank: Whether the points are pictures whose base takes low-rank updates.
+        low_rank: Of ``Signals``.
     """
     if method == "value_matching":
         return "value"
@@ -235,10 +242,11 @@ def choose(signals: Signals, adapter: str | None = None) -> Choice:
     for facts, methods, more in REFINEMENTS:
         if rule.method in methods and Rule(facts, rule.method, "").fits(signals.facts):
             options |= {name: value for name, value in more.items() if signals.gradient or name != "late"}
+    missed = adapter is None and signals.low_rank is False and adapter_for(rule.method, True) == "low_rank"
     return Choice(
         rule.method,
         adapter or adapter_for(rule.method, signals.low_rank),
-        f"method={rule.method}: {signals.sentence()}; {rule.why}",
+        f"method={rule.method}: {signals.sentence()}; {rule.why}" + (f"; {NO_LOW_RANK}" if missed else ""),
         options,
     )
 

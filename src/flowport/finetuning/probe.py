@@ -114,7 +114,7 @@ def probe(
         seen = adjoint_snr(base, reward, mild, few, generator, branches, chain, TIMES, slopes=False, rows=rows)
         calls += len(TIMES) * len(few) * branches
         signal = (None, 0.0) if seen.least.withheld else (seen.least.value, seen.least.error)
-    pictures = pair.source.x.ndim == 4 and find_spec("peft") is not None
+    pictures = pair.source.x.ndim == 4
     return Signals(
         numbers=numbers,
         gradient=gradient,
@@ -128,7 +128,7 @@ def probe(
         calls=calls,
         paths=len(value),
         each=found.each if given or label is None else class_size(label),
-        low_rank=pictures,
+        low_rank=find_spec("peft") is not None if pictures else None,
     )
 
 

@@ -56,7 +56,7 @@ def piloted(folder: RunFolder, overrides: DictConfig, parts: Parts) -> tuple[Dic
     began = time.perf_counter()
     signals = _probed(folder, overrides, parts, auto)
     if node:  # options of a network, which low-rank updates do not have
-        signals = replace(signals, low_rank=False)
+        signals = replace(signals, low_rank=None)
     choice = choose(signals, named)
     settled.method, settled.adapter = _method(choice), _adapter(node, choice.adapter)
     seconds = time.perf_counter() - began
