@@ -155,7 +155,7 @@ def walked(
         pair = world.batch(min(at_once, seeds - k) * paths, generator)
         args = (world.tuned(control), world.reward, 1.0, pair, generator, chain(world, steps))
         with mock.patch("flowport.finetuning.paired_chains.BRANCHES", branches):
-            found.append(paired_paths(*args, piece=PIECE).sides)
+            found.append(paired_paths(*args).sides)
     reward, ratio = (
         torch.cat([getattr(part, name).unflatten(1, (-1, paths)).movedim(1, 0) for part in found])
         for name in ("reward", "log_ratio")

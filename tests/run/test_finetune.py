@@ -21,6 +21,7 @@ from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
 from flowport.run.train import train
 from flowport.run.translate import translate
+from flowport.training import finetune_module
 from flowport.types import Condition
 from tests.runs import ROOT, equal, measured, weights
 
@@ -150,6 +151,25 @@ def test_a_tuning_in_pieces_says_its_peak_once_and_learns_the_same(base: Path, t
     pieces, whole = (weights(tmp_path / name) for name in ("pieces", "whole"))
     for name, value in whole.items():
         torch.testing.assert_close(pieces[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_are_taken_by_the_estimate_where_the_device_has_less(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, on which a tuning without the key would end in its first collection."""
+    words, limits = [*TUNING, "certified=16"], list[int]()
+    monkeypatch.setattr(finetune_module, "device_memory", lambda device: limits[-1])
+    for name, limit in (("enough", 2**40), ("less", 23_000)):
+        limits.append(limit)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            tuned(base, tmp_path / name, *words)
+        said = [int(r.message.split()[0][5:]) for r in caplog.records if r.message.startswith("rows=")]
+        assert (said == []) if name == "enough" else (0 < said[0] < 32 and len(said) == 1)
+        assert not [r for r in caplog.records if r.levelname == "WARNING" and "GiB" in r.message]
+    enough, less = (weights(tmp_path / name) for name in ("enough", "less"))
+    for name, value in enough.items():
+        torch.testing.assert_close(less[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from flowport.field import Field
 from flowport.finetuning.chosen import chosen_method
 from flowport.finetuning.method import AutoMethod, FineTuningMethod
 from flowport.finetuning.pilot import adapter_for, choose
-from flowport.finetuning.probe import probe, size
+from flowport.finetuning.probe import PROBED, probe, size
 from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.reward import Reward
@@ -62,7 +62,7 @@ def settled(
         side.split("train").sample(n, own.generator(name))
         for name, side in zip(("source", "target"), sides, strict=True)
     )
-    with float32_products(tf32=False), pieces_of(rows, field, reward):
+    with float32_products(tf32=False), pieces_of(rows or PROBED, field, reward):
         pair, paths = Pair(source, target), own.generator("paths")
         signals = probe(field, reward, strength, pair, paths, method.branches, rows)
     if network is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowport.cache import progress
 from flowport.field.base import Field
 from flowport.finetuning.discretisation import Discretisation
 from flowport.finetuning.tilted_field import TiltedField
@@ -65,6 +66,7 @@ def roll_out(
     first: int = 0,
     driven: bool = True,
     ends_only: bool = False,
+    title: str = "",
 ) -> ControlledPaths:
     """Simulate paths of the discretised memoryless SDE of a base, x_{k+1} = m_k(x_k) + h_k s²_k G_k + √(h_k s²_k) ε_k.
 
@@ -82,6 +84,7 @@ def roll_out(
         first: Number of the step at which the paths start.
         driven: Whether the control drives the paths; else it is only evaluated along the base's own.
         ends_only: Keep the last state alone, and no controls.
+        title: What is done, where the progress over the steps is shown; empty for none.
 
     Returns:
         The paths, with K+1−first states.
@@ -89,7 +92,8 @@ def roll_out(
     schedule, x = discretisation.noise_schedule(base), start
     states, controls = [x], []
     log_ratio, energy = x.new_zeros(len(x)), x.new_zeros(len(x))
-    for _, t, h, variance in schedule.steps[first:]:
+    steps = schedule.steps[first:]
+    for _, t, h, variance in progress(steps, title, len(steps)) if title else steps:
         x_next, velocity = discretisation.step(base, x, t, h, variance, condition)
         if variance > 0:
             noise = noise_like(x, generator)

@@ -85,7 +85,6 @@ def certificate(
     generator: torch.Generator,
     discretisation: Discretisation | None = None,
     feature: Callable[[Tensor], Tensor] = torch.clone,
-    piece: int | None = None,
     paths: int | None = None,
 ) -> Certificate:
     """Compare the chain of the tuned flow with the tilt of its base's chain, from as many paths of each as rows.
@@ -103,7 +102,6 @@ def certificate(
         discretisation: Steps of the SDE; None: the marginal-consistent one with 40 uniform steps.
         feature: Function of the results, (n, *D) to (n, …), whose means are compared in ``mean_gap``; default the
             points.
-        piece: Paths simulated at once; None for all.
         paths: Number of paths of each where every row has a law of its own, so that rows are repeated; None: as many
             as rows.
 
@@ -116,7 +114,7 @@ def certificate(
         pareto_k and effective: shape of the largest weights and effective number of them, of ``paths`` of both chains.
     """
     discretisation = discretisation or ConsistentDiscretisation(UniformGrid(STEPS))
-    found = paired_paths(field, reward, strength, pair, generator, discretisation, feature, piece, paths)
+    found = paired_paths(field, reward, strength, pair, generator, discretisation, feature, paths)
     sides, trusted = found.sides, Reliability(found.sides)
     stated = {
         "kl_to_tilt": sides.kl_to_tilt,

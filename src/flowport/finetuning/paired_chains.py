@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowport.cache import progress
 from flowport.capabilities import SourceIsNoise
 from flowport.finetuning.adjoint import roll_out
 from flowport.finetuning.discretisation import Discretisation
@@ -97,13 +96,13 @@ def paired_paths(
     generator: torch.Generator,
     discretisation: Discretisation,
     feature: Callable[[Tensor], Tensor] = torch.clone,
-    piece: int | None = None,
     paths: int | None = None,
 ) -> PairedPaths:
-    """Simulate n paths of the tuned chain and n of its base chain, n about the rows of a batch, in pieces.
+    """Simulate n paths of the tuned chain and n of its base chain, n about the rows of a batch.
 
     The k-th path of either chain has the condition, and where the field sees it the start, of the same row of the
-    batch; noise is drawn anew for each, from noise the start too.
+    batch; noise is drawn anew for each, from noise the start too. All
+    are simulated at once; networks and reward may be evaluated in pieces (``flowport.network.pieces``).
 
     Args:
         field: The tuned flow.
@@ -113,27 +112,33 @@ def paired_paths(
         generator: Random generator of the paths, on any device.
         discretisation: Steps of the chains.
         feature: Function of the results, (n, *D) to (n, …).
-        piece: Paths simulated at once; None for all.
         paths: Number n of paths where rows are repeated (``Grouping.of``); None: as many as rows.
     """
     discretisation.accept(field.base)
     grouping = Grouping.of(field, pair, paths)
-    found: list[tuple[list[Tensor], list[Tensor], list[Tensor]]] = [([], [], []), ([], [], [])]
+    here = pair.take(grouping.rows, grouping.rows)
+    rewards, ratios, means = list[Tensor](), list[Tensor](), list[Tensor]()
     with evaluation_mode(field):
-        pieces = grouping.rows.split(piece or len(grouping.rows))
-        for rows in progress(pieces, "certificate: paths of the tuned and the base chain", len(pieces)):
-            here = pair.take(rows, rows)
-            for driven, (rewards, ratios, features) in zip((True, False), found, strict=True):
-                start, condition = _starts(field, here, generator, fresh=not driven or grouping.clustered)
-                simulated = roll_out(
-                    discretisation, field.base, start, condition, generator, field, driven=driven, ends_only=True
-                )
-                end = simulated.states[-1]
-                rewards.append(strength * reward.value(end, condition).to(end.device).double())
-                ratios.append(simulated.log_ratio.double())
-                features.append(feature(end).flatten(1))
-    value, log_ratio, means = (torch.stack([torch.cat(side[kind]) for side in found]) for kind in range(3))
-    return PairedPaths(TwoSided(value, log_ratio, grouping.group, grouping.groups, grouping.clustered), means)
+        for driven, name in ((True, "tuned"), (False, "base")):
+            start, condition = _starts(field, here, generator, fresh=not driven or grouping.clustered)
+            simulated = roll_out(
+                discretisation,
+                field.base,
+                start,
+                condition,
+                generator,
+                field,
+                driven=driven,
+                ends_only=True,
+                title=f"certificate: steps of the paths of the {name} chain",
+            )
+            end = simulated.states[-1]
+            rewards.append(strength * reward.value(end, condition).to(end.device).double())
+            ratios.append(simulated.log_ratio.double())
+            means.append(feature(end).flatten(1))
+    value, log_ratio = torch.stack(rewards), torch.stack(ratios)
+    sides = TwoSided(value, log_ratio, grouping.group, grouping.groups, grouping.clustered)
+    return PairedPaths(sides, torch.stack(means))
 
 
 def _starts(field: TiltedField, pair: Pair, generator: torch.Generator, fresh: bool) -> tuple[Tensor, Condition]:

@@ -197,16 +197,23 @@ class PeakMemory:
             return text
         return f"{text}, more than the {limit / GIB:.3g} GiB of this device: {self.advice(limit)}"
 
+    def fitting(self, limit: float) -> int:
+        """Rows of a piece with which the estimate does not exceed a limit; 0 where even one row does.
+
+        Args:
+            limit: In bytes.
+        """
+        held = self.parts[ACTIVATIONS]
+        left = limit - (self.total - held)
+        return int(left * self.rows // held) if held and left > 0 else 0
+
     def advice(self, limit: int) -> str:
         """What to write so that the estimate does not exceed the limit.
 
         Args:
             limit: Bytes that the device has.
         """
-        held = self.parts[ACTIVATIONS]
-        left = limit - (self.total - held)
-        fitting = int(left * self.rows // held) if held and left > 0 else 0
-        if fitting:
+        if fitting := self.fitting(limit):
             return f"write rows={fitting}"
         return "lower starts, the batch and replay_size of the method, and write trajectories.device=cpu and rows=1"
 
@@ -226,6 +233,7 @@ def peak_memory(
     trajectories: Trajectories | None = None,
     autocast: torch.dtype | None = None,
     graphs: bool = False,
+    collections: int | None = None,
 ) -> PeakMemory:
     """Estimate the peak of memory of a fine-tuning.
 
@@ -240,6 +248,7 @@ def peak_memory(
         trajectories: How trajectories are kept; None: as they are.
         autocast: Type of the trainer's autocast; None for none.
         graphs: Whether the networks along paths are replayed as CUDA graphs, which keep their activations.
+        collections: Number of collections of the whole tuning; None where it is not known.
     """
     size, kept = method.footprint(len(pair), field.conditioning.sees_source), trajectories or Trajectories()
     found, x = activations(field, reward, method, pair, rows, autocast, graphs), pair.source.x
@@ -247,6 +256,9 @@ def peak_memory(
     own, point = size.paths * numbers * (kept.itemsize(x.dtype) if kept.device is None else 0), numbers * x.itemsize
     trained = _bytes(p for p in field.parameters() if p.requires_grad)
     path, adjoint, rewarded, learning = (v or 0 for v in (found.path, found.adjoint, found.reward, found.learning))
+    kept_results = min(method.replay_size, collections or method.replay_size)
+    results = 2 * kept_results * size.paths * point  # starts and ends
+    joined = results * (kept_results > 1)  # a loss joins those of all collections, from which it draws
     common = {
         "weights": _of(field),
         "reward": _of(reward),
@@ -255,12 +267,12 @@ def peak_memory(
         "optimiser": optimiser_bytes(make_optimizer, trained),
         "states": size.states * own,
         "adjoints": size.adjoints * own,
-        "results": 2 * method.replay_size * size.paths * point,
+        "results": results,
         "graphs": (2 * path + adjoint) * graphs,
     }
     phases = {
         "collecting": (size.collected * size.paths * point, max(path, adjoint, rewarded), size.paths),
-        "learning": (COPIES * size.points * point, learning, size.points),
+        "learning": (COPIES * size.points * point + joined, learning, size.points),
     }
     phase, (points, held, n) = max(phases.items(), key=lambda item: item[1][0] + item[1][1])
     parts = common | {"points": points, ACTIVATIONS: held}

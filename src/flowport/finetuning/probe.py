@@ -49,6 +49,10 @@ from fewer the error of the signal is not known."""
 LEAST = 64
 """Paths of the probe at least, also of a tuning from few starts."""
 
+PROBED = 64
+"""Rows of which networks and reward hold the activations at a time where ``rows`` is null: a probe comes before the
+estimate of the peak of memory."""
+
 
 def size(auto: AutoMethod, starts: int) -> int:
     """Number of paths of the probe: ``auto.paths``, but at most four times the starts of a collection of the tuning.

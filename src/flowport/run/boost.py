@@ -30,7 +30,7 @@ from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.run import finetune
 from flowport.run.build import Parts, Run, checked_config, make
-from flowport.run.certified import certified, in_pieces, through
+from flowport.run.certified import certified, rows_of, through
 from flowport.run.config_checks import check_kind
 from flowport.run.finetune import tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
@@ -253,8 +253,8 @@ def results(run: Run, field: Field, split: str) -> tuple[Tensor, Tensor, Callabl
     first, last = through(run, pair, randomness.generator("noise"), base, field)
     reward = run.parts.reward(entry.reward, module.target)
     reward.check(module.source, module.target)
-    rows = run.config.get("rows")
-    return first, last, lambda x1: entry.strength * in_pieces(reward.to(x1.device), x1, Condition(), rows)
+    reward.piece_rows = rows_of(run)
+    return first, last, lambda x1: entry.strength * reward.to(x1.device).value(x1, Condition()).double()
 
 
 def distance(base: Tensor, tuned: Tensor, value: Callable[[Tensor], Tensor]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from flowport.evaluation.tuning_view import means_and_errors, squared_deviations
 from flowport.field import Field
 from flowport.finetuning.certificate import BLIND_SPOT, Certificate, certificate
 from flowport.finetuning.term_gains import term_gains
+from flowport.network.pieces import pieces_of
 from flowport.reward import Reward
 from flowport.run.build import Run
 from flowport.run.run_folder import RunFolder
 from flowport.run.tuning_points import held_out
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
-from flowport.types import Condition, Pair
+from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
 APART = 0.05
@@ -43,19 +44,37 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
     pair = held_out(run, randomness, device)
     if len(pair) < run.config.certified:
         logger.info("certified=%d: the test split has %d starts", run.config.certified, len(pair))
-    with autocast_of(run, device):
+    with autocast_of(run, device), pieces_of(rows_of(run), module.ema, *rewards_of(module)):
         found = certificate(
             module.ema,
             module.reward,
             module.strength,
             pair,
             randomness.generator("paths"),
-            piece=run.config.get("rows"),
             paths=run.config.certified,
         )
     tell(module, found, run.config.tuning[-1].get("round", 0))
     numbers = {f"certificate/{name}": number for name, number in found.numbers.items()}
     return {**numbers, **sampled(run, folder, pair, randomness.generator("samples"))}
+
+
+def rows_of(run: Run) -> int:
+    """Rows of which networks and rewards hold the activations at a time after training: at most those of a collection.
+
+    Args:
+        run: A tuned run.
+    """
+    assert isinstance(run.module, FineTuneModule)
+    return run.module.rows or int(run.config.data.batch)
+
+
+def rewards_of(module: FineTuneModule) -> tuple[Reward, ...]:
+    """The reward and its terms, which are also evaluated alone.
+
+    Args:
+        module: The tuned module.
+    """
+    return module.reward, *module.reward.term_rewards.values()
 
 
 def autocast_of(run: Run, device: torch.device) -> AbstractContextManager[Any]:
@@ -103,18 +122,16 @@ def through(run: Run, pair: Pair, generator: torch.Generator, *fields: Field) ->
     """Results of several flows from the same starts and the same noise, by the run's own sampler, each (n, *D).
 
     Args:
-        run: Whose sampler and precision are used; of ``rows`` of its config that many are integrated at once.
+        run: Whose sampler, precision and ``rows_of`` are used.
         pair: Starts, and the labels of the targets.
         generator: Of the noise.
         *fields: The flows.
     """
-    state, ends, rows = generator.get_state(), [], run.config.get("rows")
+    state, ends = generator.get_state(), []
     for field in fields:
         generator.set_state(state)
-        translator = run.sampler.translator(field)
-        translator.chunk = min(translator.chunk, rows or translator.chunk)
-        with autocast_of(run, pair.source.x.device):
-            ends.append(translator.forward(pair.source, generator, pair.target.label).end)
+        with autocast_of(run, pair.source.x.device), pieces_of(rows_of(run), field):
+            ends.append(run.sampler.translator(field).forward(pair.source, generator, pair.target.label).end)
     return ends
 
 
@@ -133,12 +150,13 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
     module, modality = run.module, run.module.target.modality
     assert isinstance(module, FineTuneModule)
     base, tuned = through(run, pair, generator, module.ema.base, module.ema)
-    condition, rows = module.ema.conditioning.sampling(pair.source, pair.target.label), run.config.get("rows")
-    before, after = (in_pieces(module.reward, x, condition, rows) for x in (base, tuned))
+    condition = module.ema.conditioning.sampling(pair.source, pair.target.label)
+    with pieces_of(rows_of(run), *rewards_of(module)):
+        before, after = (module.reward.value(x, condition).double() for x in (base, tuned))
+        terms = term_gains(module.reward, base, tuned, condition)
     means = {"reward": after, "base_reward": before, "gain": after - before}
     means |= {"spread": squared_deviations(tuned), "base_spread": squared_deviations(base)}
-    numbers = {f"sampled/{name}": value for name, value in means_and_errors(means).items()}
-    numbers |= term_gains(module.reward, base, tuned, condition)
+    numbers = terms | {f"sampled/{name}": value for name, value in means_and_errors(means).items()}
     if run.config.get("gallery", True):
         shown = slice(modality.shown)
         pictures = {"source": pair.source.x[shown], "base": base[shown], "tuned": tuned[shown]}
@@ -146,16 +164,3 @@ def sampled(run: Run, folder: RunFolder, pair: Pair, generator: torch.Generator)
         under = {"base": before[shown].cpu(), "tuned": after[shown].cpu()}
         modality.surface().sheet(picture, under, str(folder.before_after))
     return numbers
-
-
-def in_pieces(reward: Reward, x: Tensor, condition: Condition, rows: int | None) -> Tensor:
-    """Rewards of results, (n,) float64.
-
-    Args:
-        reward: The reward r.
-        x: The results, (n, *D).
-        condition: What they were made with.
-        rows: Number of results whose rewards are evaluated at once; None: all.
-    """
-    pieces = torch.arange(len(x), device=x.device).split(rows or len(x))
-    return torch.cat([reward.value(x[piece], condition[piece]).double() for piece in pieces])

@@ -12,7 +12,7 @@ from flowport.errors import FlowportError, member_name
 from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import Choice, Signals, adapter_for, choose
-from flowport.finetuning.probe import probe, size
+from flowport.finetuning.probe import PROBED, probe, size
 from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.run.build import Parts, make
@@ -98,7 +98,7 @@ def _probed(folder: RunFolder, overrides: DictConfig, parts: Parts, auto: AutoMe
     pair = drawn(run, size(auto, overrides.starts), randomness, device)
     generator = randomness.generator("paths")
     strength, rows = float(overrides.strength), overrides.get("rows")
-    with pieces_of(rows, base, reward):
+    with pieces_of(rows or PROBED, base, reward):
         return probe(base, reward.to(device), strength, pair, generator, auto.branches, rows)
 
 

@@ -16,7 +16,7 @@ from flowport.field.base import Field
 from flowport.finetuning.adapter.base import Adapter
 from flowport.finetuning.method import FineTuningMethod, Rollout
 from flowport.finetuning.method.base import require_method
-from flowport.finetuning.peak_memory import peak_memory
+from flowport.finetuning.peak_memory import GIB, PeakMemory, peak_memory
 from flowport.finetuning.tilt_mass import require_mass, require_range
 from flowport.finetuning.tilted_field import TiltedField
 from flowport.finetuning.trajectories import Trajectories
@@ -43,6 +43,21 @@ def tilted(base: Field, adapter: Callable[..., Adapter], source: Distribution, t
     """
     condition = base.conditioning.shape(source, target)
     return TiltedField(base, adapter(base=base, event_shape=source.event_shape, condition=condition))
+
+
+ROOM = 0.9
+"""Share of the device's free memory that the estimate may take where the rows of a piece are chosen by it."""
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that this process can have of a CUDA device; None for another one.
+
+    Args:
+        device: The device.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
 
 
 class FineTuneModule(AveragedModule):
@@ -122,17 +137,22 @@ class FineTuneModule(AveragedModule):
                 "set_transformer, or rows alone"
             )
         ema = TiltedField(base, deepcopy(field.adapter))
-        for part in (field, ema):
-            set_piece_rows(part, rows)
-        for term in (reward, *reward.term_rewards.values()):  # terms are also evaluated alone: those that are watched
-            term.piece_rows = rows
         super().__init__(source, target, field, ema, optimizer, scheduler, randomness, ema_decay)
         self.method, self.strength = method, float(strength)
         self._reward = (reward,)  # in a tuple, so that it is no submodule and in no checkpoint,
         self.learnt = reward if reward.learnt else None  # unless this run has trained it
         self._replayed: list[nn.Module] = []
         self.replay: deque[Rollout] = deque(maxlen=method.replay_size)
-        self.rows, self.trajectories, self.says_peak = rows, trajectories or Trajectories(), False
+        self.trajectories, self.says_peak = trajectories or Trajectories(), False
+        self._take_rows(rows)
+
+    def _take_rows(self, rows: int | None) -> None:
+        """Let fields and rewards be evaluated in pieces of so many rows."""
+        self.rows = rows
+        for part in (self.field, self.ema):
+            set_piece_rows(part, rows)
+        for term in (self._reward[0], *self._reward[0].term_rewards.values()):  # terms are also evaluated alone
+            term.piece_rows = rows
 
     @property
     def reward(self) -> Reward:
@@ -192,9 +212,21 @@ class FineTuneModule(AveragedModule):
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
     def _say_peak(self, pair: Pair) -> None:
-        """Log the estimated peak of memory, once, with what to lower where the device has less."""
-        self.says_peak, cuda = False, self.device.type == "cuda"
-        found = peak_memory(
+        """Log the estimated peak of memory, once; where the device has less, take the rows of a piece by it."""
+        self.says_peak, limit, found = False, device_memory(self.device), self._peak(pair)
+        rows = 0 if limit is None or found.total <= limit or self.rows is not None else found.fitting(ROOM * limit)
+        if rows:
+            logger.info("all rows at once would take %s", found.sentence())
+            self._take_rows(rows)
+            found = self._peak(pair)
+            logger.info("rows=%d is taken, since this device has %.3g GiB", rows, (limit or 0) / GIB)
+        level = logging.WARNING if limit is not None and found.total > limit else logging.INFO
+        logger.log(level, found.sentence(limit))
+
+    def _peak(self, pair: Pair) -> PeakMemory:
+        """The estimated peak of memory with the present rows."""
+        steps = None if self._trainer is None else self.trainer.max_steps
+        return peak_memory(
             self.field,
             self.ema,
             self.reward,
@@ -204,11 +236,9 @@ class FineTuneModule(AveragedModule):
             self.rows,
             self.trajectories,
             self._autocast(),
-            bool(self._replayed) and cuda,
+            bool(self._replayed) and self.device.type == "cuda",
+            None if steps is None or steps < 0 else math.ceil(steps / self.method.steps_per_rollout),
         )
-        limit = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) if cuda else None
-        level = logging.WARNING if limit is not None and found.total > limit else logging.INFO
-        logger.log(level, found.sentence(limit))
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
         """No validation loss, since a tilt has none; metrics and the certificate measure it.
