@@ -88,8 +88,8 @@ def test_what_few_results_do_not_show_is_withheld() -> None:
         "unreliable: 100 of 256 results are effective, a smaller share than 0.5"
     ]
     two = Signals(2, True, 0.9, bridge=True, paths=64, each=32.0)
-    assert two.withheld() == {"kl": "paths from 2 starts give no standard error"}
-    assert not Signals(2, True, 0.9, bridge=True, paths=128, each=32.0).withheld()
+    assert two.withheld() == {"kl": "paths from 2 starts, fewer than 16, give no standard error that covers"}
+    assert not Signals(2, True, 0.9, bridge=True, paths=512, each=32.0).withheld()
 
 
 def test_results_of_a_class_are_counted_where_few_classes_are_taken_together() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.base import starts
 from flowport.finetuning.paired_chains import BRANCHES, paired_paths
-from flowport.finetuning.reliability import Reliability
+from flowport.finetuning.reliability import LEAST_STARTS, Reliability
 from flowport.finetuning.two_sided import TwoSided
 from flowport.sampling.grid import PowerGrid, UniformGrid
 from tests.laws.known_worlds import WORLDS, World
@@ -167,11 +167,11 @@ def walked(
 
 
 @cache
-def cells(name: str, seeds: int = 40, steps: int = 12) -> dict[tuple[str, str], Cell]:
+def cells(name: str, seeds: int = 40, steps: int = 12, paths: int = PATHS) -> dict[tuple[str, str], Cell]:
     """All numbers of all controls of a world; the truth is a certificate of ``TRUTH`` times as many paths."""
     world, found = WORLDS[name], {}
     for control in CONTROLS:
-        sides = walked(world, control, steps, PATHS, seeds, 1 + CONTROLS.index(control))
+        sides = walked(world, control, steps, paths, seeds, 1 + CONTROLS.index(control))
         more = TRUTH_OF_STARTS if world.kind == "bridge" else TRUTH
         large = walked(world, control, steps, more * PATHS, 1, 101, 2 * BRANCHES)  # of less bias a start
         trusted = Reliability(sides)
@@ -214,6 +214,16 @@ def test_two_standard_errors_cover_the_truth(name: str) -> None:
             assert cell.truth_error <= float(cell.error.mean()) / 4, (number, control)
             known = KNOWN_ERRORS.get(name, {}).get(control)
             assert known is None or float(cell.error.mean()) <= 2 * known[NUMBERS.index(number)], (number, control)
+
+
+@pytest.mark.slow
+def test_two_standard_errors_cover_the_truth_with_the_fewest_starts_that_are_stated() -> None:
+    found = cells("bridge", SEEDS["bridge"], paths=LEAST_STARTS * BRANCHES)
+    told = {key: round(cell.covered, 2) for key, cell in found.items() if cell.withheld < 0.5}
+    assert min(told.values()) >= 0.85 and len(told) >= 14, told
+    fewer = walked(WORLDS["bridge"], "half", 12, (LEAST_STARTS - 1) * BRANCHES, 1, 1)
+    reason = f"paths from {LEAST_STARTS - 1} starts, fewer than {LEAST_STARTS}, give no standard error that covers"
+    assert Reliability(fewer).doubt("kl_to_base", fewer.kl_to_base) == reason
 
 
 @pytest.mark.slow

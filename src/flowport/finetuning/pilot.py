@@ -98,7 +98,8 @@ class Signals:
         elif self.effective < SHOWN:
             reasons["kl"] = f"unreliable: {left:.0f} of {each:.0f} results are effective, a smaller share than {SHOWN}"
         elif self.bridge and self.paths / each < LEAST_STARTS:
-            reasons["kl"] = f"paths from {self.paths / each:.0f} starts give no standard error"
+            starts = f"{self.paths / each:.0f} starts, fewer than {LEAST_STARTS}"
+            reasons["kl"] = f"paths from {starts}, give no standard error that covers"
         return reasons
 
     def sentence(self) -> str:

@@ -21,8 +21,8 @@ LEAST_GAIN = 4.0
 """Gain of the tilt in its standard errors below which no share of it is stated."""
 MOST_BIAS = 2.0
 """Correction by the jackknife, in standard errors, above which a number is withheld."""
-LEAST_STARTS = 4
-"""Number of starts below which their spread gives no standard error."""
+LEAST_STARTS = 16
+"""Number of starts below which twice the standard error from their spread covers the truth in less than 85 %."""
 MOST_NOISE = 0.25
 """Variance of log Ẑ of a start, in nats², above which the memory of starts is not measured."""
 TAIL = {
@@ -103,7 +103,9 @@ class Reliability:
             number: The number.
         """
         if self.sides.clustered and self.sides.groups < LEAST_STARTS:
-            return f"paths from {self.sides.groups} starts give no standard error"
+            return (
+                f"paths from {self.sides.groups} starts, fewer than {LEAST_STARTS}, give no standard error that covers"
+            )
         if bool(self.stands(name, number)):
             return ""
         return self._doubt_of_weights(name, number) if name in TAIL else "not finite"
