@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from flowport.run.cli import report_errors
+from flowport.run.cli import report_errors, sentence_of
 from flowport.run.commands import in_hydra_grammar
 from tests import runs
 
@@ -268,6 +268,13 @@ def test_a_sweep_file_turns_multirun_on_by_itself() -> None:
     with initialize_config_dir(str(runs.ROOT / "configs"), version_base="1.3"):
         config = compose("train", ["sweep=two_dimensions"], return_hydra_config=True)
     assert OmegaConf.select(config, "hydra.mode").name == "MULTIRUN"
+
+
+def test_a_full_gpu_is_told_with_the_keys_that_lower_it() -> None:
+    message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which …"
+    told = sentence_of(torch.OutOfMemoryError(message))
+    assert told is not None and told.startswith("the GPU has too little memory (it was asked for 20.00 GiB more): in ")
+    assert all(key in told for key in ("rows=8", "starts", "method.batch", "data.batch", "precision=bf16-mixed"))
 
 
 def test_the_command_keeps_the_working_directory_importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,9 +38,10 @@ UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
     *(errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
 )
+DEVICE_MEMORY = re.compile(r"(?:CUDA|HIP|MPS backend) out of memory(?:[^\n]*?Tried to allocate ([\d.]+ [KMGT]iB))?")
 MEMORY = re.compile(
     r"can't allocate memory: you tried to allocate (\d+) bytes|Storage size calculation overflowed|"
-    r"integer multiplication overflow|CUDA out of memory|Unable to allocate|invalid size|too large to"
+    r"integer multiplication overflow|out of memory|Unable to allocate|invalid size|too large to"
 )
 """What torch and numpy say of a size that no memory holds."""
 UNSAVED = re.compile(r"inline_container\.cc|PytorchStreamWriter failed writing")
@@ -241,6 +242,14 @@ def sentence_of(error: BaseException | None) -> str | None:
 
 
 def _too_large(message: str) -> str:
+    if on_device := DEVICE_MEMORY.search(message):
+        wanted = f" (it was asked for {on_device[1]} more)" if on_device[1] else ""
+        return (
+            f"the GPU has too little memory{wanted}: in a fine-tuning write rows=8 for fewer rows of networks at a "
+            "time, or lower starts, method.batch or method.replay_size; elsewhere lower data.batch, data.pool, "
+            "evaluation_items or network.width; trainer.precision=bf16-mixed halves activations; what was saved before "
+            "is whole"
+        )
     found = MEMORY.search(message)
     size = f"{int(found[1]) / 2**30:,.1f} GiB" if found and found[1] else "more than its address space"
     return (

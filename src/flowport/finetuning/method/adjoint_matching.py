@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Amount, Count, Positive
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, Discretisation
@@ -62,23 +62,17 @@ class AdjointMatching(FineTuningMethod):
         FlowportError: For early < 0, clip ≤ 0, gradient_clip ≤ 0 or steps_per_rollout < 1.
     """
 
-    target = "the tilt p e^{λr}: marginal from noise, per start on a bridge that sees it"
-
     def __init__(
         self,
         discretisation: Discretisation | None = None,
-        early: int | None = None,
-        clip: float | None = None,
-        steps_per_rollout: int = 1,
-        gradient_clip: float | None = None,
+        early: Amount | None = None,
+        clip: Positive | None = None,
+        steps_per_rollout: Count = 1,
+        gradient_clip: Positive | None = None,
     ) -> None:
-        limits = [limit for limit in (clip, gradient_clip) if limit is not None]
-        if (early is not None and early < 0) or min(limits, default=1.0) <= 0 or steps_per_rollout < 1:
-            raise FlowportError(
-                f"adjoint matching needs early ≥ 0, clip and gradient_clip > 0, steps_per_rollout ≥ 1, not {early}, "
-                f"{clip}, {gradient_clip}, {steps_per_rollout}"
-            )
         self.gradient_clip = gradient_clip
+        cut = "" if clip is None else f", but for the bias of terms that are cut at clip · λ² = {clip:g} λ²"
+        self.target = f"the tilt p e^{{λr}}: marginal from noise, per start on a bridge that sees it{cut}"
         self.discretisation, self.early, self.clip, self.steps_per_rollout = (
             discretisation or ConsistentDiscretisation(),
             early,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, NonNegative, Positive, SampleSize
 from flowport.finetuning.forward_process import (
     advantage,
     collect_forward,
@@ -65,19 +65,14 @@ class AdvantageWeighted(FineTuningMethod):
     def __init__(
         self,
         grid: Grid | None = None,
-        clip: float | None = 0.2,
-        kl: float = 1.0,
+        clip: Positive | None = 0.2,
+        kl: NonNegative = 1.0,
         normalise: bool = False,
-        noisings: int = 32,
-        batch: int = 512,
-        steps_per_rollout: int = 60,
-        paths: int = 16,
+        noisings: Count = 32,
+        batch: Count = 512,
+        steps_per_rollout: Count = 60,
+        paths: SampleSize = 16,
     ) -> None:
-        if (clip is not None and clip <= 0) or kl < 0 or min(noisings, batch, steps_per_rollout) < 1 or paths < 2:
-            raise FlowportError(
-                f"method=advantage_weighted needs clip > 0 or null, kl ≥ 0, noisings, batch, steps_per_rollout ≥ 1 and "
-                f"paths ≥ 2, not {clip}, {kl}, {noisings}, {batch}, {steps_per_rollout}, {paths}"
-            )
         self.grid, self.clip, self.kl, self.normalise = grid or UniformGrid(40), clip, kl, normalise
         self.noisings, self.batch, self.steps_per_rollout, self.paths = noisings, batch, steps_per_rollout, paths
         self.target = resting_law(kl, "std(r) " if normalise else "")

@@ -319,8 +319,9 @@ def finite(tensor: Tensor, what: str, strength: float) -> Tensor:
     """
     if not bool(tensor.isfinite().all()):
         raise FlowportError(
-            f"{what} is not finite at strength={strength:g}: lower the strength, or use more steps; where the reward "
-            "grows faster than the base's density falls, no strength but a lower one has a tilt of finite mass"
+            f"{what} is not finite at strength={strength:g}: lower strength, or raise method.grid.steps "
+            "(method.discretisation.grid.steps of adjoint methods); where the reward grows faster than the base's "
+            "density falls, no strength but a lower one has a tilt of finite mass"
         )
     return tensor
 

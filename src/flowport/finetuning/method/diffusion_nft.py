@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, NonNegative, Positive, SampleSize
 from flowport.finetuning.forward_process import (
     advantage,
     collect_forward,
@@ -72,19 +72,14 @@ class DiffusionNFT(FineTuningMethod):
     def __init__(
         self,
         grid: Grid | None = None,
-        beta: float = 1.0,
-        spread: float = 5.0,
-        kl: float = 1.0,
-        noisings: int = 32,
-        batch: int = 512,
-        steps_per_rollout: int = 60,
-        paths: int = 16,
+        beta: Positive = 1.0,
+        spread: Positive = 5.0,
+        kl: NonNegative = 1.0,
+        noisings: Count = 32,
+        batch: Count = 512,
+        steps_per_rollout: Count = 60,
+        paths: SampleSize = 16,
     ) -> None:
-        if min(beta, spread) <= 0 or kl < 0 or min(noisings, batch, steps_per_rollout) < 1 or paths < 2:
-            raise FlowportError(
-                f"method=diffusion_nft needs beta, spread > 0, kl ≥ 0, noisings, batch, steps_per_rollout ≥ 1 and "
-                f"paths ≥ 2, not {beta}, {spread}, {kl}, {noisings}, {batch}, {steps_per_rollout}, {paths}"
-            )
         self.grid, self.beta, self.spread, self.kl = grid or UniformGrid(40), beta, spread, kl
         self.noisings, self.batch, self.steps_per_rollout, self.paths = noisings, batch, steps_per_rollout, paths
         self.target = resting_law(kl)

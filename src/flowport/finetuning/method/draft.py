@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError
 from flowport.field.base import Field
 from flowport.finetuning.method.base import (
     FineTuningMethod,
@@ -55,14 +55,11 @@ class DRaFT(FineTuningMethod):
     target = "none: the reward alone, without a law to keep"
 
     def __init__(
-        self, grid: Grid | None = None, last: int = 1, checkpointing: bool = True, steps_per_rollout: int = 1
+        self, grid: Grid | None = None, last: Count = 1, checkpointing: bool = True, steps_per_rollout: Count = 1
     ) -> None:
         self.grid = grid or UniformGrid(20)
-        if not 1 <= last <= self.grid.steps or steps_per_rollout < 1:
-            raise FlowportError(
-                f"method=draft needs 1 ≤ last ≤ grid.steps={self.grid.steps} and steps_per_rollout ≥ 1, not "
-                f"{last} and {steps_per_rollout}"
-            )
+        if last > self.grid.steps:
+            raise FlowportError(f"method.last={last} must be at most method.grid.steps={self.grid.steps}")
         self.last, self.checkpointing, self.steps_per_rollout = last, checkpointing, steps_per_rollout
 
     def accept(self, base: Field, reward: Reward) -> None:

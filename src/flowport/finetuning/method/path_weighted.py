@@ -18,7 +18,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError, Fraction
+from flowport.errors import Count, FlowportError, Fraction, SampleSize
 from flowport.field.base import Field
 from flowport.finetuning.adjoint import ControlledPaths, lean_adjoint, roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation, NoiseSchedule
@@ -108,19 +108,15 @@ class PathWeighted(FineTuningMethod):
         late: Fraction | None = 0.8,
         flow: bool = True,
         ess: float = 0.5,
-        batch: int = 512,
-        steps_per_rollout: int = 60,
-        replay_size: int = 20,
-        paths: int = 16,
+        batch: Count = 512,
+        steps_per_rollout: Count = 60,
+        replay_size: Count = 20,
+        paths: SampleSize = 16,
     ) -> None:
         if not flow and late is None:
-            raise FlowportError("method=path_weighted needs flow=true or a late adjoint")
-        if not 0 < ess < 1 or min(batch, steps_per_rollout, replay_size) < 1 or paths < 2:
-            raise FlowportError(
-                f"path weights need 0 < ess < 1, batch, steps_per_rollout, replay_size ≥ 1 and paths ≥ 2, not "
-                f"{ess}, {batch}, "
-                f"{steps_per_rollout}, {replay_size}, {paths}"
-            )
+            raise FlowportError("method.flow=false method.late=null leaves nothing to learn: set one of them")
+        if not 0 < ess < 1:
+            raise FlowportError(f"method.ess={ess} must lie between 0 and 1, both excluded")
         self.discretisation = ConsistentDiscretisation(grid or UniformGrid(40))
         self.late, self.flow, self.ess = late, flow, ess
         self.batch, self.steps_per_rollout, self.replay_size, self.paths = batch, steps_per_rollout, replay_size, paths
@@ -227,7 +223,9 @@ class PathWeighted(FineTuningMethod):
         """
         super().accept(base, reward)
         if not self._late_steps(self.discretisation.noise_schedule(base)):
-            raise FlowportError(f"method.late={self.late} lies after the last noisy step: lower it, or use more steps")
+            raise FlowportError(
+                f"method.late={self.late} lies after the last noisy step: lower it, or raise method.grid.steps"
+            )
 
     def loss(self, field: TiltedField, replay: Sequence[Rollout], generator: torch.Generator) -> Loss:
         terms = []

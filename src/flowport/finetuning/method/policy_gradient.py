@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, NonNegative, Positive, SampleSize
 from flowport.finetuning.adjoint import roll_out, rows
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method.base import (
@@ -68,31 +68,24 @@ class PolicyGradient(FineTuningMethod):
         FlowportError: For clip ≤ 0, kl < 0, group < 2, batch < 1 or steps_per_rollout < 1.
     """
 
-    target = "p e^{λr/kl} with clip=null and normalise=false; otherwise the reward near the base"
     needs_gradient = False
 
     def __init__(
         self,
         grid: Grid | None = None,
-        group: int = 16,
-        clip: float | None = 0.2,
-        kl: float = 1.0,
+        group: SampleSize = 16,
+        clip: Positive | None = 0.2,
+        kl: NonNegative = 1.0,
         normalise: bool = False,
         published: bool = False,
-        batch: int | None = 4096,
-        steps_per_rollout: int = 4,
+        batch: Count | None = 4096,
+        steps_per_rollout: Count = 4,
     ) -> None:
-        if (
-            (clip is not None and clip <= 0)
-            or kl < 0
-            or group < 2
-            or steps_per_rollout < 1
-            or (batch is not None and batch < 1)
-        ):
-            raise FlowportError(
-                f"policy gradients need group ≥ 2, clip > 0, kl ≥ 0 and batch, steps_per_rollout ≥ 1, not {group}, "
-                f"{clip}, {kl}, {batch}, {steps_per_rollout}"
-            )
+        options = {"clip": clip, "normalise": normalise, "published": published}
+        given = ", ".join(f"{name}={value}".lower() for name, value in options.items() if value)
+        tilt = "the tilt p e^{λr}" if kl == 1 else f"p e^{{λr/{kl:g}}}"
+        near = f"the reward near the base, {tilt} by clip=null normalise=false published=false alone (here {given})"
+        self.target = "none: the reward alone, without a law to keep" if kl == 0 else near if given else tilt
         self.discretisation = ConsistentDiscretisation(grid or UniformGrid(20))
         self.group, self.clip, self.kl, self.normalise, self.published = group, clip, kl, normalise, published
         self.batch, self.steps_per_rollout = batch, steps_per_rollout

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, FlowportError, Fraction, Positive
 from flowport.field.base import Field
 from flowport.finetuning.method.base import (
     FineTuningMethod,
@@ -65,13 +65,8 @@ class ReFL(FineTuningMethod):
     target = "none: a balance of the reward at late times and the data's law, which is not its tilt"
 
     def __init__(
-        self, grid: Grid | None = None, late: float = 0.75, weight: float = 1.0, steps_per_rollout: int = 1
+        self, grid: Grid | None = None, late: Fraction = 0.75, weight: Positive = 1.0, steps_per_rollout: Count = 1
     ) -> None:
-        if not 0 <= late < 1 or weight <= 0 or steps_per_rollout < 1:
-            raise FlowportError(
-                f"method=refl needs 0 ≤ late < 1, weight > 0 and steps_per_rollout ≥ 1, not {late}, {weight}, "
-                f"{steps_per_rollout}"
-            )
         self.grid, self.late, self.weight, self.steps_per_rollout = (
             grid or UniformGrid(20),
             late,
@@ -114,7 +109,9 @@ class ReFL(FineTuningMethod):
         times = self.grid.times(field.path)[:-1]
         late = int((times >= self.late - 1e-9).sum())  # the last steps, since times increase
         if late == 0:
-            raise FlowportError(f"method.late={self.late} lies after the last step of the grid: lower it, or use more")
+            raise FlowportError(
+                f"method.late={self.late} lies after the last step of the grid: lower it, or raise method.grid.steps"
+            )
         facts = logged_scalars(value, control_energy(field, pair.source.x, end, condition, generator), end)
         record = {
             "times": to_device(times[-late:].to(end.dtype), end.device),

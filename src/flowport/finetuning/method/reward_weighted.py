@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError, SampleSize
+from flowport.errors import Count, FlowportError, Positive, SampleSize
 from flowport.finetuning.method.base import (
     FineTuningMethod,
     Footprint,
@@ -65,24 +65,14 @@ class RewardWeighted(FineTuningMethod):
     def __init__(
         self,
         grid: Grid | None = None,
-        temperature: float | None = 1.0,
+        temperature: Positive | None = 1.0,
         best_of: SampleSize | None = None,
-        batch: int = 512,
-        steps_per_rollout: int = 200,
-        paths: int = 16,
+        batch: Count = 512,
+        steps_per_rollout: Count = 200,
+        paths: SampleSize = 16,
     ) -> None:
         if (temperature is None) == (best_of is None):
             raise FlowportError("method=reward_weighted needs one of temperature and best_of: set the other to null")
-        if (
-            (temperature is not None and temperature <= 0)
-            or min(batch, steps_per_rollout) < 1
-            or paths < 2
-            or best_of in (0, 1)
-        ):
-            raise FlowportError(
-                f"reward weights need temperature > 0, best_of, paths ≥ 2 and batch, steps_per_rollout ≥ 1, not "
-                f"{temperature}, {best_of}, {paths}, {batch}, {steps_per_rollout}"
-            )
         self.grid, self.temperature, self.best_of = grid or UniformGrid(40), temperature, best_of
         self.batch, self.steps_per_rollout, self.paths = batch, steps_per_rollout, paths
         self.target = (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flowport.errors import FlowportError
+from flowport.errors import Count, SampleSize
 from flowport.finetuning.method.base import (
     FineTuningMethod,
     Footprint,
@@ -64,17 +64,12 @@ class TiltMatching(FineTuningMethod):
     def __init__(
         self,
         grid: Grid | None = None,
-        stages: int = 10,
-        noisings: int = 32,
-        batch: int = 512,
-        steps_per_rollout: int = 300,
-        paths: int = 16,
+        stages: Count = 10,
+        noisings: Count = 32,
+        batch: Count = 512,
+        steps_per_rollout: Count = 300,
+        paths: SampleSize = 16,
     ) -> None:
-        if min(stages, noisings, batch, steps_per_rollout) < 1 or paths < 2:
-            raise FlowportError(
-                f"tilt matching needs stages, noisings, batch, steps_per_rollout ≥ 1 and paths ≥ 2, not {stages}, "
-                f"{noisings}, {batch}, {steps_per_rollout}, {paths}"
-            )
         self.grid, self.stages, self.noisings = grid or UniformGrid(40), stages, noisings
         self.batch, self.steps_per_rollout, self.paths, self.stage = batch, steps_per_rollout, paths, 0
 

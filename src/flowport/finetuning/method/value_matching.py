@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowport.conditioning import SourceLabelConditioning, TargetLabelConditioning
-from flowport.errors import FlowportError, option
+from flowport.errors import Count, FlowportError, SampleSize, option
 from flowport.finetuning.method.base import (
     FineTuningMethod,
     Footprint,
@@ -62,16 +62,11 @@ class ValueMatching(FineTuningMethod):
     def __init__(
         self,
         grid: Grid | None = None,
-        batch: int = 512,
-        steps_per_rollout: int = 60,
-        replay_size: int = 100,
-        paths: int = 16,
+        batch: Count = 512,
+        steps_per_rollout: Count = 60,
+        replay_size: Count = 100,
+        paths: SampleSize = 16,
     ) -> None:
-        if min(batch, steps_per_rollout, replay_size) < 1 or paths < 2:
-            raise FlowportError(
-                f"value matching needs batch, steps_per_rollout, replay_size ≥ 1 and paths ≥ 2, not {batch}, "
-                f"{steps_per_rollout}, {replay_size}, {paths}"
-            )
         self.grid, self.batch, self.steps_per_rollout, self.replay_size, self.paths = (
             grid or UniformGrid(40),
             batch,
