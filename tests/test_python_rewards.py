@@ -99,8 +99,21 @@ def test_a_tuned_flow_knows_its_rewards(noise: fp.Flow) -> None:
     for name in ("", "x_", "y_"):
         assert found[f"{name}gain"] == pytest.approx(found[f"{name}after"] - found[f"{name}before"], abs=1e-6)
         assert found[f"{name}before_se"] > 0
-    with pytest.raises(FlowportError, match="this flow knows no reward"):
-        _ = noise.rewards
+    for unknown in ("rewards", "certificate"):
+        with pytest.raises(FlowportError, match="this flow knows no reward"):
+            getattr(noise, unknown)
+
+
+def test_a_tuned_flow_has_a_certificate(noise: fp.Flow) -> None:
+    """From noise 512 paths of either chain and no word of starts; the weak tilt of a trained flow is near its base."""
+    tuned = fp.finetune(noise, abscissa, strength=0.5, method="path_weighted", **QUICK)
+    found = tuned.certificate
+    assert found is tuned.certificate and found.values["paths"] == 1024
+    assert not {"memory"} & {*found.values, *found.withheld}
+    assert found.values["scaled_reward"] == pytest.approx(0.5 * found.values["reward"])
+    low, room = found.values["base_reward"], 4 * found.errors["base_reward"] + 0.1
+    assert tuned.rewards["before"] == pytest.approx(low, abs=room)  # of the ODE: but for its steps the same results
+    assert found.sentence.startswith("KL(tuned‖tilt) ")
 
 
 def test_flow_and_reward_of_the_caller_stay_as_they_are(noise: fp.Flow) -> None:
@@ -137,8 +150,10 @@ def bridge() -> fp.Flow:
 
 
 def test_a_tuned_bridge_knows_its_rewards(bridge: fp.Flow) -> None:
-    found = fp.finetune(bridge, abscissa, strength=0.5, method="path_weighted", **QUICK).rewards
+    tuned = fp.finetune(bridge, abscissa, strength=0.5, method="path_weighted", **QUICK)
+    found = tuned.rewards
     assert found["before_se"] > 0 and found["gain"] == pytest.approx(found["after"] - found["before"], abs=1e-6)
+    assert {"memory"} & {*tuned.certificate.values, *tuned.certificate.withheld}
 
 
 class Seen(LinearReward):

@@ -16,6 +16,7 @@ from flowport.api.members import member
 from flowport.api.piloting import settled, takes_network
 from flowport.api.results import OwnResults
 from flowport.api.saving import describe_tilted, network_factory
+from flowport.api.tuned import Tuning
 from flowport.conditioning import TargetLabelConditioning
 from flowport.coupling import IndependentCoupling
 from flowport.data.datamodule import PairDataModule
@@ -23,7 +24,6 @@ from flowport.data.pairing import UnpairedPairing
 from flowport.data.placement import StreamingPlacement
 from flowport.distribution.base import Distribution
 from flowport.errors import FlowportError
-from flowport.field import Field
 from flowport.finetuning.tilt_mass import warn_of_mass
 from flowport.network.pieces import pieces_of, set_piece_rows
 from flowport.randomness import Randomness
@@ -31,16 +31,9 @@ from flowport.reward import DecodedReward, FromFileReward, Reward, SumReward, ad
 from flowport.reward.plain import name_of
 from flowport.run.build import Parts
 from flowport.run.reward_words import FORMS, PROGRAM, is_own, numbered, word_name
-from flowport.sampling.grid import UniformGrid
-from flowport.sampling.solver import EulerMaruyama, Heun
-from flowport.sampling.translator import Translator
-from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
-from flowport.tensors import standard_error
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.scheduler import CosineScheduler
 
-COMPARED = 512
-"""Held-out starts from which the reward is measured before and after."""
 RESULTS = 256
 """Results of a loaded flow that stand for its target."""
 
@@ -131,10 +124,11 @@ def finetune(
     condition = flow.field.conditioning.shape(source, target)
     description = None if flow.description is None else describe_tilted(flow.description, change, condition)
     tuned = flow_of(module.ema, sides, description, seed)
-    fields, place = (module.ema.base, module.ema), "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
+    place = "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
     if flow.target is None:
         tuned = replace(tuned, target=None, class_names=flow.class_names)
-    return replace(tuned, compared=partial(_compared, fields, wanted, sides, randomness, place, rows))
+    rows = rows or module.rows or starts
+    return replace(tuned, tuning=Tuning(module.ema, wanted, strength, source, target, randomness, place, rows))
 
 
 def _results(flow: Flow, rows: int | None) -> Distribution:
@@ -231,43 +225,3 @@ def _known(word: str) -> type:
         names = ", ".join(sorted(known))
         raise FlowportError(f"reward={word} does not exist: choose {names}, or {FORMS}, or a function")
     return known[word]
-
-
-def _compared(
-    fields: tuple[Field, Field],
-    reward: Reward,
-    sides: tuple[Distribution, Distribution],
-    randomness: Randomness,
-    place: str,
-    rows: int | None,
-) -> dict[str, float]:
-    """Means of r before and after, and of what every start won, with standard errors."""
-    source, target = (
-        side.split("test").every(COMPARED, randomness.under(f"compared {name}"))
-        for side, name in zip(sides, ("source", "target"), strict=True)
-    )
-    n = min(len(source), len(target))
-    source, label = source[:n], None if target.label is None else target.label[:n]
-    condition = fields[1].conditioning.sampling(source, label).each(lambda v: v.to(place))
-    found: list[dict[str, torch.Tensor]] = []
-    for field in fields:
-        translator = _translator(field)
-        translator.chunk = min(translator.chunk, rows or translator.chunk)
-        end = translator.forward(source, randomness.generator("compared"), label).end.to(place)
-        with pieces_of(rows, reward):
-            found.append({"": reward.value(end, condition), **reward.term_values(end, condition)})
-    numbers = dict[str, float]()
-    for name, before in found[0].items():
-        columns = {"before": before, "after": found[1][name], "gain": found[1][name] - before}
-        for key, values in columns.items():
-            at = f"{name}_{key}".lstrip("_")
-            numbers[at] = float(values.double().mean())
-            numbers[f"{at}_se"] = float(standard_error(values.double()))
-    return numbers
-
-
-def _translator(field: Field) -> Translator:
-    """By the ODE; by the SDE where a flow that sees its start has no ODE to its whole law."""
-    if field.capabilities.role.ode(field.path):
-        return Translator(field, Heun(), UniformGrid(20), ZeroVolatility())
-    return Translator(field, EulerMaruyama(), UniformGrid(50), MemorylessVolatility())
