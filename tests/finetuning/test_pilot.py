@@ -71,6 +71,15 @@ def test_pictures_take_low_rank_updates_where_they_can() -> None:
     assert choose(Signals(784, True, 0.2, 0.02, 0.01, low_rank=True)).adapter == "value"
 
 
+def test_it_is_said_where_the_adjoint_is_taken_although_it_says_little() -> None:
+    """Since a value is not learnt for a told class, from few effective results, or with another adapter."""
+    seen = Signals(784, True, 0.2, 0.02, 0.01)
+    for signals, adapter in ((replace(seen, told=True), None), (replace(seen, effective=0.01), None), (seen, "full")):
+        choice = choose(signals, adapter)
+        assert choice.method == "adjoint_matching" and "a signal below 0.3 may gain little" in choice.why
+    assert "may gain little" not in choose(replace(seen, signal=1.0)).why + choose(seen).why
+
+
 def test_it_is_said_where_low_rank_updates_are_missed_for_want_of_their_library() -> None:
     without, hint = Signals(784, True, 0.004, 1.3, 0.1, low_rank=False), "pip install 'flowport[lora]'"
     assert choose(without).adapter == "control" and hint in choose(without).why

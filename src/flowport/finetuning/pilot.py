@@ -38,6 +38,11 @@ NO_LOW_RANK = (
 )
 
 
+BLIND = (
+    f"with a signal below {SIGNAL} it may gain little: compare certificate/share, lower strength, or take more starts"
+)
+
+
 @dataclass(frozen=True)
 class Signals:
     """What a probe measures of a base and a reward.
@@ -243,11 +248,13 @@ def choose(signals: Signals, adapter: str | None = None) -> Choice:
     for facts, methods, more in REFINEMENTS:
         if rule.method in methods and Rule(facts, rule.method, "").fits(signals.facts):
             options |= {name: value for name, value in more.items() if signals.gradient or name != "late"}
-    missed = adapter is None and signals.low_rank is False and adapter_for(rule.method, True) == "low_rank"
+    adjoint = rule.method == "adjoint_matching"
+    notes = [NO_LOW_RANK] if adapter is None and signals.low_rank is False and adjoint else []
+    notes += [BLIND] if adjoint and signals.facts["apart"] else []
     return Choice(
         rule.method,
         adapter or adapter_for(rule.method, signals.low_rank),
-        f"method={rule.method}: {signals.sentence()}; {rule.why}" + (f"; {NO_LOW_RANK}" if missed else ""),
+        "; ".join([f"method={rule.method}: {signals.sentence()}", rule.why, *notes]),
         options,
     )
 

@@ -93,9 +93,11 @@ class PlainReward(Reward):
             raise
         except Exception as error:
             none = "; this flow is told no class, so condition.label is None"
+            unseen = "; this flow does not see its start (conditioning=source does), so condition.source is None"
             raise FlowportError(
                 f"reward={self.name} failed on points {tuple(x1.shape)} on {x1.device.type}: {raised(error)}"
                 f"{none if self.told and condition.label is None else ''}"
+                f"{unseen if self.told and condition.source is None else ''}"
             ) from error
         return _as_rewards(found, x1, self.name)
 
