@@ -76,7 +76,7 @@ def test_it_is_said_where_the_adjoint_is_taken_although_it_says_little() -> None
     seen = Signals(784, True, 0.2, 0.02, 0.01)
     for signals, adapter in ((replace(seen, told=True), None), (replace(seen, effective=0.01), None), (seen, "full")):
         choice = choose(signals, adapter)
-        assert choice.method == "adjoint_matching" and "a signal below 0.3 may gain little" in choice.why
+        assert choice.method == "adjoint_matching" and "with a signal below 0.3 it may gain little" in choice.why
     assert "may gain little" not in choose(replace(seen, signal=1.0)).why + choose(seen).why
 
 
