@@ -30,6 +30,8 @@ OPTIONS = {"width": 128, "multipliers": (1, 2, 3, 4), "residual_blocks": 3, "att
 LATENT, STARTS, STEPS = (4, 64, 64), 64, 20
 CASES = ((None, False), (64, False), (32, False), (16, False), (8, False), (8, True), (1, False))
 """Rows of a piece, and whether the blocks of the network are checkpointed too."""
+CARD = 40
+"""Memory in GiB of the card whose largest number of rows is told."""
 ADAM = partial(torch.optim.Adam, lr=1e-4)
 
 
@@ -117,6 +119,7 @@ def main() -> None:
         if cuda and found.total < torch.cuda.mem_get_info()[0]:
             line += f" {measured(rows, checkpointing) / GIB:.1f} |"
         lines.append(line)
+    lines.append(f"\nA card of {CARD} GiB holds up to {estimated(8).fitting(CARD * GIB)} rows.")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
