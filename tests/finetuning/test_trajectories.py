@@ -56,5 +56,5 @@ def test_float16_refuses_what_it_does_not_hold():
 
 def test_other_words_are_refused():
     for options in ({"dtype": "int8"}, {"device": "cuda"}):
-        with pytest.raises((FlowportError, TypeError)):
+        with pytest.raises((FlowportError, TypeError), match=next(iter(options.values()))):
             Trajectories(**options)

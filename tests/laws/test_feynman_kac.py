@@ -130,9 +130,9 @@ def test_lines_of_ancestors_are_whole_paths_and_padding_stays():
     states = solver.solve(dynamics, x, GRID.times(base.path).double(), generator, all_states=True).states
     assert states.shape == (STEPS + 1, 50, 1)
     assert torch.equal(states[:, 40:], x[None, 40:].expand(STEPS + 1, -1, -1))
-    h, slope = 1 / STEPS, torch.corrcoef(torch.stack([states[-2, :40, 0], states[-1, :40, 0]]))[0, 1]
+    slope = torch.corrcoef(torch.stack([states[-2, :40, 0], states[-1, :40, 0]]))[0, 1]
     assert float(slope) > 0.99, "the last step is a function of the state before it"
-    assert h > 0 and not torch.equal(states[0, :40], x[:40]), "a resampled line may start from fresh noise"
+    assert not torch.equal(states[0, :40], x[:40]), "a resampled line may start from fresh noise"
 
 
 def test_what_it_cannot_serve_is_refused():

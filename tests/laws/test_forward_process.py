@@ -12,7 +12,7 @@ from flowport.finetuning.tilted_field import TiltedField
 from flowport.reward import LinearReward, Reward
 from flowport.sampling.grid import UniformGrid
 from tests.laws.oracles import line
-from tests.laws.problems import PROBLEMS, REST, S2, C, at, collected, noise, problems
+from tests.laws.problems import REST, S2, C, at, collected, noise, problems
 from tests.laws.tilts import F64, Line, from_noise, vertex
 
 pytestmark = pytest.mark.slow
@@ -159,12 +159,11 @@ def test_numbers_out_of_range_are_refused():
         lambda: awm(-0.5),
         lambda: awm(1.0, clip=0.0),
     ):
-        with pytest.raises(FlowportError, match=r"method=(diffusion_nft|advantage_weighted) needs"):
+        with pytest.raises(FlowportError, match=r"\.(beta|kl|clip)=.* is too small"):
             make()
 
 
 def test_a_reward_without_a_gradient_is_served():
-    assert PROBLEMS  # the oracles of every law here
     for method in (nft(1.0, 5.0, 1.0), awm(1.0)):
         method.accept(noise(), Sign())
         method.accept(noise(), LinearReward([C]))
