@@ -80,6 +80,12 @@ def test_it_is_said_where_the_adjoint_is_taken_although_it_says_little() -> None
     assert "may gain little" not in choose(replace(seen, signal=1.0)).why + choose(seen).why
 
 
+def test_it_is_said_where_the_tilt_is_far_from_the_data() -> None:
+    far = Signals(784, True, 0.017, 0.4, 0.1)
+    assert "say stop.energy=10" in choose(far).why and "say stop.energy=10" in choose(replace(far, gradient=False)).why
+    assert not any("stop.energy" in choose(replace(far, **o)).why for o in ({"effective": 0.2}, {"numbers": 2}))
+
+
 def test_it_is_said_where_low_rank_updates_are_missed_for_want_of_their_library() -> None:
     without, hint = Signals(784, True, 0.004, 1.3, 0.1, low_rank=False), "pip install 'flowport[lora]'"
     assert choose(without).adapter == "control" and hint in choose(without).why

@@ -126,6 +126,8 @@ def test_the_certificate_of_a_gaussian_tuned_to_a_part_of_the_strength(mean, sha
     told(found, "kl_to_tilt", (1 - share) ** 2 * kl, 0.004)  # O(h) of the chain
     told(found, "kl_from_tilt", (1 - share) ** 2 * kl, 0.004)
     told(found, "kl_to_base", share**2 * kl, 0.004)
+    told(found, "elbo", C * mean - share**2 * kl, 0.006)
+    assert found.values["elbo"] + found.values["kl_to_tilt"] == pytest.approx(C + kl, abs=0.03), "log Z"
     told(found, "share", share, 0.01)
     told(found, "mean_gap", abs(1 - share) * C * S2**0.5, 0.01)
     for name, value in (("reward", mean), ("base_reward", 1.0), ("tilted_reward", 1 + S2 * C)):

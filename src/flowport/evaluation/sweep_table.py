@@ -25,7 +25,7 @@ FINISHED = "finished"
 NEITHER = (
     *("domain_*", "*_dimension", "*nna", "*diversity", "*steps", "*calls", "*path_energy", "*strength"),
     *("*transport_cost", "*cycle_error", "*_step", "term_*", "base_term_*"),
-    *("*base_reward", "*tilted_reward", "kl_to_base", "*strength_share", "share", "memory", "paths", "*temper"),
+    *("*base_reward", "*tilted_reward", "kl_to_base", "elbo", "*strength_share", "share", "memory", "paths", "*temper"),
     *("*mean_gap", "gap", "before_gap"),  # below 0 by noise
 )
 """Numbers that describe the data or the run, and those that are best at some value between."""

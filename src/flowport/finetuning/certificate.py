@@ -68,12 +68,13 @@ class Certificate:
     @property
     def sentence(self) -> str:
         """The certificate in one sentence."""
-        told = {name: self.told(name) for name in ("kl_to_tilt", "kl_from_tilt", "kl_to_base", "share")}
+        told = {name: self.told(name) for name in ("kl_to_tilt", "kl_from_tilt", "kl_to_base", "elbo", "share")}
         rewards = [self.told(name) for name in ("reward", "tilted_reward", "base_reward")]
         return (
             f"KL(tuned‖tilt) {told['kl_to_tilt']}, KL(tilt‖tuned) {told['kl_from_tilt']}, KL(tuned‖base) "
-            f"{told['kl_to_base']}; share of the gain {told['share']}: mean reward {rewards[0]}, tilt {rewards[1]}, "
-            f"base {rewards[2]}; {self.values['effective']:.0f} effective of {self.values['paths']:.0f} paths"
+            f"{told['kl_to_base']}, E[λr] − KL(tuned‖base) {told['elbo']}; share of the gain {told['share']}: "
+            f"mean reward {rewards[0]}, tilt {rewards[1]}, base {rewards[2]}; "
+            f"{self.values['effective']:.0f} effective of {self.values['paths']:.0f} paths"
         )
 
 
@@ -107,7 +108,9 @@ def certificate(
 
     Returns:
         In nats kl_to_tilt, KL(tuned‖tilt); kl_from_tilt, KL(tilt‖tuned), large where the tuned flow has lost what the
-        tilt holds; kl_to_base, KL(tuned‖base). share: (mean r of the tuned flow − base)/(tilt − base). reward,
+        tilt holds; kl_to_base, KL(tuned‖base). elbo, E[λr] − KL(tuned‖base) = log Z −
+        KL(tuned‖tilt): of two tunings of a base by the same reward the one with the greater elbo is nearer to the tilt,
+        by their difference, however strong the tilt is. share: (mean r of the tuned flow − base)/(tilt − base). reward,
         base_reward, tilted_reward: mean r of the three; scaled_…: of λr. mean_gap: largest difference of the mean of a
         coordinate of the feature between tuned flow and tilt, in standard deviations of the tilt. memory, where the
         field sees its start: variance over starts of log Z, 0 where the tilt start by start is that of all results.
@@ -120,6 +123,7 @@ def certificate(
         "kl_to_tilt": sides.kl_to_tilt,
         "kl_from_tilt": sides.kl_from_tilt,
         "kl_to_base": sides.kl_to_base,
+        "elbo": sides.elbo,
         "share": sides.share,
         "scaled_reward": sides.reward_of_tuned,
         "scaled_base_reward": sides.reward_of_base,

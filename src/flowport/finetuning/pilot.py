@@ -38,6 +38,10 @@ NO_LOW_RANK = (
 )
 
 
+FAR = (
+    f"an effective size below {KEPT} means that the tilt lies far from the base's data: where results shall stay like "
+    "these, say stop.energy=10 (nats of KL to the base) or a lower strength"
+)
 BLIND = (
     f"with a signal below {SIGNAL} it may gain little: compare certificate/share, lower strength, or take more starts"
 )
@@ -251,6 +255,7 @@ def choose(signals: Signals, adapter: str | None = None) -> Choice:
     adjoint = rule.method == "adjoint_matching"
     notes = [NO_LOW_RANK] if adapter is None and signals.low_rank is False and adjoint else []
     notes += [BLIND] if adjoint and signals.facts["apart"] else []
+    notes += [FAR] if signals.facts["many"] and not signals.facts["kept"] else []
     return Choice(
         rule.method,
         adapter or adapter_for(rule.method, signals.low_rank),

@@ -204,6 +204,11 @@ class TwoSided:
         return self.stated(self.log_ratio[..., 0, :])
 
     @cached_property
+    def elbo(self) -> Stated:
+        """Evidence lower bound E_Q[λr] − KL(Q‖P) = log Z − KL(Q‖Π) in nats, from the tuned paths without weights."""
+        return self.stated((self.reward - self.log_ratio)[..., 0, :])
+
+    @cached_property
     def reward_of_tuned(self) -> Stated:
         """Mean of r over the tuned chain."""
         return self.stated(self.reward[..., 0, :])
