@@ -100,6 +100,7 @@ def test_two_steps_of_every_tuning(name: str, tmp_path: Path) -> None:
                 "threads=1",
                 f"adjoint_snr={name == 'finetune_mixture'}",
                 "certified=4",
+                "evaluation_items=4",
             ],
         )
         words = [
