@@ -40,7 +40,7 @@ NO_LOW_RANK = (
 
 FAR = (
     f"an effective size below {KEPT} means that the tilt lies far from the base's data: where results shall stay like "
-    "these, say stop.energy=10 (nats of KL to the base) or a lower strength"
+    "these, say stop.energy=5 (nats of KL to the base) or a lower strength"
 )
 BLIND = (
     f"with a signal below {SIGNAL} it may gain little: compare certificate/share, lower strength, or take more starts"
