@@ -112,8 +112,9 @@ def test_a_sweep_survives_every_death(cluster: Cluster, limited: Limited, tmp_pa
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
-    """A sweep of one job that meets its time limit while other tests run: Slurm counts in minutes, and on a busy machine
-    a job may need most of one to begin."""
+    """A sweep of one job that meets its time limit while other tests run.
+
+    Slurm counts in minutes, and where the machine is busy a job may need most of one to begin."""
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=15"]
     sweep = sweep_on(cluster, tmp_path_factory.mktemp("limited"), "seed=0", *limit)
     sweep.words, sweep.training = ([*words, "checkpoint_every=1000"] for words in (sweep.words, sweep.training))
