@@ -33,8 +33,8 @@ SHOWN = 0.5
 
 
 NO_LOW_RANK = (
-    "adapter=control, since the library of adapter=low_rank is not installed (pip install 'flowport[lora]'): low-rank "
-    "updates stay nearer to the base's pictures"
+    "adapter=control, since the library of adapter=low_rank is not installed (pip install 'flowport[lora]'), which on "
+    "pictures comes nearer to the tilt in as many steps"
 )
 
 
@@ -222,7 +222,8 @@ class Choice:
 def adapter_for(method: str, low_rank: bool | None = None) -> str:
     """The adapter that a method takes where the user names none.
 
-    On pictures a control network of its own leaves the base's pictures sooner than low-rank updates of the base do.
+    On pictures low-rank updates of the base come nearer to the tilt in as many steps than a control network of its own
+    (docs/results/fine_tuning.md).
 
     Args:
         method: Config name of the method.
