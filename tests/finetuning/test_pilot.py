@@ -82,7 +82,7 @@ def test_it_is_said_where_the_adjoint_is_taken_although_it_says_little() -> None
 
 def test_it_is_said_where_the_tilt_is_far_from_the_data() -> None:
     far = Signals(784, True, 0.017, 0.4, 0.1)
-    assert "say stop.energy=5" in choose(far).why and "say stop.energy=10" in choose(replace(far, gradient=False)).why
+    assert "say stop.energy=5" in choose(far).why and "say stop.energy=5" in choose(replace(far, gradient=False)).why
     assert not any("stop.energy" in choose(replace(far, **o)).why for o in ({"effective": 0.2}, {"numbers": 2}))
 
 
