@@ -72,7 +72,7 @@ class Tuning:
     def certificate(self) -> Certificate:
         """The certificate of the tuned flow, from ``STARTS`` paths of its chain and of its base's."""
         pair = self._held_out("certified").to(self.place)
-        generator = self.randomness.generator("certificate", 0, torch.device(self.place))
+        generator = self.randomness.generator("certificate")
         try:
             with pieces_of(self.rows, self.field, *self._rewards):
                 field, reward = self.field.to(self.place), self.reward.to(self.place)
