@@ -35,6 +35,11 @@ def test_a_wrong_option_is_named_in_python_and_in_a_config(name: str, key: str) 
             check_values(config)
 
 
+def test_the_reward_is_evaluated_before_the_end() -> None:
+    with pytest.raises(FlowportError, match=r"method\.late=1 is too large"):
+        method.ReFL(late=1.0)
+
+
 def test_the_law_that_is_stated_is_that_of_the_options() -> None:
     tilt = "the tilt p e^{λr}"
     assert AdjointMatching().target == f"{tilt}: marginal from noise, per start on a bridge that sees it"

@@ -274,6 +274,7 @@ def test_a_full_gpu_is_told_with_the_keys_that_lower_it() -> None:
     message = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which …"
     told = sentence_of(torch.OutOfMemoryError(message))
     assert told is not None and told.startswith("the GPU has too little memory (it was asked for 20.00 GiB more): in ")
+    assert "the GPU has too little memory:" in str(sentence_of(RuntimeError("CUDA error: out of memory")))
     assert all(key in told for key in ("rows=8", "starts", "method.batch", "data.batch", "precision=bf16-mixed"))
 
 

@@ -78,7 +78,7 @@ class Tuning:
                 field, reward = self.field.to(self.place), self.reward.to(self.place)
                 return certificate(field, reward, self.strength, pair, generator, paths=STARTS)
         finally:
-            self.field.cpu()
+            self.field.cpu(), self.reward.cpu()
 
     @property
     def _rewards(self) -> tuple[Reward, ...]:

@@ -108,6 +108,7 @@ def finetune(
             randomness,
             rows=rows,
         )
+        module.says_peak = True
         if not flow.field.conditioning.sees_source:
             warn_of_mass(wanted, strength, target)
         data = PairDataModule(

@@ -198,12 +198,12 @@ class PeakMemory:
         return f"{text}, more than the {limit / GIB:.3g} GiB of this device: {self.advice(limit)}"
 
     def fitting(self, limit: float) -> int:
-        """Rows of a piece with which the estimate does not exceed a limit; 0 where even one row does.
+        """About as many rows of a piece as a limit allows, by activations that grow with the rows; 0 for none.
 
         Args:
             limit: In bytes.
         """
-        held = self.parts[ACTIVATIONS]
+        held = self.parts[ACTIVATIONS] + self.parts.get("graphs", 0)  # graphs keep the activations of their pieces
         left = limit - (self.total - held)
         return int(left * self.rows // held) if held and left > 0 else 0
 

@@ -38,7 +38,9 @@ UNWRITABLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
     *(errno.EEXIST, errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG),
 )
-DEVICE_MEMORY = re.compile(r"(?:CUDA|HIP|MPS backend) out of memory(?:[^\n]*?Tried to allocate ([\d.]+ [KMGT]iB))?")
+DEVICE_MEMORY = re.compile(
+    r"(?:CUDA|HIP|MPS backend)(?: error:)? out of memory(?:[^\n]*?Tried to allocate ([\d.]+ [KMGT]iB))?"
+)
 MEMORY = re.compile(
     r"can't allocate memory: you tried to allocate (\d+) bytes|Storage size calculation overflowed|"
     r"integer multiplication overflow|out of memory|Unable to allocate|invalid size|too large to"

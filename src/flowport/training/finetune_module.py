@@ -91,7 +91,8 @@ class FineTuneModule(AveragedModule):
         field: The tilted field in training.
         ema: Its exponential moving average.
         replay: The replay buffer, newest rollout last.
-        says_peak: Whether the estimated peak of memory is logged before the first collection.
+        says_peak: Whether the peak of memory is estimated and logged before the first step, and the rows of a piece are
+            taken by it where none are given and a GPU has less.
 
     Raises:
         FlowportError: Unless 0 < strength < ∞ and rows ≥ 1, for a base or a reward that the method does not support,
@@ -162,6 +163,8 @@ class FineTuneModule(AveragedModule):
     def training_step(self, pair: Pair, batch_idx: int) -> Tensor:
         step = self.global_step
         seed_network(self.draws.number("network", self.batches), self.device)
+        if self.says_peak:  # also of a run that goes on within a collection
+            self._say_peak(pair)
         if self.batches % self.method.steps_per_rollout == 0 or not self.replay:
             self._collect(pair)
         loss = self.loss_of(pair, self.draws.number("objective", self.batches))
@@ -197,8 +200,6 @@ class FineTuneModule(AveragedModule):
     def _collect(self, pair: Pair) -> None:
         number = self.batches // self.method.steps_per_rollout
         generator = self.draws.generator("collection", number, self.device)
-        if self.says_peak:
-            self._say_peak(pair)
         self.method.begin(number)
         rollout, facts = self.method.collect(self.ema.eval(), self.reward, self.strength, pair, generator)
         if self.replay:
@@ -212,14 +213,17 @@ class FineTuneModule(AveragedModule):
             self.log(f"tune/{name}", value, prog_bar=name == "reward", batch_size=len(pair), sync_dist=True)
 
     def _say_peak(self, pair: Pair) -> None:
-        """Log the estimated peak of memory, once; where the device has less, take the rows of a piece by it."""
+        """Log the estimated peak of memory, once; where the device has less, halve the rows until it fits."""
         self.says_peak, limit, found = False, device_memory(self.device), self._peak(pair)
-        rows = 0 if limit is None or found.total <= limit or self.rows is not None else found.fitting(ROOM * limit)
-        if rows:
+        if limit is not None and found.total > limit and self.rows is None:
             logger.info("all rows at once would take %s", found.sentence())
-            self._take_rows(rows)
-            found = self._peak(pair)
-            logger.info("rows=%d is taken, since this device has %.3g GiB", rows, (limit or 0) / GIB)
+            size = self.method.footprint(len(pair), self.field.conditioning.sees_source)
+            rows = max(size.paths, size.points)
+            while found.total > ROOM * limit and rows > 1:
+                rows //= 2
+                self._take_rows(rows)
+                found = self._peak(pair)
+            logger.info("rows=%d is taken, since this device has %.3g GiB", rows, limit / GIB)
         level = logging.WARNING if limit is not None and found.total > limit else logging.INFO
         logger.log(level, found.sentence(limit))
 

@@ -67,6 +67,8 @@ class ReFL(FineTuningMethod):
     def __init__(
         self, grid: Grid | None = None, late: Fraction = 0.75, weight: Positive = 1.0, steps_per_rollout: Count = 1
     ) -> None:
+        if late == 1:
+            raise FlowportError("method.late=1 is too large: no state of the flow lies after it")
         self.grid, self.late, self.weight, self.steps_per_rollout = (
             grid or UniformGrid(20),
             late,
