@@ -243,10 +243,10 @@ def test_pieces_of_any_size_are_the_same_chains():
     """Rows of a piece keep their conditions: classes whose rewards are far apart would differ."""
     world, generator = WORLDS["classes"], torch.Generator().manual_seed(0)
     batch = world.batch(400, generator)
-    field, found = world.tuned("half"), []
+    field, reward, found = world.tuned("half"), world.reward, []
     for rows in (None, 70):
-        with pieces_of(rows, field, world.reward):
-            found.append(certificate(field, world.reward, 1.0, batch, torch.Generator().manual_seed(3)))
+        with pieces_of(rows, field, reward):
+            found.append(certificate(field, reward, 1.0, batch, torch.Generator().manual_seed(3)))
     assert found[0].values == pytest.approx(found[1].values, rel=1e-4, abs=1e-6)
     assert found[0].errors == pytest.approx(found[1].errors, rel=1e-4, abs=1e-6)
 

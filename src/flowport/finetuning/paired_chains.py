@@ -101,8 +101,8 @@ def paired_paths(
     """Simulate n paths of the tuned chain and n of its base chain, n about the rows of a batch.
 
     The k-th path of either chain has the condition, and where the field sees it the start, of the same row of the
-    batch; noise is drawn anew for each, from noise the start too. All
-    are simulated at once; networks and reward may be evaluated in pieces (``flowport.network.pieces``).
+    batch; noise is drawn anew for each, from noise the start too. All are simulated at once; networks and reward may be
+    evaluated in pieces (``flowport.network.pieces``).
 
     Args:
         field: The tuned flow.

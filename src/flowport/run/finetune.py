@@ -15,20 +15,22 @@ from flowport.finetuning.adjoint_snr import adjoint_snr
 from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import advice
+from flowport.finetuning.probe import PROBED
 from flowport.finetuning.tilt_mass import warn_of_mass
+from flowport.network.pieces import pieces_of
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
-from flowport.run.certified import certified
+from flowport.run.certified import certified, rewards_of
 from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.device import accelerator_of, asked
 from flowport.run.piloted import piloted, reported
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.run.trainer_options import refuse_split
+from flowport.run.tuning_points import drawn
 from flowport.run.watching import check_watch, settings_of
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
-from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
 OWN = (
@@ -202,20 +204,17 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
     logger.info("before training: the adjoint's signal, from %d states with %d paths each", SNR_STATES, SNR_PATHS)
-    pairing = run.data.placed(device).split("train")
-    source, target = (
-        side.sample(SNR_STATES, randomness.generator(name))
-        for name, side in (("source", pairing.source), ("target", pairing.target))
-    )
-    found = adjoint_snr(
-        module.ema.base,
-        module.reward,
-        module.strength,
-        Pair(source, target),
-        randomness.generator("paths"),
-        SNR_PATHS,
-        rows=run.config.get("rows"),
-    )
-    use = advice(found, prod(source.x.shape[1:]), module.ema.base.conditioning)
+    pair, rows = drawn(run, SNR_STATES, randomness, device), run.config.get("rows")
+    with pieces_of(rows or PROBED, module.ema.base, *rewards_of(module)):
+        found = adjoint_snr(
+            module.ema.base,
+            module.reward,
+            module.strength,
+            pair,
+            randomness.generator("paths"),
+            SNR_PATHS,
+            rows=rows,
+        )
+    use = advice(found, prod(pair.source.x.shape[1:]), module.ema.base.conditioning)
     logger.log(logging.WARNING if found.alarming else logging.INFO, found.sentence(use))
     return {f"adjoint_snr/{name}": value for name, value in found.numbers().items()}
