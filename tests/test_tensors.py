@@ -1,9 +1,11 @@
 """Time multiplies data row by row, or not at all."""
 
+import warnings
+
 import pytest
 import torch
 
-from flowport.tensors import float32_products, noise_like, over
+from flowport.tensors import float32_products, noise_like, over, standard_error
 
 
 def test_time_is_reshaped_to_multiply_rows():
@@ -90,3 +92,12 @@ def test_products_without_tf32_are_those_of_float32():
     assert max(error(False)) < 1e-6
     if torch.cuda.get_device_capability() >= (8, 0):
         assert min(error(True)) > 1e-5
+
+
+def test_a_standard_error_is_that_of_independent_values_and_one_value_has_none() -> None:
+    values = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]])
+    torch.testing.assert_close(standard_error(values), torch.tensor([(14 / 3) ** 0.5 / 2, 0.0]))
+    torch.testing.assert_close(standard_error(values.T, 0), standard_error(values))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert standard_error(values[:, :1]).isnan().all() and standard_error(values[:, :1]).shape == (2,)

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning import Trainer
 from torch.profiler import ProfilerActivity, profile
 
 from flowport.coupling import IndependentCoupling
@@ -18,6 +19,7 @@ from flowport.network import MLP, PatchUNet
 from flowport.randomness import Randomness
 from flowport.reward import LinearReward, QuadraticReward, Reward
 from flowport.sampling.grid import UniformGrid
+from flowport.training import finetune_module
 from flowport.training.compose import compose
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair, Sample
@@ -92,6 +94,21 @@ def test_the_estimate_is_near_the_peak_that_is_measured(peaks, rows):
     before = sum(found.parts[name] for name in ("weights", "reward", "moving average", "optimiser"))
     assert found.unknown == []
     assert found.total - before == pytest.approx(peaks[rows], rel=0.3)
+
+
+@pytest.mark.parametrize(("share", "graphs"), [(0.5, False), (0.2, False), (0.2, True), (0.05, True)])
+def test_rows_are_halved_until_all_phases_fit_also_with_the_graphs_of_their_pieces(share, graphs, monkeypatch):
+    module, pair = pictures(None)
+    module.trainer = Trainer(accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(finetune_module, "peak_memory", lambda *given: peak_memory(*given[:9], graphs, *given[10:]))
+    whole = module._peak(pair).total
+    monkeypatch.setattr(finetune_module, "device_memory", lambda device: int(share * whole))
+    module._say_peak(pair)
+    assert module.rows >= 1 and module._peak(pair).total <= 0.9 * share * whole
+    taken = module.rows
+    module._take_rows(2 * taken + 1)  # at most what was halved
+    assert module._peak(pair).total > 0.9 * share * whole, "the rows before did not fit"
+    assert module.field.base.piece_rows == module.ema.base.piece_rows == module.reward.piece_rows == 2 * taken + 1
 
 
 def test_live_storages_are_counted_until_they_are_freed():

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowport.errors import FlowportError, Stopped
+from flowport.finetuning.tuning_points import held_out
 from flowport.randomness import Randomness
 from flowport.reward import Reward
 from flowport.run.boost import boosted, check_overrides, reached, results
@@ -18,7 +19,6 @@ from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
 from flowport.run.train import train
-from flowport.run.tuning_points import held_out
 from flowport.types import Condition
 from tests import runs
 from tests.run.test_finetune import composed, digests, trained
@@ -154,7 +154,8 @@ def test_stored_starts_are_measured_once_each(tmp_path: Path) -> None:
     run = restore(RunFolder(tmp_path / "boosted"))
     source = run.data.pairing.source
     starts = source.split("test").size
-    pair = held_out(run, Randomness(0), torch.device("cpu"))
+    test = run.data.pairing.split("test")
+    pair = held_out(test.source, test.target, run.config.certified, Randomness(0))
     assert len(pair) == len(pair.target) == len(pair.source.x.unique(dim=0)) == starts < run.config.certified
     first, last, _ = results(run, run.module.ema, "test")
     assert len(first) == len(last) == starts

@@ -170,6 +170,10 @@ def test_rows_are_taken_by_the_estimate_where_the_device_has_less(
     enough, less = (weights(tmp_path / name) for name in ("enough", "less"))
     for name, value in enough.items():
         torch.testing.assert_close(less[name], value, rtol=1e-3, atol=1e-5)
+    caplog.clear()
+    with caplog.at_level("INFO"):  # a collection is made every third step: at step 12 next
+        resume(RunFolder(tmp_path / "less"), ["trainer.max_steps=11"])
+    assert [r.message for r in caplog.records if r.message.startswith("rows=")], "also within a collection"
 
 
 @pytest.mark.parametrize(

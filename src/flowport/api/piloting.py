@@ -14,11 +14,11 @@ from flowport.finetuning.chosen import chosen_method
 from flowport.finetuning.method import AutoMethod, FineTuningMethod
 from flowport.finetuning.pilot import adapter_for, choose
 from flowport.finetuning.probe import PROBED, probe, size
+from flowport.finetuning.tuning_points import drawn
 from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.reward import Reward
 from flowport.tensors import float32_products
-from flowport.types import Pair
 
 
 def settled(
@@ -58,12 +58,9 @@ def settled(
         chosen = member("method", method)
         return chosen, adapter or adapter_for(member_name(type(chosen), "method"))
     own, n = randomness.under("pilot"), size(method, starts)
-    source, target = (
-        side.split("train").sample(n, own.generator(name))
-        for name, side in zip(("source", "target"), sides, strict=True)
-    )
+    source, target = (side.split("train") for side in sides)
     with float32_products(tf32=False), pieces_of(rows or PROBED, field, reward):
-        pair, paths = Pair(source, target), own.generator("paths")
+        pair, paths = drawn(source, target, n, own), own.generator("paths")
         signals = probe(field, reward, strength, pair, paths, method.branches, rows)
     if network is not None:
         signals = replace(signals, low_rank=None)

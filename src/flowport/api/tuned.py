@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from flowport.distribution.base import Distribution
 from flowport.field import Field
 from flowport.finetuning.certificate import Certificate, certificate
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.finetuning.tuning_points import held_out
 from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.reward import Reward
@@ -18,7 +18,7 @@ from flowport.sampling.solver import EulerMaruyama, Heun
 from flowport.sampling.translator import Translator
 from flowport.sampling.volatility import MemorylessVolatility, ZeroVolatility
 from flowport.tensors import float32_products, standard_error
-from flowport.types import Pair, Sample
+from flowport.types import Pair
 
 STARTS = 512
 """Held-out starts from which rewards are measured, and paths of either chain of the certificate."""
@@ -54,11 +54,14 @@ class Tuning:
         source, label = pair.source, pair.target.label
         condition = self.field.conditioning.sampling(source, label).each(lambda v: v.to(self.place))
         found: list[dict[str, Tensor]] = []
-        with pieces_of(self.rows, self.field, *self._rewards):
-            for field in (self.field.base, self.field):
-                generator = self.randomness.generator("compared")
-                end = _translator(field).forward(source, generator, label).end.to(self.place)
-                found.append({"": self.reward.value(end, condition), **self.reward.term_values(end, condition)})
+        try:
+            with pieces_of(self.rows, self.field, *self._rewards):
+                for field in (self.field.base, self.field):
+                    generator = self.randomness.generator("compared")
+                    end = _translator(field).forward(source, generator, label).end.to(self.place)
+                    found.append({"": self.reward.value(end, condition), **self.reward.term_values(end, condition)})
+        finally:
+            self.reward.cpu()  # which follows its points to their device
         numbers = dict[str, float]()
         for name, before in found[0].items():
             columns = {"before": before, "after": found[1][name], "gain": found[1][name] - before}
@@ -78,20 +81,16 @@ class Tuning:
                 field, reward = self.field.to(self.place), self.reward.to(self.place)
                 return certificate(field, reward, self.strength, pair, generator, paths=STARTS)
         finally:
-            self.field.cpu(), self.reward.cpu()
+            self.field.cpu()
+            self.reward.cpu()
 
     @property
     def _rewards(self) -> tuple[Reward, ...]:
         return self.reward, *self.reward.term_rewards.values()
 
     def _held_out(self, name: str) -> Pair:
-        """``STARTS`` held-out starts, each once, and labels of held-out targets."""
-        source, target = (
-            side.split("test").every(STARTS, self.randomness.under(f"{name} {kind}"))
-            for side, kind in ((self.source, "source"), (self.target, "target"))
-        )
-        cycled = target[torch.arange(len(source)) % len(target)]
-        return Pair(source, Sample(cycled.x, cycled.label))
+        source, target = self.source.split("test"), self.target.split("test")
+        return held_out(source, target, STARTS, self.randomness.under(name))
 
 
 def _translator(field: Field) -> Translator:

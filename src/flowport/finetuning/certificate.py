@@ -88,7 +88,7 @@ def certificate(
     feature: Callable[[Tensor], Tensor] = torch.clone,
     paths: int | None = None,
 ) -> Certificate:
-    """Compare the chain of the tuned flow with the tilt of its base's chain, from as many paths of each as rows.
+    """Compare the chain of the tuned flow with the tilt of its base's chain, from n paths of each.
 
     The tilt is that of the law of results given what the field is told: of all results, of every class, or of every
     start (``Grouping``); the numbers are means over classes or starts. They are those of the chain: KL of its paths

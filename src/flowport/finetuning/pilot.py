@@ -30,21 +30,18 @@ FEW_RESULTS = 10
 the weights, their share of the probe's paths says little: results with larger weights may not be among them."""
 SHOWN = 0.5
 """Effective size, a share, below which the KL of the tilt is not stated: its ± 2 errors would cover less than 85 %."""
-
-
 NO_LOW_RANK = (
-    "adapter=control, since the library of adapter=low_rank is not installed (pip install 'flowport[lora]'), which on "
-    "pictures comes nearer to the tilt in as many steps"
+    "adapter=control, since the library of adapter=low_rank is not installed (pip install 'flowport[lora]'), which "
+    "came nearer to a tilt of MNIST in as many steps (docs/results/fine_tuning.md)"
 )
-
-
 FAR = (
     f"an effective size below {KEPT} means that the tilt lies far from the base's data: where results shall stay like "
-    "these, say stop.energy=5 (nats of KL to the base) or a lower strength"
+    "these, take a lower strength, or on the command line say stop.energy=5 (nats of KL to the base)"
 )
 BLIND = (
-    f"with a signal below {SIGNAL} it may gain little: compare certificate/share, lower strength, or take more starts"
+    f"with a signal below {SIGNAL} it may gain little: see the certificate's share, lower strength, or take more starts"
 )
+"""What a choice is told with where its adapter is the second best, its tilt is strong, or its adjoint says little."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +219,8 @@ class Choice:
 def adapter_for(method: str, low_rank: bool | None = None) -> str:
     """The adapter that a method takes where the user names none.
 
-    On pictures low-rank updates of the base come nearer to the tilt in as many steps than a control network of its own
-    (docs/results/fine_tuning.md).
+    Low-rank updates of the base came nearer to a tilt of MNIST in as many steps than a control network of its own
+    (docs/results/fine_tuning.md), so pictures take them.
 
     Args:
         method: Config name of the method.

@@ -93,7 +93,7 @@ class PlainReward(Reward):
             raise
         except Exception as error:
             none = "; this flow is told no class, so condition.label is None"
-            unseen = "; condition.source is None, since only a flow with conditioning=source sees its start"
+            unseen = "; condition.source is None (a flow with conditioning=source has its start there)"
             raise FlowportError(
                 f"reward={self.name} failed on points {tuple(x1.shape)} on {x1.device.type}: {raised(error)}"
                 f"{none if self.told and condition.label is None else ''}"

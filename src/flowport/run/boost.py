@@ -28,6 +28,7 @@ from flowport.finetuning.path_weights import effective, halves, largest_gap
 from flowport.finetuning.reliability import LEAST_EFFECTIVE
 from flowport.finetuning.residual_reward import ResidualReward
 from flowport.finetuning.tilted_field import TiltedField
+from flowport.finetuning.tuning_points import drawn, held_out
 from flowport.run import finetune
 from flowport.run.build import Parts, Run, checked_config, make
 from flowport.run.certified import certified, rows_of, through
@@ -35,7 +36,6 @@ from flowport.run.config_checks import check_kind
 from flowport.run.finetune import tune, tuned_config
 from flowport.run.run_folder import RunFolder, going_on
 from flowport.run.trainer_options import refuse_several
-from flowport.run.tuning_points import drawn, held_out
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Condition
@@ -248,8 +248,9 @@ def results(run: Run, field: Field, split: str) -> tuple[Tensor, Tensor, Callabl
     for _ in range(rounds):
         assert isinstance(base, TiltedField)
         base = base.base
-    n = run.config.tuning[-1].reward.points
-    pair = drawn(run, n, randomness, device) if split == "train" else held_out(run, randomness, device)
+    sides = run.data.placed(device).split(split)
+    chosen, n = (drawn, run.config.tuning[-1].reward.points) if split == "train" else (held_out, run.config.certified)
+    pair = chosen(sides.source, sides.target, n, randomness)
     first, last = through(run, pair, randomness.generator("noise"), base, field)
     reward = run.parts.reward(entry.reward, module.target)
     reward.check(module.source, module.target)

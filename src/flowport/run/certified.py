@@ -11,11 +11,11 @@ from flowport.evaluation.tuning_view import means_and_errors, squared_deviations
 from flowport.field import Field
 from flowport.finetuning.certificate import BLIND_SPOT, Certificate, certificate
 from flowport.finetuning.term_gains import term_gains
+from flowport.finetuning.tuning_points import held_out
 from flowport.network.pieces import pieces_of
 from flowport.reward import Reward
 from flowport.run.build import Run
 from flowport.run.run_folder import RunFolder
-from flowport.run.tuning_points import held_out
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
 from flowport.types import Pair
@@ -41,9 +41,8 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
     module = run.module
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("certificate")
-    pair = held_out(run, randomness, device)
-    if len(pair) < run.config.certified:
-        logger.info("certified=%d: the test split has %d starts", run.config.certified, len(pair))
+    test, asked = run.data.placed(device).split("test"), run.config.certified
+    pair = held_out(test.source, test.target, asked, randomness)
     with autocast_of(run, device), pieces_of(rows_of(run), module.ema, *rewards_of(module)):
         found = certificate(
             module.ema,
@@ -51,8 +50,11 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
             module.strength,
             pair,
             randomness.generator("paths"),
-            paths=run.config.certified,
+            paths=asked,
         )
+    if len(pair) < asked:
+        paths = int(found.values["paths"]) // 2
+        logger.info("certified=%d: the test split has %d starts, %d paths are from them", asked, len(pair), paths)
     tell(module, found, run.config.tuning[-1].get("round", 0))
     numbers = {f"certificate/{name}": number for name, number in found.numbers.items()}
     return {**numbers, **sampled(run, folder, pair, randomness.generator("samples"))}

@@ -17,6 +17,7 @@ from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import advice
 from flowport.finetuning.probe import PROBED
 from flowport.finetuning.tilt_mass import warn_of_mass
+from flowport.finetuning.tuning_points import drawn
 from flowport.network.pieces import pieces_of
 from flowport.reward import Reward
 from flowport.run.build import Parts, Run, checked_config, make
@@ -27,7 +28,6 @@ from flowport.run.piloted import piloted, reported
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
 from flowport.run.trainer_options import refuse_split
-from flowport.run.tuning_points import drawn
 from flowport.run.watching import check_watch, settings_of
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
@@ -204,7 +204,8 @@ def signal_to_noise(run: Run) -> dict[str, Any]:
     assert isinstance(module, FineTuneModule)
     device, randomness = next(module.parameters()).device, module.randomness.under("adjoint_snr")
     logger.info("before training: the adjoint's signal, from %d states with %d paths each", SNR_STATES, SNR_PATHS)
-    pair, rows = drawn(run, SNR_STATES, randomness, device), run.config.get("rows")
+    train, rows = run.data.placed(device).split("train"), run.config.get("rows")
+    pair = drawn(train.source, train.target, SNR_STATES, randomness)
     with pieces_of(rows or PROBED, module.ema.base, *rewards_of(module)):
         found = adjoint_snr(
             module.ema.base,

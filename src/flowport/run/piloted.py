@@ -13,6 +13,7 @@ from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import require_method
 from flowport.finetuning.pilot import Choice, Signals, adapter_for, choose
 from flowport.finetuning.probe import PROBED, probe, size
+from flowport.finetuning.tuning_points import drawn
 from flowport.network.pieces import pieces_of
 from flowport.randomness import Randomness
 from flowport.run.build import Parts, make
@@ -21,7 +22,6 @@ from flowport.run.config_checks import check_values
 from flowport.run.device import device_of
 from flowport.run.restore import restore
 from flowport.run.run_folder import RunFolder
-from flowport.run.tuning_points import drawn
 from flowport.tensors import float32_products
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ def _probed(folder: RunFolder, overrides: DictConfig, parts: Parts, auto: AutoMe
     reward = parts.reward(overrides.reward, run.module.target)
     reward.check(run.module.source, run.module.target)
     randomness = Randomness(overrides.seed).under("pilot")
-    pair = drawn(run, size(auto, overrides.starts), randomness, device)
+    train = run.data.placed(device).split("train")
+    pair = drawn(train.source, train.target, size(auto, overrides.starts), randomness)
     generator = randomness.generator("paths")
     strength, rows = float(overrides.strength), overrides.get("rows")
     with pieces_of(rows or PROBED, base, reward):

@@ -229,7 +229,7 @@ class FineTuneModule(AveragedModule):
 
     def _peak(self, pair: Pair) -> PeakMemory:
         """The estimated peak of memory with the present rows."""
-        steps = None if self._trainer is None else self.trainer.max_steps
+        steps = self.trainer.max_steps
         return peak_memory(
             self.field,
             self.ema,
@@ -241,7 +241,7 @@ class FineTuneModule(AveragedModule):
             self.trajectories,
             self._autocast(),
             bool(self._replayed) and self.device.type == "cuda",
-            None if steps is None or steps < 0 else math.ceil(steps / self.method.steps_per_rollout),
+            None if steps < 0 else math.ceil(steps / self.method.steps_per_rollout),
         )
 
     def validation_step(self, pair: Pair, batch_idx: int) -> None:
