@@ -13,7 +13,7 @@ from flowport.distribution import Gaussian
 from flowport.finetuning.adapter import ControlAdapter, FullAdapter, ValueAdapter
 from flowport.finetuning.discretisation import ConsistentDiscretisation
 from flowport.finetuning.method import AdjointMatching, ValueMatching
-from flowport.finetuning.peak_memory import GIB, LiveBytes, PeakMemory, optimiser_bytes, peak_memory
+from flowport.finetuning.peak_memory import COPIES, GIB, LiveBytes, PeakMemory, optimiser_bytes, peak_memory
 from flowport.finetuning.trajectories import Trajectories
 from flowport.network import MLP, PatchUNet
 from flowport.randomness import Randomness
@@ -140,6 +140,22 @@ def test_nothing_is_allocated_and_nothing_is_changed_by_an_estimate():
 @pytest.mark.parametrize(("make", "moments"), [(ADAM, 2), (partial(torch.optim.SGD, lr=1.0), 0)])
 def test_moments_are_those_of_the_optimiser(make, moments):
     assert optimiser_bytes(make, 4000) == 4000 * moments
+
+
+@pytest.mark.parametrize(("collections", "kept"), [(None, 5), (3, 3), (1, 1)])
+def test_results_are_counted_of_the_collections_that_there_are_and_joined_in_a_step(collections, kept):
+    """64 starts and ends of 256 float32 numbers a collection; a loss draws from a copy of all, if there are several."""
+    source = Gaussian(event_shape=list(SHAPE))
+    base = compose(source, source, coupling=IndependentCoupling(), network=SMALL)[0].ema
+    method, reward = ValueMatching(UniformGrid(STEPS), batch=512, replay_size=5), LinearReward([0.1] * 256)
+    adapter = partial(ValueAdapter, network=SMALL)
+    module = FineTuneModule(source, source, base, adapter, method, reward, 1.0, ADAM, None, Randomness(0))
+    pair = Pair(Sample(torch.zeros(STARTS, *SHAPE)), Sample(torch.zeros(STARTS, *SHAPE)))
+    fields = (module.field, module.ema)
+    found = peak_memory(*fields, reward, method, pair, ADAM, collections=collections)
+    each = 2 * 64 * 256 * 4
+    assert found.phase == "learning" and found.parts["results"] == kept * each
+    assert found.parts["points"] == COPIES * 512 * 256 * 4 + (kept * each if kept > 1 else 0)
 
 
 @pytest.mark.parametrize("make", **named(TUNINGS))

@@ -137,5 +137,7 @@ def test_what_the_weights_cannot_carry_is_withheld_with_its_reason() -> None:
     two = TwoSided(x, torch.zeros_like(x), group, 2, True)
     reason = "paths from 2 starts, fewer than 16, give no standard error that covers"
     assert Reliability(two).doubt("kl_to_base", two.kl_to_base) == reason
+    enough = TwoSided(x, torch.zeros_like(x), torch.arange(16).repeat_interleave(32), 16, True)
+    assert Reliability(enough).doubt("kl_to_base", enough.kl_to_base) == ""
     thin = TwoSided(2.5 * x, torch.zeros_like(x), torch.arange(64).repeat_interleave(8), 64, True)
     assert "too few for their own noise" in Reliability(thin).doubt("memory", thin.memory)
