@@ -141,7 +141,7 @@ def train(
         _measured_before(run, folder, before)
     saving = Checkpointing(folder.checkpoint, config.checkpoint_every, config.get("checkpoint_minutes"))
     samples = SampleLogger(evaluation, folder.gallery if config.get("gallery", True) else None)
-    watches = watch_of(run, folder, clock)
+    watches = watch_of(run, folder, saving, clock)
     told = [_progress(folder), StepLogger(), samples, clock, *watches]
     trainer = build_trainer(config, folder, [ResumeFinished(), *told, saving, *_profiled(config, folder)], done)
     observers = Observers(trainer.loggers)

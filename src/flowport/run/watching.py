@@ -9,7 +9,7 @@ from flowport.errors import FlowportError
 from flowport.run.build import Run
 from flowport.run.config_checks import check_kind
 from flowport.run.run_folder import RunFolder
-from flowport.training.callback import TrainingClock, TuningWatch
+from flowport.training.callback import Checkpointing, TrainingClock, TuningWatch
 from flowport.training.callback.checkpoint import admitted
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.stop_rule import StopRule
@@ -62,12 +62,13 @@ def settings_of(overrides: DictConfig) -> dict[str, Any]:
     return {"watch": watch, "stop": overrides.get("stop")}
 
 
-def watch_of(run: Run, folder: RunFolder, clock: TrainingClock) -> list[TuningWatch]:
+def watch_of(run: Run, folder: RunFolder, saving: Checkpointing, clock: TrainingClock) -> list[TuningWatch]:
     """The callback that watches a tuning; none for a run that is no tuning, or is not watched.
 
     Args:
         run: Built, not yet trained.
         folder: Its folder.
+        saving: Saves its training.
         clock: Of its training, which stands still meanwhile.
 
     Raises:
@@ -79,7 +80,7 @@ def watch_of(run: Run, folder: RunFolder, clock: TrainingClock) -> list[TuningWa
     rule = rule_of(run.config)
     rule.check(list(run.module.reward.term_rewards))
     sheet = folder.watch_sheet if run.config.get("gallery", True) else None
-    return [TuningWatch(run.sampler, watch["every"], watch["items"], rule, folder.checkpoint, sheet, clock.paused)]
+    return [TuningWatch(run.sampler, watch["every"], watch["items"], rule, saving, sheet, clock.paused)]
 
 
 def settled(watches: list[TuningWatch], run: Run, steps: int) -> tuple[int, dict[str, Any]]:

@@ -27,6 +27,7 @@ def saved_at(seconds: list[float], every: int, minutes: float | None, monkeypatc
     trainer, module = mock.Mock(spec=lightning.Trainer), mock.Mock(spec=lightning.LightningModule)
     trainer.global_step, trainer.max_steps = 0, 100
     trainer.save_checkpoint = lambda path: found.append(trainer.global_step)
+    trainer.is_global_zero = False  # nothing is written
     monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now)
     saving = Checkpointing(Path("last.ckpt"), every, minutes)
     saving.on_train_start(trainer, module)
@@ -75,15 +76,22 @@ def test_a_stopped_training_misses_nothing_in_its_record(
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "csv"])
-def test_what_a_killed_process_wrote_of_the_next_step_is_replaced(
-    logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [
+        ("training_step", 12),  # steps 11 and 12 are written but not saved, and a validation after step 10 is
+        ("on_train_batch_end", 10),  # Lightning writes the numbers of a step after this hook
+        ("validation_step", 10),
+        ("on_validation_end", 10),
+    ],
+)
+def test_a_killed_training_misses_nothing_and_doubles_nothing_in_its_record(
+    hook: str, step: int, logger: str, tmp_path: Path
 ) -> None:
-    """Steps 11 and 12 are written but not saved, and a validation after step 10 is."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    words = (*EVERY, "checkpoint_every=10", f"logger=[{logger}]")
+    words = (*EVERY, "checkpoint_every=5", f"logger=[{logger}]")
     runs.run(whole, *words)
-    program = "from pathlib import Path; import sys; from tests import runs; runs.run(Path(sys.argv[1]), *sys.argv[2:])"
-    runs.killed(f"{DYING}\n{program}", str(broken), *words)
+    runs.killed(KILLED_IN, hook, str(step), str(broken), *words)
     resume(RunFolder(broken), [])
     assert runs.equal(runs.weights(broken), runs.weights(whole))
     for tag in ("train/loss", "val/loss", "val/w2"):
@@ -91,23 +99,27 @@ def test_what_a_killed_process_wrote_of_the_next_step_is_replaced(
         assert found[0] == found[1], tag
 
 
-DYING = """
-import os, signal
+KILLED_IN = """
+import os, signal, sys
+from pathlib import Path
 
 from flowport.training.flow_module import FlowModule
+from tests import runs
 
-plain = FlowModule.training_step
+hook, step, folder, *words = sys.argv[1:]
+plain = getattr(FlowModule, hook)
 
 
-def dying(self, pair, batch_idx):
-    if self.batches == 12:
+def dying(self, *arguments):
+    if self.batches == int(step):
         for logger in self.trainer.loggers:
             logger.save()
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, pair, batch_idx)
+    return plain(self, *arguments)
 
 
-FlowModule.training_step = dying
+setattr(FlowModule, hook, dying)
+runs.run(Path(folder), *words)
 """
 
 

@@ -1,9 +1,12 @@
 """When a training is saved: every so many steps or minutes, at its end, and when a signal stops it."""
 
 import math
+import os
+import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Checkpointing(Callback):
-    """Saves every ``every`` optimiser steps, after the last one before anything is measured, and on a signal.
+    """Saves every ``every`` optimiser steps, after the last one before the test split is measured, and on a signal.
 
     On a signal of ``SIGNALS`` it saves the last completed optimiser step and raises ``Stopped``. It never saves
     between the batches of one step, so that a resumed run equals an unbroken one also where gradients are accumulated.
     Several processes save after the same step: where a signal came to one of them, or the minutes are over on one.
+
+    Lightning records the numbers of a step, and validates, after the hook in which its state is saved: a process that
+    was killed in between would lack them, since its run goes on with the next step. Therefore the file is ``pending``
+    until the next step begins or the training ends, and only then replaces the checkpoint. Where a validation fails, or
+    a signal comes before its end, it does so at once: the training is worth more than the numbers of one validation.
 
     Args:
         checkpoint: The file to save.
@@ -35,6 +43,28 @@ class Checkpointing(Callback):
         self.stopping = False
         self.received: int | None = None
         self.handlers: dict[int, Any] = {}
+        self.waits = self.recorded = False
+        self.copies = set[Path]()
+
+    @property
+    def pending(self) -> Path:
+        """The file of a step whose numbers are not all recorded."""
+        return self.checkpoint.with_suffix(".pending")
+
+    def save(self, trainer: Trainer, copy: Path | None = None) -> None:
+        """Save the last completed step, in all processes; the checkpoint is replaced once its numbers are recorded.
+
+        Args:
+            trainer: The trainer.
+            copy: A second name that the checkpoint also gets then; None for none.
+        """
+        trainer.save_checkpoint(self.pending)
+        self.waits, self.recorded = trainer.is_global_zero, False
+        self.copies |= {copy} if copy else set()
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            self.pending.unlink(missing_ok=True)  # of a process that was killed
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.steps, self.received, self.saved = trainer.global_step, Stopped.received, time.monotonic()
@@ -43,6 +73,7 @@ class Checkpointing(Callback):
             self.handlers = {number: signal.signal(number, self._note) for number in taken}
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._finish(trainer)
         if self.stopping:  # Lightning records a step and validates after the end of its batch
             self.check()
 
@@ -57,8 +88,20 @@ class Checkpointing(Callback):
             told = ranks.largest(2 * (self.received or 0) + due)
             self.received, due = told // 2 or None, bool(told % 2)
         if self.steps == trainer.max_steps or self.steps % self.every == 0 or due or self.received is not None:
-            trainer.save_checkpoint(self.checkpoint)
+            self.save(trainer)
             self.saved, self.stopping = time.monotonic(), self.received is not None
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.recorded = True
+        if self.received is not None:
+            self._replace()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        if self.recorded:
+            self._replace()
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._finish(trainer)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for number, handler in self.handlers.items():
@@ -79,3 +122,38 @@ class Checkpointing(Callback):
 
     def _note(self, number: int, frame: Any) -> None:
         self.received = number
+        if self.recorded:
+            self._replace()
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Replace the checkpoint, once the loggers have written all that they were told."""
+        if self.waits:
+            for log in trainer.loggers:
+                log.save()
+            self._replace()
+
+    def _replace(self) -> None:
+        if self.waits:
+            with suppress(FileNotFoundError):  # a signal came while it was replaced
+                os.replace(self.pending, self.checkpoint)
+            for copy in self.copies:
+                same_file(self.checkpoint, copy)
+            self.copies, self.waits = set(), False
+
+
+def same_file(file: Path, other: Path) -> None:
+    """Make one file the content of another name, atomically; without a copy where the file system has hard links.
+
+    The files are only ever replaced whole, so that neither changes with the other.
+
+    Args:
+        file: The file.
+        other: Its second name.
+    """
+    partial = other.with_suffix(f".partial-{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(file, partial)
+    except OSError:
+        shutil.copyfile(file, partial)
+    os.replace(partial, other)

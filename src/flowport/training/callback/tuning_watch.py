@@ -1,8 +1,6 @@
 """A tuning beside its base every so many steps, and the weights that a stop rule keeps."""
 
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +13,7 @@ from flowport.evaluation.tuning_view import REWARD, TERM, TunedResults, TuningVi
 from flowport.sampling.sampler import Sampler
 from flowport.training import ranks
 from flowport.training.callback.checkpoint import AtomicCheckpointIO
+from flowport.training.callback.checkpointing import Checkpointing, same_file
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.logger import RunLogger
 from flowport.training.stop_rule import ENERGY, StopRule
@@ -41,7 +40,7 @@ class TuningWatch(Callback):
         every: Number of optimiser steps between two looks.
         items: Number of starts, of the validation split.
         rule: When the training is stopped.
-        checkpoint: The file of the last checkpoint; ``best.ckpt`` is beside it.
+        saving: Saves the training; ``best.ckpt`` is beside its checkpoint.
         sheet: Number of a step -> file of its sheet; None: numbers alone.
         paused: A context in which the clock of the training stands still.
     """
@@ -52,12 +51,12 @@ class TuningWatch(Callback):
         every: int,
         items: int,
         rule: StopRule,
-        checkpoint: Path,
+        saving: Checkpointing,
         sheet: Callable[[int], Path] | None = None,
         paused: Callable[[LightningModule], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.sampler, self.every, self.items, self.rule = sampler, every, items, rule
-        self.checkpoint, self.sheet, self.paused = checkpoint, sheet, paused
+        self.saving, self.sheet, self.paused = saving, sheet, paused
         self.seen = self.kept = self.stopped = NEVER
         self.broken = ""
         self.steps = 0
@@ -66,7 +65,7 @@ class TuningWatch(Callback):
     @property
     def best(self) -> Path:
         """The checkpoint that is kept."""
-        return self.checkpoint.with_name("best.ckpt")
+        return self.saving.checkpoint.with_name("best.ckpt")
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, FineTuneModule)
@@ -135,16 +134,14 @@ class TuningWatch(Callback):
     def _keep(self, trainer: Trainer) -> None:
         """Save this step and keep it; all processes do."""
         self.kept = self.steps
-        trainer.save_checkpoint(self.checkpoint)
-        if trainer.is_global_zero:
-            same_file(self.checkpoint, self.best)
+        self.saving.save(trainer, copy=self.best)
 
     def _restore_best(self, trainer: Trainer) -> None:
         """Keep the step that is resumed from where the file of the kept one is missing or of another step."""
         if trainer.is_global_zero:
             found = AtomicCheckpointIO().load_checkpoint(self.best)["global_step"] if self.best.is_file() else NEVER
             if found == NEVER or found != self.kept:
-                same_file(self.checkpoint, self.best)
+                same_file(self.saving.checkpoint, self.best)
                 self.kept = trainer.global_step
 
     def settle(self, module: FineTuneModule) -> None:
@@ -163,7 +160,7 @@ class TuningWatch(Callback):
         kept = AtomicCheckpointIO().load_checkpoint(self.best)
         self.kept = int(kept["global_step"])
         kept["callbacks"][type(self).__name__] = self.state_dict()
-        AtomicCheckpointIO().save_checkpoint(kept, self.checkpoint)
+        AtomicCheckpointIO().save_checkpoint(kept, self.saving.checkpoint)
         module.load_state_dict(kept["state_dict"])
         logger.info(
             "%s stopped the tuning after step %d: the weights of step %d, the last that were seen within it, are those "
@@ -221,21 +218,3 @@ def in_words(results: TunedResults, numbers: dict[str, float]) -> str:
         share = MeanAndError(numbers["diversity_share"], numbers["diversity_share_se"], len(results.base))
         told.append(f"diversity {share} of the base's")
     return ", ".join(told)
-
-
-def same_file(file: Path, other: Path) -> None:
-    """Make one file the content of another name, atomically; without a copy where the file system has hard links.
-
-    The files are only ever replaced whole, so that neither changes with the other.
-
-    Args:
-        file: The file.
-        other: Its second name.
-    """
-    partial = other.with_suffix(f".partial-{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(file, partial)
-    except OSError:
-        shutil.copyfile(file, partial)
-    os.replace(partial, other)
