@@ -9,6 +9,7 @@ import torch
 from flowport.errors import FlowportError
 from flowport.field.guidance import RewardGuidance
 from flowport.finetuning.discretisation import ConsistentDiscretisation
+from flowport.network.pieces import pieces_of
 from flowport.reward import LinearReward, Reward
 from flowport.sampling.dynamics import Dynamics
 from flowport.sampling.grid import UniformGrid
@@ -32,13 +33,13 @@ def chain(problem):
     return affine.moments(zero, zero, *((X0, 0.0) if problem == "bridge" else (0.0, 1.0)))
 
 
-def run(problem, n, particles, gradient=False, ess=0.5, seed=0, reward=None, base=None):
+def run(problem, n, particles, gradient=False, ess=0.5, seed=0, reward=None, base=None, rows=None):
     base = base or PROBLEMS[problem][0]
     generator = torch.Generator().manual_seed(seed)
     x = torch.full((n, 1), X0, dtype=F64)
     x = x if problem == "bridge" else torch.randn(n, 1, dtype=F64, generator=generator)
     dynamics = Dynamics(base, Condition(source=x if problem == "bridge" else None), ZeroVolatility())
-    solver = FeynmanKac(reward or LinearReward([C]), 1.0, particles, gradient, ess)
+    solver = FeynmanKac(reward or LinearReward([C]), 1.0, particles, gradient, ess, rows)
     return solver.results(dynamics, x, GRID.times(base.path).double(), generator)
 
 
@@ -133,6 +134,38 @@ def test_lines_of_ancestors_are_whole_paths_and_padding_stays():
     slope = torch.corrcoef(torch.stack([states[-2, :40, 0], states[-1, :40, 0]]))[0, 1]
     assert float(slope) > 0.99, "the last step is a function of the state before it"
     assert not torch.equal(states[0, :40], x[:40]), "a resampled line may start from fresh noise"
+
+
+class Counted(Side):
+    """The same with a gradient, and the number of points that it was asked for at a time."""
+
+    differentiable = True
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def forward(self, x1, condition):
+        self.asked.append(len(x1))
+        return C * x1[:, 0]
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_particles_in_pieces_end_where_all_at_once_do(gradient):
+    """The solver's rows, or those that field and reward have already, which are as before afterwards."""
+    base, reward = noise(), Counted()
+    base.register_forward_pre_hook(lambda _, given: reward.asked.append(len(given[0])))
+    whole = run("noise", 20, 4, gradient, reward=reward, base=base)
+    assert max(reward.asked) == 80
+    for own in (7, None):
+        reward.asked.clear()
+        with pieces_of(None if own else 7, base, reward):
+            found = run("noise", 20, 4, gradient, reward=reward, base=base, rows=own)
+        assert max(reward.asked) == 7 and reward.piece_rows is base.piece_rows is None
+        torch.testing.assert_close(found.states, whole.states)
+        torch.testing.assert_close(found.log_normaliser, whole.log_normaliser)
+    with pytest.raises(FlowportError, match="rows=0 must be at least 1"):
+        FeynmanKac(rows=0)
 
 
 def test_what_it_cannot_serve_is_refused():

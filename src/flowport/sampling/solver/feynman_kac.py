@@ -10,6 +10,7 @@ References:
 """
 
 import math
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import final
@@ -21,6 +22,7 @@ from flowport.capabilities import SourceIsNoise
 from flowport.errors import FlowportError
 from flowport.field.base import Field
 from flowport.field.guidance.reward_guidance import RewardGuidance
+from flowport.network.pieces import pieces_of, require_rows, spans
 from flowport.prediction.base import MARGIN, endpoints
 from flowport.reward.base import Reward, own
 from flowport.sampling.dynamics import Dynamics, Process
@@ -87,9 +89,11 @@ class FeynmanKac(Solver):
         gradient: Whether steps are proposed with the reward's gradient, at the cost of a backward pass.
         ess: Effective size below which a population is resampled, a share of its number in [0, 1]; 0: never, and the
             method is importance sampling.
+        rows: Particles of which field and reward are evaluated at a time, so that their activations are those of a few
+            (``flowport.network.pieces``); None: as field and reward say, all at once by default.
 
     Raises:
-        FlowportError: For strength ≤ 0, particles < 1 or an ess outside [0, 1].
+        FlowportError: For strength ≤ 0, particles < 1, an ess outside [0, 1] or rows < 1.
     """
 
     order = None
@@ -103,14 +107,16 @@ class FeynmanKac(Solver):
         particles: int = 16,
         gradient: bool = False,
         ess: float = 0.5,
+        rows: int | None = None,
     ) -> None:
         if not 0 < strength < math.inf or particles < 1 or not 0 <= ess <= 1:
             raise FlowportError(
                 "solver=feynman_kac needs strength > 0, particles ≥ 1 and 0 ≤ ess ≤ 1, not "
                 f"{strength}, {particles} and {ess}"
             )
+        require_rows(rows)
         self._reward, self.strength = reward, float(strength)
-        self.particles, self.gradient, self.ess = particles, gradient, ess
+        self.particles, self.gradient, self.ess, self.rows = particles, gradient, ess, rows
 
     def given(self, reward: Reward, strength: float | None = None) -> "FeynmanKac":
         """The same solver with a reward.
@@ -182,13 +188,12 @@ class FeynmanKac(Solver):
             FlowportError: For descending times, and without a reward.
         """
         require_forward("feynman_kac", *times[[0, -1]].tolist())
-        flow, each = dynamics.flow(), max(1, ROWS // self.particles)
-        pieces = [
-            self._population(
-                flow, x, torch.arange(k, min(k + each, len(x)), device=x.device), times, generator, all_states
-            )
-            for k in range(0, len(x), each)
-        ]
+        flow, starts = dynamics.flow(), torch.arange(len(x), device=x.device)
+        with nullcontext() if self.rows is None else pieces_of(self.rows, flow.field, self.reward):
+            pieces = [
+                self._population(flow, x, starts[at], times, generator, all_states)
+                for at in spans(len(x), max(1, ROWS // self.particles))
+            ]
         calls = (len(times) - 1) * self.particles
         dynamics.evaluations += calls
         return Results(torch.cat([p.states for p in pieces], 1), torch.cat([p.log_normaliser for p in pieces]))
