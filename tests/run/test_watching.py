@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,7 @@ def test_a_reward_that_is_won_at_the_cost_of_a_watched_one_stops_before_the_fall
     assert max(fall) == stopped
     last, best = (torch.load(tmp_path / "hacked" / "checkpoints" / name, weights_only=True) for name in FILES)
     assert last["global_step"] == best["global_step"] == kept and equal(last["state_dict"], best["state_dict"])
-    if kept == 0:
-        assert found["sampled/gain"] == pytest.approx(0, abs=1e-6), "the run's end is measured with the kept weights"
+    assert kept == 0 and found["sampled/gain"] == pytest.approx(0, abs=1e-6), "measured with the kept weights"
 
 
 FILES = ("last.ckpt", "best.ckpt")
@@ -218,8 +218,28 @@ def test_a_resumed_tuning_stops_as_an_unbroken_one(
     assert equal(weights(tmp_path), weights(free)), "without its limit it goes on from the kept weights"
 
 
-def interrupted(self: TuningWatch, module: Any) -> None:
+def interrupted(self: TuningWatch, module: Any, steps: int) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_resumed_tuning_is_judged_by_its_new_limit_first(
+    base: Path, free: Path, bound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A finished one has no step that could be judged; one that was stopped goes on within a wider limit alone."""
+    caplog.set_level("INFO")
+    done, stopped = (Path(shutil.copytree(run, tmp_path / run.parent.name)) for run in (free, bound))
+    with pytest.raises(FlowportError, match=f"has done its {STEPS} steps, and no step is left that stop.energy=0.001"):
+        resume(RunFolder(done), ["stop.energy=0.001"])
+    energy = dict(scalars(free, "watch/energy"))
+    with pytest.raises(FlowportError, match=r"stop.energy=0.0*1: step 8, from which this tuning would go on, is bey"):
+        resume(RunFolder(stopped), ["stop.energy=0.001"])
+    assert numbers_of(stopped) == numbers_of(bound) and equal(weights(stopped), weights(bound))
+    resume(RunFolder(stopped), [f"stop.energy={2 * max(energy.values())}"])
+    assert equal(weights(stopped), weights(free)) and numbers_of(stopped)["watch/kept_step"] == STEPS
+    assert "step 8, where it goes on: " in caplog.text
+    assert f"was not reached: the weights of step {STEPS}, the last" in caplog.text
+    assert scalars(stopped, "watch/energy") == scalars(free, "watch/energy")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def settled(watches: list[TuningWatch], run: Run, steps: int) -> tuple[int, dict
     numbers: dict[str, Any] = {}
     for watch in watches:
         assert isinstance(run.module, FineTuneModule)
-        watch.settle(run.module)
+        watch.settle(run.module, steps)
         steps = max(steps, watch.stopped)
         numbers |= watch.numbers(steps)
     return steps, numbers
@@ -111,8 +111,22 @@ def steps_done(checkpoint: Mapping[str, Any], config: DictConfig) -> int:
     Args:
         checkpoint: What the run resumes from.
         config: The run's.
+
+    Raises:
+        FlowportError: For other limits than before where no step is left that they could stop.
     """
     state = admitted(dict(checkpoint))["callbacks"].get(TuningWatch.__name__)
     state = state if isinstance(state, dict) else {}
-    stopped = state.get("stopped", 0) if state.get("limits") == rule_of(config).limits else 0
-    return max(int(checkpoint["global_step"]), stopped if isinstance(stopped, int) else 0)
+    limits, steps = rule_of(config).limits, int(checkpoint["global_step"])
+    known = state.get("limits") == limits
+    if limits and not known and steps >= config.trainer.max_steps:
+        raise FlowportError(
+            f"this tuning has done its {steps} steps, and no step is left that {_as_words(limits)} could stop: tune "
+            "anew with it"
+        )
+    stopped = state.get("stopped", 0) if known else 0
+    return max(steps, stopped if isinstance(stopped, int) else 0)
+
+
+def _as_words(limits: Mapping[str, float]) -> str:
+    return " and ".join(f"stop.{key}={limit:g}" for key, limit in limits.items())

@@ -9,6 +9,7 @@ from unittest import mock
 
 import lightning
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flowport.errors import Stopped
@@ -16,6 +17,7 @@ from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
 from flowport.training.callback import checkpointing
 from flowport.training.callback.checkpointing import Checkpointing
+from flowport.training.flow_module import FlowModule
 from tests import runs
 
 EVERY = ("trainer.log_every_n_steps=1", "trainer.val_check_interval=5")
@@ -91,7 +93,7 @@ def test_a_killed_training_misses_nothing_and_doubles_nothing_in_its_record(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     words = (*EVERY, "checkpoint_every=5", f"logger=[{logger}]")
     runs.run(whole, *words)
-    runs.killed(KILLED_IN, hook, str(step), str(broken), *words)
+    runs.killed(HIT, f"{hook} {step} {signal.SIGKILL:d}", str(broken), *words)
     resume(RunFolder(broken), [])
     assert runs.equal(runs.weights(broken), runs.weights(whole))
     for tag in ("train/loss", "val/loss", "val/w2"):
@@ -99,27 +101,89 @@ def test_a_killed_training_misses_nothing_and_doubles_nothing_in_its_record(
         assert found[0] == found[1], tag
 
 
-KILLED_IN = """
-import os, signal, sys
+@pytest.mark.parametrize(("first", "every"), [("training_step 9", 100), ("validation_step 10", 10)])
+def test_a_training_that_is_told_to_stop_is_saved_before_its_validation_has_ended(
+    first: str, every: int, tmp_path: Path
+) -> None:
+    """A cluster sends SIGKILL a few seconds after SIGTERM, and a validation may last longer."""
+    hits = f"{first} {signal.SIGTERM:d},validation_step 10 {signal.SIGKILL:d}"
+    runs.killed(HIT, hits, str(tmp_path), *EVERY, f"checkpoint_every={every}")
+    assert saved_step(tmp_path) == 10
+    assert [step for step, _ in recorded(tmp_path, "train/loss")] == list(range(10))
+
+
+@pytest.mark.parametrize(("hook", "step"), [("validation_step", 10), ("on_before_batch_transfer", 7)])
+def test_a_saved_step_outlives_what_fails_after_it(
+    hook: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = getattr(FlowModule, hook)
+
+    def failing(self: FlowModule, *arguments: Any) -> Any:
+        if self.batches == step:
+            raise RuntimeError("out of memory")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(FlowModule, hook, failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        runs.run(tmp_path, *EVERY, f"checkpoint_every={step}")
+    assert saved_step(tmp_path) == step
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_second_signal_while_the_checkpoint_is_replaced_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, module = mock.Mock(spec=lightning.Trainer), mock.Mock(spec=lightning.LightningModule)
+    trainer.save_checkpoint, trainer.loggers = lambda path: path.write_text("new"), []
+    saving, replace = Checkpointing(tmp_path / "last.ckpt", 1), os.replace
+
+    def interrupted(file: Path, other: Path) -> None:
+        saving._note(signal.SIGTERM, None)
+        replace(file, other)
+
+    saving.save(trainer, tmp_path / "best.ckpt")
+    saving.on_validation_start(trainer, module)
+    monkeypatch.setattr(os, "replace", interrupted)
+    saving.on_train_batch_start(trainer, module, None, 0)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last.ckpt": "new", "best.ckpt": "new"}
+
+
+def saved_step(folder: Path) -> int:
+    return int(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+
+
+HIT = """
+import os, sys
 from pathlib import Path
 
 from flowport.training.flow_module import FlowModule
 from tests import runs
 
-hook, step, folder, *words = sys.argv[1:]
-plain = getattr(FlowModule, hook)
+hits, folder, *words = sys.argv[1:]
 
 
-def dying(self, *arguments):
-    if self.batches == int(step):
-        for logger in self.trainer.loggers:
-            logger.save()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, *arguments)
+def hit(hook, step, number):
+    plain = getattr(FlowModule, hook)
+
+    def struck(self, *arguments):
+        if self.batches == step:
+            if hook == "training_step":
+                for logger in self.trainer.loggers:
+                    logger.save()
+            os.kill(os.getpid(), number)
+        return plain(self, *arguments)
+
+    setattr(FlowModule, hook, struck)
 
 
-setattr(FlowModule, hook, dying)
+for each in reversed(hits.split(",")):  # the last one that is put around a hook comes first
+    hook, step, number = each.split()
+    hit(hook, int(step), int(number))
 runs.run(Path(folder), *words)
+"""
+"""Sends a process a signal when it comes to a hook after so many steps: ``<hook> <steps> <signal>``, several by commas.
+
+Where it is a step, what was told to the loggers is written before.
 """
 
 

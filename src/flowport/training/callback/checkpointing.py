@@ -6,7 +6,6 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ class Checkpointing(Callback):
 
     Lightning records the numbers of a step, and validates, after the hook in which its state is saved: a process that
     was killed in between would lack them, since its run goes on with the next step. Therefore the file is ``pending``
-    until the next step begins or the training ends, and only then replaces the checkpoint. Where a validation fails, or
-    a signal comes before its end, it does so at once: the training is worth more than the numbers of one validation.
+    until the next step begins or the training ends, and only then replaces the checkpoint. Where anything fails before,
+    or a signal reaches the first process before a validation has ended, it does so at once: a training is worth more
+    than the numbers of one validation.
 
     Args:
         checkpoint: The file to save.
@@ -92,13 +92,14 @@ class Checkpointing(Callback):
             self.saved, self.stopping = time.monotonic(), self.received is not None
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.waits:
+            self._flush(trainer)  # here, since a handler of signals must not wait for a logger
         self.recorded = True
         if self.received is not None:
             self._replace()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        if self.recorded:
-            self._replace()
+        self._replace()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._finish(trainer)
@@ -128,17 +129,21 @@ class Checkpointing(Callback):
     def _finish(self, trainer: Trainer) -> None:
         """Replace the checkpoint, once the loggers have written all that they were told."""
         if self.waits:
-            for log in trainer.loggers:
-                log.save()
+            self._flush(trainer)
             self._replace()
 
+    @staticmethod
+    def _flush(trainer: Trainer) -> None:
+        for log in trainer.loggers:
+            log.save()
+
     def _replace(self) -> None:
-        if self.waits:
-            with suppress(FileNotFoundError):  # a signal came while it was replaced
-                os.replace(self.pending, self.checkpoint)
-            for copy in self.copies:
+        waits, copies = self.waits, self.copies
+        self.waits, self.copies = False, set()  # first, since a signal may come meanwhile
+        if waits:
+            os.replace(self.pending, self.checkpoint)
+            for copy in copies:
                 same_file(self.checkpoint, copy)
-            self.copies, self.waits = set(), False
 
 
 def same_file(file: Path, other: Path) -> None:

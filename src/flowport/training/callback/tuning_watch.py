@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.evaluation.tuning_view import REWARD, TERM, TunedResults, TuningView
 from flowport.sampling.sampler import Sampler
@@ -32,8 +33,8 @@ class TuningWatch(Callback):
 
     Where a stop rule has limits, the checkpoint within them is kept as ``best`` each time; the first look beyond one
     stops the training. What was kept and what stopped it are part of a checkpoint, so that a resumed run equals an
-    unbroken one; a run that was stopped goes on only under other limits. Of several processes the first one looks, and
-    all stop after the same step.
+    unbroken one; a run that was stopped goes on only under other limits, by which the step that it goes on from is
+    judged first. Of several processes the first one looks, and all stop after the same step.
 
     Args:
         sampler: The run's own sampler.
@@ -59,6 +60,7 @@ class TuningWatch(Callback):
         self.saving, self.sheet, self.paused = saving, sheet, paused
         self.seen = self.kept = self.stopped = NEVER
         self.broken = ""
+        self.judged = False
         self.steps = 0
         self.view: TuningView | None = None
 
@@ -74,10 +76,12 @@ class TuningWatch(Callback):
             logger.info("this tuning was stopped by %s after step %d: other limits let it go on", *self._cause())
             trainer.should_stop = True
             return
-        if self.rule.limits and self.steps > 0:
-            self._restore_best(trainer)
         if self.steps == 0 and self.seen == NEVER:
             self._look(trainer, module)
+        elif self.rule.limits:
+            if self.steps > 0 and not self.judged:
+                self._judge(trainer, module)
+            self._restore_best(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,11 +94,8 @@ class TuningWatch(Callback):
     def _look(self, trainer: Trainer, module: FineTuneModule) -> None:
         limits, told = list(self.rule.limits), 0
         if trainer.is_global_zero:
-            if self.paused is None:
+            with nullcontext() if self.paused is None else self.paused(module):
                 broken = self._measured(trainer, module)
-            else:
-                with self.paused(module):
-                    broken = self._measured(trainer, module)
             told = 1 + limits.index(broken) if broken and self.steps else 0  # before the first step it is the base
         self.seen = self.steps
         if not limits:
@@ -106,17 +107,42 @@ class TuningWatch(Callback):
         else:
             self._keep(trainer)
 
-    def _measured(self, trainer: Trainer, module: FineTuneModule) -> str | None:
-        """Look, tell the loggers and the log, and return the limit that is broken."""
+    def _judge(self, trainer: Trainer, module: FineTuneModule) -> None:
+        """Keep the step that is resumed from, which was not judged by these limits; refuse it where it is beyond one.
+
+        Raises:
+            FlowportError: Naming the limit.
+        """
+        limits, told = list(self.rule.limits), 0
+        if trainer.is_global_zero:
+            with nullcontext() if self.paused is None else self.paused(module):
+                _, found = self._results(trainer, module)
+            broken = self.rule.broken(found)
+            logger.info("step %d, where it goes on: %s", self.steps, in_words(found, found.numbers()))
+            told = 1 + limits.index(broken) if broken else 0
+        if told := ranks.largest(told):
+            raise FlowportError(
+                f"{self._written(limits[told - 1])}: step {self.steps}, from which this tuning would go on, is beyond "
+                "it already: say a wider limit, or tune anew with this one"
+            )
+        self.kept = self.steps
+        if trainer.is_global_zero:
+            same_file(self.saving.checkpoint, self.best)
+
+    def _results(self, trainer: Trainer, module: FineTuneModule) -> tuple[TuningView, TunedResults]:
         if self.view is None:
             self.view = self._view(trainer, module)
         with trainer.precision_plugin.forward_context():
-            found = self.view.results(module.ema, module.reward)
+            return self.view, self.view.results(module.ema, module.reward)
+
+    def _measured(self, trainer: Trainer, module: FineTuneModule) -> str | None:
+        """Look, tell the loggers and the log, and return the limit that is broken."""
+        view, found = self._results(trainer, module)
         step, numbers = self.steps, found.numbers()
         for log in trainer.loggers:
             log.log_metrics({f"watch/{name}": value for name, value in numbers.items()}, step)
         if self.sheet is not None:
-            picture = self.view.draw(found, module.target.modality, self.sheet(step))
+            picture = view.draw(found, module.target.modality, self.sheet(step))
             for log in trainer.loggers:
                 if isinstance(log, RunLogger):
                     log.picture("watch/sheet", picture, step)
@@ -144,18 +170,19 @@ class TuningWatch(Callback):
                 same_file(self.saving.checkpoint, self.best)
                 self.kept = trainer.global_step
 
-    def settle(self, module: FineTuneModule) -> None:
+    def settle(self, module: FineTuneModule, steps: int) -> None:
         """Make the kept checkpoint of a stopped training the last one, and its weights those of the module.
 
         One line says which rule chose which step.
 
         Args:
             module: The trained module, of the first process.
+            steps: Number of the steps of its trainer.
         """
         rules = " and ".join(self._written(key) for key in self.rule.limits) or "no stop rule"
         if self.stopped == NEVER:
             what = f"{rules} was not reached" if self.rule.limits else rules
-            logger.info("%s: the weights of step %d, the last, are those of the run", what, self.steps)
+            logger.info("%s: the weights of step %d, the last, are those of the run", what, steps)
             return
         kept = AtomicCheckpointIO().load_checkpoint(self.best)
         self.kept = int(kept["global_step"])
@@ -196,7 +223,8 @@ class TuningWatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seen, self.kept = int(state_dict["seen"]), int(state_dict["kept"])
-        if state_dict["limits"] == self.rule.limits and state_dict["stopped"] != NEVER:
+        self.judged = bool(state_dict["limits"] == self.rule.limits)
+        if self.judged and state_dict["stopped"] != NEVER:
             self.stopped = int(state_dict["stopped"])
             self.broken = list(self.rule.limits)[int(state_dict["broken"])]
 
