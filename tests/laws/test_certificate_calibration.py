@@ -43,7 +43,9 @@ KNOWN_ERRORS = {
         "mode lost": (0.058, 0.3, 0.05),
     },
 }
-"""Standard errors of an independent trial in the plane with 500 paths of each chain and 60 steps."""
+"""Standard errors of an independent trial in the plane with 500 paths of each chain and 60 steps; of no other world."""
+LOST = {"classes": 0.3}
+"""Largest share of certificates that are withheld of a lost mode, about which few paths of its class are left; else 0."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +210,13 @@ def test_two_standard_errors_cover_the_truth(name: str) -> None:
         told = {control: round(cell.covered, 2) for control, cell in mine.items()}
         assert min(told.values()) >= 0.85 and sum(told.values()) / len(told) >= 0.9, (number, told)
         withheld = {control: cell.withheld for control, cell in mine.items()}
-        assert not any(withheld[control] for control in CONTROLS if control != "mode lost"), (number, withheld)
-        assert withheld["mode lost"] <= 0.3, "what the tilt holds and the flow has lost is rare among its paths"
+        lost = withheld.pop("mode lost")
+        assert not any(withheld.values()), (number, withheld)
+        assert lost <= LOST.get(name, 0.0), "what the tilt holds and the flow has lost is rare among its paths"
         for control, cell in mine.items():
             assert cell.truth_error <= float(cell.error.mean()) / 4, (number, control)
-            known = KNOWN_ERRORS.get(name, {}).get(control)
-            assert known is None or float(cell.error.mean()) <= 2 * known[NUMBERS.index(number)], (number, control)
+        for control, known in KNOWN_ERRORS.get(name, {}).items():
+            assert float(mine[control].error.mean()) <= 2 * known[NUMBERS.index(number)], (number, control)
 
 
 @pytest.mark.slow

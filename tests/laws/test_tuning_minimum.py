@@ -213,6 +213,9 @@ def test_a_flow_told_more_classes_than_paths_allow_repeats_rows_of_the_batch():
     grouping = Grouping.of(world.tuned("untuned"), batch)
     assert grouping.clustered and grouping.groups == 16 and len(grouping.rows) == 256
     assert all(len(set(batch.target.label[grouping.rows[grouping.group == k]].tolist())) == 1 for k in range(16))
+    found = certificate(world.tuned("untuned"), world.reward, 1.0, batch, generator, paths=128)
+    reason = "paths from 8 told values, fewer than 16, give no standard error that covers"
+    assert found.withheld["reward"] == found.withheld["kl_to_base"] == reason, "from noise there are no starts"
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(20, 20), (40, 32), (600, 32)])

@@ -203,7 +203,7 @@ def test_a_flow_that_learns_nothing_wins_nothing_from_any_start(tmp_path: Path) 
     ("words", "sentence"),
     [
         (["method.late=0.99"], "late=0.99 lies after the last noisy step"),
-        (["strength=0"], "strength=0 must be above 0"),
+        (["strength=0"], "strength=0 is too small: strength must be above 0"),
         (["strength=1e30", "method=adjoint_matching"], "squared adjoint is not finite at strength=1e"),
         (["weights=best"], "weights=best is unknown"),
         (["reward.c=[1,2,3]"], "reward"),
@@ -223,6 +223,28 @@ def test_a_wrong_tuning_is_refused_by_name(base: Path, tmp_path: Path, words: li
     with pytest.raises(FlowportError, match=sentence):
         tune(wanted(base, *rest, *words), RunFolder(tmp_path))
     assert digests(base) == before
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("strength=0", "strength=0 is too small: strength must be above 0"),
+        ("strength=nan", "strength=nan is not a finite number"),
+        ("strength=inf", "strength=inf is not a finite number"),
+        ("starts=0", "starts=0 is too small"),
+        ("rows=0", "rows=0 is too small"),
+        ("certified=1", "certified=1 is too small"),
+        ("trainer.max_steps=0", "trainer.max_steps=0 is too small"),
+        ("trainer.accelerator=3", "trainer.accelerator=3 is of the wrong kind"),
+        ("trainer.precision=16-true", "use trainer.precision=16-mixed"),
+        ("optimizer.lr=-1", "optimizer cannot be built from its options .*'lr': -1.*Invalid learning rate"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_a_base_is_trained(word: str, sentence: str) -> None:
+    good = composed("finetune", "experiment=finetune_mixture")
+    check_overrides(good, Parts())
+    with pytest.raises(FlowportError, match=sentence):
+        check_overrides(composed("finetune", "experiment=finetune_mixture", word), Parts())
 
 
 class Spoilt(LinearReward):

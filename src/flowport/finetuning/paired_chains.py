@@ -39,12 +39,14 @@ class Grouping:
         group: Number of the group of every pair, (n,) int64: pairs of one group have the same base law of results.
         groups: Number of groups.
         clustered: Whether every group is one row of the batch, repeated ``BRANCHES`` times.
+        unit: What a row then stands for, in the plural: starts of a bridge, or values that the field is told.
     """
 
     rows: Tensor
     group: Tensor
     groups: int
     clustered: bool
+    unit: str = "starts"
 
     @classmethod
     def of(cls, field: TiltedField, pair: Pair, paths: int | None = None) -> "Grouping":
@@ -72,7 +74,8 @@ class Grouping:
         paths = n if paths is None else paths
         groups = max(1, min(n, paths // BRANCHES))
         group = torch.arange(groups, device=device).repeat_interleave(min(BRANCHES, paths))
-        return cls(group * n // groups, group, groups, True)
+        unit = "told values" if condition.source is None else "starts"
+        return cls(group * n // groups, group, groups, True, unit)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def paired_paths(
             ratios.append(simulated.log_ratio.double())
             means.append(feature(end).flatten(1))
     value, log_ratio = torch.stack(rewards), torch.stack(ratios)
-    sides = TwoSided(value, log_ratio, grouping.group, grouping.groups, grouping.clustered)
+    sides = TwoSided(value, log_ratio, grouping.group, grouping.groups, grouping.clustered, grouping.unit)
     return PairedPaths(sides, torch.stack(means))
 
 

@@ -180,7 +180,12 @@ RULES = (
         "without a gradient the value is learnt as a number from base results",
         {"grid.steps": 10, "batch": 256},
     ),
-    Rule({"many": True, "gradient": False}, "policy_gradient", "a black box where base results do not show the tilt"),
+    Rule(
+        {"many": True, "gradient": False},
+        "policy_gradient",
+        "a black box where base results do not show the tilt; its clipped ratios keep it near the base, and it aims at "
+        "the tilt itself by method.clip=null alone",
+    ),
 )
 """The table; the first row that fits is taken."""
 

@@ -102,9 +102,10 @@ class Reliability:
             name: Of the number.
             number: The number.
         """
-        if self.sides.clustered and self.sides.groups < LEAST_STARTS:
+        sides = self.sides
+        if sides.clustered and sides.groups < LEAST_STARTS:
             return (
-                f"paths from {self.sides.groups} starts, fewer than {LEAST_STARTS}, give no standard error that covers"
+                f"paths from {sides.groups} {sides.unit}, fewer than {LEAST_STARTS}, give no standard error that covers"
             )
         if bool(self.stands(name, number)):
             return ""

@@ -68,6 +68,7 @@ class TwoSided:
         groups: Number of groups; every one has at least 2 pairs or none.
         clustered: Whether a group is one draw of a start, with equally many pairs in every group, so that standard
             errors are taken over groups; else over pairs.
+        unit: What a group then is, in the plural, for messages.
     """
 
     reward: Tensor
@@ -75,6 +76,7 @@ class TwoSided:
     group: Tensor
     groups: int = 1
     clustered: bool = False
+    unit: str = "starts"
 
     @property
     def paths(self) -> int:

@@ -54,7 +54,7 @@ def certified(run: Run, folder: RunFolder) -> dict[str, Any]:
         )
     if len(pair) < asked:
         paths = int(found.values["paths"]) // 2
-        logger.info("certified=%d: the test split has %d starts, %d paths are from them", asked, len(pair), paths)
+        logger.info("certified=%d: the test split has %d items, %d paths are from them", asked, len(pair), paths)
     tell(module, found, run.config.tuning[-1].get("round", 0))
     numbers = {f"certificate/{name}": number for name, number in found.numbers.items()}
     return {**numbers, **sampled(run, folder, pair, randomness.generator("samples"))}

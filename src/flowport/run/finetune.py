@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flowport.errors import FlowportError
+from flowport.errors import FlowportError, Positive
 from flowport.finetuning.adjoint_snr import adjoint_snr
 from flowport.finetuning.method.auto import AutoMethod
 from flowport.finetuning.method.base import require_method
@@ -20,14 +20,14 @@ from flowport.finetuning.tilt_mass import warn_of_mass
 from flowport.finetuning.tuning_points import drawn
 from flowport.network.pieces import pieces_of
 from flowport.reward import Reward
-from flowport.run.build import Parts, Run, checked_config, make
+from flowport.run.build import Parts, Run, check_optimizer, checked_config, make
 from flowport.run.certified import certified, rewards_of
 from flowport.run.config_checks import check_keys, check_kind, check_values
 from flowport.run.device import accelerator_of, asked
 from flowport.run.piloted import piloted, reported
 from flowport.run.run_folder import RunFolder
 from flowport.run.train import train
-from flowport.run.trainer_options import refuse_split
+from flowport.run.trainer_options import check_trainer, refuse_split
 from flowport.run.watching import check_watch, settings_of
 from flowport.tensors import float32_products
 from flowport.training.finetune_module import FineTuneModule
@@ -53,13 +53,15 @@ def check_overrides(overrides: DictConfig, parts: Parts) -> None:
         parts: What the command has built.
 
     Raises:
-        FlowportError: For a strength, weights or a method that no fine-tuning takes, and for a reward without the
-            gradient that the method needs.
+        FlowportError: For a strength, weights, a method, a trainer or an optimiser that no fine-tuning takes, and for a
+            reward without the gradient that the method needs.
     """
     check_keys(overrides)
     check_values(overrides)
+    check_trainer(OmegaConf.create({key: value for key, value in overrides.trainer.items() if value is not None}))
+    check_optimizer(overrides)
     check_watch(overrides)
-    check_kind("strength", overrides.strength, float)
+    check_kind("strength", overrides.strength, Positive)
     check_kind("certified", overrides.certified, int, 2)
     refuse_split(overrides.trainer, "fine-tuning")
     asked(overrides)
