@@ -45,7 +45,7 @@ KNOWN_ERRORS = {
 }
 """Standard errors of an independent trial in the plane with 500 paths of each chain and 60 steps; of no other world."""
 LOST = {"classes": 0.3}
-"""Largest share of certificates that are withheld of a lost mode, about which few paths of its class are left; else 0."""
+"""Largest share of certificates that are withheld of a lost mode, where few paths of its class are left; else 0."""
 
 
 @dataclass(frozen=True)
