@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class Checkpointing(Callback):
             self._replace()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._replace()
+        with suppress(OSError):  # the first failure is the one to tell
+            self._replace()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._finish(trainer)
