@@ -12,7 +12,7 @@ from flowport.run.run_folder import RunFolder
 from flowport.training.callback import Checkpointing, TrainingClock, TuningWatch
 from flowport.training.callback.checkpoint import admitted
 from flowport.training.finetune_module import FineTuneModule
-from flowport.training.stop_rule import StopRule
+from flowport.training.stop_rule import StopRule, in_config_words
 
 LOOKS = 10
 """Number of looks at a tuning whose ``watch.every`` is null, beside that before the first step."""
@@ -121,12 +121,8 @@ def steps_done(checkpoint: Mapping[str, Any], config: DictConfig) -> int:
     known = state.get("limits") == limits
     if limits and not known and steps >= config.trainer.max_steps:
         raise FlowportError(
-            f"this tuning has done its {steps} steps, and no step is left that {_as_words(limits)} could stop: tune "
-            "anew with it"
+            f"this tuning has done its {steps} steps, and no step is left that {in_config_words(limits)} could stop: "
+            "tune anew with it"
         )
     stopped = state.get("stopped", 0) if known else 0
     return max(steps, stopped if isinstance(stopped, int) else 0)
-
-
-def _as_words(limits: Mapping[str, float]) -> str:
-    return " and ".join(f"stop.{key}={limit:g}" for key, limit in limits.items())

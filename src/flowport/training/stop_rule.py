@@ -64,3 +64,12 @@ class StopRule(Checked):
             if not change.mean >= -limit * change.error:
                 return f"watched.{name}"
         return None
+
+
+def in_config_words(limits: Mapping[str, float]) -> str:
+    """Limits as a config has them, ``stop.energy=5 and stop.watched.left=2``; empty without any.
+
+    Args:
+        limits: Of ``StopRule.limits``.
+    """
+    return " and ".join(f"stop.{key}={limit:g}" for key, limit in limits.items())

@@ -17,7 +17,7 @@ from flowport.training.callback.checkpoint import AtomicCheckpointIO
 from flowport.training.callback.checkpointing import Checkpointing, same_file
 from flowport.training.finetune_module import FineTuneModule
 from flowport.training.logger import RunLogger
-from flowport.training.stop_rule import ENERGY, StopRule
+from flowport.training.stop_rule import ENERGY, StopRule, in_config_words
 from flowport.types import Pair
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class TuningWatch(Callback):
         self.saving, self.sheet, self.paused = saving, sheet, paused
         self.seen = self.kept = self.stopped = NEVER
         self.broken = ""
-        self.judged = False
+        self.former: dict[str, float] | None = None
         self.steps = 0
         self.view: TuningView | None = None
 
@@ -79,7 +79,7 @@ class TuningWatch(Callback):
         if self.steps == 0 and self.seen == NEVER:
             self._look(trainer, module)
         elif self.rule.limits:
-            if self.steps > 0 and not self.judged:
+            if self.steps > 0 and self.former != self.rule.limits:
                 self._judge(trainer, module)
             self._restore_best(trainer)
 
@@ -121,9 +121,10 @@ class TuningWatch(Callback):
             logger.info("step %d, where it goes on: %s", self.steps, in_words(found, found.numbers()))
             told = 1 + limits.index(broken) if broken else 0
         if told := ranks.largest(told):
+            former = in_config_words(self.former or {}) or "no limit"
             raise FlowportError(
                 f"{self._written(limits[told - 1])}: step {self.steps}, from which this tuning would go on, is beyond "
-                "it already: say a wider limit, or tune anew with this one"
+                f"it already: say a wider limit (so far {former}), or tune anew with this one"
             )
         self.kept = self.steps
         if trainer.is_global_zero:
@@ -179,7 +180,7 @@ class TuningWatch(Callback):
             module: The trained module, of the first process.
             steps: Number of the steps of its trainer.
         """
-        rules = " and ".join(self._written(key) for key in self.rule.limits) or "no stop rule"
+        rules = in_config_words(self.rule.limits) or "no stop rule"
         if self.stopped == NEVER:
             what = f"{rules} was not reached" if self.rule.limits else rules
             logger.info("%s: the weights of step %d, the last, are those of the run", what, steps)
@@ -214,7 +215,7 @@ class TuningWatch(Callback):
         return self._written(self.broken), self.stopped
 
     def _written(self, key: str) -> str:
-        return f"stop.{key}={self.rule.limits[key]:g}"
+        return in_config_words({key: self.rule.limits[key]})
 
     def state_dict(self) -> dict[str, Any]:
         limits = self.rule.limits
@@ -223,8 +224,8 @@ class TuningWatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seen, self.kept = int(state_dict["seen"]), int(state_dict["kept"])
-        self.judged = bool(state_dict["limits"] == self.rule.limits)
-        if self.judged and state_dict["stopped"] != NEVER:
+        self.former = dict(state_dict["limits"])
+        if self.former == self.rule.limits and state_dict["stopped"] != NEVER:
             self.stopped = int(state_dict["stopped"])
             self.broken = list(self.rule.limits)[int(state_dict["broken"])]
 
