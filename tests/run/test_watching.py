@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,7 +24,7 @@ from flowport.sampling.translator import Translator
 from flowport.training.callback import TuningWatch
 from flowport.training.callback.tuning_watch import same_file
 from tests.run.test_finetune import trained, wanted
-from tests.runs import equal, measured, weights
+from tests.runs import equal, fingerprint, measured, weights
 
 STEPS = 16
 SMALL = [
@@ -223,23 +223,34 @@ def interrupted(self: TuningWatch, module: Any, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_tuning_is_judged_by_its_new_limit_first(
+def test_a_resumed_tuning_takes_wider_limits_alone(
     base: Path, free: Path, bound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A finished one has no step that could be judged; one that was stopped goes on within a wider limit alone."""
+    """Of a new or narrower one it is not known whether the weights that it goes on from are within it."""
     caplog.set_level("INFO")
     done, stopped = (Path(shutil.copytree(run, tmp_path / run.parent.name)) for run in (free, bound))
-    with pytest.raises(FlowportError, match=f"has done its {STEPS} steps, and no step is left that stop.energy=0.001"):
-        resume(RunFolder(done), ["stop.energy=0.001"])
-    energy = dict(scalars(free, "watch/energy"))
-    with pytest.raises(FlowportError, match=r"step 8, from which this tuning .*\(so far stop.energy="):
+    before = fingerprint(done), fingerprint(stopped)
+    with pytest.raises(FlowportError, match=rf"stop.energy=100: the weights of step {STEPS}, .*\(so far no limit\)"):
+        resume(RunFolder(done), ["stop.energy=100"])
+    former = json.dumps(OmegaConf.load(bound / ".hydra" / "config.yaml").stop.energy)
+    with pytest.raises(FlowportError, match=rf"0.001: the weights of step 8, .*\(so far stop.energy={former}\)"):
         resume(RunFolder(stopped), ["stop.energy=0.001"])
-    assert numbers_of(stopped) == numbers_of(bound) and equal(weights(stopped), weights(bound))
-    resume(RunFolder(stopped), [f"stop.energy={2 * max(energy.values())}"])
+    with pytest.raises(FlowportError, match=r"stop.watched.reward=2: the weights of step 8"):
+        resume(RunFolder(stopped), ["stop.watched={reward:2}"])
+    assert (fingerprint(done), fingerprint(stopped)) == before, "nothing is written where it is refused"
+    config = OmegaConf.load(done / ".hydra" / "config.yaml")
+    config.watch = None
+    OmegaConf.save(config, done / ".hydra" / "config.yaml")
+    with pytest.raises(FlowportError, match=r"stop=… needs what it judges by"):
+        resume(RunFolder(done), ["stop.energy=100"])
+    wide = 2 * max(dict(scalars(free, "watch/energy")).values())
+    resume(RunFolder(stopped), [f"stop.energy={wide}"])
     assert equal(weights(stopped), weights(free)) and numbers_of(stopped)["watch/kept_step"] == STEPS
-    assert "step 8, where it goes on: " in caplog.text
     assert f"was not reached: the weights of step {STEPS}, the last" in caplog.text
     assert scalars(stopped, "watch/energy") == scalars(free, "watch/energy")
+    caplog.clear()
+    resume(RunFolder(stopped), [])
+    assert f"was not reached: the weights of step {STEPS}, the last" in caplog.text
 
 
 @pytest.mark.parametrize(

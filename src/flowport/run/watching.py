@@ -1,5 +1,6 @@
 """How a run watches its tuning: the keys ``watch`` and ``stop`` of its config, and what its checkpoint says of them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,11 @@ def check_watch(overrides: DictConfig) -> None:
         if held is not None and (not isinstance(held, DictConfig) or set(held) - set(known)):
             raise FlowportError(f"{key}={held} must be null or hold {' and '.join(known)}")
     check_kind("stop.watched", (overrides.get("stop") or {}).get("watched"), dict[str, float] | None)
-    if rule_of(overrides).limits and overrides.get("watch") is None:
+    _check_watched(overrides)
+
+
+def _check_watched(config: DictConfig) -> None:
+    if rule_of(config).limits and config.get("watch") is None:
         raise FlowportError("stop=… needs what it judges by: leave watch=null out, or the limits of stop")
 
 
@@ -113,16 +118,18 @@ def steps_done(checkpoint: Mapping[str, Any], config: DictConfig) -> int:
         config: The run's.
 
     Raises:
-        FlowportError: For other limits than before where no step is left that they could stop.
+        FlowportError: For a stop rule without a watch, and for a limit that is new or narrower than before, since the
+            weights of the step that it goes on from were not judged by it.
     """
     state = admitted(dict(checkpoint))["callbacks"].get(TuningWatch.__name__)
     state = state if isinstance(state, dict) else {}
-    limits, steps = rule_of(config).limits, int(checkpoint["global_step"])
-    known = state.get("limits") == limits
-    if limits and not known and steps >= config.trainer.max_steps:
+    _check_watched(config)
+    limits, former, steps = rule_of(config).limits, state.get("limits") or {}, int(checkpoint["global_step"])
+    narrower = {key: limit for key, limit in limits.items() if limit < former.get(key, math.inf)}
+    if narrower and steps > 0:
         raise FlowportError(
-            f"this tuning has done its {steps} steps, and no step is left that {in_config_words(limits)} could stop: "
-            "tune anew with it"
+            f"{in_config_words(narrower)}: the weights of step {steps}, from which this tuning would go on, were never "
+            f"judged by that (so far {in_config_words(former) or 'no limit'}): say a wider limit, or tune anew"
         )
-    stopped = state.get("stopped", 0) if known else 0
+    stopped = state.get("stopped", 0) if former == limits else 0
     return max(steps, stopped if isinstance(stopped, int) else 0)

@@ -72,4 +72,4 @@ def in_config_words(limits: Mapping[str, float]) -> str:
     Args:
         limits: Of ``StopRule.limits``.
     """
-    return " and ".join(f"stop.{key}={limit:g}" for key, limit in limits.items())
+    return " and ".join(f"stop.{key}={repr(limit).removesuffix('.0')}" for key, limit in limits.items())

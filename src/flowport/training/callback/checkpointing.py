@@ -28,9 +28,9 @@ class Checkpointing(Callback):
 
     Lightning records the numbers of a step, and validates, after the hook in which its state is saved: a process that
     was killed in between would lack them, since its run goes on with the next step. Therefore the file is ``pending``
-    until the next step begins or the training ends, and only then replaces the checkpoint. Where anything fails before,
-    or a signal reaches the first process before a validation has ended, it does so at once: a training is worth more
-    than the numbers of one validation.
+    until the next step begins or the training ends, and only then replaces the checkpoint. Where anything fails in the
+    first process before, or a signal reaches it before a validation has ended, it does so at once: a training is worth
+    more than the numbers of one validation.
 
     Args:
         checkpoint: The file to save.
@@ -140,8 +140,8 @@ class Checkpointing(Callback):
             log.save()
 
     def _replace(self) -> None:
-        waits, copies = self.waits, self.copies
-        self.waits, self.copies = False, set()  # first, since a signal may come meanwhile
+        waits, self.waits = self.waits, False  # first, since a signal may come meanwhile
+        copies, self.copies = self.copies, set()
         if waits:
             os.replace(self.pending, self.checkpoint)
             for copy in copies:

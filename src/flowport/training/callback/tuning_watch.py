@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from flowport.errors import FlowportError
 from flowport.evaluation.sweep_table import MeanAndError
 from flowport.evaluation.tuning_view import REWARD, TERM, TunedResults, TuningView
 from flowport.sampling.sampler import Sampler
@@ -33,8 +32,8 @@ class TuningWatch(Callback):
 
     Where a stop rule has limits, the checkpoint within them is kept as ``best`` each time; the first look beyond one
     stops the training. What was kept and what stopped it are part of a checkpoint, so that a resumed run equals an
-    unbroken one; a run that was stopped goes on only under other limits, by which the step that it goes on from is
-    judged first. Of several processes the first one looks, and all stop after the same step.
+    unbroken one; a run that was stopped goes on only under wider limits, since nothing else is known to be within
+    narrower ones. Of several processes the first one looks, and all stop after the same step.
 
     Args:
         sampler: The run's own sampler.
@@ -60,7 +59,6 @@ class TuningWatch(Callback):
         self.saving, self.sheet, self.paused = saving, sheet, paused
         self.seen = self.kept = self.stopped = NEVER
         self.broken = ""
-        self.former: dict[str, float] | None = None
         self.steps = 0
         self.view: TuningView | None = None
 
@@ -79,8 +77,6 @@ class TuningWatch(Callback):
         if self.steps == 0 and self.seen == NEVER:
             self._look(trainer, module)
         elif self.rule.limits:
-            if self.steps > 0 and self.former != self.rule.limits:
-                self._judge(trainer, module)
             self._restore_best(trainer)
 
     def on_train_batch_end(
@@ -107,43 +103,17 @@ class TuningWatch(Callback):
         else:
             self._keep(trainer)
 
-    def _judge(self, trainer: Trainer, module: FineTuneModule) -> None:
-        """Keep the step that is resumed from, which was not judged by these limits; refuse it where it is beyond one.
-
-        Raises:
-            FlowportError: Naming the limit.
-        """
-        limits, told = list(self.rule.limits), 0
-        if trainer.is_global_zero:
-            with nullcontext() if self.paused is None else self.paused(module):
-                _, found = self._results(trainer, module)
-            broken = self.rule.broken(found)
-            logger.info("step %d, where it goes on: %s", self.steps, in_words(found, found.numbers()))
-            told = 1 + limits.index(broken) if broken else 0
-        if told := ranks.largest(told):
-            former = in_config_words(self.former or {}) or "no limit"
-            raise FlowportError(
-                f"{self._written(limits[told - 1])}: step {self.steps}, from which this tuning would go on, is beyond "
-                f"it already: say a wider limit (so far {former}), or tune anew with this one"
-            )
-        self.kept = self.steps
-        if trainer.is_global_zero:
-            same_file(self.saving.checkpoint, self.best)
-
-    def _results(self, trainer: Trainer, module: FineTuneModule) -> tuple[TuningView, TunedResults]:
+    def _measured(self, trainer: Trainer, module: FineTuneModule) -> str | None:
+        """Look, tell the loggers and the log, and return the limit that is broken."""
         if self.view is None:
             self.view = self._view(trainer, module)
         with trainer.precision_plugin.forward_context():
-            return self.view, self.view.results(module.ema, module.reward)
-
-    def _measured(self, trainer: Trainer, module: FineTuneModule) -> str | None:
-        """Look, tell the loggers and the log, and return the limit that is broken."""
-        view, found = self._results(trainer, module)
+            found = self.view.results(module.ema, module.reward)
         step, numbers = self.steps, found.numbers()
         for log in trainer.loggers:
             log.log_metrics({f"watch/{name}": value for name, value in numbers.items()}, step)
         if self.sheet is not None:
-            picture = view.draw(found, module.target.modality, self.sheet(step))
+            picture = self.view.draw(found, module.target.modality, self.sheet(step))
             for log in trainer.loggers:
                 if isinstance(log, RunLogger):
                     log.picture("watch/sheet", picture, step)
@@ -224,8 +194,7 @@ class TuningWatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seen, self.kept = int(state_dict["seen"]), int(state_dict["kept"])
-        self.former = dict(state_dict["limits"])
-        if self.former == self.rule.limits and state_dict["stopped"] != NEVER:
+        if state_dict["limits"] == self.rule.limits and state_dict["stopped"] != NEVER:
             self.stopped = int(state_dict["stopped"])
             self.broken = list(self.rule.limits)[int(state_dict["broken"])]
 
