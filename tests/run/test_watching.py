@@ -22,7 +22,7 @@ from flowport.run.run_folder import RunFolder
 from flowport.run.stage import resume
 from flowport.sampling.translator import Translator
 from flowport.training.callback import TuningWatch
-from flowport.training.callback.tuning_watch import same_file
+from flowport.training.callback.checkpointing import same_file
 from tests.run.test_finetune import trained, wanted
 from tests.runs import equal, fingerprint, measured, weights
 

@@ -124,7 +124,9 @@ def steps_done(checkpoint: Mapping[str, Any], config: DictConfig) -> int:
     state = admitted(dict(checkpoint))["callbacks"].get(TuningWatch.__name__)
     state = state if isinstance(state, dict) else {}
     _check_watched(config)
-    limits, former, steps = rule_of(config).limits, state.get("limits") or {}, int(checkpoint["global_step"])
+    limits, steps = rule_of(config).limits, int(checkpoint["global_step"])
+    former = state.get("limits")
+    former = former if isinstance(former, dict) else {}
     narrower = {key: limit for key, limit in limits.items() if limit < former.get(key, math.inf)}
     if narrower and steps > 0:
         raise FlowportError(

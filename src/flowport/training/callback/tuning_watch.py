@@ -32,8 +32,8 @@ class TuningWatch(Callback):
 
     Where a stop rule has limits, the checkpoint within them is kept as ``best`` each time; the first look beyond one
     stops the training. What was kept and what stopped it are part of a checkpoint, so that a resumed run equals an
-    unbroken one; a run that was stopped goes on only under wider limits, since nothing else is known to be within
-    narrower ones. Of several processes the first one looks, and all stop after the same step.
+    unbroken one; a run that was stopped goes on only under wider limits, since it is not known whether the kept
+    weights are within narrower ones. Of several processes the first one looks, and all stop after the same step.
 
     Args:
         sampler: The run's own sampler.
